@@ -1,0 +1,140 @@
+"""Noise schedules: the forward process q and the quantities every loss and sampler reads from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+def linear_betas(num_steps: int = 1000) -> Tensor:
+    """float64 (num_steps,) from 1e-4 to 2e-2 at 1000 steps, stretched for others. Source: Ho et al. 2020, section 4."""
+    scale = 1000 / num_steps
+    return torch.linspace(scale * 1e-4, scale * 2e-2, num_steps, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A discrete diffusion of T steps; all tables are float64 (T,).
+
+    betas: variance added at each step. timesteps: the time that the network is told at each step, int64 (T,); it
+    differs from 0..T-1 only after `respace`. Source: Ho et al. 2020, equations 4 to 7.
+    """
+
+    betas: Tensor
+    timesteps: Tensor
+
+    def __post_init__(self) -> None:
+        if self.betas.dtype != torch.float64 or self.betas.ndim != 1:
+            raise ValueError(f"betas: got {self.betas.dtype} {tuple(self.betas.shape)}, wanted float64 (T,)")
+        if not ((self.betas > 0) & (self.betas <= 1)).all():
+            raise ValueError("betas: every value must lie in (0, 1]")
+
+    @classmethod
+    def from_betas(cls, betas: Tensor) -> Schedule:
+        return cls(betas, torch.arange(len(betas)))
+
+    @classmethod
+    def linear(cls, num_steps: int = 1000) -> Schedule:
+        return cls.from_betas(linear_betas(num_steps))
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.betas)
+
+    @cached_property
+    def alphas_cumprod(self) -> Tensor:
+        return torch.cumprod(1 - self.betas, 0)
+
+    @cached_property
+    def alphas_cumprod_prev(self) -> Tensor:
+        return torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
+
+    @cached_property
+    def posterior_variance(self) -> Tensor:
+        return self.betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+
+    @cached_property
+    def posterior_log_variance(self) -> Tensor:
+        """Log of the posterior variance; its first entry, log 0, is replaced by the second (Ho et al. 2020)."""
+        variance = self.posterior_variance
+        return torch.log(torch.cat([variance[1:2], variance[1:]]) if len(variance) > 1 else variance.clamp(1e-20))
+
+    def at(self, table: Tensor, t: Tensor, like: Tensor) -> Tensor:
+        """Entries of a table at steps t (B,), float32, shaped to broadcast against like (B, ...)."""
+        values = table.to(t.device)[t].to(torch.float32)
+        return values.view(-1, *[1] * (like.ndim - 1))
+
+    def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t of q(x_t | x_0), same shape as x0 (B, ...). Source: Ho et al. 2020, equation 4."""
+        return (
+            self.at(self.alphas_cumprod.sqrt(), t, x0) * x0
+            + self.at((1 - self.alphas_cumprod).sqrt(), t, x0) * noise
+        )
+
+    def predict_x0(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """x_0 that explains x_t under noise eps. Source: Ho et al. 2020, equation 4 solved for x_0."""
+        return (
+            self.at(self.alphas_cumprod.rsqrt(), t, x_t) * x_t
+            - self.at((1 / self.alphas_cumprod - 1).sqrt(), t, x_t) * eps
+        )
+
+    def predict_eps(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
+        """Noise that explains x_t from x_0, the inverse of `predict_x0`."""
+        scaled = self.at(self.alphas_cumprod.rsqrt(), t, x_t) * x_t
+        return (scaled - x0) / self.at((1 / self.alphas_cumprod - 1).sqrt(), t, x_t)
+
+    def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Mean of q(x_{t-1} | x_t, x_0). Source: Ho et al. 2020, equation 7."""
+        alphas_bar, previous = self.alphas_cumprod, self.alphas_cumprod_prev
+        of_x0 = self.betas * previous.sqrt() / (1 - alphas_bar)
+        of_xt = (1 - previous) * (1 - self.betas).sqrt() / (1 - alphas_bar)
+        return self.at(of_x0, t, x0) * x0 + self.at(of_xt, t, x0) * x_t
+
+    def model_log_variance(self, v: Tensor, t: Tensor) -> Tensor:
+        """Learned-range log variance: v in [-1, 1] moves between the two bounds.
+
+        Source: Nichol & Dhariwal 2021, equation 15.
+        """
+        low = self.at(self.posterior_log_variance, t, v)
+        high = self.at(self.betas.log(), t, v)
+        fraction = (v + 1) / 2
+        return fraction * high + (1 - fraction) * low
+
+    def respace(self, spacing: str) -> Schedule:
+        """The shorter diffusion that visits only some steps. Source: Nichol & Dhariwal 2021, section 4."""
+        kept = spaced_steps(self.num_steps, spacing)
+        alphas_bar = self.alphas_cumprod[kept]
+        previous = torch.cat([torch.ones(1, dtype=torch.float64), alphas_bar[:-1]])
+        return Schedule(1 - alphas_bar / previous, self.timesteps[kept])
+
+
+def spaced_steps(num_steps: int, spacing: str) -> Tensor:
+    """Steps kept by an IDDPM respacing string, int64, ascending.
+
+    "N": N steps evenly over the range, both ends included; "ddimN": a constant integer stride from 0; "a,b,c": the
+    range cut in equal sections with a, b, c steps in each. Source: Nichol & Dhariwal 2021, section 4; Song et al. 2021.
+    """
+    if spacing.startswith("ddim"):
+        wanted = int(spacing[4:])
+        for stride in range(1, num_steps):
+            if len(range(0, num_steps, stride)) == wanted:
+                return torch.arange(0, num_steps, stride)
+        raise ValueError(f"sampling steps: no integer stride visits {wanted} of {num_steps} steps")
+    counts = [int(part) for part in str(spacing).split(",")]
+    size, extra = divmod(num_steps, len(counts))
+    kept, start = [], 0
+    for index, count in enumerate(counts):
+        section = size + (index < extra)
+        if not 1 <= count <= section:
+            raise ValueError(f"sampling steps: got {count}, allowed 1 to {section} in a section of {section} steps")
+        stride = (section - 1) / (count - 1) if count > 1 else 1.0
+        # Repeated addition, not a product: the published step lists were made with its rounding.
+        position = 0.0
+        for _ in range(count):
+            kept.append(start + round(position))
+            position += stride
+        start += section
+    return torch.tensor(kept)

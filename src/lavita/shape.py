@@ -1,0 +1,28 @@
+"""The one helper that checks a tensor at a door: it names the axis, what was got and what was wanted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def check(array: Any, axes: str, name: str, dtype: Any = None, **sizes: int) -> dict[str, int]:
+    """Check the axes of a tensor or array and return the size of every named axis.
+
+    axes is a pattern such as "B F 3 H W": a number is a fixed size, a letter any size (the same letter twice
+    must be the same size). sizes fixes letters, e.g. ``F=16``. dtype, where given, must be equal.
+    Raises ValueError naming the axis, the size got and the size wanted.
+    """
+    wanted = axes.split()
+    shape = tuple(array.shape)
+    if len(shape) != len(wanted):
+        raise ValueError(f"{name}: got {len(shape)} axes {shape}, wanted {len(wanted)} axes ({axes})")
+    if dtype is not None and array.dtype != dtype:
+        raise ValueError(f"{name}: got dtype {array.dtype}, wanted {dtype}")
+    found = dict(sizes)
+    for position, (axis, size) in enumerate(zip(wanted, shape, strict=True)):
+        expected = int(axis) if axis.isdigit() else found.setdefault(axis, size)
+        if size != expected:
+            raise ValueError(
+                f"{name}: axis {position} ({axis}) is {size}, wanted {expected} (got {shape}, pattern {axes})"
+            )
+    return found

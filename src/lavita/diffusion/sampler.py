@@ -6,7 +6,7 @@ a constant stride between steps, while IDDPM's "50" visits 0, 20, 41, 61, ...
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -98,19 +98,3 @@ def guided(
 
     return denoise
 
-
-class ClipNoise:
-    """Noise of a batch of clips from one generator a clip, so that a clip never depends on its neighbours.
-
-    Values are drawn on the CPU in float32 and then moved, so every device starts from the same numbers.
-    """
-
-    def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
-        self.generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        self.shape = tuple(shape)
-        self.device = device
-
-    def draw(self) -> Tensor:
-        """The next noise of every clip, float32 (B, *shape)."""
-        rows = [torch.randn(self.shape, generator=generator) for generator in self.generators]
-        return torch.stack(rows).to(self.device)

@@ -1,0 +1,33 @@
+"""The contract of a codec: clip <-> latent. Frozen while a method trains; shared by all latent methods of a suite."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lavita.diffusion.draws import ClipDraws
+
+
+class Codec(nn.Module):
+    """Video float32 (B, F, 3, H, W) in [-1, 1] <-> latent float32 (B, F, C, h, w) of about unit variance.
+
+    name says what it is in tables; downsample is H / h; trained_clips is what the suite spent on training it.
+    """
+
+    name: str
+    latent_channels: int
+    downsample: int
+    trained_clips: int = 0
+
+    def encode(self, video: Tensor, draws: ClipDraws) -> Tensor:
+        """One draw of the latent of each clip, (B, F, C, h, w)."""
+        raise NotImplementedError("a codec defines encode")
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Clip of each latent, (B, F, 3, H, W), clamped to [-1, 1]."""
+        raise NotImplementedError("a codec defines decode")
+
+    def latent_side(self, resolution: int) -> int:
+        """h of a clip of H = resolution pixels. Raises ValueError where it does not divide."""
+        if resolution % self.downsample:
+            raise ValueError(f"codec {self.name}: {resolution} pixels is not a multiple of {self.downsample}")
+        return resolution // self.downsample

@@ -1,0 +1,188 @@
+"""Configuration: nested plain mappings read into frozen dataclasses; every wrong key is an error with its nearest one.
+
+This file imports neither torch nor anything heavy, so that argument errors come at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A wrong configuration: one line that says got, allowed, what to do."""
+
+
+def nearest(key: str, allowed: typing.Iterable[str]) -> str:
+    """A hint naming the allowed key most like `key`, or all of them where none is alike."""
+    names = list(allowed)
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(names)}"
+
+
+def read(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build the frozen dataclass cls from values; all keys must be there, none may be unknown, types must fit.
+
+    where is the section's name in messages ("train"). Raises ConfigError.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key not in names:
+            raise ConfigError(f"unknown key {where}.{key}: {nearest(str(key), names)}")
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ConfigError(f"missing key {where}.{missing[0]} ({len(missing)} missing in section {where!r})")
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: convert(values[name], hints[name], f"{where}.{name}") for name in names})
+
+
+def convert(value: Any, hint: Any, where: str) -> Any:
+    """Check one value against its type hint; whole numbers stand for floats, lists for tuples. Raises ConfigError."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        return convert(value, next(option for option in options if option is not type(None)), where)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(convert(item, typing.get_args(hint)[0], where) for item in value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    name = getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"{where}: got {value!r}, wanted {name}")
+
+
+def one_of(where: str, value: Any, allowed: typing.Sequence[Any]) -> None:
+    """Raise ConfigError unless value is allowed."""
+    if value not in allowed:
+        raise ConfigError(f"{where}: got {value!r}, allowed {', '.join(map(str, allowed))}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which clips are seen. root null means embedded data (demo only); resolution in pixels, interval in frames."""
+
+    dataset: str
+    root: str | None
+    frames: int
+    interval: int
+    resolution: int
+    flip: bool
+    short_videos: str
+    num_workers: int
+    cache_bytes: int
+
+    def __post_init__(self) -> None:
+        one_of("data.short_videos", self.short_videos, ("error", "skip"))
+        for key in ("frames", "interval", "resolution"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"data.{key}: got {getattr(self, key)}, wanted at least 1")
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """The one purse of a method. clips: training clips seen, all stages together."""
+
+    currency: str
+    clips: int
+
+    def __post_init__(self) -> None:
+        one_of("budget.currency", self.currency, ("clips",))
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """The suite's codec. kind: pixels; kl (diffusers AutoencoderKL at path); suite (trained here on `clips` clips).
+
+    downsample: pixels a latent pixel, on a side. scaling null: measured on the training split.
+    """
+
+    kind: str
+    path: str | None
+    latent_channels: int
+    downsample: int
+    scaling: float | None
+    clips: int
+    widths: tuple[int, ...]
+    norm_groups: int
+    kl_weight: float
+    learning_rate: float
+    batch_clips: int
+
+    def __post_init__(self) -> None:
+        one_of("codec.kind", self.kind, ("pixels", "kl", "suite"))
+        if self.kind == "kl" and not self.path:
+            raise ConfigError("codec.path: codec.kind=kl needs a local folder or a hub name, got null")
+        if self.kind == "suite" and 2 ** (len(self.widths) - 1) != self.downsample:
+            raise ConfigError(
+                f"codec.widths: {len(self.widths)} widths downsample by {2 ** (len(self.widths) - 1)}, "
+                f"but codec.downsample is {self.downsample}"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a stage is optimised.
+
+    Exactly one of ema_decay (a step) and ema_halflife_share (share of the stage's clips) is set. Warm-up is linear
+    from zero over warmup_clips. Gradients are clipped to grad_clip_norm once grad_clip_start_clips have been seen.
+    """
+
+    batch_clips: int
+    learning_rate: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    warmup_clips: int
+    ema_decay: float | None
+    ema_halflife_share: float | None
+    grad_clip_norm: float | None
+    grad_clip_start_clips: int
+    class_dropout: float
+    precision: str
+
+    def __post_init__(self) -> None:
+        if (self.ema_decay is None) == (self.ema_halflife_share is None):
+            raise ConfigError("train: set exactly one of ema_decay and ema_halflife_share, the other null")
+        if self.ema_halflife_share is not None and not 0 < self.ema_halflife_share <= 0.1:
+            raise ConfigError(
+                f"train.ema_halflife_share: got {self.ema_halflife_share}, allowed above 0 to 0.1 (fairness rule)"
+            )
+        if self.batch_clips < 1:
+            raise ConfigError(f"train.batch_clips: got {self.batch_clips}, wanted at least 1")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How clips are made: sampler (ddpm, ddim), steps (IDDPM respacing string), eta, guidance (1 = none)."""
+
+    sampler: str
+    steps: str
+    eta: float
+    guidance: float
+    guided_channels: int | None
+    clip_denoised: bool
+    batch_clips: int
+
+    def __post_init__(self) -> None:
+        one_of("sampling.sampler", self.sampler, ("ddpm", "ddim"))
+        if self.guidance < 0:
+            raise ConfigError(f"sampling.guidance: got {self.guidance}, wanted 0 or more (1 = no guidance)")
+
+    @property
+    def num_steps(self) -> int:
+        """Network evaluations a clip, guidance not counted twice."""
+        if self.steps.startswith("ddim"):
+            return int(self.steps[4:])
+        return sum(int(part) for part in self.steps.split(","))

@@ -1,0 +1,81 @@
+"""Diffusion in the suite's codec by IDDPM: what all transformers of the comparison share. Video to loss, top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lavita.config import SamplingConfig
+from lavita.diffusion.draws import ClipDraws
+from lavita.diffusion.loss import hybrid_loss
+from lavita.diffusion.sampler import guided, sample_loop
+from lavita.diffusion.schedule import Schedule
+from lavita.train.module import MethodContext, VideoMethod
+
+
+class LatentDiffusion(VideoMethod):
+    """Noise prediction with learned variance on latents. Subclasses define `build_network`.
+
+    The network takes x (B, F, C, h, w), t (B,) in 0..999 and y int64 (B,) or None, and returns (B, F, 2C, h, w).
+    Source: Nichol & Dhariwal 2021; Peebles & Xie 2023.
+    """
+
+    def __init__(self, context: MethodContext, config: Any) -> None:
+        super().__init__(context, config)
+        self.codec = context.codec.requires_grad_(False).eval()
+        self.schedule = Schedule.linear()
+        side = self.codec.latent_side(context.resolution)
+        self.latent_shape = (context.num_frames, self.codec.latent_channels, side, side)
+        self.network = self.build_network()
+
+    def build_network(self) -> nn.Module:
+        """The denoiser for self.latent_shape (F, C, h, w), self.context.num_classes and self.config."""
+        raise NotImplementedError("a latent method defines build_network")
+
+    def loss(self, batch: dict[str, Tensor], draws: ClipDraws) -> dict[str, Tensor]:
+        self.check_batch(batch)
+        with torch.no_grad():
+            x0 = self.codec.encode(batch["video"], draws)  # (B, F, C, h, w)
+        t = draws.integers(self.schedule.num_steps)  # (B,)
+        noise = draws.normal(x0.shape[1:])  # (B, F, C, h, w)
+        y = self.labels(batch["label"], draws)  # (B,) or None
+        x_t = self.schedule.add_noise(x0, t, noise)  # (B, F, C, h, w)
+        eps, v = self.network(x_t, t, y).chunk(2, dim=2)  # (B, F, C, h, w) each
+        return hybrid_loss(self.schedule, x0, t, noise, eps, v)
+
+    def labels(self, label: Tensor, draws: ClipDraws) -> Tensor | None:
+        """Class of each clip, replaced by the null class with probability train.class_dropout; None without classes."""
+        if self.context.num_classes is None:
+            return None
+        dropped = draws.uniform() < self.train_config.class_dropout
+        return torch.where(dropped, torch.full_like(label, self.context.num_classes), label)
+
+    @torch.no_grad()
+    def sample(self, seeds: Sequence[int], classes: Tensor | None, sampling: SamplingConfig) -> Tensor:
+        draws = ClipDraws(seeds, self.device)
+        schedule = self.schedule.respace(sampling.steps)
+        denoiser = self.denoiser(classes, sampling)
+        latent = sample_loop(
+            denoiser,
+            schedule,
+            draws.normal(self.latent_shape),
+            lambda step: draws.normal(self.latent_shape),
+            sampling.sampler,
+            sampling.eta,
+            sampling.clip_denoised,
+        )  # (n, F, C, h, w)
+        return self.codec.decode(latent)  # (n, F, 3, H, W)
+
+    def denoiser(self, classes: Tensor | None, sampling: SamplingConfig):
+        """The network as a function of (x, t), guided where the suite has classes."""
+        if self.context.num_classes is None:
+            if sampling.guidance != 1.0:
+                raise ValueError(f"sampling.guidance: got {sampling.guidance}, an unconditional suite allows 1 only")
+            return lambda x, t: self.network(x, t, None)
+        if classes is None:
+            raise ValueError("a class-conditional method samples with one class a clip, got none")
+        null = self.context.num_classes
+        return guided(self.network, classes.to(self.device), null, sampling.guidance, sampling.guided_channels)

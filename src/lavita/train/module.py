@@ -1,0 +1,129 @@
+"""The contract of a method, and the base of every trained stage: a thin LightningModule.
+
+A method lives in its own folder with `module.py`, which defines
+    Config   a frozen dataclass: the `model:` section of its YAML, read by lavita.config.read
+    Method   a VideoMethod (most often a LatentDiffusion), built as Method(context, config)
+Imports inside a method's folder are relative (`from .model import DiT`), so that a folder works wherever it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from lavita.codec.base import Codec
+from lavita.config import SamplingConfig, TrainConfig
+from lavita.diffusion.draws import ClipDraws
+from lavita.shape import check
+
+
+@dataclass(frozen=True)
+class MethodContext:
+    """What the suite hands to every method: the shape of its clips, the shared codec and the training setting.
+
+    codec is the suite's codec, which a method with a first stage of its own ignores (owns_first_stage = True).
+    num_classes is None in an unconditional suite.
+    """
+
+    num_frames: int
+    resolution: int
+    num_classes: int | None
+    codec: Codec
+    train: TrainConfig
+    seed: int
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One trained stage: its name, its share of the method's own purse (shares sum to 1) and its module."""
+
+    name: str
+    share: float
+    module: TrainedStage
+
+
+class TrainedStage(lightning.LightningModule):
+    """A module that one Trainer run optimises. Subclasses define `loss`; everything else is the same for all.
+
+    Batches are {"video": float32 (B, F, 3, H, W) in [-1, 1], "label": int64 (B,), -1 where there is no class,
+    "clip_index": int64 (B,), counted over the run}.
+    """
+
+    stage_name = "train"
+
+    def __init__(self, train: TrainConfig, seed: int) -> None:
+        super().__init__()
+        self.train_config = train
+        self.seed = seed
+        self.num_clips_seen = 0
+
+    def loss(self, batch: dict[str, Tensor], draws: ClipDraws) -> dict[str, Tensor]:
+        """Parts of the loss of each clip, float32 (B,); "loss" is the one that is minimised."""
+        raise NotImplementedError("a stage defines loss")
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        draws = ClipDraws.for_training(self.seed, self.stage_name, batch["clip_index"], self.device)
+        parts = {key: value.mean() for key, value in self.loss(batch, draws).items()}
+        self.log_dict({f"{self.stage_name}/{key}": value.detach() for key, value in parts.items()})
+        return parts["loss"]
+
+    @torch.no_grad()
+    def heldout_loss(self, batch: dict[str, Tensor]) -> float:
+        """Mean loss of a fixed held-out batch at fixed diffusion times and noise: comparable over a whole run."""
+        indices = torch.arange(len(batch["video"]))
+        draws = ClipDraws.for_training(0, "heldout", indices, self.device)
+        was_training = self.training
+        self.eval()
+        value = float(self.loss(batch, draws)["loss"].mean())
+        self.train(was_training)
+        return value
+
+    def trained_parameters(self) -> list[torch.nn.Parameter]:
+        """Parameters that this stage optimises; by default all that need a gradient."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        c = self.train_config
+        optimiser = torch.optim.AdamW(
+            self.trained_parameters(), lr=c.learning_rate, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay
+        )
+        steps = c.warmup_clips / c.batch_clips
+        ramp = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / max(steps, 1)))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": ramp, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        c = self.train_config
+        if c.grad_clip_norm is not None and self.num_clips_seen >= c.grad_clip_start_clips:
+            torch.nn.utils.clip_grad_norm_(self.trained_parameters(), c.grad_clip_norm)
+
+
+class VideoMethod(TrainedStage):
+    """A method of the comparison: its last stage is itself, earlier ones are named in `stages`."""
+
+    owns_first_stage = False
+
+    def __init__(self, context: MethodContext, config: Any) -> None:
+        super().__init__(context.train, context.seed)
+        self.context = context
+        self.config = config
+
+    def stages(self) -> list[StagePlan]:
+        """The stages in the order of training."""
+        return [StagePlan(self.stage_name, 1.0, self)]
+
+    def sample(self, seeds: Sequence[int], classes: Tensor | None, sampling: SamplingConfig) -> Tensor:
+        """Clips float32 (n, F, 3, H, W) in [-1, 1], one seed and (in a class suite) one class index (n,) a clip.
+
+        Clip k depends on seeds[k] and classes[k] only, not on its neighbours.
+        """
+        raise NotImplementedError("a method defines sample")
+
+    def check_batch(self, batch: dict[str, Tensor]) -> None:
+        """Raise ValueError unless the video has the suite's shape."""
+        c = self.context
+        check(batch["video"], "B F 3 H W", "video", F=c.num_frames, H=c.resolution, W=c.resolution)

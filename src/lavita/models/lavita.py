@@ -35,8 +35,8 @@ from lavita.models.embed import (
 )
 from lavita.shape import check
 
-# name: (depth of variants 1 and 2, width, heads), DiT's sizes; depth of variants 3 and 4 comes from the rule below.
-SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+# name: (depth of variants 1 and 2, width, heads): DiT's sizes, and XS for demos on a CPU.
+SIZES = {"XS": (6, 128, 4), "S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 
 
 def depth_of_variant(variant: int, depth: int) -> int:

@@ -55,6 +55,7 @@ class TrainedStage(lightning.LightningModule):
     """
 
     stage_name = "train"
+    uses_ema = True  # False for a stage whose authors keep the last weights
 
     def __init__(self, train: TrainConfig, seed: int) -> None:
         super().__init__()

@@ -1,0 +1,86 @@
+"""diffusers' AutoencoderKL as a codec: frame by frame, latents normalised to about unit variance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from einops import rearrange
+from torch import Tensor
+
+from lavita.codec.base import Codec
+from lavita.diffusion.draws import ClipDraws
+
+STATISTICS = "latent_statistics.json"
+
+
+class KLCodec(Codec):
+    """Each frame through an AutoencoderKL; latents are (z - mean) / std with one mean and std a channel.
+
+    mean and std are float32 (C,). Source: Rombach et al. 2022, section 3.1 and appendix G (scaling of latents).
+    """
+
+    def __init__(
+        self, autoencoder: AutoencoderKL, mean: Tensor, std: Tensor, name: str = "kl", trained_clips: int = 0
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.register_buffer("mean", mean.float().view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", std.float().view(-1, 1, 1), persistent=False)
+        self.name = name
+        self.trained_clips = trained_clips
+        self.latent_channels = autoencoder.config.latent_channels
+        self.downsample = 2 ** (len(autoencoder.config.block_out_channels) - 1)
+
+    def encode(self, video: Tensor, draws: ClipDraws) -> Tensor:
+        frames = rearrange(video, "b f c h w -> (b f) c h w")
+        posterior = self.autoencoder.encode(frames).latent_dist
+        mean = rearrange(posterior.mean, "(b f) c h w -> b f c h w", b=len(video))
+        std = rearrange(posterior.std, "(b f) c h w -> b f c h w", b=len(video))
+        z = mean + std * draws.normal(mean.shape[1:])  # (B, F, C, h, w)
+        return (z - self.mean) / self.std
+
+    def decode(self, latent: Tensor) -> Tensor:
+        z = rearrange(latent * self.std + self.mean, "b f c h w -> (b f) c h w")
+        frames = self.autoencoder.decode(z).sample  # (B F, 3, H, W)
+        return rearrange(frames, "(b f) c h w -> b f c h w", b=len(latent)).clamp(-1, 1)
+
+
+def load_kl(path: str, scaling: float | None) -> KLCodec:
+    """A pre-trained AutoencoderKL from a local folder or a hub name.
+
+    scaling is the published factor on z (0.18215 for Stable Diffusion's); None takes the one in its configuration.
+    Raises ValueError in one line where it can't be had.
+    """
+    try:
+        autoencoder = AutoencoderKL.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"codec.path: no AutoencoderKL at {path!r} ({reason}). Give a local folder that holds config.json and "
+            "the weights, a hub name on a machine with network, or train one: codec.kind=suite"
+        ) from None
+    factor = scaling if scaling is not None else autoencoder.config.scaling_factor
+    channels = autoencoder.config.latent_channels
+    return KLCodec(autoencoder, torch.zeros(channels), torch.full((channels,), 1 / factor), name=f"kl:{path}")
+
+
+def save_codec(codec: KLCodec, folder: Path) -> None:
+    """Write weights, configuration and latent statistics; `load_codec` reads them."""
+    codec.autoencoder.save_pretrained(folder)
+    statistics = {
+        "mean": codec.mean.flatten().tolist(),
+        "std": codec.std.flatten().tolist(),
+        "name": codec.name,
+        "trained_clips": codec.trained_clips,
+    }
+    (folder / STATISTICS).write_text(json.dumps(statistics, indent=1) + "\n")
+
+
+def load_codec(folder: Path) -> KLCodec:
+    """A codec that the suite trained. Raises FileNotFoundError where the folder holds none."""
+    s = json.loads((folder / STATISTICS).read_text())
+    autoencoder = AutoencoderKL.from_pretrained(str(folder), local_files_only=True)
+    return KLCodec(autoencoder, torch.tensor(s["mean"]), torch.tensor(s["std"]), s["name"], s["trained_clips"])

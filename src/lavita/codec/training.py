@@ -1,0 +1,78 @@
+"""The suite's own small AutoencoderKL as a trained stage: reconstruction, edges and a weak pull to the normal prior."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from einops import rearrange
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lavita.codec.kl import KLCodec
+from lavita.config import CodecConfig, TrainConfig
+from lavita.diffusion.draws import ClipDraws
+from lavita.train.module import TrainedStage
+
+
+def small_autoencoder(config: CodecConfig) -> AutoencoderKL:
+    """An AutoencoderKL with one layer a block and the configured widths, without attention."""
+    levels = len(config.widths)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=config.widths,
+        layers_per_block=1,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_groups,
+        mid_block_add_attention=False,
+    )
+
+
+class CodecTraining(TrainedStage):
+    """Trains an AutoencoderKL on the frames of clips.
+
+    loss = |x - y| + |edges of x - edges of y| + kl_weight * KL(posterior || N(0, 1)), means over entries.
+    Source: Rombach et al. 2022, section 3.1, without the adversarial and the learned perceptual part: both need
+    outside weights or a second network, and the suite's codec is to be small, closed and the same for all.
+    """
+
+    stage_name = "codec"
+
+    def __init__(self, config: CodecConfig, train: TrainConfig, seed: int) -> None:
+        super().__init__(train, seed)
+        self.autoencoder = small_autoencoder(config)
+        self.kl_weight = config.kl_weight
+
+    def loss(self, batch: dict[str, Tensor], draws: ClipDraws) -> dict[str, Tensor]:
+        video = batch["video"]
+        frames = rearrange(video, "b f c h w -> (b f) c h w")
+        posterior = self.autoencoder.encode(frames).latent_dist
+        noise = draws.normal((video.shape[1], *posterior.mean.shape[1:]))  # (B, F, C, h, w)
+        z = posterior.mean + posterior.std * rearrange(noise, "b f c h w -> (b f) c h w")
+        output = self.autoencoder.decode(z).sample  # (B F, 3, H, W)
+        pixel = (output - frames).abs().flatten(1).mean(1)
+        edge = sum((d(output) - d(frames)).abs().flatten(1).mean(1) for d in (rows_difference, columns_difference))
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).flatten(1).mean(1)
+        parts = {"loss": pixel + edge + self.kl_weight * kl, "pixel": pixel, "edge": edge, "kl": kl}
+        return {key: rearrange(value, "(b f) -> b f", b=len(video)).mean(1) for key, value in parts.items()}
+
+
+def rows_difference(x: Tensor) -> Tensor:
+    """Difference of neighbouring rows, (N, C, H - 1, W)."""
+    return x[..., 1:, :] - x[..., :-1, :]
+
+
+def columns_difference(x: Tensor) -> Tensor:
+    """Difference of neighbouring columns, (N, C, H, W - 1)."""
+    return x[..., :, 1:] - x[..., :, :-1]
+
+
+@torch.no_grad()
+def measured_codec(autoencoder: AutoencoderKL, loader: DataLoader, name: str, trained_clips: int) -> KLCodec:
+    """The trained autoencoder with mean and std of its latents, measured on the clips of the loader."""
+    values = []
+    for batch in loader:
+        frames = rearrange(batch["video"], "b f c h w -> (b f) c h w").to(autoencoder.device)
+        values.append(autoencoder.encode(frames).latent_dist.mean.float().cpu())
+    z = rearrange(torch.cat(values), "n c h w -> c (n h w)")
+    return KLCodec(autoencoder, z.mean(dim=1), z.std(dim=1), name, trained_clips)

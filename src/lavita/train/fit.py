@@ -1,0 +1,59 @@
+"""One stage through one Lightning Trainer: the same lines for every method and for the suite's own codec."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lavita.train.budget import ClipClock
+from lavita.train.ema import Ema, decay_per_step
+from lavita.train.guard import FiniteGuard
+from lavita.train.heldout import HeldoutLoss
+from lavita.train.module import TrainedStage
+
+Report = Callable[[str, int, int, float], None]
+
+
+def fit_stage(
+    module: TrainedStage,
+    loader: torch.utils.data.DataLoader,
+    clips: int,
+    log_dir: Path,
+    heldout: dict[str, torch.Tensor],
+    report: Report,
+) -> list[tuple[int, float]]:
+    """Train a stage on exactly `clips` clips; its weights end as their average (EMA) where it uses one.
+
+    Returns the held-out losses as (clips seen, loss). Raises Diverged on a loss that is not finite.
+    """
+    # Lightning's tips and hints would drown the few lines that a user reads.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    heldout_loss = HeldoutLoss(heldout, clips)
+    callbacks = [FiniteGuard(), ClipClock(clips, report, every_seconds=5.0), heldout_loss]
+    if module.uses_ema:
+        callbacks.append(Ema(decay_per_step(module.train_config, clips)))
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        devices=1,
+        precision=module.train_config.precision,
+        max_epochs=1,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(str(log_dir), name="", version=module.stage_name),
+        log_every_n_steps=10,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    module.train()
+    trainer.fit(module, train_dataloaders=loader)
+    module.eval()
+    return heldout_loss.values

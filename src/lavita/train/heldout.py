@@ -1,0 +1,35 @@
+"""Logs the held-out loss at fixed diffusion times and noise, a few times over a stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+from torch import Tensor
+
+
+class HeldoutLoss(lightning.Callback):
+    """Evaluates `module.heldout_loss` on a fixed batch before the first step, `times` times evenly, the last at the end.
+
+    values holds (clips seen, loss). Measured with the weights being trained, not with their average.
+    """
+
+    def __init__(self, batch: dict[str, Tensor], budget_clips: int, times: int = 4) -> None:
+        self.batch = batch
+        self.marks = [round(budget_clips * (i + 1) / times) for i in range(times)]
+        self.values: list[tuple[int, float]] = []
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self.batch = {key: value.to(module.device) for key, value in self.batch.items()}
+        self.measure(trainer, module)
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        if self.marks and module.num_clips_seen >= self.marks[0]:
+            self.marks = [mark for mark in self.marks if mark > module.num_clips_seen]
+            self.measure(trainer, module)
+
+    def measure(self, trainer: Any, module: Any) -> None:
+        value = module.heldout_loss(self.batch)
+        self.values.append((module.num_clips_seen, value))
+        for logger in trainer.loggers:
+            logger.log_metrics({f"{module.stage_name}/heldout_loss": value}, step=module.num_clips_seen)

@@ -1,0 +1,185 @@
+"""Reads configs/ and composes the complete configuration of a cell: method, then tier, data set, suite, command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lavita.config import (
+    BudgetConfig,
+    CodecConfig,
+    ConfigError,
+    DataConfig,
+    SamplingConfig,
+    TrainConfig,
+    nearest,
+    one_of,
+    read,
+)
+from lavita.registry import config_path, implementation_folder, names_in
+
+TIERS = ("paper", "small", "demo")
+PURSE = ("train", "sampling")  # sections in which a tier below paper replaces the authors' values
+
+
+@dataclass(frozen=True)
+class SuiteSpec:
+    """A comparison: which data set, whether classes are given, and what it says of itself."""
+
+    name: str
+    title: str
+    dataset: str
+    conditioning: str
+    guidance: float
+    tiers: dict
+
+    def __post_init__(self) -> None:
+        one_of(f"suites/{self.name}.conditioning", self.conditioning, ("none", "class"))
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method's file: what implements it, its authors' settings, and its numbers at the smaller tiers."""
+
+    name: str
+    title: str
+    implementation: str
+    order: int
+    suites: tuple[str, ...]
+    provenance: str
+    model: dict
+    train: dict
+    sampling: dict
+    datasets: dict
+    tiers: dict
+
+
+@dataclass(frozen=True)
+class CellConfig:
+    """Everything that decides a cell's numbers. model and protocol stay plain; their owners read them."""
+
+    suite: str
+    tier: str
+    method: str
+    implementation: str
+    seed: int
+    conditioning: str
+    data: DataConfig
+    budget: BudgetConfig
+    codec: CodecConfig
+    model: dict
+    train: TrainConfig
+    sampling: SamplingConfig
+    protocol: dict
+
+    @property
+    def cell(self) -> str:
+        return f"{self.method}-s{self.seed}"
+
+
+def load_yaml(kind: str, name: str) -> dict[str, Any]:
+    """The plain content of configs/<kind>/<name>.yaml. Raises ConfigError in one line."""
+    path = config_path(kind, name)
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # the YAML reader raises many kinds; each is the user's one line
+        raise ConfigError(f"configs/{kind}/{name}.yaml: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"configs/{kind}/{name}.yaml: wanted a mapping, got {type(values).__name__}")
+    return values
+
+
+def load_suite(name: str) -> SuiteSpec:
+    return read(SuiteSpec, load_yaml("suites", name), f"suites/{name}")
+
+
+def load_method(name: str) -> MethodSpec:
+    spec = read(MethodSpec, load_yaml("methods", name), f"methods/{name}")
+    implementation_folder(spec.implementation)
+    return spec
+
+
+def methods_of(suite: str) -> list[str]:
+    """Names of the methods that take part in a suite, in the order of the table."""
+    specs = [load_method(name) for name in names_in("methods")]
+    taking_part = [spec for spec in specs if "all" in spec.suites or suite in spec.suites]
+    return [spec.name for spec in sorted(taking_part, key=lambda spec: (spec.order, spec.name))]
+
+
+def merged(*layers: dict[str, Any]) -> DictConfig:
+    return OmegaConf.merge(*[OmegaConf.create(layer) for layer in layers])
+
+
+def compose(suite: SuiteSpec, tier: str, method: MethodSpec) -> DictConfig:
+    """The cell's configuration before the command line's overrides."""
+    tier_values = load_yaml("tiers", tier)
+    protocol_name = tier_values.pop("protocol_name")
+    dataset = load_yaml("datasets", suite.dataset)
+    protocol = {"name": protocol_name, **load_yaml("protocols", protocol_name)}
+    facts = {"data": {"dataset": suite.dataset, "flip": dataset["flip"], "short_videos": dataset["short_videos"]}}
+    authors = {"model": method.model, "train": method.train, "sampling": method.sampling}
+    config = merged(
+        authors,
+        method.datasets.get(suite.dataset) or {},
+        {"model": (method.tiers.get(tier) or {}).get("model", {})},
+        {"protocol": protocol},
+        tier_values,
+        facts,
+        {"sampling": {"guidance": suite.guidance}},
+        (suite.tiers.get(tier) or {}),
+    )
+    return config
+
+
+def apply_overrides(config: DictConfig, overrides: Sequence[str], elsewhere: set[str] = frozenset()) -> DictConfig:
+    """The configuration with `section.key=value` overrides. An unknown key is an error naming the nearest.
+
+    Keys in `elsewhere` (other methods' model keys) are passed over. Raises ConfigError.
+    """
+    known = flat_keys(config)
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or "." not in key:
+            raise ConfigError(f"override {override!r}: wanted section.key=value, for example budget.clips=3200")
+        if key not in known:
+            if key in elsewhere:
+                continue
+            raise ConfigError(f"unknown key {key}: {nearest(key, known)}")
+        try:
+            config = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"override {override!r}: {str(error).splitlines()[0]}") from None
+    return config
+
+
+def flat_keys(config: DictConfig) -> list[str]:
+    """Every "section.key" of a configuration."""
+    return [f"{section}.{key}" for section, values in config.items() for key in values]
+
+
+def read_cell(suite: SuiteSpec, tier: str, method: MethodSpec, seed: int, config: DictConfig) -> CellConfig:
+    """The frozen configuration of a cell. Raises ConfigError at the first wrong value."""
+    plain = OmegaConf.to_container(config)
+    expected = {"data", "budget", "codec", "model", "train", "sampling", "protocol"}
+    for section in plain:
+        if section not in expected:
+            raise ConfigError(f"unknown section {section!r}: {nearest(section, expected)}")
+    return CellConfig(
+        suite=suite.name,
+        tier=tier,
+        method=method.name,
+        implementation=method.implementation,
+        seed=seed,
+        conditioning=suite.conditioning,
+        data=read(DataConfig, plain["data"], "data"),
+        budget=read(BudgetConfig, plain["budget"], "budget"),
+        codec=read(CodecConfig, plain["codec"], "codec"),
+        model=plain["model"],
+        train=read(TrainConfig, plain["train"], "train"),
+        sampling=read(SamplingConfig, plain["sampling"], "sampling"),
+        protocol=plain["protocol"],
+    )

@@ -1,0 +1,87 @@
+"""The videos of a data set as one immutable table: which there are, in which split, which are long enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+SPLITS = ("train", "heldout")
+
+
+@dataclass(frozen=True)
+class VideoEntry:
+    """One video.
+
+    path: file or frame folder; group: videos of one source share it and it never stands in both splits;
+    class_index counts from 0; split: train or heldout; frames: how many can be decoded; sha256: of its
+    content.
+    """
+
+    video_id: str
+    path: Path
+    group: str
+    class_name: str | None
+    class_index: int | None
+    split: str
+    frames: int = 0
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The videos of a data set, train before held-out, each sorted by id.
+
+    class_names: by class index, '' where the set's list leaves a gap, () without classes; fingerprint: of
+    every video on disk, skipped ones included; num_skipped: short videos left out of `videos`.
+    """
+
+    dataset: str
+    root: Path
+    videos: tuple[VideoEntry, ...]
+    class_names: tuple[str, ...]
+    fingerprint: str
+    num_skipped: int = 0
+
+    def split(self, name: str) -> tuple[VideoEntry, ...]:
+        """The videos of 'train', 'heldout' or 'train+heldout'; ValueError for another name."""
+        allowed = (*SPLITS, "train+heldout")
+        if name not in allowed:
+            raise ValueError(f"got split '{name}', allowed: {', '.join(allowed)}")
+        return tuple(video for video in self.videos if video.split in name.split("+"))
+
+    def long_enough(self, frames: int, interval: int, short_videos: str = "error") -> Catalogue:
+        """A catalogue in which every video holds a clip of `frames` frames, one in `interval`.
+
+        short_videos: 'error' raises ValueError if there is a shorter video, 'skip' leaves such videos out
+        and adds them to num_skipped (ValueError if a split has none left).
+        """
+        if short_videos not in ("error", "skip"):
+            raise ValueError(f"got short_videos '{short_videos}', allowed: error, skip")
+        span = (frames - 1) * interval + 1
+        short = [video for video in self.videos if video.frames < span]
+        if not short:
+            return self
+        if short_videos == "error":
+            raise ValueError(_too_short(self, short, frames, interval, span))
+        kept = tuple(video for video in self.videos if video.frames >= span)
+        for split in {video.split for video in self.videos}:
+            if not any(video.split == split for video in kept):
+                raise ValueError(
+                    _too_short(self, short, frames, interval, span) + f"; skipping leaves no {split} video"
+                )
+        return replace(self, videos=kept, num_skipped=self.num_skipped + len(short))
+
+
+def _too_short(catalogue: Catalogue, short: list[VideoEntry], frames: int, interval: int, span: int) -> str:
+    shortest = min(short, key=lambda video: video.frames)
+    length = shortest.frames
+    works = []
+    if frames > 1 and length >= frames:
+        works.append(f"interval {(length - 1) // (frames - 1)} with {frames} frames")
+    if length >= 1:
+        works.append(f"{(length - 1) // interval + 1} frames at interval {interval}")
+    return (
+        f"{len(short)} of {len(catalogue.videos)} videos are shorter than the {span} frames that {frames} frames "
+        f"at interval {interval} span; the shortest is {shortest.path} with {length} frames; the most that would "
+        f"work: {' or '.join(works)}; short_videos=skip leaves them out"
+    )

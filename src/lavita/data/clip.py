@@ -1,0 +1,110 @@
+"""Frames -> clip: which frames, crop, resize, range, and which clip training draws. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lavita.shape import check
+
+# The two purposes of the counter-based generator, so that no two of its numbers are shared.
+EPOCH_ORDER, CLIP_DRAW = 1, 2
+
+
+def span(frames: int, interval: int) -> int:
+    """Number of video frames from the first to the last of a clip: (frames - 1) * interval + 1."""
+    if frames < 1 or interval < 1:
+        raise ValueError(f"got frames={frames}, interval={interval}, allowed: whole numbers from 1 on")
+    return (frames - 1) * interval + 1
+
+
+def frame_indices(start: int, frames: int, interval: int) -> list[int]:
+    """The frame numbers of a clip: exactly every interval-th from start on."""
+    return list(range(start, start + span(frames, interval), interval))
+
+
+def window_starts(video_frames: int, frames: int, interval: int) -> list[int]:
+    """Start frames of the clips that cover a video of video_frames without sharing a frame; [] if it is too
+    short.
+    """
+    length = span(frames, interval)
+    return list(range(0, video_frames - length + 1, length))
+
+
+def centre_crop_resize(frames: np.ndarray, resolution: int) -> np.ndarray:
+    """uint8 (F, H, W, 3) -> uint8 (F, resolution, resolution, 3), both 0..255.
+
+    Centre crop to the short side (the odd pixel is dropped at the bottom or right), then Pillow's BICUBIC,
+    which widens its filter by the reduction and so is antialiased. Frames of the wanted size come back
+    unchanged.
+    """
+    sizes = check(frames, "F H W 3", "frames", dtype=np.uint8)
+    side = min(sizes["H"], sizes["W"])
+    top, left = (sizes["H"] - side) // 2, (sizes["W"] - side) // 2
+    square = frames[:, top : top + side, left : left + side]  # (F, side, side, 3)
+    if side == resolution:
+        return np.ascontiguousarray(square)
+    small = (
+        Image.fromarray(frame).resize((resolution, resolution), Image.Resampling.BICUBIC) for frame in square
+    )
+    return np.stack([np.asarray(frame) for frame in small])  # (F, resolution, resolution, 3)
+
+
+def to_tensor(frames: np.ndarray) -> Tensor:
+    """uint8 (F, H, W, 3), 0..255 -> float32 (F, 3, H, W), -1..1, as x / 127.5 - 1."""
+    check(frames, "F H W 3", "frames", dtype=np.uint8)
+    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).contiguous()  # (F, 3, H, W)
+    return pixels.float() / 127.5 - 1  # (F, 3, H, W)
+
+
+def to_uint8(video: Tensor) -> np.ndarray:
+    """float32 (F, 3, H, W), -1..1 -> uint8 (F, H, W, 3), 0..255: the nearest level, clamped; undoes
+    to_tensor.
+
+    Raises ValueError for a value that is not finite.
+    """
+    check(video, "F 3 H W", "video")
+    if not torch.isfinite(video).all():
+        raise ValueError(
+            "video: got NaN or infinity, wanted finite values; the network that made it diverged"
+        )
+    levels = ((video.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # (F, 3, H, W)
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # (F, H, W, 3)
+
+
+def training_draw(seed: int, clip_index: int, num_starts: Sequence[int], flip: bool) -> tuple[int, int, bool]:
+    """Return (video position, start frame, mirrored) of training clip clip_index: a pure function of its
+    arguments.
+
+    num_starts: for each video, how many start frames leave room for a clip (at least 1). Epoch clip_index
+    // len(num_starts) visits every video once, in an order drawn from (seed, epoch); start and mirroring
+    are drawn from (seed, clip_index), so workers, batch size and resuming change nothing. mirrored is False
+    throughout where flip is False.
+    Source of the generator: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox
+    4x64-10).
+    """
+    if clip_index < 0 or seed < 0:
+        raise ValueError(f"got seed={seed}, clip_index={clip_index}, allowed: whole numbers from 0 on")
+    epoch, place = divmod(clip_index, len(num_starts))
+    position = int(_epoch_order(seed, epoch, len(num_starts))[place])
+    start_bits, flip_bits = (int(bits) for bits in _philox(seed, clip_index, CLIP_DRAW, 2))
+    start = start_bits * num_starts[position] >> 64  # a 64-bit number scaled to 0 .. num_starts - 1
+    return position, start, flip and flip_bits >= 1 << 63
+
+
+@lru_cache(maxsize=8)
+def _epoch_order(seed: int, epoch: int, num_videos: int) -> np.ndarray:
+    """A permutation of 0 .. num_videos - 1 from (seed, epoch): the order of as many 64-bit draws."""
+    return np.argsort(_philox(seed, epoch, EPOCH_ORDER, num_videos), kind="stable")
+
+
+def _philox(seed: int, index: int, purpose: int, count: int) -> np.ndarray:
+    """count raw 64-bit numbers keyed by (seed, index); unlike numpy's distributions they are fixed for all
+    versions.
+    """
+    return np.random.Philox(key=[seed, index], counter=[0, 0, 0, purpose]).random_raw(count)

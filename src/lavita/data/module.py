@@ -1,0 +1,153 @@
+"""The clips that training sees, and a fixed held-out batch, as a LightningDataModule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .catalogue import Catalogue, VideoEntry
+from .clip import centre_crop_resize, frame_indices, span, to_tensor, training_draw, window_starts
+from .video import read_frames
+from .windows import load_window, real_windows
+
+DEFAULT_CACHE_BYTES = 512 * 2**20
+
+
+class ResizedFrames:
+    """Whole videos, cropped and resized, kept in memory until max_bytes are used; later videos are read
+    each time.
+
+    Nothing is thrown out: an epoch visits each video once, and there the oldest would always go just before
+    it is wanted again. Each loader process has its own store and its own limit.
+    """
+
+    def __init__(self, resolution: int, max_bytes: int) -> None:
+        self.resolution, self.max_bytes = resolution, max_bytes
+        self.num_bytes = 0
+        self._videos: dict[str, np.ndarray] = {}
+
+    def window(self, video: VideoEntry, start: int, frames: int, interval: int) -> np.ndarray:
+        """One clip: uint8 (F, resolution, resolution, 3), 0..255. Raises UnreadableVideo."""
+        kept = self._videos.get(video.video_id)
+        if kept is None:
+            need = video.frames * self.resolution**2 * 3
+            if self.num_bytes + need > self.max_bytes:
+                return load_window(video, start, frames, interval, self.resolution)
+            kept = centre_crop_resize(read_frames(video.path, range(video.frames)), self.resolution)
+            self._videos[video.video_id] = kept
+            self.num_bytes += kept.nbytes
+        return kept[frame_indices(start, frames, interval)]
+
+
+class TrainClips(Dataset):
+    """Training clips of the train split by global clip index, which counts on over epochs and has no end.
+
+    An item is {'video': float32 (F, 3, H, W), -1..1, 'label': int64 class index or -1, 'clip_index': int}.
+    Raises ValueError for a video too short for a clip: see Catalogue.long_enough.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        frames: int,
+        interval: int,
+        resolution: int,
+        flip: bool,
+        seed: int,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        self.videos = catalogue.long_enough(frames, interval).split("train")
+        if not self.videos:
+            raise ValueError(
+                f"{catalogue.dataset} at {catalogue.root}: got no training video, wanted at least 1"
+            )
+        self.frames, self.interval, self.flip, self.seed = frames, interval, flip, seed
+        self.num_starts = [video.frames - span(frames, interval) + 1 for video in self.videos]
+        self.store = ResizedFrames(resolution, cache_bytes)
+
+    def __getitem__(self, clip_index: int) -> dict[str, Tensor | int]:
+        position, start, mirrored = training_draw(self.seed, clip_index, self.num_starts, self.flip)
+        video = self.videos[position]
+        frames = self.store.window(video, start, self.frames, self.interval)  # (F, H, W, 3)
+        if mirrored:
+            frames = frames[:, :, ::-1]
+        return {"video": to_tensor(frames), "label": _label(video), "clip_index": clip_index}
+
+
+class ClipDataModule(lightning.LightningDataModule):
+    """Loads training clips start .. stop - 1, in this order, in full batches of `batch`.
+
+    Raises ValueError where stop - start is no multiple of batch, and for videos shorter than a clip.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        frames: int,
+        interval: int,
+        resolution: int,
+        flip: bool,
+        seed: int,
+        batch: int,
+        start: int,
+        stop: int,
+        num_workers: int = 0,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        super().__init__()
+        if batch < 1 or start < 0 or stop < start or (stop - start) % batch:
+            raise ValueError(
+                f"got clips {start} to {stop} in batches of {batch}, allowed: a whole number of batches "
+                f"({stop - start} clips leave {(stop - start) % max(batch, 1)}); change the budget or batch"
+            )
+        self.catalogue = catalogue
+        self.frames, self.interval, self.resolution, self.seed = frames, interval, resolution, seed
+        self.batch, self.start, self.stop, self.num_workers = batch, start, stop, num_workers
+        self.clips = TrainClips(catalogue, frames, interval, resolution, flip, seed, cache_bytes)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches {'video': float32 (B, F, 3, H, W), 'label': int64 (B,), 'clip_index': int64 (B,)}."""
+        return DataLoader(
+            self.clips,
+            batch_size=self.batch,
+            sampler=range(self.start, self.stop),
+            num_workers=self.num_workers,
+            # Its own generator: a loader otherwise draws from torch's global one, which training may use.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def heldout_clips(self, n: int) -> Tensor:
+        """n fixed clips of the held-out split: float32 (n, F, 3, H, W), -1..1; no seed has a part in them.
+
+        Raises ValueError if the split has fewer than n non-overlapping windows.
+        """
+        return self._heldout(n, lambda video, start: to_tensor(self._load(video, start)))
+
+    def heldout_labels(self, n: int) -> Tensor:
+        """The class indices of heldout_clips(n): int64 (n,), -1 without classes."""
+        return self._heldout(n, lambda video, start: torch.tensor(_label(video)))
+
+    def _heldout(self, n: int, make: Callable[[VideoEntry, int], Tensor]) -> Tensor:
+        frames, interval = self.frames, self.interval
+        real_windows(
+            self.catalogue, "heldout", frames, interval, None, n, seed=0
+        )  # raises if there are fewer
+        videos = self.catalogue.split("heldout")
+        every = [
+            (video, start) for video in videos for start in window_starts(video.frames, frames, interval)
+        ]
+        # Evenly spaced over the sorted windows, so that a few clips still cover videos and classes.
+        return torch.stack([make(*every[i * len(every) // n]) for i in range(n)])
+
+    def _load(self, video: VideoEntry, start: int) -> np.ndarray:
+        return load_window(video, start, self.frames, self.interval, self.resolution)
+
+
+def _label(video: VideoEntry) -> int:
+    return -1 if video.class_index is None else video.class_index

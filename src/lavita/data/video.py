@@ -1,0 +1,208 @@
+"""A video file or a folder of pictures -> frames. The only decoder of the project."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from PIL import Image
+
+from .container import defect
+
+VIDEO_SUFFIXES = (".avi", ".mp4", ".webm", ".mkv")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class UnreadableVideo(ValueError):
+    """A video that cannot be decoded. One line: path and reason."""
+
+    def __init__(self, path: Path | str, reason: str = "") -> None:
+        # One argument must do, too: pickling and the loader's workers rebuild the error from its message.
+        super().__init__(f"{path}: {reason}" if reason else str(path))
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """frames: how many can be decoded; fps: frames a second (None for a frame folder); width, height:
+    pixels.
+    """
+
+    frames: int
+    fps: float | None
+    width: int
+    height: int
+
+
+def probe(path: Path | str) -> VideoInfo:
+    """Return frame count, rate and size of a video file or frame folder.
+
+    A video file is decoded once, without conversion to RGB: the counts in headers and packets are wrong for
+    files with dropped or broken frames. Of a frame folder each picture's header and end mark are read.
+    Raises UnreadableVideo.
+    """
+    path = Path(path)
+    if path.is_dir():
+        pictures = _pictures(path)
+        sizes = {_picture_size(picture) for picture in pictures}
+        if len(sizes) > 1:
+            raise UnreadableVideo(path, f"pictures of different sizes: {sorted(sizes)[:3]}")
+        width, height = sizes.pop()
+        return VideoInfo(len(pictures), None, width, height)
+    count, frame, fps = 0, None, None
+    for fps, frame in _decode(path):  # noqa: B007
+        count += 1
+    if frame is None:
+        raise UnreadableVideo(path, "no frame can be decoded")
+    return VideoInfo(count, fps, frame.width, frame.height)
+
+
+def read_frames(path: Path | str, indices: Sequence[int]) -> np.ndarray:
+    """Return frames by number: uint8 (len(indices), H, W, 3), 0..255, RGB, in the order of indices.
+
+    Frame 0 is the first that the decoder puts out. A file is decoded from its start to the largest index,
+    since seeking by time is wrong in files with one key frame or odd time stamps; only the frames asked for
+    become RGB.
+    Raises UnreadableVideo; ValueError where an index is negative or beyond the last frame.
+    """
+    path, indices = Path(path), [int(index) for index in indices]
+    if not indices or min(indices) < 0:
+        raise ValueError(f"{path}: got frame indices {indices}, allowed: one or more numbers from 0 on")
+    wanted, last = set(indices), max(indices)
+    found: dict[int, np.ndarray] = {}
+    count = 0
+    if path.is_dir():
+        pictures = _pictures(path)
+        count = len(pictures)
+        found = {index: _read_picture(pictures[index]) for index in wanted if index < count}
+    else:
+        # One converter for all frames, in one thread: a new one each costs 20 times as much on small frames.
+        converter = VideoReformatter()
+        for count, (_, frame) in enumerate(_decode(path), start=1):
+            if count - 1 in wanted:
+                found[count - 1] = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            if count > last:
+                break
+    if last >= count:
+        raise ValueError(f"{path}: got frame index {last}, the video has {count} frames (0 to {count - 1})")
+    if len({frame.shape for frame in found.values()}) > 1:
+        raise UnreadableVideo(path, "the frame size changes within the video")
+    return np.stack([found[index] for index in indices])
+
+
+def write_video(path: Path | str, frames: np.ndarray, fps: float, lossless: bool) -> Path:
+    """Write frames, uint8 (F, H, W, 3) RGB, and return path; the file appears whole or not at all.
+
+    lossless: FFV1 in .mkv with RGB pixels, read back bit for bit. Otherwise for looking: H.264 in .mp4
+    (MPEG-4 part 2 where FFmpeg has no x264), MPEG-4 part 2 in .avi; odd sizes gain one repeated row or
+    column.
+    Raises ValueError for another shape, dtype or suffix.
+    """
+    path = Path(path)
+    allowed = (".mkv",) if lossless else (".mp4", ".avi")
+    if path.suffix.lower() not in allowed:
+        raise ValueError(
+            f"{path}: got suffix '{path.suffix}', allowed for lossless={lossless}: {', '.join(allowed)}"
+        )
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+        raise ValueError(f"{path}: got {frames.dtype} {frames.shape}, wanted uint8 (F, H, W, 3)")
+    codec, pixels, options = _encoder(path.suffix.lower(), lossless)
+    if not lossless:
+        odd_rows, odd_columns = frames.shape[1] % 2, frames.shape[2] % 2
+        frames = np.pad(frames, ((0, 0), (0, odd_rows), (0, odd_columns), (0, 0)), mode="edge")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        # bitexact: without it Matroska draws a random identifier and equal frames would give unequal files.
+        with av.open(str(part), "w", options={"fflags": "+bitexact"}) as container:
+            rate = Fraction(fps).limit_denominator(1001)
+            stream = container.add_stream(codec, rate=rate, options=options)
+            stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
+            stream.codec_context.thread_count = 1
+            for frame in frames:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _encoder(suffix: str, lossless: bool) -> tuple[str, str, dict[str, str]]:
+    """Codec, pixel format and codec options for a kind of file."""
+    if lossless:
+        return "ffv1", "bgr0", {"level": "3"}
+    if suffix == ".mp4" and "libx264" in av.codecs_available:
+        return "libx264", "yuv420p", {"crf": "18", "preset": "veryfast"}
+    return "mpeg4", "yuv420p", {"qmin": "2", "qmax": "4", "flags": "+bitexact"}
+
+
+def _decode(path: Path) -> Iterator[tuple[float | None, av.VideoFrame]]:
+    """Frames per second of the file and each frame, in the decoder's order; errors become UnreadableVideo."""
+    if not path.is_file():
+        raise UnreadableVideo(path, "no such file or folder")
+    reason = defect(path)
+    if reason:
+        raise UnreadableVideo(path, reason)
+    count = 0
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            if not container.streams.video:
+                raise UnreadableVideo(path, "the file holds no video stream")
+            stream = container.streams.video[0]
+            # One thread a video: loaders already work on several videos at a time.
+            stream.codec_context.thread_count = 1
+            fps = float(stream.average_rate) if stream.average_rate else None
+            for frame in container.decode(stream):
+                yield fps, frame
+                count += 1
+    except av.FFmpegError as error:
+        raise UnreadableVideo(path, f"{error.strerror} (after {count} frames)") from error
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sort key that puts 2.jpg before 10.jpg."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures of a frame folder in the order of their numbers."""
+    pictures = [
+        Path(entry.path)
+        for entry in os.scandir(folder)
+        if entry.name.lower().endswith(PICTURE_SUFFIXES) and not entry.name.startswith(".")
+    ]
+    if not pictures:
+        raise UnreadableVideo(folder, f"the folder holds no picture ({', '.join(PICTURE_SUFFIXES)})")
+    return sorted(pictures, key=_natural)
+
+
+def _picture_size(picture: Path) -> tuple[int, int]:
+    """Width and height from the header; a picture without its end mark is truncated."""
+    end_mark = b"IEND" if picture.suffix.lower() == ".png" else b"\xff\xd9"
+    try:
+        with picture.open("rb") as file, Image.open(file) as image:
+            size = image.size
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 256))
+            tail = file.read()
+    except (OSError, SyntaxError) as error:
+        raise UnreadableVideo(picture, "not a picture that can be read") from error
+    if end_mark not in tail:
+        raise UnreadableVideo(picture, "truncated picture (no end mark)")
+    return size
+
+
+def _read_picture(picture: Path) -> np.ndarray:
+    """uint8 (H, W, 3), RGB."""
+    try:
+        with Image.open(picture) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise UnreadableVideo(picture, "not a picture that can be read, or truncated") from error

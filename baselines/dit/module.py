@@ -1,0 +1,50 @@
+"""DiT as a method of the suite: IDDPM on the suite's latents, frame by frame or jointly over space and time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from lavita.config import one_of
+from lavita.train.latent import LatentDiffusion
+
+from .model import MODES, SIZES, DiT, DiTShape
+
+
+@dataclass(frozen=True)
+class Config:
+    """size: XS, S, B, L or XL; patch_size in latent pixels; mode: frame (independent frames) or joint."""
+
+    size: str
+    patch_size: int
+    mode: str
+
+    def __post_init__(self) -> None:
+        one_of("model.size", self.size, tuple(SIZES))
+        one_of("model.mode", self.mode, MODES)
+
+
+class Method(LatentDiffusion):
+    """DiT trained with its authors' loss (IDDPM hybrid) on clips.
+
+    All frames of a clip share one diffusion time and one class; their noise is independent. In frame mode a clip is
+    therefore F images of one class that know nothing of each other: the floor of the comparison.
+    """
+
+    def build_network(self) -> nn.Module:
+        frames, channels, side, _ = self.latent_shape
+        depth, width, num_heads = SIZES[self.config.size]
+        return DiT(
+            DiTShape(
+                depth=depth,
+                width=width,
+                num_heads=num_heads,
+                patch_size=self.config.patch_size,
+                channels=channels,
+                side=side,
+                num_classes=self.context.num_classes,
+                mode=self.config.mode,
+                num_frames=frames,
+            )
+        )

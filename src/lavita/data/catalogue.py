@@ -81,7 +81,7 @@ def _too_short(catalogue: Catalogue, short: list[VideoEntry], frames: int, inter
     if length >= 1:
         works.append(f"{(length - 1) // interval + 1} frames at interval {interval}")
     return (
-        f"{len(short)} of {len(catalogue.videos)} videos are shorter than the {span} frames that {frames} frames "
-        f"at interval {interval} span; the shortest is {shortest.path} with {length} frames; the most that would "
-        f"work: {' or '.join(works)}; short_videos=skip leaves them out"
+        f"{len(short)} of {len(catalogue.videos)} videos are shorter than the {span} frames that {frames} "
+        f"frames at interval {interval} span; the shortest is {shortest.path} with {length} frames; the most "
+        f"that would work: {' or '.join(works)}; short_videos=skip leaves them out"
     )

@@ -96,13 +96,13 @@ def _list_ucf101(places: dict[str, Path]) -> tuple[list[VideoEntry], tuple[str, 
             entries.append(VideoEntry(stem, path, f"{class_name}/{group}", class_name, index, split))
     if absent:
         raise LayoutError(
-            f"{places['lists']}: {len(absent)} listed videos have no file below {places['videos']} or no class "
-            f"in classInd.txt, such as {absent[0]}; complete the download, or shorten the lists to what is there"
+            f"{places['lists']}: {len(absent)} listed videos have no file below {places['videos']} or no "
+            f"class in classInd.txt, such as {absent[0]}; complete the download, or shorten the lists"
         )
     if files:
         raise LayoutError(
-            f"{places['videos']}: {len(files)} videos stand in neither trainlist01.txt nor testlist01.txt, such "
-            f"as {sorted(files)[0]}; add them to a list or move them away"
+            f"{places['videos']}: {len(files)} videos stand in neither trainlist01.txt nor testlist01.txt, "
+            f"such as {sorted(files)[0]}; add them to a list or move them away"
         )
     names = {index: name for name, index in index_of.items()}
     return entries, tuple(names.get(index, "") for index in range(max(names) + 1))

@@ -71,7 +71,6 @@ def _too_few(
     cap = "" if windows_per_video is None else f", at most {windows_per_video} a video"
     return (
         f"{catalogue.dataset}, split {split}: got {found} non-overlapping windows of {frames} frames at "
-        f"interval {interval}{cap}, from {len(catalogue.split(split))} videos; {n} are wanted, {n - found} are "
-        f"missing; "
-        f"{'; or '.join(change)}"
+        f"interval {interval}{cap}, from {len(catalogue.split(split))} videos; {n} are wanted, "
+        f"{n - found} are missing; {'; or '.join(change)}"
     )

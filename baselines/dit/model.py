@@ -53,8 +53,8 @@ class DiTShape:
             raise ValueError(f"model.mode: got {self.mode!r}, allowed {', '.join(MODES)}")
         if self.side % self.patch_size:
             raise ValueError(
-                f"model.patch_size: {self.patch_size} does not divide the {self.side}-pixel side of the latents; "
-                "choose a divisor"
+                f"model.patch_size: {self.patch_size} does not divide the {self.side}-pixel side of the "
+                "latents; choose a divisor"
             )
         if self.mode == "joint" and not self.num_frames:
             raise ValueError(f"model.mode=joint needs the number of frames, got {self.num_frames}")
@@ -63,8 +63,8 @@ class DiTShape:
 class DiT(nn.Module):
     """x (B, F, C, H, W), t (B,) in 0..999, y (B,) or None -> noise and variance (B, F, 2C, H, W), float.
 
-    y holds class indices, num_classes meaning "no label". In frame mode frames never meet: given t and y they are
-    independent, as if each were an image. In joint mode every token attends to all tokens of the clip.
+    y holds class indices, num_classes meaning "no label". In frame mode frames never meet: given t and y they
+    are independent, as if each were an image. In joint mode every token attends to all tokens of the clip.
     Source: Peebles & Xie 2023, section 3.2 and figure 3.
     """
 

@@ -1,4 +1,4 @@
-"""DiT as a method of the suite: IDDPM on the suite's latents, frame by frame or jointly over space and time."""
+"""DiT as a method of the suite: IDDPM on the suite's latents, frame by frame or jointly over space-time."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Config:
 class Method(LatentDiffusion):
     """DiT trained with its authors' loss (IDDPM hybrid) on clips.
 
-    All frames of a clip share one diffusion time and one class; their noise is independent. In frame mode a clip is
-    therefore F images of one class that know nothing of each other: the floor of the comparison.
+    All frames of a clip share one diffusion time and one class; their noise is independent. In frame mode a
+    clip is therefore F images of one class that know nothing of each other: the floor of the comparison.
     """
 
     def build_network(self) -> nn.Module:

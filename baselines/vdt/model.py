@@ -1,6 +1,6 @@
 """VDT, the video diffusion transformer with modular temporal attention, one forward pass read top to bottom.
 
-Source: Lu et al. 2023, "VDT: General-purpose Video Diffusion Transformers via Mask Modeling" (arXiv 2305.13311);
+Source: Lu et al. 2023, "VDT: General-purpose Video Diffusion Transformers via Mask Modeling" (2305.13311);
 state-dict names as in github.com/RERV/VDT at cdbad2b, models.py.
 """
 
@@ -33,7 +33,7 @@ SIZES = {"XS": (6, 128, 4), "S": (12, 384, 6), "B": (12, 768, 12), "L": (28, 115
 class VDTShape:
     """What fixes every tensor shape of a VDT. side in latent pixels, width in channels.
 
-    The label table has num_classes + 1 rows, also in unconditional use, where the official networks have one class.
+    The label table has num_classes + 1 rows, also in unconditional use, where the official ones have a class.
     """
 
     depth: int
@@ -48,16 +48,16 @@ class VDTShape:
     def __post_init__(self) -> None:
         if self.side % self.patch_size:
             raise ValueError(
-                f"model.patch_size: {self.patch_size} does not divide the {self.side}-pixel side of the latents; "
-                "choose a divisor"
+                f"model.patch_size: {self.patch_size} does not divide the {self.side}-pixel side of the "
+                "latents; choose a divisor"
             )
 
 
 class VDTBlock(ModulatedBlock):
     """Temporal attention, then DiT's modulated spatial attention and MLP; tokens (B, F, N, D), c (B, 1, D).
 
-    The temporal part is not modulated: an affine norm, attention over the frames of each position, one more linear
-    layer, and a plain residual sum, so unlike the rest of the block it does not start as the identity.
+    The temporal part is not modulated: an affine norm, attention over the frames of each position, one more
+    linear layer, and a plain residual sum, so unlike the rest of the block it does not start as the identity.
     Source: Lu et al. 2023, section 3.2, figure 3; RERV/VDT at cdbad2b for the linear layer.
     """
 
@@ -77,8 +77,8 @@ class VDTBlock(ModulatedBlock):
 class VDT(nn.Module):
     """x (B, F, C, H, W), t (B,) in 0..999, y (B,) or None -> noise and variance (B, F, 2C, H, W), float.
 
-    y holds rows of the label table: 0..num_classes-1 are classes, num_classes means "no label". Without y row 0 is
-    added, as the official sampling does.
+    y holds rows of the label table: 0..num_classes-1 are classes, num_classes means "no label". Without y
+    row 0 is added, as in official sampling.
     """
 
     def __init__(self, shape: VDTShape) -> None:

@@ -1,0 +1,170 @@
+"""Checkpoints: official formats in, safetensors with the configuration beside them out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+# (depth, width) of the official transformers; VDT's L has XL's numbers.
+NAMED_SIZES = {(12, 384): "S", (12, 768): "B", (24, 1024): "L", (28, 1152): "XL"}
+SHOWN_KEYS = 3
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: says what was got, what was wanted and what to do."""
+
+
+def load_official(path: Path | str, network: nn.Module) -> None:
+    """Load an official checkpoint into a network, all keys and shapes equal, or raise and change nothing.
+
+    The file is {"ema": state dict, ...} or a bare state dict, as .pt, .pth or .safetensors. Pickled files are
+    read with weights_only=True, so that no code of theirs runs; of Python classes only argparse.Namespace,
+    which the official DiT trainer stores, is let through. Raises CheckpointError.
+    """
+    path = Path(path)
+    state = ema_or_bare(path, read_tensors(path))
+    problems = differences(state, network.state_dict())
+    if problems:
+        lines = [f"{path}: does not fit {type(network).__name__}; nothing was loaded.", *problems]
+        raise CheckpointError("\n  ".join([*lines, described(state, network)]))
+    network.load_state_dict(state, strict=True)
+
+
+def read_tensors(path: Path) -> Any:
+    """Content of a checkpoint file, on the CPU. Raises CheckpointError if it is missing, damaged, unsafe."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give a .pt, .pth or .safetensors file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: is no safetensors file ({error})") from error
+    if path.suffix not in (".pt", ".pth"):
+        raise CheckpointError(f"{path}: got suffix {path.suffix!r}, allowed .pt, .pth, .safetensors")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        held = f"holds {name[1]}" if name else "is damaged, or holds Python objects"
+        raise CheckpointError(f"{path}: {held}; only tensors are read. Save its state dict alone") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: is no PyTorch checkpoint ({type(error).__name__})") from error
+
+
+def ema_or_bare(path: Path, content: Any) -> dict[str, Tensor]:
+    """The averaged weights where there are any, else the content itself, which must be names and tensors."""
+    state = content["ema"] if isinstance(content, Mapping) and "ema" in content else content
+    if not isinstance(state, Mapping):
+        raise CheckpointError(
+            f"{path}: holds a {type(state).__name__}, wanted a state dict of names and tensors"
+        )
+    odd = [
+        str(name)
+        for name, value in state.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
+    if odd or not state:
+        raise CheckpointError(
+            f'{path}: is neither {{"ema": state dict}} nor a bare state dict; '
+            f"entries that are no tensors: {some(odd) or 'none, it is empty'}"
+        )
+    return dict(state)
+
+
+def some(names: list[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    more = f" and {len(names) - SHOWN_KEYS} more" if len(names) > SHOWN_KEYS else ""
+    return ", ".join(names[:SHOWN_KEYS]) + more
+
+
+def differences(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """What differs between two state dicts by name and shape: at most one line each of three kinds."""
+    kinds = {
+        "missing": [name for name in wanted if name not in got],
+        "unexpected": [name for name in got if name not in wanted],
+        "other shape": [
+            f"{name} (got {tuple(got[name].shape)}, wanted {tuple(wanted[name].shape)})"
+            for name in wanted
+            if name in got and got[name].shape != wanted[name].shape
+        ],
+    }
+    return [f"{len(names)} {kind}: {some(names)}" for kind, names in kinds.items() if names]
+
+
+def described(state: Mapping[str, Tensor], network: nn.Module) -> str:
+    """A line that names the sizes of both networks: which configuration would fit the file."""
+    return f"The file holds {size_of(state)}; this network is {size_of(network.state_dict())}."
+
+
+def size_of(state: Mapping[str, Tensor]) -> str:
+    """Depth, width, patch and label rows of a transformer's state dict in words, with its size's name."""
+    blocks = {int(match[1]) for match in (re.match(r"blocks\.(\d+)\.", name) for name in state) if match}
+    embedding = state.get("x_embedder.proj.weight")
+    if not blocks or embedding is None or embedding.ndim != 4:
+        return "no transformer of this family"
+    depth, width, patch = max(blocks) + 1, embedding.shape[0], embedding.shape[-1]
+    parts = [f"depth {depth}, width {width}, patch {patch}"]
+    name = NAMED_SIZES.get((depth, width))
+    if name:
+        parts.append(f"size {name}/{patch}")
+    if "y_embedder.embedding_table.weight" in state:
+        parts.append(f"{len(state['y_embedder.embedding_table.weight'])} label rows")
+    return ", ".join(parts)
+
+
+def save(path: Path | str, state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write tensors to `path` (.safetensors) and config, plain JSON values, to the .json file beside it.
+
+    Each file appears whole or not at all; the tensors come last: where they are, the configuration is too.
+    Raises CheckpointError for another suffix.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: got suffix {path.suffix!r}, wanted .safetensors")
+    # Cloned: safetensors refuses two names of one memory (tied weights) and views with gaps.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state_dict.items()}
+    text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file in the same folder, then put it in place in one step."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict (on the CPU) and the configuration that `save` wrote. Raises CheckpointError."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(
+            f"{path}: got suffix {path.suffix!r}, wanted .safetensors (our own checkpoints)"
+        )
+    state = read_tensors(path)
+    beside = path.with_suffix(".json")
+    try:
+        config = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: its configuration {beside.name} is missing or no JSON ({error})"
+        ) from error
+    return state, config

@@ -1,0 +1,1 @@
+"""Repeats recorded figures of the official systems with our own networks and functions."""

@@ -1,0 +1,60 @@
+"""Cases of the IDDPM samplers: DDPM and DDIM on a respaced schedule, with a closed-form network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lavita.diffusion.sampler import sample_loop
+from lavita.diffusion.schedule import Schedule
+from lavita.parity.case import Case, CaseError
+from lavita.parity.hybrid import tensor
+
+NETWORK = (
+    r"eps = tanh\(([\d.]+) x \+ sin\(t/([\d.]+)\)\), v = tanh\(([\d.]+) x ([+-]) ([\d.]+)\), "
+    r"model output = cat\(\[eps, v\], dim=1\); t is the original, unspaced timestep"
+)
+
+
+def build(case: Case) -> None:
+    """No network to build: the case writes it as a formula."""
+    return None
+
+
+def closed_form_network(case: Case) -> Callable[[Tensor, Tensor], Tensor]:
+    """The denoiser that the case writes down, (x, t) -> noise and variance on axis 1."""
+    match = re.fullmatch(NETWORK, case.get("network"))
+    if match is None:
+        raise CaseError(
+            f"{case.path}: the network's formula has an unknown form: {case.get('network')[:80]!r}"
+        )
+    eps_scale, period, v_scale = float(match[1]), float(match[2]), float(match[3])
+    v_shift = float(match[4] + match[5])
+
+    def denoiser(x: Tensor, t: Tensor) -> Tensor:
+        wave = torch.sin(t / period).view(-1, *[1] * (x.ndim - 1))
+        return torch.cat([torch.tanh(eps_scale * x + wave), torch.tanh(v_scale * x + v_shift)], dim=1)
+
+    return denoiser
+
+
+def run(case: Case, network: None) -> dict[str, Any]:
+    """The state after every step, as "sample_after_step_<i>", and the steps visited, ascending."""
+    schedule = Schedule.linear().respace(case.get("config", "timestep_respacing"))
+    noise = tensor(case, "noise")  # (steps, B, C, H, W)
+    figures: dict[str, Any] = {"timestep_map": schedule.timesteps}
+    sample_loop(
+        closed_form_network(case),
+        schedule,
+        tensor(case, "x_T"),
+        lambda step: noise[step],
+        case.get("config", "method"),
+        eta=case.get("config", "eta"),
+        clip=case.get("config", "clip_denoised"),
+        watch=lambda step, x: figures.__setitem__(f"sample_after_step_{step}", x),
+    )
+    return figures

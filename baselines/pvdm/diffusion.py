@@ -1,0 +1,87 @@
+"""PVDM's diffusion on latents: its beta schedule, its loss on the noise, and its own sampling loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lavita.diffusion.loss import mean_of_clip
+from lavita.diffusion.schedule import Schedule
+
+NoisePredictor = Callable[[Tensor, Tensor], Tensor]
+
+
+def pvdm_schedule(start: float = 0.0015, end: float = 0.0195, num_steps: int = 1000) -> Schedule:
+    """Betas whose square roots are evenly spaced from sqrt(start) to sqrt(end).
+
+    Source: Rombach et al. 2022, as PVDM configures it; github.com/sihyun-yu/PVDM at 793172f,
+    configs/latent-diffusion/base.yaml.
+    """
+    roots = torch.linspace(start**0.5, end**0.5, num_steps, dtype=torch.float64)
+    return Schedule.from_betas(roots**2)
+
+
+def noise_loss(network: NoisePredictor, schedule: Schedule, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error on the noise of each latent, float32 (B,).
+
+    z, noise (B, C, N); t (B,). Source: Ho et al. 2020, equation 14.
+    """
+    return mean_of_clip((network(schedule.add_noise(z, t, noise), t) - noise) ** 2)
+
+
+def sampling_times(num_samples: int, num_steps: int = 1000) -> list[int]:
+    """The times visited, noisiest first, ending with -1 (the clip itself): num_samples + 1 integers.
+
+    An even float32 grid from -1 to the last step, cut towards zero: 999, 996, 994, 991, ... for 400 of 1000.
+    Source: github.com/sihyun-yu/PVDM at 793172f, losses/ddpm.py.
+    """
+    if not 1 <= num_samples <= num_steps:
+        raise ValueError(f"sampling.steps: got {num_samples}, allowed 1 to {num_steps} for pvdm")
+    return torch.linspace(-1, num_steps - 1, steps=num_samples + 1).int().tolist()[::-1]
+
+
+def sample_latents(
+    network: NoisePredictor,
+    schedule: Schedule,
+    draw: Callable[[], Tensor],
+    num_samples: int = 400,
+    eta: float = 1.0,
+    clip: bool = True,
+    watch: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Latents (B, C, N) in [-1, 1], by DDIM with the noise scale eta.
+
+    network(z, t) predicts the noise of z (B, C, N) at times t (B,). draw() gives the next noise (B, C, N), one
+    generator a clip (`lavita.diffusion.sampler.ClipNoise`); it is called once to start and once a step but the
+    last. The noise prediction is used as it is even where the predicted latent is clipped to [-1, 1], as in the
+    released sampler. watch(i, z) sees the state after every step.
+    Source: Song et al. 2021, equations 12 and 16; github.com/sihyun-yu/PVDM at 793172f, losses/ddpm.py.
+    """
+    times = sampling_times(num_samples, schedule.num_steps)
+    z = draw()
+    alphas_bar = schedule.alphas_cumprod.to(z.device, torch.float32)
+    for i, (now, following) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        t = torch.full((len(z),), now, device=z.device)
+        eps = network(z, t)  # (B, C, N)
+        z0 = schedule.predict_x0(z, t, eps)  # (B, C, N)
+        if clip:
+            z0 = z0.clamp(-1, 1)
+        if following < 0:
+            z = z0
+        else:
+            this, target = alphas_bar[now], alphas_bar[following]
+            sigma = eta * ((1 - this / target) * (1 - target) / (1 - this)).sqrt()
+            z = target.sqrt() * z0 + (1 - target - sigma**2).sqrt() * eps + sigma * draw()  # (B, C, N)
+        if watch is not None:
+            watch(i, z)
+    return z
+
+
+def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance on the noise: unconditional + scale * (conditional - unconditional).
+
+    Source: Ho & Salimans 2022, equation 6 with scale = 1 + w; PVDM's w is scale - 1.
+    """
+    return unconditional + scale * (conditional - unconditional)

@@ -1,7 +1,7 @@
 """Small moving pictures drawn by formula, for the embedded data: what each one shows is told by its movement.
 
-A scene is a function (look, move, frames) -> uint8 (F, 64, 64, 3), 0..255. What it looks like is drawn from the
-generator look, how it moves from the generator move; within a video everything follows the time.
+A scene is a function (look, move, frames) -> uint8 (F, 64, 64, 3), 0..255. What it looks like is drawn from
+the generator look, how it moves from the generator move; within a video everything follows the time.
 """
 
 from __future__ import annotations

@@ -1,0 +1,114 @@
+"""The training loader: the same clips whatever the workers, batch, cache or resume, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lavita.data.clip import to_tensor, training_draw
+from lavita.data.module import ClipDataModule, ResizedFrames, TrainClips
+from lavita.data.windows import load_window
+
+SETTING = dict(frames=8, interval=3, resolution=16, flip=True, seed=3)
+
+
+def loaded(catalogue, **change) -> dict[str, torch.Tensor]:
+    module = ClipDataModule(catalogue, **(SETTING | dict(batch=8, start=0, stop=48) | change))
+    batches = list(module.train_dataloader())
+    assert all(len(batch["video"]) == module.batch for batch in batches)
+    return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+
+
+@pytest.fixture(scope="module")
+def catalogue(embedded):
+    return embedded("ucf101")
+
+
+@pytest.fixture(scope="module")
+def clips(catalogue):
+    """The first epoch."""
+    return loaded(catalogue)
+
+
+def test_batches_have_the_shape_range_and_labels(clips):
+    assert clips["video"].shape == (48, 8, 3, 16, 16) and clips["video"].dtype == torch.float32
+    assert clips["video"].min() >= -1 and clips["video"].max() <= 1
+    assert clips["clip_index"].tolist() == list(range(48)) and clips["label"].dtype == torch.int64
+    assert clips["label"].bincount().tolist() == [12, 12, 12, 12]  # an epoch: every video once
+
+
+def test_each_clip_is_what_its_draw_says(catalogue, clips):
+    """Read again one by one from the files, mirrored by numpy."""
+    videos = catalogue.split("train")
+    num_starts = [video.frames - 21 for video in videos]
+    mirrored_clips = 0
+    for index in range(0, 48, 5):
+        position, start, mirrored = training_draw(3, index, num_starts, True)
+        window = load_window(videos[position], start, 8, 3, 16)
+        wanted = np.flip(window, axis=2) if mirrored else window
+        mirrored_clips += mirrored
+        assert torch.equal(clips["video"][index], to_tensor(wanted))
+        assert clips["label"][index] == videos[position].class_index
+    assert 0 < mirrored_clips < 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [dict(cache_bytes=0), dict(num_workers=2), dict(batch=4), dict(cache_bytes=10 * 72 * 16 * 16 * 3)],
+)
+def test_cache_workers_and_batch_change_nothing(catalogue, clips, change):
+    got = loaded(catalogue, **change)
+    assert all(torch.equal(clips[key], got[key]) for key in clips)
+
+
+def test_resuming_continues_the_same_clips(catalogue, clips):
+    rest = loaded(catalogue, start=24)
+    assert all(torch.equal(clips[key][24:], rest[key]) for key in clips)
+
+
+def test_loading_leaves_the_global_generator_alone(catalogue):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    loaded(catalogue, stop=8)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_store_keeps_its_limit(catalogue):
+    video_bytes = 72 * 16 * 16 * 3
+    store = ResizedFrames(16, 3 * video_bytes + 1)
+    for video in catalogue.split("train")[:5]:
+        store.window(video, 0, 8, 3)
+    assert store.num_bytes == 3 * video_bytes
+
+
+def test_heldout_clips_are_fixed_and_cover_the_classes(catalogue):
+    first = ClipDataModule(catalogue, **SETTING, batch=8, start=0, stop=48)
+    second = ClipDataModule(catalogue, **(SETTING | dict(seed=9)), batch=4, start=8, stop=16)
+    assert torch.equal(first.heldout_clips(8), second.heldout_clips(8))
+    assert first.heldout_clips(8).shape == (8, 8, 3, 16, 16)
+    assert first.heldout_labels(8).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert (
+        len(first.heldout_clips(48).flatten(1).unique(dim=0)) == 48
+    )  # 16 videos of 3 windows, all different
+    with pytest.raises(ValueError, match="got 48 .* 1 are missing"):
+        first.heldout_clips(49)
+
+
+def test_sets_without_classes_have_label_minus_one(embedded):
+    clips = TrainClips(embedded("skytimelapse"), 8, 3, 16, flip=False, seed=0)
+    assert clips[0]["label"] == -1 and clips[0]["clip_index"] == 0
+
+
+@pytest.mark.parametrize("change", [dict(stop=47), dict(start=4), dict(stop=-8), dict(batch=0)])
+def test_only_full_batches(catalogue, change):
+    with pytest.raises(ValueError, match="allowed: a whole number of batches"):
+        loaded(catalogue, **change)
+
+
+def test_short_videos_are_refused(catalogue):
+    videos = (replace(catalogue.videos[0], frames=20), *catalogue.videos[1:])
+    with pytest.raises(ValueError, match="1 of 64 videos are shorter than the 22 frames"):
+        loaded(replace(catalogue, videos=videos))

@@ -140,8 +140,8 @@ def _encoder(suffix: str, lossless: bool) -> tuple[str, str, dict[str, str]]:
     if lossless:
         return "ffv1", "bgr0", {"level": "3"}
     if suffix == ".mp4" and "libx264" in av.codecs_available:
-        # Macroblock-tree rate control reads memory it never wrote where a frame is only a few blocks wide: with
-        # it, equal 64x64 videos came out as up to eight different files.
+        # Macroblock-tree rate control reads memory it never wrote where a frame is few blocks wide: with it,
+        # equal 64x64 videos came out as up to eight different files.
         return "libx264", "yuv420p", {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}
     return "mpeg4", "yuv420p", {"qmin": "2", "qmax": "4", "flags": "+bitexact"}
 

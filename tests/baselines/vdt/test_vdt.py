@@ -32,7 +32,7 @@ def test_official_parameter_counts(size, count):
 
 
 def reach(silenced: str | None) -> torch.Tensor:
-    """Tokens that change the token at frame 1, position 2 after one block with a layer zeroed, bool (F, N)."""
+    """Tokens that change the token at frame 1, position 2 after a block with a layer zeroed, bool (F, N)."""
     block = build().blocks[0].double()
     if silenced:
         for parameter in block.get_submodule(silenced).parameters():

@@ -19,7 +19,8 @@ def pvdm_schedule(start: float = 0.0015, end: float = 0.0195, num_steps: int = 1
     Source: Rombach et al. 2022, as PVDM configures it; github.com/sihyun-yu/PVDM at 793172f,
     configs/latent-diffusion/base.yaml.
     """
-    roots = torch.linspace(start**0.5, end**0.5, num_steps, dtype=torch.float64)
+    # On the CPU in any case: a schedule is a table, also where a network is only being counted.
+    roots = torch.linspace(start**0.5, end**0.5, num_steps, dtype=torch.float64, device="cpu")
     return Schedule.from_betas(roots**2)
 
 
@@ -53,10 +54,10 @@ def sample_latents(
 ) -> Tensor:
     """Latents (B, C, N) in [-1, 1], by DDIM with the noise scale eta.
 
-    network(z, t) predicts the noise of z (B, C, N) at times t (B,). draw() gives the next noise (B, C, N), one
-    generator a clip (`lavita.diffusion.sampler.ClipNoise`); it is called once to start and once a step but the
-    last. The noise prediction is used as it is even where the predicted latent is clipped to [-1, 1], as in the
-    released sampler. watch(i, z) sees the state after every step.
+    network(z, t) predicts the noise of z (B, C, N) at times t (B,). draw() gives the next noise (B, C, N),
+    one generator a clip; it is called once to start and once a step but the last. The noise prediction is
+    used as it is even where the predicted latent is clipped to [-1, 1], as in the released sampler.
+    watch(i, z) sees the state after every step.
     Source: Song et al. 2021, equations 12 and 16; github.com/sihyun-yu/PVDM at 793172f, losses/ddpm.py.
     """
     times = sampling_times(num_samples, schedule.num_steps)

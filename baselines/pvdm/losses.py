@@ -1,4 +1,4 @@
-"""Losses of the autoencoder: pixels and perception from the start, two discriminators in the adversarial phase."""
+"""Losses of the autoencoder: pixels and perception, and two discriminators in the adversarial phase."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pick_frames(video: Tensor, index: Tensor) -> Tensor:
 def reconstruction_loss(
     video: Tensor, rebuilt: Tensor, index: Tensor, perceptual: nn.Module
 ) -> dict[str, Tensor]:
-    """Weighted loss of each clip: {"loss", "pixel", "perceptual"}, float32 (B,), loss = pixel + perceptual.
+    """Weighted loss of each clip: {"loss", "pixel", "perceptual", "psnr"}, float32 (B,); loss = the next two.
 
     video, rebuilt (B, F, 3, H, W) in [-1, 1]; the perceptual term reads one frame a clip, index (B,).
     Source: PVDM, section 3.1; weights of github.com/sihyun-yu/PVDM at 793172f, losses/perceptual.py.
@@ -34,6 +34,7 @@ def reconstruction_loss(
         "loss": pixel + PERCEPTUAL_WEIGHT * distance,
         "pixel": pixel,
         "perceptual": PERCEPTUAL_WEIGHT * distance,
+        "psnr": peak_signal_to_noise(video, rebuilt.detach()),
     }
 
 

@@ -1,4 +1,4 @@
-"""PVDM as a method of the suite: its own autoencoder, its adversarial phase, then diffusion on its latents."""
+"""PVDM as a method of the suite: its own autoencoder, the adversarial phase, then diffusion on latents."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Config:
         if not (0 < self.autoencoder_share and 0 <= self.adversarial_share and self.first_share < 1):
             raise ValueError(
                 f"model.autoencoder_share, model.adversarial_share: got {self.autoencoder_share} and "
-                f"{self.adversarial_share}; the first must be above 0, the second 0 or more, their sum below 1"
+                f"{self.adversarial_share}; wanted: the first above 0, the second not below, the sum below 1"
             )
         if not 0 <= self.previous_clip_probability <= 1:
             raise ValueError(
@@ -74,7 +74,7 @@ class Config:
 
 
 class Method(VideoMethod):
-    """Diffusion on the latents of PVDM's own autoencoder. Source: Yu et al. 2023 (PVDM), sections 3.1 to 3.3."""
+    """Diffusion on the latents of PVDM's own autoencoder. Source: Yu et al. 2023 (PVDM), section 3."""
 
     owns_first_stage = True
 
@@ -122,8 +122,8 @@ class Method(VideoMethod):
     def latents(self, video: Tensor, draws: ClipDraws) -> tuple[Tensor, Tensor | None]:
         """Latent of the clip to model and of the one before it, (B, C, N) each; zeros where none is given.
 
-        With previous_clip the video has 2 F frames: either its halves are condition and clip, or a window at a
-        random start is the clip, without a condition.
+        With previous_clip the video has 2 F frames: either its halves are condition and clip, or a window at
+        a random start is the clip, without a condition.
         Source: PVDM, section 3.3; github.com/sihyun-yu/PVDM at 793172f, tools/trainer.py.
         """
         c = self.context
@@ -133,16 +133,14 @@ class Method(VideoMethod):
         frames = c.num_frames
         check(video, "B F 3 H W", "video (model.previous_clip)", F=2 * frames, H=c.resolution, W=c.resolution)
         given = draws.uniform() < self.config.previous_clip_probability  # (B,)
-        start = torch.where(
-            given, torch.full_like(given, frames, dtype=torch.long), draws.integers(frames + 1)
-        )
+        start = draws.integers(frames + 1).masked_fill(given, frames)  # (B,)
         position = start[:, None] + torch.arange(frames, device=video.device)  # (B, F)
         clip = video[torch.arange(len(video), device=video.device)[:, None], position]  # (B, F, 3, H, W)
         previous = self.autoencoder.encode(video[:, :frames]) * given[:, None, None]  # (B, C, N)
         return self.autoencoder.encode(clip), previous
 
     def labels(self, label: Tensor, draws: ClipDraws) -> Tensor | None:
-        """Class of each clip, replaced by the null class with probability train.class_dropout; None without classes."""
+        """Class of each clip, the null class with probability train.class_dropout; None without classes."""
         if self.context.num_classes is None:
             return None
         dropped = draws.uniform() < self.train_config.class_dropout
@@ -156,7 +154,7 @@ class Method(VideoMethod):
     def sample_chain(
         self, seeds: Sequence[int], classes: Tensor | None, sampling: SamplingConfig, num_clips_chained: int
     ) -> Tensor:
-        """Long video float32 (n, num_clips_chained * F, 3, H, W) in [-1, 1], each clip conditioned on the last.
+        """Long video float32 (n, num_clips_chained * F, 3, H, W) in [-1, 1], each clip given the one before.
 
         Raises ValueError for more than one clip where the network was not trained with previous_clip.
         """
@@ -236,8 +234,8 @@ def check_sampling(sampling: SamplingConfig, num_classes: int | None, classes: T
     """The number of steps; raises ValueError for what PVDM's own loop does not offer."""
     if sampling.sampler != "ddim" or not sampling.steps.isdigit():
         raise ValueError(
-            f"sampling: got sampler {sampling.sampler!r} with steps {sampling.steps!r}; pvdm samples by its own "
-            "ddim loop: set sampling.sampler=ddim and one whole number of steps (eta 1 as published)"
+            f"sampling: got sampler {sampling.sampler!r} with steps {sampling.steps!r}; pvdm samples by its "
+            "own ddim loop: set sampling.sampler=ddim and one whole number of steps (eta 1 as published)"
         )
     if num_classes is None and sampling.guidance != 1.0:
         raise ValueError(f"sampling.guidance: got {sampling.guidance}, an unconditional suite allows 1 only")

@@ -1,4 +1,4 @@
-"""Perceptual distances between frames: LPIPS with VGG16 where its weights are given, else a declared stand-in."""
+"""Perceptual distances of frames: LPIPS with VGG16 where its weights are given, else a declared stand-in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from lavita.checkpoints import read_tensors
 
 # VGG16's convolutions up to relu5_3, by their index in torchvision's `features`; the five stages of LPIPS.
 STAGES = (
@@ -41,26 +43,26 @@ class LPIPS(nn.Module):
 
     @classmethod
     def from_files(cls, vgg: str | Path, linear: str | Path) -> LPIPS:
-        """Load VGG16 as torchvision saves it (features.<index>) and LPIPS's weightings (lin<k>.model.1.weight).
+        """Load VGG16 as torchvision saves it (features.<index>), LPIPS's weightings as lin<k>.model.1.weight.
 
         One file that holds everything may be given twice. Raises ValueError naming the first missing key.
         """
         model = cls()
-        given = {**read_tensors(vgg), **read_tensors(linear)}
+        given = {**read_tensors(Path(vgg)), **read_tensors(Path(linear))}
         slices = {str(index): k + 1 for k, stage in enumerate(STAGES) for index, _, _ in stage}
         renamed = {}
         for key, value in given.items():
             head, _, rest = key.partition(".")
             index = rest.partition(".")[0]
-            renamed[f"net.slice{slices[index]}.{rest}" if head == "features" and index in slices else key] = (
-                value
-            )
+            of_vgg = head == "features" and index in slices
+            renamed[f"net.slice{slices[index]}.{rest}" if of_vgg else key] = value
         wanted = model.state_dict()
         missing = [key for key in wanted if key not in renamed]
         if missing:
             raise ValueError(
                 f"model.lpips_vgg, model.lpips_linear: {vgg} and {linear} hold no {missing[0]} "
-                f"({len(missing)} of {len(wanted)} tensors missing); give torchvision's VGG16 and LPIPS's vgg.pth"
+                f"({len(missing)} of {len(wanted)} tensors missing); give torchvision's VGG16 and LPIPS's "
+                "vgg.pth"
             )
         model.load_state_dict({key: renamed[key] for key in wanted})
         return model
@@ -72,7 +74,7 @@ class LPIPS(nn.Module):
             x = functional.max_pool2d(x, 2) if k else x
             for layer in layers.values():
                 x = functional.relu(layer(x))  # (B, D_k, H / 2^k, W / 2^k)
-            # The tiny constant under the root leaves the value as it is and keeps the gradient of dead features finite.
+            # The tiny constant under the root changes no value and keeps dead features' gradient finite.
             length = (x.square().sum(dim=1, keepdim=True) + 1e-20).sqrt()
             outputs.append(x / (length + 1e-10))
         return outputs
@@ -86,11 +88,11 @@ class LPIPS(nn.Module):
 
 
 class GradientPyramid(nn.Module):
-    """Stand-in for LPIPS without weights: differences of image gradients at four scales, (B, 3, H, W) -> (B,).
+    """Stand-in for LPIPS without weights: differences of image gradients, (B, 3, H, W) -> (B,).
 
-    At each scale (full size, then halved by averaging) the mean absolute difference of horizontal and vertical
-    gradients, so that a blurred edge costs more than under the pixel loss alone. It has seen no data, so it is no
-    external help; it does not replace LPIPS's judgement of texture.
+    At each of up to four scales (full size, then halved by averaging) the mean absolute difference of
+    horizontal and vertical gradients, so that a blurred edge costs more than under the pixel loss alone. It
+    has seen no data, so it is no external help; it does not replace LPIPS's judgement of texture.
     Source: ours, after the gradient difference loss of Mathieu et al. 2016, equation 6.
     """
 
@@ -114,17 +116,10 @@ class GradientPyramid(nn.Module):
 
 
 def perceptual_distance(vgg: str | None, linear: str | None) -> LPIPS | GradientPyramid:
-    """LPIPS where both files are given, the stand-in where neither is; its `name` is declared with the row."""
+    """LPIPS where both files are given, the stand-in where neither is; its `name` stands with the row."""
     if bool(vgg) != bool(linear):
         raise ValueError(
-            f"model.lpips_vgg, model.lpips_linear: got {vgg!r} and {linear!r}; give both files, or neither for "
-            f"the stand-in {GradientPyramid.name}"
+            f"model.lpips_vgg, model.lpips_linear: got {vgg!r} and {linear!r}; give both files, or neither "
+            f"for the stand-in {GradientPyramid.name}"
         )
     return LPIPS.from_files(vgg, linear) if vgg and linear else GradientPyramid()
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a state dict, without running anything that the file holds."""
-    if not Path(path).is_file():
-        raise ValueError(f"LPIPS weights: no file {path}; leave model.lpips_vgg and model.lpips_linear empty")
-    return torch.load(path, map_location="cpu", weights_only=True)

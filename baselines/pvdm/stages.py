@@ -1,4 +1,4 @@
-"""Training of PVDM's first stage: reconstruction, then the adversarial phase. The budget split is the switch."""
+"""Training of PVDM's first stage: reconstruction, then the adversarial phase; the budget is the switch."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class ReconstructionStage(TrainedStage):
 
 
 class AdversarialStage(ReconstructionStage):
-    """The same with two discriminators; the autoencoder and the discriminators are updated in turn, batch by batch.
+    """The same with two discriminators; they and the autoencoder are updated in turn, batch by batch.
 
-    A parameter whose turn it is not has no gradient, so the one AdamW passes it over, moments and decay included.
+    A parameter whose turn it is not has no gradient, so the one AdamW passes it over, moments and decay too.
     Held-out losses are those of reconstruction alone, comparable with the stage before.
     """
 

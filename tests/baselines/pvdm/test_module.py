@@ -1,0 +1,197 @@
+"""PVDM under the contract of a method: stages and purse, turns of the adversarial phase, sampling."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from baselines.pvdm.module import Config, Method
+from lavita.codec.pixels import PixelCodec
+from lavita.config import SamplingConfig, TrainConfig
+from lavita.diffusion.draws import ClipDraws
+from lavita.parity.fill import fill_by_formula
+from lavita.train.module import MethodContext
+
+TINY = Config(
+    channels=16,
+    embed_dim=4,
+    patch_size=8,
+    depth=1,
+    num_heads=2,
+    head_width=8,
+    projection_depth=1,
+    projection_hidden=16,
+    discriminator_width=4,
+    discriminator_depth=2,
+    lpips_vgg=None,
+    lpips_linear=None,
+    autoencoder_share=0.5,
+    adversarial_share=0.25,
+    autoencoder_batch_clips=None,
+    autoencoder_beta1=0.5,
+    autoencoder_beta2=0.9,
+    unet_channels=32,
+    unet_multiples=(1, 2),
+    unet_attention=(2, 1),
+    unet_blocks=1,
+    unet_heads=2,
+    previous_clip=False,
+    previous_clip_probability=0.3,
+)
+TRAIN = TrainConfig(
+    batch_clips=2,
+    learning_rate=1e-3,
+    weight_decay=0.01,
+    beta1=0.9,
+    beta2=0.999,
+    warmup_clips=0,
+    ema_decay=0.9,
+    ema_halflife_share=None,
+    grad_clip_norm=None,
+    grad_clip_start_clips=0,
+    class_dropout=0.1,
+    precision="32-true",
+)
+SAMPLING = SamplingConfig(
+    sampler="ddim", steps="3", eta=1.0, guidance=1.0, guided_channels=None, clip_denoised=True, batch_clips=4
+)
+
+
+def build(num_classes: int | None = None, **changes) -> Method:
+    torch.manual_seed(0)
+    context = MethodContext(4, 32, num_classes, PixelCodec(), TRAIN, 0)
+    return Method(context, dataclasses.replace(TINY, **changes))
+
+
+def batch(first: int = 0, frames: int = 4) -> dict[str, torch.Tensor]:
+    video = torch.rand(2, frames, 3, 32, 32, generator=torch.Generator().manual_seed(first)) * 2 - 1
+    return {"video": video, "label": torch.tensor([0, 2]), "clip_index": torch.tensor([first, first + 1])}
+
+
+def test_stages_share_one_purse_and_one_autoencoder():
+    method = build(autoencoder_batch_clips=8)
+    stages = method.stages()
+    assert [stage.name for stage in stages] == ["autoencoder", "autoencoder-gan", "train"]
+    assert [stage.module.stage_name for stage in stages] == [stage.name for stage in stages]
+    assert sum(stage.share for stage in stages) == pytest.approx(1, abs=1e-12)
+    assert stages[0].module.autoencoder is stages[1].module.autoencoder is method.autoencoder
+    assert [stage.module.train_config.batch_clips for stage in stages] == [8, 8, 2]
+    assert [stage.module.train_config.beta1 for stage in stages] == [0.5, 0.5, 0.9]
+    assert [stage.module.uses_ema for stage in stages] == [False, False, True]
+    assert [stage.name for stage in build(adversarial_share=0.0).stages()] == ["autoencoder", "train"]
+    assert method.owns_first_stage and method.perceptual_name == "gradient-pyramid"
+    assert not any("perceptual" in key or "discriminator" in key for key in method.state_dict())
+
+
+def test_a_method_is_counted_without_memory():
+    with torch.device("meta"):
+        method = build(num_classes=3)
+    assert all(parameter.is_meta for stage in method.stages() for parameter in stage.module.parameters())
+
+
+@pytest.mark.parametrize("first, learns", [(0, "autoencoder"), (2, "adversary"), (4, "autoencoder")])
+def test_the_adversarial_phase_updates_in_turn(first, learns):
+    stage = build().stages()[1].module.train()
+    optimiser = stage.configure_optimizers()["optimizer"]
+    before = {name: value.clone() for name, value in stage.named_parameters()}
+    parts = stage.loss(batch(first), ClipDraws([0, 1]))
+    assert all(value.shape == (2,) for value in parts.values())
+    optimiser.zero_grad()
+    parts["loss"].mean().backward()
+    stage.configure_gradient_clipping(optimiser)
+    optimiser.step()
+    after = dict(stage.named_parameters())
+    changed = {name.split(".")[0] for name, value in after.items() if not value.equal(before[name])}
+    assert changed == {learns}
+
+
+def test_heldout_loss_of_the_adversarial_phase_is_that_of_reconstruction():
+    stages = build().stages()
+    first, second = (stage.module.heldout_loss(batch(2)) for stage in stages[:2])
+    assert first == second
+    assert stages[1].module.training
+
+
+def test_diffusion_trains_the_network_alone():
+    method = build()
+    parts = method.loss(batch(), ClipDraws([0, 1]))
+    assert parts["loss"].shape == (2,)
+    parts["loss"].mean().backward()
+    assert all(p.grad is None for p in method.autoencoder.parameters())
+    assert {id(p) for p in method.trained_parameters()} == {id(p) for p in method.network.parameters()}
+    # A network that starts at zero predicts no noise: the loss is the noise's mean square, 1 within four
+    # times sqrt(2 / 384) for 2 x 4 x 48 values.
+    assert float(parts["loss"].detach().mean()) == pytest.approx(1, abs=0.29)
+
+
+def test_sampling_depends_on_the_seed_only():
+    method = build()
+    fill_by_formula(method.network)
+    together = method.sample([3, 4, 5], None, SAMPLING)
+    assert together.shape == (3, 4, 3, 32, 32) and together.abs().max() <= 1
+    # Other batch sizes sum in another order: float32 rounding through 3 steps.
+    torch.testing.assert_close(method.sample([4], None, SAMPLING)[0], together[1], rtol=0, atol=1e-4)
+    assert not torch.allclose(together[0], together[1], atol=1e-3)
+
+
+def test_classes_and_guidance_reach_the_clip():
+    method = build(num_classes=3)
+    fill_by_formula(method.network)
+    clips = [
+        method.sample([0], torch.tensor([y]), dataclasses.replace(SAMPLING, guidance=g))
+        for y, g in ((0, 1.0), (2, 1.0), (2, 4.0))
+    ]
+    assert not torch.allclose(clips[0], clips[1], atol=1e-5)
+    assert not torch.allclose(clips[1], clips[2], atol=1e-5)
+    assert method.loss(batch(), ClipDraws([0, 1]))["loss"].shape == (2,)
+
+
+def test_labels_are_dropped_at_the_published_rate():
+    method = build(num_classes=3)
+    labels = method.labels(torch.zeros(2000, dtype=torch.long), ClipDraws(range(2000)))
+    assert set(labels.tolist()) == {0, 3}
+    # 0.1 within four standard errors of sqrt(0.1 * 0.9 / 2000) = 0.0067.
+    assert float((labels == 3).float().mean()) == pytest.approx(0.1, abs=0.027)
+
+
+def test_long_video_is_trained_on_pairs_and_chained():
+    method = build(previous_clip=True)
+    fill_by_formula(method.network)
+    pair = batch(frames=8)
+    assert method.loss(pair, ClipDraws([0, 1]))["loss"].shape == (2,)
+    long = method.sample_chain([0, 1], None, SAMPLING, num_clips_chained=3)
+    assert long.shape == (2, 12, 3, 32, 32)
+    torch.testing.assert_close(long[:, :4], method.sample([0, 1], None, SAMPLING))
+    with pytest.raises(ValueError, match="model.previous_clip"):
+        method.loss(batch(), ClipDraws([0, 1]))
+    with pytest.raises(ValueError, match="previous_clip=true"):
+        build().sample_chain([0], None, SAMPLING, num_clips_chained=2)
+
+
+@pytest.mark.parametrize("probability, conditional", [(1.0, True), (0.0, False)])
+def test_the_condition_is_the_first_half(probability, conditional):
+    method = build(previous_clip=True, previous_clip_probability=probability)
+    pair = batch(frames=8)["video"]
+    z, previous = method.latents(pair, ClipDraws([0, 1]))
+    if conditional:
+        torch.testing.assert_close(previous, method.autoencoder.encode(pair[:, :4]))
+        torch.testing.assert_close(z, method.autoencoder.encode(pair[:, 4:]))
+    else:
+        assert torch.equal(previous, torch.zeros_like(z))
+
+
+def test_bad_settings_are_refused():
+    method = build()
+    for changes, word in (
+        ({"sampler": "ddpm"}, "sampling.sampler=ddim"),
+        ({"steps": "10,10"}, "one whole number"),
+        ({"guidance": 2.0}, "unconditional"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            method.sample([0], None, dataclasses.replace(SAMPLING, **changes))
+    with pytest.raises(ValueError, match="one class a clip"):
+        build(num_classes=3).sample([0], None, SAMPLING)
+    with pytest.raises(ValueError, match="sum below 1"):
+        dataclasses.replace(TINY, autoencoder_share=0.9, adversarial_share=0.1)

@@ -186,3 +186,11 @@ class SamplingConfig:
         if self.steps.startswith("ddim"):
             return int(self.steps[4:])
         return sum(int(part) for part in self.steps.split(","))
+
+
+@dataclass(frozen=True)
+class WeightsConfig:
+    """Files of the metrics' feature networks, TorchScript; a given one is used in place of the embedded network."""
+
+    i3d: str | None
+    c3d: str | None

@@ -22,8 +22,20 @@ from lavita.bench.suite import (
     methods_of,
     read_cell,
 )
-from lavita.config import ConfigError, nearest, one_of
+from lavita.config import (
+    BudgetConfig,
+    CodecConfig,
+    ConfigError,
+    DataConfig,
+    SamplingConfig,
+    TrainConfig,
+    WeightsConfig,
+    nearest,
+    one_of,
+    read,
+)
 from lavita.registry import ROOT, implementation_folder
+from lavita.score.protocol import Protocol
 
 
 def make_plan(
@@ -35,7 +47,7 @@ def make_plan(
     known = methods_of(suite_name)
     for name in methods or ():
         if name not in known:
-            raise ConfigError(f"unknown method {name!r} in suite {suite_name}: {nearest(name, known)} ({known})")
+            raise ConfigError(f"unknown method {name!r} in suite {suite_name}: {nearest(name, known)} (known: {', '.join(known)})")
     chosen = [load_method(name) for name in known if not methods or name in methods]
     configs = {spec.name: compose(suite, tier, spec) for spec in chosen}
     every_key = {key for config in configs.values() for key in flat_keys(config)}
@@ -61,9 +73,10 @@ def check_identical(cells: Sequence[CellConfig]) -> None:
 def deviations(cell: CellConfig) -> list[str]:
     """Every training and sampling value that is not the authors' own, as "train.learning_rate: 0.0001 -> 0.001"."""
     method = load_method(cell.method)
+    of_dataset = method.datasets.get(cell.data.dataset) or {}
     found = []
     for section in PURSE:
-        authors = getattr(method, section)
+        authors = getattr(method, section) | (of_dataset.get(section) or {})
         for key, value in asdict(getattr(cell, section)).items():
             published = authors.get(key)
             if str(published) != str(value) and not same_number(published, value):
@@ -79,8 +92,9 @@ def same_number(a: object, b: object) -> bool:
 
 
 def canonical(cell: CellConfig) -> str:
-    """The configuration as canonical JSON; paths to data are left out, because the fingerprint stands for the data."""
+    """The configuration as canonical JSON; paths are left out: fingerprint and hashes stand for files."""
     values = asdict(cell)
+    values.pop("weights")
     values["data"].pop("root")
     values["data"].pop("num_workers")
     values["data"].pop("cache_bytes")
@@ -114,14 +128,14 @@ def read_config(path: Path) -> CellConfig:
 
 def cell_from_dict(values: dict) -> CellConfig:
     """A CellConfig from the plain mapping that dataclasses.asdict makes of one."""
-    from lavita.config import BudgetConfig, CodecConfig, DataConfig, SamplingConfig, TrainConfig, read
-
     sections = {
         "data": DataConfig,
         "budget": BudgetConfig,
         "codec": CodecConfig,
         "train": TrainConfig,
         "sampling": SamplingConfig,
+        "weights": WeightsConfig,
+        "protocol": Protocol,
     }
     parts = {key: read(sections[key], value, key) if key in sections else value for key, value in values.items()}
     return CellConfig(**parts)

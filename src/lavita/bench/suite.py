@@ -16,11 +16,13 @@ from lavita.config import (
     DataConfig,
     SamplingConfig,
     TrainConfig,
+    WeightsConfig,
     nearest,
     one_of,
     read,
 )
 from lavita.registry import config_path, implementation_folder, names_in
+from lavita.score.protocol import Protocol
 
 TIERS = ("paper", "small", "demo")
 PURSE = ("train", "sampling")  # sections in which a tier below paper replaces the authors' values
@@ -60,7 +62,7 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class CellConfig:
-    """Everything that decides a cell's numbers. model and protocol stay plain; their owners read them."""
+    """Everything that decides a cell's numbers. model stays plain; the method reads it."""
 
     suite: str
     tier: str
@@ -74,7 +76,8 @@ class CellConfig:
     model: dict
     train: TrainConfig
     sampling: SamplingConfig
-    protocol: dict
+    weights: WeightsConfig
+    protocol: Protocol
 
     @property
     def cell(self) -> str:
@@ -119,7 +122,7 @@ def compose(suite: SuiteSpec, tier: str, method: MethodSpec) -> DictConfig:
     tier_values = load_yaml("tiers", tier)
     protocol_name = tier_values.pop("protocol_name")
     dataset = load_yaml("datasets", suite.dataset)
-    protocol = {"name": protocol_name, **load_yaml("protocols", protocol_name)}
+    protocol = load_yaml("protocols", protocol_name) | {"name": protocol_name}
     facts = {"data": {"dataset": suite.dataset, "flip": dataset["flip"], "short_videos": dataset["short_videos"]}}
     authors = {"model": method.model, "train": method.train, "sampling": method.sampling}
     config = merged(
@@ -164,7 +167,7 @@ def flat_keys(config: DictConfig) -> list[str]:
 def read_cell(suite: SuiteSpec, tier: str, method: MethodSpec, seed: int, config: DictConfig) -> CellConfig:
     """The frozen configuration of a cell. Raises ConfigError at the first wrong value."""
     plain = OmegaConf.to_container(config)
-    expected = {"data", "budget", "codec", "model", "train", "sampling", "protocol"}
+    expected = {"data", "budget", "codec", "model", "train", "sampling", "weights", "protocol"}
     for section in plain:
         if section not in expected:
             raise ConfigError(f"unknown section {section!r}: {nearest(section, expected)}")
@@ -181,5 +184,29 @@ def read_cell(suite: SuiteSpec, tier: str, method: MethodSpec, seed: int, config
         model=plain["model"],
         train=read(TrainConfig, plain["train"], "train"),
         sampling=read(SamplingConfig, plain["sampling"], "sampling"),
-        protocol=plain["protocol"],
+        weights=read(WeightsConfig, plain["weights"], "weights"),
+        protocol=named_protocol(plain),
     )
+
+
+def named_protocol(plain: dict[str, Any]) -> Protocol:
+    """The protocol of a cell; wherever it differs from the file of its name, its own name says so."""
+    wanted = dict(plain["protocol"])
+    name = wanted["name"]
+    base = Protocol.from_dict(load_yaml("protocols", name) | {"name": name})
+    if plain["weights"]["i3d"]:
+        wanted["extractor"] = "i3d"
+    if plain["weights"]["c3d"]:
+        wanted["is_extractor"] = "c3d"
+    changes = {key: value for key, value in wanted.items() if value != getattr(base, key, value)}
+    if changes.get("n_real") == changes.get("n_generated") is not None:
+        changes["n"] = changes.pop("n_real")
+        changes.pop("n_generated")
+    protocol = base.derive(**changes) if changes else base
+    for ours, theirs in (("frames", "frames"), ("interval", "real_interval"), ("resolution", "resolution")):
+        if plain["data"][ours] != getattr(protocol, theirs):
+            raise ConfigError(
+                f"data.{ours} is {plain['data'][ours]} but protocol.{theirs} is {getattr(protocol, theirs)}: "
+                "clips are scored as they are trained; set both"
+            )
+    return protocol

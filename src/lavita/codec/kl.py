@@ -27,8 +27,8 @@ class KLCodec(Codec):
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
-        self.register_buffer("mean", mean.float().view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", std.float().view(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", mean.float().view(-1, 1, 1), persistent=True)
+        self.register_buffer("std", std.float().view(-1, 1, 1), persistent=True)
         self.name = name
         self.trained_clips = trained_clips
         self.latent_channels = autoencoder.config.latent_channels

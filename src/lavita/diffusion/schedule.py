@@ -12,7 +12,7 @@ from torch import Tensor
 def linear_betas(num_steps: int = 1000) -> Tensor:
     """float64 (num_steps,) from 1e-4 to 2e-2 at 1000 steps, stretched for others. Source: Ho et al. 2020, section 4."""
     scale = 1000 / num_steps
-    return torch.linspace(scale * 1e-4, scale * 2e-2, num_steps, dtype=torch.float64)
+    return torch.linspace(scale * 1e-4, scale * 2e-2, num_steps, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Schedule:
     """A discrete diffusion of T steps; all tables are float64 (T,).
 
     betas: variance added at each step. timesteps: the time that the network is told at each step, int64 (T,); it
-    differs from 0..T-1 only after `respace`. Source: Ho et al. 2020, equations 4 to 7.
+    differs from 0..T-1 only after `respace`. Tables stay on the CPU (also while a network is built without memory, on
+    the meta device) and are gathered to where they are needed. Source: Ho et al. 2020, equations 4 to 7.
     """
 
     betas: Tensor
@@ -34,7 +35,7 @@ class Schedule:
 
     @classmethod
     def from_betas(cls, betas: Tensor) -> Schedule:
-        return cls(betas, torch.arange(len(betas)))
+        return cls(betas, torch.arange(len(betas), device="cpu"))
 
     @classmethod
     def linear(cls, num_steps: int = 1000) -> Schedule:

@@ -1,0 +1,99 @@
+"""Trains every method of a suite under one budget, samples, scores, and writes the comparison tables as CSV."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from lavita.config import ConfigError, nearest  # noqa: E402
+from lavita.registry import names_in  # noqa: E402
+
+EPILOG = """\
+examples:
+  python benchmarks/run.py --suite ucf101 --tier demo
+      minutes on a CPU, on small videos that the code draws itself
+  python benchmarks/run.py --suite ucf101 --tier demo data.root=DIR --methods lavita-v1,dit
+      the same on real videos; DIR holds UCF-101/ and ucfTrainTestlist/
+  python benchmarks/run.py --suite skytimelapse data.root=DIR budget.clips=3200000
+      the published setting (tier paper) with a smaller budget
+
+Any value of the configuration can be overridden as section.key=value; the resolved configuration of every cell is
+written to its folder. Results go to results/<suite>-<tier>-<data name>/: rows.csv (one score a row), table.csv and
+table.md (one method a row), cells/<cell>/ (configuration, log, checkpoint, samples).
+Exit status: 0 all well, 1 some cell failed, 2 bad arguments or no data.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument errors as one line: got, allowed, what to do; exit status 2."""
+
+    def error(self, message: str) -> None:
+        print(f"run.py: {message} (see run.py --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = Parser(
+        prog="run.py",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--suite", required=True, help=f"one of {', '.join(names_in('suites'))}")
+    parser.add_argument(
+        "--tier",
+        default="paper",
+        help="paper (256x256, XL/2, default), small (64x64, hours on a GPU) or demo (32x32, minutes on a CPU)",
+    )
+    parser.add_argument("--methods", help="names separated by commas (default: all of the suite)")
+    parser.add_argument("--seeds", default="0", help="training seeds separated by commas (default: 0)")
+    parser.add_argument("--out", type=Path, help="results folder (default: results/<suite>-<tier>-<data name>)")
+    parser.add_argument("--cache", type=Path, help="folder for fitted codecs and extractors (default: results/cache)")
+    parser.add_argument("--fresh", action="store_true", help="run finished cells again")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")
+    arguments, extra = parser.parse_known_intermixed_args(argv)
+    if extra:
+        flags = [string for action in parser._actions for string in action.option_strings]
+        parser.error(f"unknown argument {extra[0]!r}: {nearest(extra[0], flags)}")
+    return arguments
+
+
+def seeds_of(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds: got {text!r}, wanted whole numbers separated by commas, for example 0,1") from None
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ConfigError(f"--seeds: got {text!r}, wanted different numbers, 0 or more")
+    return seeds
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse(argv)
+    from lavita.runner.suite_run import run_suite
+
+    try:
+        return run_suite(
+            suite=arguments.suite,
+            tier=arguments.tier,
+            methods=[name for name in (arguments.methods or "").split(",") if name] or None,
+            seeds=seeds_of(arguments.seeds),
+            overrides=arguments.overrides,
+            out=arguments.out,
+            cache=arguments.cache,
+            fresh=arguments.fresh,
+        )
+    except (ConfigError, ValueError) as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"run.py: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,100 @@
+"""Builds what a cell needs from its configuration: codec, method, and the cut of its purse into stages."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lavita.bench.suite import CellConfig
+from lavita.codec.base import Codec
+from lavita.codec.pixels import PixelCodec
+from lavita.config import CodecConfig, read
+from lavita.diffusion.draws import derive_seed
+from lavita.registry import load_implementation
+from lavita.train.budget import split_clips
+from lavita.train.module import MethodContext, StagePlan, VideoMethod
+
+
+def empty_codec(config: CodecConfig) -> Codec:
+    """A codec of the configured shape with fresh weights: for counting, or to be filled from a checkpoint."""
+    if config.kind == "pixels":
+        return PixelCodec()
+    from lavita.codec.kl import KLCodec
+    from lavita.codec.training import small_autoencoder
+
+    channels = config.latent_channels
+    return KLCodec(small_autoencoder(config), torch.zeros(channels), torch.ones(channels), config.kind, config.clips)
+
+
+def load_suite_codec(config: CodecConfig, folder: str | None) -> Codec:
+    """The codec that all latent methods of a run share; folder holds the one that the suite trained."""
+    if config.kind == "pixels":
+        return PixelCodec()
+    from lavita.codec.kl import load_codec, load_kl
+
+    return load_kl(config.path, config.scaling) if config.kind == "kl" else load_codec(Path(folder))
+
+
+def build_method(cell: CellConfig, num_classes: int | None, codec: Codec) -> VideoMethod:
+    """The method of a cell at its starting weights, which depend on the cell's seed only."""
+    implementation = load_implementation(cell.implementation)
+    config = read(implementation.Config, cell.model, "model")
+    torch.manual_seed(derive_seed(cell.seed, "initial weights"))
+    context = MethodContext(
+        num_frames=cell.data.frames,
+        resolution=cell.data.resolution,
+        num_classes=num_classes if cell.conditioning == "class" else None,
+        codec=codec,
+        train=cell.train,
+        seed=cell.seed,
+    )
+    return implementation.Method(context, config)
+
+
+def own_clips(cell: CellConfig, method: VideoMethod) -> int:
+    """Clips a method may spend itself: the purse less what the suite's codec cost, where it uses that codec."""
+    if method.owns_first_stage or cell.codec.kind != "suite":
+        return cell.budget.clips
+    return cell.budget.clips - cell.codec.clips
+
+
+def cut_purse(cell: CellConfig, method: VideoMethod) -> list[tuple[StagePlan, int]]:
+    """Stages of a method with the clips of each; together exactly own_clips. Raises ValueError where it won't go."""
+    stages = method.stages()
+    batch = math.lcm(*(stage.module.train_config.batch_clips for stage in stages))
+    clips = own_clips(cell, method)
+    try:
+        parts = split_clips(clips, [s.share for s in stages], [s.name for s in stages], batch)
+    except ValueError as error:
+        charged = cell.budget.clips - clips
+        note = f" (budget.clips={cell.budget.clips}, of which the suite's codec costs {charged})" if charged else ""
+        raise ValueError(f"{cell.method}: {error}{note}") from None
+    return list(zip(stages, parts, strict=True))
+
+
+def check_purse(cell: CellConfig, num_classes: int | None) -> None:
+    """Raise ValueError unless every stage of the cell's method gets whole batches; allocates no weights."""
+    if cell.codec.kind == "suite" and cell.codec.clips % cell.codec.batch_clips:
+        raise ValueError(
+            f"codec.clips: {cell.codec.clips} is not a multiple of codec.batch_clips {cell.codec.batch_clips}"
+        )
+    if cell.codec.kind == "suite" and cell.codec.clips >= cell.budget.clips:
+        raise ValueError(
+            f"budget.clips: {cell.budget.clips} leaves nothing after the suite's codec, which costs {cell.codec.clips}"
+        )
+    with torch.device("meta"):
+        cut_purse(cell, build_method(cell, num_classes, empty_codec(cell.codec)))
+
+
+def codec_training_config(cell: CellConfig):
+    """How the suite's codec is trained: the cell's rule with the codec's own batch and learning rate."""
+    c = cell.codec
+    return replace(
+        cell.train,
+        batch_clips=c.batch_clips,
+        learning_rate=c.learning_rate,
+        warmup_clips=min(cell.train.warmup_clips, c.clips // 10),
+    )

@@ -1,0 +1,189 @@
+"""One cell in its own process: build, sample untrained, train, save, sample, score, record."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lavita.bench.ledger import read_record, write_record
+from lavita.bench.plan import read_config
+from lavita.bench.suite import CellConfig
+from lavita.checkpoints import save
+from lavita.data.catalogue import Catalogue
+from lavita.data.clip import window_starts
+from lavita.data.layouts import read_layout
+from lavita.data.module import ClipDataModule
+from lavita.runner.build import build_method, cut_purse, load_suite_codec
+from lavita.runner.events import emit, progress
+from lavita.runner.flops import encoding_flops_per_clip, training_flops_per_clip
+from lavita.runner.generate import generate, save_samples
+from lavita.runner.provenance import peak_bytes
+from lavita.runner.scoring import Scorer
+from lavita.train.fit import fit_stage
+from lavita.train.guard import Diverged
+from lavita.train.module import VideoMethod
+
+HELDOUT_CLIPS = 32
+
+
+@dataclass
+class Spent:
+    """What the trained stages of a cell cost, the codec's share included."""
+
+    stages: list[dict[str, Any]]
+    heldout_losses: list[tuple[int, float]]
+
+    def total(self, key: str) -> float:
+        return sum(stage[key] for stage in self.stages)
+
+
+def main(folder: Path) -> None:
+    """Run the cell of a folder and complete its record."""
+    started = time.monotonic()
+    cell = read_config(folder / "config.yaml")
+    shared = json.loads((folder.parents[1] / "shared" / "shared.json").read_text())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    catalogue = read_layout(cell.data.dataset, cell.data.root, cache_dir=shared["cache"])
+    catalogue = catalogue.long_enough(cell.data.frames, cell.data.interval, cell.data.short_videos)
+    codec = load_suite_codec(cell.codec, shared["codec"])
+    method = build_method(cell, shared["num_classes"], codec).to(device).eval()
+    scorer = Scorer(shared, cell, str(device))
+
+    scores = score_method(method, cell, scorer, shared["classes"], "untrained", folder / "untrained")
+    spent = train(method, cell, catalogue, shared, folder)
+    weights_hash = save_method(method, cell, shared, folder)
+    scores += score_method(method, cell, scorer, shared["classes"], "train", folder / "samples")
+    finish(folder, method, cell, spent, scores, weights_hash, time.monotonic() - started)
+
+
+def score_method(
+    method: VideoMethod, cell: CellConfig, scorer: Scorer, classes: list[int], stage: str, out: Path
+) -> list[dict[str, Any]]:
+    """Sample the protocol's clips, keep them without loss, and score them; one entry a metric."""
+    started = time.monotonic()
+    name = "sample" if stage == "train" else "sample untrained"
+    clips, labels, seeds = generate(
+        method, cell.sampling, cell.protocol.n_generated, 0, classes, lambda done, total: progress(name, done, total)
+    )
+    seconds = (time.monotonic() - started) / len(clips)
+    save_samples(out, clips, seeds, labels, cell, keep_clips=stage == "train")
+    common = {"stage": stage, "sampling_seconds_per_clip": seconds}
+    return [score | common for score in scorer.score(clips)]
+
+
+def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: dict[str, Any], folder: Path) -> Spent:
+    """All stages in order, each on its part of the purse; clips are counted over the run, so no stage repeats them."""
+    spent = Spent([], [])
+    if shared["codec"] and not method.owns_first_stage:
+        spent.stages.append(shared["codec_stage"] | {"charged": True})
+    seen = 0
+    for stage, clips in cut_purse(cell, method):
+        data = ClipDataModule(
+            catalogue,
+            frames=cell.data.frames,
+            interval=cell.data.interval,
+            resolution=cell.data.resolution,
+            flip=cell.data.flip,
+            seed=cell.seed,
+            batch=stage.module.train_config.batch_clips,
+            start=seen,
+            stop=seen + clips,
+            num_workers=cell.data.num_workers,
+            cache_bytes=cell.data.cache_bytes,
+        )
+        heldout = heldout_batch(data, catalogue)
+        module = stage.module
+        started = time.monotonic()
+        losses = fit_stage(module, data.train_dataloader(), clips, folder / "tensorboard", heldout, progress)
+        seconds = time.monotonic() - started
+        per_clip = training_flops_per_clip(module, heldout)
+        entry = {"name": stage.name, "clips": clips, "seconds": seconds, "flops": per_clip * clips, "charged": False}
+        if module is method and not method.owns_first_stage:
+            entry["encoding_flops"] = encoding_flops_per_clip(method.codec, heldout) * clips
+        spent.stages.append(entry)
+        spent.heldout_losses = losses
+        emit("note", text=f"{stage.name}: {clips} clips in {seconds:.1f} s; held-out loss {losses[-1][1]:.4g}")
+        seen += clips
+    return spent
+
+
+def heldout_batch(data: ClipDataModule, catalogue: Catalogue) -> dict[str, torch.Tensor]:
+    """A fixed batch of held-out clips, as many as there are up to HELDOUT_CLIPS."""
+    frames, interval = data.frames, data.interval
+    there = sum(len(window_starts(video.frames, frames, interval)) for video in catalogue.split("heldout"))
+    n = min(HELDOUT_CLIPS, there)
+    return {"video": data.heldout_clips(n), "label": data.heldout_labels(n), "clip_index": torch.arange(n)}
+
+
+def save_method(method: VideoMethod, cell: CellConfig, shared: dict[str, Any], folder: Path) -> str:
+    """The method's weights (averaged) with all that rebuilds it; returns the file's sha256."""
+    import hashlib
+    from dataclasses import asdict
+
+    external = cell.codec.kind == "kl"
+    state = {key: value for key, value in method.state_dict().items() if not (external and key.startswith("codec."))}
+    config = {
+        "cell": asdict(cell) | {"data": asdict(cell.data) | {"root": None}},
+        "num_classes": shared["num_classes"],
+        "class_names": shared["class_names"],
+        "classes": shared["classes"],
+    }
+    path = folder / "checkpoint.safetensors"
+    save(path, state, config)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def count(parameters: Any) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def finish(
+    folder: Path,
+    method: VideoMethod,
+    cell: CellConfig,
+    spent: Spent,
+    scores: list[dict[str, Any]],
+    weights_hash: str,
+    seconds: float,
+) -> None:
+    """Complete the record: what was spent, what came out."""
+    record = read_record(folder)
+    trainable = {id(p): p for stage in method.stages() for p in stage.module.trained_parameters()}
+    # Fixed tables are parameters without gradient; a frozen codec has weights too, and they count.
+    fixed = {id(p) for name, p in method.named_parameters() if name.rpartition(".")[2] in FIXED_TABLES}
+    record["row"] |= {
+        "clips_seen": int(spent.total("clips")),
+        "train_flops": int(spent.total("flops")),
+        "wall_seconds": seconds,
+        "accelerator_seconds": seconds if torch.cuda.is_available() else 0.0,
+        "peak_bytes": peak_bytes(),
+        "params_trained": count(trainable.values()),
+        "params_total": count(p for p in method.parameters() if id(p) not in fixed),
+        "external_bytes": count(method.codec.parameters()) * 4 if cell.codec.kind == "kl" else 0,
+        "weights_hash": weights_hash,
+    }
+    record |= {"status": "ok", "scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}
+    if spent.total("clips") != cell.budget.clips:
+        raise RuntimeError(f"{cell.cell} spent {spent.total('clips')} clips, its budget is {cell.budget.clips}")
+    write_record(folder, record)
+
+
+FIXED_TABLES = {"pos_embed", "temp_embed", "time_embed"}
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+        emit("result", status="ok", reason="")
+    except Exception as error:  # whatever it is, the record must say so and the other cells must run
+        traceback.print_exc()
+        status = "diverged" if isinstance(error, Diverged) else "failed"
+        emit("result", status=status, reason=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        raise SystemExit(1) from None

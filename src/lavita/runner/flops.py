@@ -1,0 +1,34 @@
+"""Counted FLOPs: forward and backward of a stage's loss on one clip, and of encoding it, by torch's own counter."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lavita.codec.base import Codec
+from lavita.diffusion.draws import ClipDraws
+from lavita.train.module import TrainedStage
+
+
+def training_flops_per_clip(module: TrainedStage, batch: dict[str, torch.Tensor]) -> int:
+    """FLOPs (2 a multiply-add) of loss and backward for one clip, encoding included; gradients are cleared after.
+
+    Attention is counted as its two matrix products: the fused CPU kernel is unknown to the counter, so the plain one
+    runs here.
+    """
+    one = {key: value[:1].to(module.device) for key, value in batch.items()}
+    draws = ClipDraws.for_training(0, "flops", torch.zeros(1, dtype=torch.int64), module.device)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        module.loss(one, draws)["loss"].mean().backward()
+    module.zero_grad(set_to_none=True)
+    return counter.get_total_flops()
+
+
+@torch.no_grad()
+def encoding_flops_per_clip(codec: Codec, batch: dict[str, torch.Tensor]) -> int:
+    """FLOPs of encoding one clip with the suite's codec."""
+    video = batch["video"][:1]
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        codec.encode(video, ClipDraws([0], video.device))
+    return counter.get_total_flops()

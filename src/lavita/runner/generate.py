@@ -1,0 +1,61 @@
+"""Noise to clips: a method sampled in batches, one seed a clip, stored for scoring and for looking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lavita.bench.suite import CellConfig
+from lavita.config import SamplingConfig
+from lavita.data.clip import to_uint8
+from lavita.score.frames import write_clips
+from lavita.score.grid import write_grid
+from lavita.train.module import VideoMethod
+
+GRID_CLIPS = 16
+
+
+def generate(
+    method: VideoMethod,
+    sampling: SamplingConfig,
+    num_clips: int,
+    seed_start: int,
+    classes: Sequence[int],
+    report: Callable[[int, int], None],
+) -> tuple[np.ndarray, list[int] | None, list[int]]:
+    """Clips uint8 (N, F, H, W, 3) of seeds seed_start .. seed_start + N - 1, with their classes and seeds.
+
+    In a class suite the clip of seed s has class classes[s modulo their number]; elsewhere classes are not used.
+    """
+    seeds = list(range(seed_start, seed_start + num_clips))
+    labels = None
+    if method.context.num_classes is not None:
+        labels = [classes[seed % len(classes)] for seed in seeds]
+    parts = []
+    for start in range(0, num_clips, sampling.batch_clips):
+        part = slice(start, min(start + sampling.batch_clips, num_clips))
+        y = None if labels is None else torch.tensor(labels[part])
+        parts += [to_uint8(clip) for clip in method.sample(seeds[part], y, sampling)]
+        report(part.stop, num_clips)
+    return np.stack(parts), labels, seeds
+
+
+def save_samples(
+    folder: Path, clips: np.ndarray, seeds: list[int], classes: list[int] | None, cell: CellConfig, keep_clips: bool
+) -> None:
+    """The lossless folder that scoring reads (where keep_clips), and beside it a moving grid of the first clips."""
+    if keep_clips:
+        sidecar = {
+            "method": cell.method,
+            "cell": cell.cell,
+            "sampler": cell.sampling.sampler,
+            "steps": cell.sampling.steps,
+            "eta": cell.sampling.eta,
+            "guidance": cell.sampling.guidance,
+        }
+        names = [f"{seed:06d}" for seed in seeds]
+        write_clips(folder, clips, names, sidecar | {"seeds": seeds, "classes": classes})
+    write_grid(folder.with_suffix(".gif"), clips[:GRID_CLIPS], columns=4)

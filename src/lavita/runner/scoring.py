@@ -1,0 +1,84 @@
+"""Scores a cell's clips against the run's real clips: features once, then every metric of the protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lavita.bench.suite import CellConfig
+from lavita.score.embedded import load_embedded
+from lavita.score.extractors import Extractor, TorchScriptC3D, TorchScriptI3D
+from lavita.score.metrics import ClipMetric, FrechetVideoDistance, KernelVideoDistance, VideoInceptionScore
+
+
+def load_extractors(cell: CellConfig, embedded: str | None, device: str) -> dict[str, Extractor]:
+    """The protocol's feature networks by use: "distance" for FVD and KVD, "classes" for IS. Raises ValueError."""
+    loaders = {
+        "embedded": lambda: load_embedded(Path(embedded), device),
+        "i3d": lambda: TorchScriptI3D(given(cell.weights.i3d, "i3d"), device),
+        "c3d": lambda: TorchScriptC3D(given(cell.weights.c3d, "c3d"), device),
+    }
+    found: dict[str, Extractor] = {}
+    for name in (cell.protocol.extractor, cell.protocol.is_extractor):
+        if name not in loaders:
+            raise ValueError(f"protocol.extractor: got {name!r}, allowed {', '.join(loaders)}")
+        if name not in found:
+            found[name] = loaders[name]()
+    return {"distance": found[cell.protocol.extractor], "classes": found[cell.protocol.is_extractor]}
+
+
+def given(path: str | None, name: str) -> str:
+    """The path of a feature network. Raises ValueError saying how to give one."""
+    if path is None:
+        raise ValueError(
+            f"protocol.extractor={name} needs its weights: give weights.{name}=FILE, or score with the suite's own "
+            "small network, protocol.extractor=embedded protocol.is_extractor=embedded (its scores have another name)"
+        )
+    return path
+
+
+class Scorer:
+    """The feature networks and the real clips' features, loaded once a cell."""
+
+    def __init__(self, shared: dict[str, Any], cell: CellConfig, device: str) -> None:
+        self.protocol = cell.protocol
+        self.extractors = load_extractors(cell, shared["extractor"], device)
+        self.real = torch.from_numpy(np.load(shared["real"])["features"])
+        # An inception score needs classes that mean something for this data set.
+        self.has_classes = self.extractors["classes"].num_classes is not None and shared["num_classes"] is not None
+
+    def score(self, clips: np.ndarray) -> list[dict[str, Any]]:
+        """One entry a metric for clips uint8 (N, F, H, W, 3): metric, value, unit, lower_is_better, spread."""
+        p, distance = self.protocol, self.extractors["distance"]
+        features = distance.features(clips)
+        fvd = FrechetVideoDistance(distance, n=p.n_generated, n_real=p.n_real, ddof=p.ddof)
+        entries = []
+        for metric in (fvd, KernelVideoDistance(distance, n=p.n_generated, n_real=p.n_real)):
+            metric.add_rows(self.real, real=True)
+            metric.add_rows(features, real=False)
+            entries.append(self.entry(metric, distance, float(metric.compute())))
+        if self.has_classes:
+            classes = self.extractors["classes"]
+            metric = VideoInceptionScore(classes, p.n_generated, splits=p.is_splits, shuffle_seed=p.is_shuffle_seed)
+            metric.update(clips)
+            mean, deviation = metric.mean_and_deviation()
+            entry = self.entry(metric, classes, mean)
+            if p.is_splits > 1:
+                entry |= {"ci_low": mean - deviation, "ci_high": mean + deviation}
+                entry |= {"ci_kind": f"mean +- std over {p.is_splits} splits"}
+            entries.append(entry)
+        return entries
+
+    def entry(self, metric: ClipMetric, extractor: Extractor, value: float) -> dict[str, Any]:
+        """A score under its full name, which says the feature network unless it is the standard one."""
+        return {
+            "metric": metric.key(extractor.name, self.protocol.n_generated, self.protocol.frames, extractor.weights_hash),
+            "value": value,
+            "unit": metric.unit,
+            "lower_is_better": not metric.higher_is_better,
+            "extractor": extractor.name,
+            "extractor_hash": extractor.weights_hash,
+        }

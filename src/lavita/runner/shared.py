@@ -1,0 +1,250 @@
+"""What all cells of a run share, fitted once for each data fingerprint: codec, extractor, real clips, sanity rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lavita.bench.ledger import write_whole
+from lavita.bench.plan import cell_from_dict
+from lavita.bench.suite import CellConfig
+from lavita.data.catalogue import Catalogue
+from lavita.data.clip import centre_crop_resize, window_starts
+from lavita.data.layouts import read_layout
+from lavita.data.module import ClipDataModule
+from lavita.data.video import read_frames
+from lavita.data.windows import load_window, real_windows
+from lavita.registry import ROOT
+from lavita.runner.build import check_purse, codec_training_config
+from lavita.runner.events import emit, progress
+from lavita.runner.flops import training_flops_per_clip
+from lavita.runner.scoring import load_extractors
+from lavita.score.sanity import FLOOR, SanityReport, sanity_rows
+
+STATISTICS_CLIPS = 64
+STRETCH_SPANS = 4  # of each training video, at most so many clips' spans, so that memory stays bounded
+
+
+def main(folder: Path) -> None:
+    """Fit or find every shared part and write shared.json."""
+    spec = json.loads((folder / "spec.json").read_text())
+    cells = [cell_from_dict(values) for values in spec["cells"]]
+    cell, cache = cells[0], Path(spec["cache"])
+    catalogue = read_layout(cell.data.dataset, cell.data.root, cache_dir=cache)
+    catalogue = catalogue.long_enough(cell.data.frames, cell.data.interval, cell.data.short_videos)
+    num_classes = len(catalogue.class_names) or None
+    if cell.conditioning == "class" and num_classes is None:
+        raise ValueError(f"suite {cell.suite} is class-conditional, but {cell.data.dataset} has no classes")
+    for one in cells:
+        check_purse(one, num_classes)
+    # Whatever does not need fitting is checked first, so that a wrong path costs no minute.
+    p = cell.protocol
+    windows = real_windows(
+        catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed
+    )
+    shared: dict[str, Any] = {"cache": str(cache), "num_classes": num_classes, "class_names": catalogue.class_names}
+    shared["classes"] = sorted({v.class_index for v in catalogue.split("train") if v.class_index is not None})
+    shared |= fit_codec(cell, catalogue, cache, num_classes)
+    shared |= fit_extractor(cell, catalogue, cache, num_classes)
+    shared |= real_clips(cell, windows, shared, folder)
+    keys = ("codec_hash", "extractor_hash", "protocol_hash")
+    parts = [catalogue.fingerprint, cell.suite, cell.tier, str(cell.budget), *(str(shared[key]) for key in keys)]
+    shared["comparison"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    write_whole(folder / "shared.json", json.dumps(shared, indent=1) + "\n")
+
+
+def source_hash(*packages: str) -> str:
+    """sha256 over the source of packages of ours: what was fitted by other code is fitted again."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for path in sorted((ROOT / "src" / "lavita" / package).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def key_of(*parts: Any) -> str:
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
+    """The folder cache/name, made by fit where it is not there; it appears whole or not at all."""
+    folder = cache / name
+    if folder.is_dir():
+        return folder
+    part = cache / f".{name}.{os.getpid()}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    fit(part)
+    try:
+        part.rename(folder)
+    except OSError:
+        # Another run put its equal result there meanwhile.
+        shutil.rmtree(part)
+    return folder
+
+
+def training_loader(cell: CellConfig, catalogue: Catalogue, batch: int, clips: int) -> ClipDataModule:
+    d = cell.data
+    return ClipDataModule(
+        catalogue,
+        frames=d.frames,
+        interval=d.interval,
+        resolution=d.resolution,
+        flip=d.flip,
+        seed=0,
+        batch=batch,
+        start=0,
+        stop=clips,
+        num_workers=d.num_workers,
+        cache_bytes=d.cache_bytes,
+    )
+
+
+def fit_codec(cell: CellConfig, catalogue: Catalogue, cache: Path, num_classes: int | None) -> dict[str, Any]:
+    """The suite's codec: its folder, hash, and what it cost, which each latent method is charged."""
+    if cell.codec.kind != "suite":
+        return {"codec": None, "codec_hash": key_of(cell.codec), "codec_stage": None}
+    d = cell.data
+    key = key_of(
+        catalogue.fingerprint, cell.codec, codec_training_config(cell), d.frames, d.interval, d.resolution, d.flip,
+        source_hash("codec", "train", "data", "diffusion"),
+    )  # fmt: skip
+    found = (cache / f"codec-{key}").is_dir()
+    folder = fitted(cache, f"codec-{key}", lambda part: train_codec(cell, catalogue, part))
+    stage = json.loads((folder / "stage.json").read_text())
+    how = "taken from the cache" if found else "trained"
+    emit("note", text=f"codec {how}: {stage['clips']} clips, {stage['seconds']:.0f} s, PSNR {stage['psnr']:.1f} dB")
+    weights = hashlib.sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+    return {"codec": str(folder), "codec_hash": weights, "codec_stage": stage}
+
+
+def train_codec(cell: CellConfig, catalogue: Catalogue, folder: Path) -> None:
+    """Train the suite's codec on the training split and save it with what it cost and how well it does."""
+    from lavita.codec.kl import save_codec
+    from lavita.codec.training import CodecTraining, measured_codec
+    from lavita.runner.quality import reconstruction
+    from lavita.train.fit import fit_stage
+
+    clips, train = cell.codec.clips, codec_training_config(cell)
+    data = training_loader(cell, catalogue, train.batch_clips, clips)
+    torch.manual_seed(0)
+    module = CodecTraining(cell.codec, train, seed=0)
+    heldout = heldout_clips(data, catalogue)
+    started = time.monotonic()
+    fit_stage(module, data.train_dataloader(), clips, folder / "tensorboard", heldout, progress)
+    seconds = time.monotonic() - started
+    batch = STATISTICS_CLIPS - STATISTICS_CLIPS % train.batch_clips or train.batch_clips
+    statistics = training_loader(cell, catalogue, train.batch_clips, batch).train_dataloader()
+    codec = measured_codec(module.autoencoder, statistics, "suite", clips)
+    before, after = reconstruction(codec, heldout["video"])
+    psnr = 10 * np.log10(255**2 / np.mean((before.astype(float) - after.astype(float)) ** 2))
+    flops = training_flops_per_clip(module, heldout) * clips
+    save_codec(codec, folder)
+    stage = {"name": "codec", "clips": clips, "seconds": seconds, "flops": flops, "psnr": float(psnr)}
+    (folder / "stage.json").write_text(json.dumps(stage) + "\n")
+
+
+def heldout_clips(data: ClipDataModule, catalogue: Catalogue, most: int = 16) -> dict[str, torch.Tensor]:
+    there = sum(len(window_starts(v.frames, data.frames, data.interval)) for v in catalogue.split("heldout"))
+    n = min(most, there)
+    return {"video": data.heldout_clips(n), "label": data.heldout_labels(n), "clip_index": torch.arange(n)}
+
+
+def fit_extractor(cell: CellConfig, catalogue: Catalogue, cache: Path, num_classes: int | None) -> dict[str, Any]:
+    """The feature networks of the protocol; the embedded one is trained here where it is wanted and not cached."""
+    p, path = cell.protocol, None
+    if "embedded" in (p.extractor, p.is_extractor):
+        key = key_of(
+            catalogue.fingerprint, p.frames, p.real_interval, p.resolution, num_classes, cell.data.flip,
+            source_hash("score", "data"),
+        )  # fmt: skip
+        found = (cache / f"extractor-{key}").is_dir()
+        folder = fitted(cache, f"extractor-{key}", lambda part: train_extractor(cell, catalogue, part, num_classes))
+        path = str(folder / "extractor.safetensors")
+        emit("note", text=f"extractor {'taken from the cache' if found else 'trained'}")
+    extractors = load_extractors(cell, path, "cpu")
+    distance, classes = extractors["distance"], extractors["classes"]
+    protocol = p.with_weights(distance.weights_hash, classes.weights_hash)
+    return {
+        "extractor": path,
+        "extractor_name": distance.name,
+        "extractor_hash": distance.weights_hash,
+        "protocol_hash": protocol.hash(),
+    }
+
+
+def train_extractor(cell: CellConfig, catalogue: Catalogue, folder: Path, num_classes: int | None) -> None:
+    """Train the embedded feature network on stretches of the training videos."""
+    from lavita.score.embedded import save_embedded
+    from lavita.score.embedded_fit import fit_embedded
+
+    p, videos = cell.protocol, catalogue.split("train")
+    longest = STRETCH_SPANS * ((p.frames - 1) * p.real_interval + 1)
+    stretches = [
+        centre_crop_resize(read_frames(video.path, range(min(video.frames, longest))), p.resolution) for video in videos
+    ]
+    labels = [video.class_index for video in videos] if num_classes else None
+    extractor = fit_embedded(
+        stretches, p.frames, p.real_interval, labels, num_classes, flip=cell.data.flip, seed=0,
+        report=lambda step, steps, loss: progress("extractor", step, steps, loss) if step % 20 == 0 else None,
+    )  # fmt: skip
+    save_embedded(extractor, folder / "extractor.safetensors")
+
+
+def real_clips(
+    cell: CellConfig, windows: list[tuple[Any, int]], shared: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Features of the protocol's real clips, a grid of the first of them, and what the metric can see of changes."""
+    from lavita.score.grid import write_grid
+
+    p = cell.protocol
+    clips = np.stack([load_window(video, start, p.frames, p.real_interval, p.resolution) for video, start in windows])
+    extractor = load_extractors(cell, shared["extractor"], "cpu")["distance"]
+    np.savez(
+        folder / "real.npz",
+        features=extractor.features(clips).numpy(),
+        names=[f"{video.video_id}@{start}" for video, start in windows],
+    )
+    write_grid(folder / "real.gif", clips[:16], columns=4)
+    report = sanity_rows(extractor, clips, seed=0)
+    videos = len({video.video_id for video, _ in windows})
+    return {
+        "real": str(folder / "real.npz"),
+        "real_videos": videos,
+        "protocol_name": f"{p.name} ({len(windows)} windows of {videos} videos)",
+        "sanity": asdict(report),
+        "sanity_text": sanity_text(report),
+    }
+
+
+def sanity_text(report: SanityReport) -> str:
+    """The sanity rows as Markdown: distance of half A of the real clips to half B, whole or changed."""
+    lines = ["| half A against | Frechet distance, mean of 20 splits | least to greatest | times the floor |"]
+    lines.append("| --- | --- | --- | --- |")
+    for name, value in report.rows.items():
+        title = "half B (the floor)" if name == FLOOR else f"half B, {name}"
+        times = f"{value / report.rows[FLOOR]:.1f}"
+        lines.append(f"| {title} | {value:.4g} | {report.low[name]:.4g} to {report.high[name]:.4g} | {times} |")
+    return "\n".join([*lines, "", report.verdict])
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+        emit("result", status="ok", reason="")
+    except Exception as error:  # the starting process prints the one line; the log has the rest
+        traceback.print_exc()
+        emit("result", status="failed", reason=str(error).strip() or type(error).__name__)
+        raise SystemExit(1) from None

@@ -81,7 +81,7 @@ def noisy(clip: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def blocks(clip: np.ndarray, size: int) -> np.ndarray:
-    """Every size x size block replaced by its mean; a rest at the right and lower edge makes smaller blocks."""
+    """Every size x size block replaced by its mean; what is left at the edges makes smaller blocks."""
     rows, columns = (np.arange(0, n, size) for n in clip.shape[1:3])
     total = np.add.reduceat(np.add.reduceat(clip.astype(np.float32), rows, axis=1), columns, axis=2)
     heights, widths = (np.diff(np.append(e, n)) for e, n in ((rows, clip.shape[1]), (columns, clip.shape[2])))

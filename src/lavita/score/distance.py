@@ -16,13 +16,14 @@ def check_features(features: np.ndarray, name: str, minimum: int = 2) -> np.ndar
         raise ValueError(f"{name} features: got {array.ndim} axes {array.shape}, wanted 2 (clips, features)")
     if len(array) < minimum:
         raise ValueError(
-            f"{name} features: got {len(array)} clips, wanted at least {minimum}; {minimum - len(array)} missing"
+            f"{name} features: got {len(array)} clips, wanted at least {minimum}; "
+            f"{minimum - len(array)} missing"
         )
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if len(bad):
         raise ValueError(
-            f"{name} features: clip {bad[0]} has a value that is not finite ({len(bad)} of {len(array)} clips do);"
-            " look at that clip or score without it"
+            f"{name} features: clip {bad[0]} has a value that is not finite ({len(bad)} of {len(array)} "
+            "clips do); look at that clip or score without it"
         )
     return array
 

@@ -52,7 +52,6 @@ class AdversarialStage(ReconstructionStage):
     """The same with two discriminators; they and the autoencoder are updated in turn, batch by batch.
 
     A parameter whose turn it is not has no gradient, so the one AdamW passes it over, moments and decay too.
-    Held-out losses are those of reconstruction alone, comparable with the stage before.
     """
 
     stage_name = "autoencoder-gan"
@@ -69,8 +68,6 @@ class AdversarialStage(ReconstructionStage):
         self.adversary = adversary
 
     def loss(self, batch: dict[str, Tensor], draws: ClipDraws) -> dict[str, Tensor]:
-        if not self.training:
-            return super().loss(batch, draws)
         video = batch["video"][:, : self.autoencoder.config.timesteps]  # (B, F, 3, H, W)
         index = draws.integers(video.shape[1])  # (B,)
         # The turn follows from the clips' running number, so a resumed run goes on with the right one.
@@ -84,10 +81,16 @@ class AdversarialStage(ReconstructionStage):
         parts |= self.adversary.autoencoder_loss(video, rebuilt, index)
         return parts | {"loss": parts["loss"] + parts["adversarial"] + parts["features"]}
 
+    @torch.no_grad()
+    def heldout_loss(self, batch: dict[str, Tensor]) -> float:
+        """The loss of the stage before, so that the two phases can be compared."""
+        draws = ClipDraws.for_training(0, "heldout", torch.arange(len(batch["video"])), self.device)
+        return float(super().loss(batch, draws)["loss"].mean())
+
     def trained_parameters(self) -> list[nn.Parameter]:
         return [*self.autoencoder.parameters(), *self.adversary.parameters()]
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Each discriminator is clipped to norm 1 as published, the autoencoder by the suite's rule."""
+        """Each discriminator is clipped to norm 1 as published; then the suite's rule, where there is one."""
         self.adversary.clip_gradients()
         super().configure_gradient_clipping(optimizer)

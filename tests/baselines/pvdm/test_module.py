@@ -6,12 +6,15 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from baselines.pvdm.module import Config, Method
 from lavita.codec.pixels import PixelCodec
 from lavita.config import SamplingConfig, TrainConfig
 from lavita.diffusion.draws import ClipDraws
 from lavita.parity.fill import fill_by_formula
+from lavita.runner.flops import training_flops_per_clip
+from lavita.train.fit import fit_stage
 from lavita.train.module import MethodContext
 
 TINY = Config(
@@ -180,6 +183,25 @@ def test_the_condition_is_the_first_half(probability, conditional):
         torch.testing.assert_close(z, method.autoencoder.encode(pair[:, 4:]))
     else:
         assert torch.equal(previous, torch.zeros_like(z))
+
+
+def test_all_stages_run_through_the_trainer(tmp_path):
+    method = build()
+    clips = [{key: value[0] for key, value in batch(first).items()} for first in range(12)]
+    for (stage, first), changes in zip(
+        ((stage, 4 * i) for i, stage in enumerate(method.stages())),
+        ({"autoencoder"}, {"autoencoder", "adversary"}, {"network"}),
+        strict=True,
+    ):
+        before = {name: value.clone() for name, value in stage.module.named_parameters()}
+        loader = DataLoader(clips[first : first + 4], batch_size=2)
+        losses = fit_stage(stage.module, loader, 4, tmp_path, batch(20), lambda *_: None)
+        assert losses[-1][0] == 4 and all(value == value for _, value in losses)
+        after = dict(stage.module.named_parameters())
+        assert {
+            name.split(".")[0] for name, value in after.items() if not value.equal(before[name])
+        } == changes
+    assert training_flops_per_clip(method.stages()[1].module, batch()) > 0
 
 
 def test_bad_settings_are_refused():

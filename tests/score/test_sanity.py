@@ -1,0 +1,87 @@
+"""Sanity rows: what they measure, and what they say."""
+
+import numpy as np
+import pytest
+import torch
+
+from lavita.score.changes import still
+from lavita.score.distance import frechet_distance
+from lavita.score.extractors import Extractor
+from lavita.score.sanity import sanity_rows, verdict
+
+
+class FirstFrame(Extractor):
+    """Blind to everything after the first frame."""
+
+    name, weights_hash, num_features, num_classes = "first", "", 3, None
+
+    def forward_features(self, clips):
+        return clips[:, 0].float().mean(dim=(1, 2))
+
+    forward_probabilities = forward_features
+
+
+class Motion(FirstFrame):
+    """Sees how much neighbouring frames differ, and detail."""
+
+    def forward_features(self, clips):
+        video = clips.float()
+        moved, detail = video.diff(dim=1).square(), video.diff(dim=2).square()
+        return torch.stack([(1 + part.mean(dim=(1, 2, 3, 4))).log() for part in (moved, detail)], dim=1)
+
+
+def sliding(count=12, frames=6, size=16):
+    """A wave moving by one pixel a frame over a fine texture that stays."""
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 40, (count, 1, size, size, 3))
+    phase = np.arange(size)[None] - np.arange(frames)[:, None] + rng.integers(size, size=(count, 1, 1))
+    wave = 128 + (70 + np.arange(count)[:, None, None]) * np.sin(
+        2 * np.pi * phase / size
+    )  # (count, frames, size)
+    return (texture + wave[:, :, None, :, None]).astype(np.uint8)
+
+
+def test_an_extractor_that_sees_only_one_frame_is_found_out():
+    report = sanity_rows(FirstFrame(), sliding())
+    # The first frame held is the clip itself for this extractor: the same distance, split by split.
+    assert report.rows["still"] == report.rows["halves"]
+    assert not report.informative
+    assert (
+        report.verdict.startswith("not informative at this size (6 clips a side)")
+        and "still 1.0" in report.verdict
+    )
+
+
+def test_an_extractor_that_sees_motion_and_detail_is_informative():
+    report = sanity_rows(Motion(), sliding())
+    assert report.informative and report.verdict.startswith("informative")
+    assert list(report.rows) == ["halves", "shuffled", "still", "blurred"]
+    assert all(ratio >= 3 for ratio in report.ratios().values())
+    assert all(report.low[name] <= value <= report.high[name] for name, value in report.rows.items())
+
+
+def test_the_rows_are_frechet_distances_of_halves():
+    clips = sliding(4)
+    report = sanity_rows(Motion(), clips, seed=3, changes=["still"], splits=1)
+    order = np.random.default_rng(3).permutation(4)
+    one, other = clips[order[:2]], clips[order[2:]]
+    spoilt = np.stack([still(clip, None) for clip in other])
+    seen = [Motion().features(part).numpy() for part in (one, other, spoilt)]
+    assert report.rows == {
+        "halves": frechet_distance(seen[0], seen[1]),
+        "still": frechet_distance(seen[0], seen[2]),
+    }
+
+
+def test_the_seed_decides_everything():
+    assert sanity_rows(Motion(), sliding(), seed=1) == sanity_rows(Motion(), sliding(), seed=1)
+    assert sanity_rows(Motion(), sliding(), seed=1).rows != sanity_rows(Motion(), sliding(), seed=2).rows
+
+
+def test_the_verdict_names_what_is_not_seen():
+    informative, text = verdict({"halves": 2.0, "shuffled": 5.0, "still": 6.0}, 8)
+    assert not informative and "shuffled 2.5" in text and "still" not in text
+    assert verdict({"halves": 0.0, "still": 0.0}, 8)[0] is False
+    assert verdict({"halves": 1.0, "still": float("nan")}, 8)[0] is False
+    with pytest.raises(ValueError, match="got 3 real clips, wanted at least 4"):
+        sanity_rows(Motion(), sliding(3))

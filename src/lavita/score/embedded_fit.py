@@ -162,12 +162,12 @@ def whiten(net: EmbeddedNet, draw: Callable[[Sequence[str]], Tensor], rng: np.ra
 
 
 @contextmanager
-def num_threads(threads: int | None):
+def num_threads(threads: int):
     """Compute with this many threads, then as before; the number of threads is part of what makes a fit
     repeatable.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
@@ -183,7 +183,7 @@ def fit_embedded(
     flip: bool = True,
     seed: int = 0,
     steps: int = 300,
-    threads: int | None = None,
+    threads: int = 1,
     report: Callable[[int, int, float], None] | None = None,
 ) -> EmbeddedExtractor:
     """Return the embedded extractor trained on stretches of the training split.
@@ -191,8 +191,9 @@ def fit_embedded(
     stretches: consecutive video frames, uint8 (L, H, W, 3), 0..255, each L >= (frames - 1) * interval + 1 and
     all of one size; twice that length allows clips of double speed. labels: one class index each, or None
     (then there are no class probabilities); num_classes: default the largest label + 1. report(step, steps,
-    loss) is called after every step. Equal arguments and threads give equal weights. Raises ValueError for
-    stretches that are too short or differ in size, and for a loss that is not finite.
+    loss) is called after every step. Equal arguments give equal weights; one thread is nearly as fast as two,
+    and the same on any number of cores. Raises ValueError for stretches that are too short or differ in size,
+    and for a loss that is not finite.
     """
     if not len(stretches):
         raise ValueError("stretches: got none, wanted at least one training video")

@@ -11,7 +11,8 @@ from lavita.data.clip import centre_crop_resize
 from lavita.data.video import read_frames
 from lavita.score import embedded_fit
 from lavita.score.embedded import KINDS, EmbeddedExtractor, EmbeddedNet, load_embedded, save_embedded
-from lavita.score.embedded_fit import draw_clip, fit_embedded
+from lavita.score.embedded_clips import draw_clip
+from lavita.score.embedded_fit import fit_embedded
 from lavita.score.sanity import sanity_rows
 
 ALL_CHANGES = ("shuffled", "still", "blurred", "swapped", "half_frozen")

@@ -1,4 +1,4 @@
-"""What the embedded extractor is trained on: clips drawn from real stretches of video, most of them spoilt."""
+"""What the embedded extractor is trained on: clips drawn from stretches of real video, most spoilt."""
 
 from __future__ import annotations
 

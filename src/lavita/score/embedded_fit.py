@@ -1,6 +1,4 @@
-"""Training of the embedded extractor: real stretches of video -> spoilt clips -> a network that tells them
-apart.
-"""
+"""Training of the embedded extractor: it learns to tell real clips from spoilt ones."""
 
 from __future__ import annotations
 

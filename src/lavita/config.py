@@ -105,7 +105,7 @@ class BudgetConfig:
 class CodecConfig:
     """The suite's codec. kind: pixels; kl (diffusers AutoencoderKL at path); suite (trained here on `clips` clips).
 
-    downsample: pixels a latent pixel, on a side. scaling null: measured on the training split.
+    downsample: pixels a latent pixel, on a side. width, norm_groups: channels of the suite's own. scaling null: measured on the training split.
     """
 
     kind: str
@@ -114,7 +114,7 @@ class CodecConfig:
     downsample: int
     scaling: float | None
     clips: int
-    widths: tuple[int, ...]
+    width: int
     norm_groups: int
     kl_weight: float
     learning_rate: float
@@ -124,11 +124,6 @@ class CodecConfig:
         one_of("codec.kind", self.kind, ("pixels", "kl", "suite"))
         if self.kind == "kl" and not self.path:
             raise ConfigError("codec.path: codec.kind=kl needs a local folder or a hub name, got null")
-        if self.kind == "suite" and 2 ** (len(self.widths) - 1) != self.downsample:
-            raise ConfigError(
-                f"codec.widths: {len(self.widths)} widths downsample by {2 ** (len(self.widths) - 1)}, "
-                f"but codec.downsample is {self.downsample}"
-            )
 
 
 @dataclass(frozen=True)

@@ -31,3 +31,7 @@ class Codec(nn.Module):
         if resolution % self.downsample:
             raise ValueError(f"codec {self.name}: {resolution} pixels is not a multiple of {self.downsample}")
         return resolution // self.downsample
+
+    def latent_bound(self) -> float:
+        """The greatest absolute value that real latents take: where sampling.clip_denoised holds a predicted x_0."""
+        raise NotImplementedError("a codec defines latent_bound")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -19,23 +20,31 @@ STATISTICS = "latent_statistics.json"
 class KLCodec(Codec):
     """Each frame through an AutoencoderKL; latents are (z - mean) / std with one mean and std a channel.
 
-    mean and std are float32 (C,). Source: Rombach et al. 2022, section 3.1 and appendix G (scaling of latents).
+    mean and std are float32 (C,), bound is the greatest |latent| of real clips after that. Source: Rombach et al. 2022, section 3.1 and appendix G (scaling of latents).
     """
 
     def __init__(
-        self, autoencoder: AutoencoderKL, mean: Tensor, std: Tensor, name: str = "kl", trained_clips: int = 0
+        self,
+        autoencoder: AutoencoderKL,
+        mean: Tensor,
+        std: Tensor,
+        bound: float,
+        name: str = "kl",
+        trained_clips: int = 0,
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.register_buffer("mean", mean.float().view(-1, 1, 1), persistent=True)
         self.register_buffer("std", std.float().view(-1, 1, 1), persistent=True)
+        self.register_buffer("bound", torch.tensor(float(bound)), persistent=True)
         self.name = name
         self.trained_clips = trained_clips
         self.latent_channels = autoencoder.config.latent_channels
-        self.downsample = 2 ** (len(autoencoder.config.block_out_channels) - 1)
+        self.patch = patch_side(autoencoder)
+        self.downsample = self.patch * 2 ** (len(autoencoder.config.block_out_channels) - 1)
 
     def encode(self, video: Tensor, draws: ClipDraws) -> Tensor:
-        frames = rearrange(video, "b f c h w -> (b f) c h w")
+        frames = patches_of_frames(video, self.patch)  # (B F, 3 p p, H/p, W/p)
         posterior = self.autoencoder.encode(frames).latent_dist
         mean = rearrange(posterior.mean, "(b f) c h w -> b f c h w", b=len(video))
         std = rearrange(posterior.std, "(b f) c h w -> b f c h w", b=len(video))
@@ -44,8 +53,26 @@ class KLCodec(Codec):
 
     def decode(self, latent: Tensor) -> Tensor:
         z = rearrange(latent * self.std + self.mean, "b f c h w -> (b f) c h w")
-        frames = self.autoencoder.decode(z).sample  # (B F, 3, H, W)
-        return rearrange(frames, "(b f) c h w -> b f c h w", b=len(latent)).clamp(-1, 1)
+        patches = self.autoencoder.decode(z).sample  # (B F, 3 p p, H/p, W/p)
+        return frames_of_patches(patches, self.patch, len(latent)).clamp(-1, 1)
+
+    def latent_bound(self) -> float:
+        return float(self.bound)
+
+
+def patch_side(autoencoder: AutoencoderKL) -> int:
+    """p of an autoencoder on p x p patches of pixels, 1 for one on plain frames."""
+    return round((autoencoder.config.in_channels / 3) ** 0.5)
+
+
+def patches_of_frames(video: Tensor, patch: int) -> Tensor:
+    """Space to depth: (B, F, 3, H, W) -> (B F, 3 p p, H/p, W/p)."""
+    return rearrange(video, "b f c (h p) (w q) -> (b f) (c p q) h w", p=patch, q=patch)
+
+
+def frames_of_patches(patches: Tensor, patch: int, num_clips: int) -> Tensor:
+    """Depth to space, the inverse of `patches_of_frames`: (B F, 3 p p, H/p, W/p) -> (B, F, 3, H, W)."""
+    return rearrange(patches, "(b f) (c p q) h w -> b f c (h p) (w q)", b=num_clips, p=patch, q=patch)
 
 
 def load_kl(path: str, scaling: float | None) -> KLCodec:
@@ -55,7 +82,7 @@ def load_kl(path: str, scaling: float | None) -> KLCodec:
     Raises ValueError in one line where it can't be had.
     """
     try:
-        autoencoder = AutoencoderKL.from_pretrained(path)
+        autoencoder = AutoencoderKL.from_pretrained(path, low_cpu_mem_usage=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -64,7 +91,7 @@ def load_kl(path: str, scaling: float | None) -> KLCodec:
         ) from None
     factor = scaling if scaling is not None else autoencoder.config.scaling_factor
     channels = autoencoder.config.latent_channels
-    return KLCodec(autoencoder, torch.zeros(channels), torch.full((channels,), 1 / factor), name=f"kl:{path}")
+    return KLCodec(autoencoder, torch.zeros(channels), torch.full((channels,), 1 / factor), math.inf, f"kl:{path}")
 
 
 def save_codec(codec: KLCodec, folder: Path) -> None:
@@ -73,6 +100,7 @@ def save_codec(codec: KLCodec, folder: Path) -> None:
     statistics = {
         "mean": codec.mean.flatten().tolist(),
         "std": codec.std.flatten().tolist(),
+        "bound": codec.latent_bound(),
         "name": codec.name,
         "trained_clips": codec.trained_clips,
     }
@@ -82,5 +110,7 @@ def save_codec(codec: KLCodec, folder: Path) -> None:
 def load_codec(folder: Path) -> KLCodec:
     """A codec that the suite trained. Raises FileNotFoundError where the folder holds none."""
     s = json.loads((folder / STATISTICS).read_text())
-    autoencoder = AutoencoderKL.from_pretrained(str(folder), local_files_only=True)
-    return KLCodec(autoencoder, torch.tensor(s["mean"]), torch.tensor(s["std"]), s["name"], s["trained_clips"])
+    autoencoder = AutoencoderKL.from_pretrained(
+        str(folder), local_files_only=True, low_cpu_mem_usage=False
+    )
+    return KLCodec(autoencoder, torch.tensor(s["mean"]), torch.tensor(s["std"]), s["bound"], s["name"], s["trained_clips"])

@@ -20,3 +20,6 @@ class PixelCodec(Codec):
 
     def decode(self, latent: Tensor) -> Tensor:
         return latent.clamp(-1, 1)
+
+    def latent_bound(self) -> float:
+        return 1.0

@@ -8,19 +8,22 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lavita.codec.kl import KLCodec
+from lavita.codec.kl import KLCodec, frames_of_patches, patch_side, patches_of_frames
+from lavita.codec.start import start_from_principal_components
 from lavita.config import CodecConfig, TrainConfig
 from lavita.diffusion.draws import ClipDraws
 from lavita.train.module import TrainedStage
 
 
 def small_autoencoder(config: CodecConfig) -> AutoencoderKL:
-    """An AutoencoderKL with one layer a block and the configured widths, without attention."""
-    levels = len(config.widths)
+    """An AutoencoderKL of one level on patches of pixels, without attention: all its work is at the latents' size."""
+    channels = 3 * config.downsample**2
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=config.widths,
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        block_out_channels=(config.width,),
         layers_per_block=1,
         latent_channels=config.latent_channels,
         norm_num_groups=config.norm_groups,
@@ -43,18 +46,21 @@ class CodecTraining(TrainedStage):
         self.autoencoder = small_autoencoder(config)
         self.kl_weight = config.kl_weight
 
+    def start(self, video: Tensor) -> None:
+        """Start from the principal components of the patches of some training clips (B, F, 3, H, W)."""
+        start_from_principal_components(self.autoencoder, patches_of_frames(video, patch_side(self.autoencoder)))
+
     def loss(self, batch: dict[str, Tensor], draws: ClipDraws) -> dict[str, Tensor]:
-        video = batch["video"]
-        frames = rearrange(video, "b f c h w -> (b f) c h w")
-        posterior = self.autoencoder.encode(frames).latent_dist
+        video, patch = batch["video"], patch_side(self.autoencoder)
+        posterior = self.autoencoder.encode(patches_of_frames(video, patch)).latent_dist
         noise = draws.normal((video.shape[1], *posterior.mean.shape[1:]))  # (B, F, C, h, w)
         z = posterior.mean + posterior.std * rearrange(noise, "b f c h w -> (b f) c h w")
-        output = self.autoencoder.decode(z).sample  # (B F, 3, H, W)
-        pixel = (output - frames).abs().flatten(1).mean(1)
-        edge = sum((d(output) - d(frames)).abs().flatten(1).mean(1) for d in (rows_difference, columns_difference))
+        output = frames_of_patches(self.autoencoder.decode(z).sample, patch, len(video))  # (B, F, 3, H, W)
+        pixel = (output - video).abs().flatten(1).mean(1)
+        edge = sum((d(output) - d(video)).abs().flatten(1).mean(1) for d in (rows_difference, columns_difference))
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).flatten(1).mean(1)
-        parts = {"loss": pixel + edge + self.kl_weight * kl, "pixel": pixel, "edge": edge, "kl": kl}
-        return {key: rearrange(value, "(b f) -> b f", b=len(video)).mean(1) for key, value in parts.items()}
+        kl = rearrange(kl, "(b f) -> b f", b=len(video)).mean(1)
+        return {"loss": pixel + edge + self.kl_weight * kl, "pixel": pixel, "edge": edge, "kl": kl}
 
 
 def rows_difference(x: Tensor) -> Tensor:
@@ -72,7 +78,9 @@ def measured_codec(autoencoder: AutoencoderKL, loader: DataLoader, name: str, tr
     """The trained autoencoder with mean and std of its latents, measured on the clips of the loader."""
     values = []
     for batch in loader:
-        frames = rearrange(batch["video"], "b f c h w -> (b f) c h w").to(autoencoder.device)
+        frames = patches_of_frames(batch["video"].to(autoencoder.device), patch_side(autoencoder))
         values.append(autoencoder.encode(frames).latent_dist.mean.float().cpu())
     z = rearrange(torch.cat(values), "n c h w -> c (n h w)")
-    return KLCodec(autoencoder, z.mean(dim=1), z.std(dim=1), name, trained_clips)
+    mean, std = z.mean(dim=1, keepdim=True), z.std(dim=1, keepdim=True)
+    bound = float(((z - mean) / std).abs().max())
+    return KLCodec(autoencoder, mean.flatten(), std.flatten(), bound, name, trained_clips)

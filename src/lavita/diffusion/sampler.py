@@ -16,22 +16,24 @@ from lavita.diffusion.schedule import Schedule
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
-def ddpm_step(schedule: Schedule, x_t: Tensor, t: Tensor, eps: Tensor, v: Tensor, noise: Tensor, clip: bool) -> Tensor:
+def ddpm_step(
+    schedule: Schedule, x_t: Tensor, t: Tensor, eps: Tensor, v: Tensor, noise: Tensor, clip: bool, bound: float = 1.0
+) -> Tensor:
     """One ancestral step x_t -> x_{t-1} with learned-range variance. Source: Ho et al. 2020, algorithm 2."""
     x0 = schedule.predict_x0(x_t, t, eps)
-    mean = schedule.posterior_mean(x0.clamp(-1, 1) if clip else x0, x_t, t)
+    mean = schedule.posterior_mean(x0.clamp(-bound, bound) if clip else x0, x_t, t)
     sigma = torch.exp(0.5 * schedule.model_log_variance(v, t))
     keep = (t > 0).view(-1, *[1] * (x_t.ndim - 1))
     return mean + keep * sigma * noise
 
 
 def ddim_step(
-    schedule: Schedule, x_t: Tensor, t: Tensor, eps: Tensor, noise: Tensor, eta: float, clip: bool
+    schedule: Schedule, x_t: Tensor, t: Tensor, eps: Tensor, noise: Tensor, eta: float, clip: bool, bound: float = 1.0
 ) -> Tensor:
     """One DDIM step x_t -> x_{t-1}; eta 0 is deterministic. Source: Song et al. 2021, equations 12 and 16."""
     x0 = schedule.predict_x0(x_t, t, eps)
     if clip:
-        x0 = x0.clamp(-1, 1)
+        x0 = x0.clamp(-bound, bound)
     eps = schedule.predict_eps(x_t, t, x0)
     alpha_bar = schedule.at(schedule.alphas_cumprod, t, x_t)
     previous = schedule.at(schedule.alphas_cumprod_prev, t, x_t)
@@ -49,13 +51,14 @@ def sample_loop(
     method: str = "ddpm",
     eta: float = 0.0,
     clip: bool = False,
+    bound: float = 1.0,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Run all steps of a schedule from noise x_T (B, ..., C, H, W) to x_0, same shape.
 
     denoiser(x, t) is told the original timestep t (B,) and returns noise and variance stacked on the channel axis,
     (B, ..., 2C, H, W). step_noise(i) gives the noise of the i-th sampling step, i = 0 the noisiest; it is not called
-    where the method needs none. watch(i, x) sees the state after every step.
+    where the method needs none. clip holds every predicted x_0 in [-bound, bound]. watch(i, x) sees the state after every step.
     Source: Nichol & Dhariwal 2021, section 4; Song et al. 2021.
     """
     if method not in ("ddpm", "ddim"):
@@ -67,9 +70,9 @@ def sample_loop(
         noisy = method == "ddpm" or eta > 0
         noise = step_noise(i) if noisy else torch.zeros_like(x)
         if method == "ddpm":
-            x = ddpm_step(schedule, x, t, eps, v, noise, clip)
+            x = ddpm_step(schedule, x, t, eps, v, noise, clip, bound)
         else:
-            x = ddim_step(schedule, x, t, eps, noise, eta, clip)
+            x = ddim_step(schedule, x, t, eps, noise, eta, clip, bound)
         if watch is not None:
             watch(i, x)
     return x

@@ -14,6 +14,15 @@ from lavita.registry import ROOT
 from lavita.runner.events import parse
 
 
+# Threads that wait without spinning don't take the core from those that work, and memory that is kept instead of handed
+# back is not zeroed by the kernel again at every step: a fifth to a half of a training step's time on a CPU.
+STEADY_CPU = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+}
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a process ended: its exit code (negative: the signal) and the last "result" event it sent, if any."""
@@ -38,6 +47,8 @@ def run_process(module: str, arguments: list[str], log: Path, show: Callable[[di
     search = [str(ROOT / "src"), str(ROOT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(part for part in search if part)
     environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name, value in STEADY_CPU.items():
+        environment.setdefault(name, value)
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],

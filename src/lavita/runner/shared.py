@@ -141,6 +141,7 @@ def train_codec(cell: CellConfig, catalogue: Catalogue, folder: Path) -> None:
     data = training_loader(cell, catalogue, train.batch_clips, clips)
     torch.manual_seed(0)
     module = CodecTraining(cell.codec, train, seed=0)
+    module.start(next(iter(data.train_dataloader()))["video"])
     heldout = heldout_clips(data, catalogue)
     started = time.monotonic()
     fit_stage(module, data.train_dataloader(), clips, folder / "tensorboard", heldout, progress)

@@ -111,6 +111,8 @@ class ClipMetric(Metric):
         numbers = torch.as_tensor(range(start, start + len(rows)) if indices is None else list(indices))
         if len(numbers) != len(rows):
             raise ValueError(f"{self.metric}: got {len(numbers)} indices for {len(rows)} clips")
+        # torchmetrics warns of a metric that was never updated; rows added here are an update.
+        self._update_count += 1
         kept.append(rows.float().cpu())
         (self.real_indices if real else self.generated_indices).append(numbers.long())
 

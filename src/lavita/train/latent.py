@@ -66,6 +66,7 @@ class LatentDiffusion(VideoMethod):
             sampling.sampler,
             sampling.eta,
             sampling.clip_denoised,
+            self.codec.latent_bound(),
         )  # (n, F, C, h, w)
         return self.codec.decode(latent)  # (n, F, 3, H, W)
 

@@ -33,5 +33,5 @@ class Codec(nn.Module):
         return resolution // self.downsample
 
     def latent_bound(self) -> float:
-        """The greatest absolute value that real latents take: where sampling.clip_denoised holds a predicted x_0."""
+        """How far from 0 real latents go: where sampling.clip_denoised holds a predicted x_0."""
         raise NotImplementedError("a codec defines latent_bound")

@@ -18,9 +18,9 @@ STATISTICS = "latent_statistics.json"
 
 
 class KLCodec(Codec):
-    """Each frame through an AutoencoderKL; latents are (z - mean) / std with one mean and std a channel.
+    """Each frame through an AutoencoderKL; latents are (z - mean) / std.
 
-    mean and std are float32 (C,), bound is the greatest |latent| of real clips after that. Source: Rombach et al. 2022, section 3.1 and appendix G (scaling of latents).
+    mean and std are float32 (C,); bound is the range that real latents keep to after that, on both sides of 0. Source: Rombach et al. 2022, section 3.1 and appendix G (scaling of latents).
     """
 
     def __init__(

@@ -22,7 +22,7 @@ LOG_VARIANCE = -6.0  # of the posterior at the start
 def start_from_principal_components(autoencoder: AutoencoderKL, patches: Tensor) -> None:
     """Write the start into an AutoencoderKL of one level; patches are float32 (N, 3 p p, h, w) in [-1, 1].
 
-    Latent channel k then is principal component k of the patches divided by its deviation, and the decoder is the
+    Latent channel k then is principal component k of the patches, all divided by one number, and the decoder is the
     transpose. Raises ValueError where the width has no room for the latent channels.
     Source: principal component analysis, Pearson 1901; the pairs of SiLUs are our own device.
     """
@@ -33,9 +33,10 @@ def start_from_principal_components(autoencoder: AutoencoderKL, patches: Tensor)
     rows = rearrange(patches, "n c h w -> (n h w) c")
     mean = rows.mean(dim=0)
     _, singular, axes = torch.linalg.svd(rows - mean, full_matrices=False)
-    deviation = (singular[:num_latent] / len(rows) ** 0.5).clamp(min=1e-3)
-    analysis = axes[:num_latent] / deviation[:, None]  # (K, C)
-    synthesis = axes[:num_latent].T * deviation  # (C, K)
+    # One scale for all components: large structure keeps its large share of the latent's variance, as in pixels.
+    scale = (singular[:num_latent] ** 2 / len(rows)).mean().sqrt().clamp(min=1e-3)
+    analysis = axes[:num_latent] / scale  # (K, C)
+    synthesis = axes[:num_latent].T * scale  # (C, K)
 
     for block in residual_blocks(autoencoder):
         nn.init.zeros_(block.conv2.weight)

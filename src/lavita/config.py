@@ -189,3 +189,14 @@ class WeightsConfig:
 
     i3d: str | None
     c3d: str | None
+
+
+@dataclass(frozen=True)
+class ExtractorConfig:
+    """How long the embedded feature network is trained; it belongs to the protocol and is charged to nobody."""
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"extractor.steps: got {self.steps}, wanted at least 1")

@@ -27,6 +27,7 @@ from lavita.config import (
     CodecConfig,
     ConfigError,
     DataConfig,
+    ExtractorConfig,
     SamplingConfig,
     TrainConfig,
     WeightsConfig,
@@ -63,7 +64,7 @@ def make_plan(
 def check_identical(cells: Sequence[CellConfig]) -> None:
     """What fairness.md wants identical must be: data, budget, codec, protocol, precision."""
     for cell in cells[1:]:
-        for section in ("data", "budget", "codec", "protocol"):
+        for section in ("data", "budget", "codec", "extractor", "protocol"):
             if getattr(cell, section) != getattr(cells[0], section):
                 raise ConfigError(f"{section} of {cell.method} differs from that of {cells[0].method}")
         if cell.train.precision != cells[0].train.precision:
@@ -134,6 +135,7 @@ def cell_from_dict(values: dict) -> CellConfig:
         "codec": CodecConfig,
         "train": TrainConfig,
         "sampling": SamplingConfig,
+        "extractor": ExtractorConfig,
         "weights": WeightsConfig,
         "protocol": Protocol,
     }

@@ -14,6 +14,7 @@ from lavita.config import (
     CodecConfig,
     ConfigError,
     DataConfig,
+    ExtractorConfig,
     SamplingConfig,
     TrainConfig,
     WeightsConfig,
@@ -76,6 +77,7 @@ class CellConfig:
     model: dict
     train: TrainConfig
     sampling: SamplingConfig
+    extractor: ExtractorConfig
     weights: WeightsConfig
     protocol: Protocol
 
@@ -167,7 +169,7 @@ def flat_keys(config: DictConfig) -> list[str]:
 def read_cell(suite: SuiteSpec, tier: str, method: MethodSpec, seed: int, config: DictConfig) -> CellConfig:
     """The frozen configuration of a cell. Raises ConfigError at the first wrong value."""
     plain = OmegaConf.to_container(config)
-    expected = {"data", "budget", "codec", "model", "train", "sampling", "weights", "protocol"}
+    expected = {"data", "budget", "codec", "model", "train", "sampling", "extractor", "weights", "protocol"}
     for section in plain:
         if section not in expected:
             raise ConfigError(f"unknown section {section!r}: {nearest(section, expected)}")
@@ -184,6 +186,7 @@ def read_cell(suite: SuiteSpec, tier: str, method: MethodSpec, seed: int, config
         model=plain["model"],
         train=read(TrainConfig, plain["train"], "train"),
         sampling=read(SamplingConfig, plain["sampling"], "sampling"),
+        extractor=read(ExtractorConfig, plain["extractor"], "extractor"),
         weights=read(WeightsConfig, plain["weights"], "weights"),
         protocol=named_protocol(plain),
     )

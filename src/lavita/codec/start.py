@@ -14,7 +14,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from einops import rearrange
 from torch import Tensor, nn
 
-CONSTANT = 8.0  # in deviations of a component: the gain then moves by about 1/CONSTANT^2
+CONSTANT = 8.0  # in deviations of the latent: the larger, the more linear the start and the stiffer the training
 LOG_VARIANCE = -6.0  # of the posterior at the start
 
 

@@ -169,7 +169,7 @@ def fit_extractor(cell: CellConfig, catalogue: Catalogue, cache: Path, num_class
     if "embedded" in (p.extractor, p.is_extractor):
         key = key_of(
             catalogue.fingerprint, p.frames, p.real_interval, p.resolution, num_classes, cell.data.flip,
-            source_hash("score", "data"),
+            cell.extractor.steps, source_hash("score", "data"),
         )  # fmt: skip
         found = (cache / f"extractor-{key}").is_dir()
         folder = fitted(cache, f"extractor-{key}", lambda part: train_extractor(cell, catalogue, part, num_classes))
@@ -199,7 +199,10 @@ def train_extractor(cell: CellConfig, catalogue: Catalogue, folder: Path, num_cl
     labels = [video.class_index for video in videos] if num_classes else None
     extractor = fit_embedded(
         stretches, p.frames, p.real_interval, labels, num_classes, flip=cell.data.flip, seed=0,
-        report=lambda step, steps, loss: progress("extractor", step, steps, loss) if step % 20 == 0 else None,
+        steps=cell.extractor.steps,
+        report=lambda step, steps, loss: (
+            progress("extractor", step, steps, loss) if step % 20 == 0 or step == steps else None
+        ),
     )  # fmt: skip
     save_embedded(extractor, folder / "extractor.safetensors")
 

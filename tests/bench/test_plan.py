@@ -1,0 +1,98 @@
+"""Every suite, tier and method composes; overrides are checked; deviations are found."""
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from lavita.bench.plan import cell_from_dict, config_hash, deviations, make_plan, read_config, write_config
+from lavita.bench.suite import TIERS, methods_of
+from lavita.config import ConfigError
+from lavita.registry import names_in
+
+SEVEN = ["lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "vdt", "pvdm"]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("suite", names_in("suites"))
+def test_every_suite_and_tier(suite, tier):
+    cells = make_plan(suite, tier, None, [0, 1], [])
+    assert [cell.method for cell in cells[::2]] == SEVEN == methods_of(suite)
+    assert {cell.seed for cell in cells} == {0, 1}
+    assert len({cell.budget for cell in cells}) == len({cell.protocol for cell in cells}) == 1
+    assert all(cell.conditioning == ("class" if suite == "ucf101-class" else "none") for cell in cells)
+    assert all(cell.budget.clips % cell.train.batch_clips == 0 for cell in cells)
+
+
+def test_same_rule_for_all_below_paper():
+    for tier in ("small", "demo"):
+        cells = make_plan("ucf101", tier, None, [0], [])
+        rules = {(c.train.batch_clips, c.train.learning_rate, c.train.ema_halflife_share, c.train.warmup_clips) for c in cells}
+        assert len(rules) == 1
+        assert len({cell.sampling.steps for cell in cells}) == 1
+
+
+def test_paper_keeps_the_authors_values():
+    for cell in make_plan("ucf101", "paper", None, [0], []):
+        assert deviations(cell) == []
+
+
+def test_deviations_are_listed():
+    (cell,) = make_plan("ucf101", "paper", ["dit"], [0], ["train.learning_rate=0.0003", "model.size=B"])
+    assert deviations(cell) == ["train.learning_rate: 0.0001 -> 0.0003", "model.size: XL -> B"]
+
+
+def test_grad_clipping_starts_as_published_for_each_data_set():
+    starts = {s: make_plan(s, "paper", ["lavita-v1"], [0], [])[0].train.grad_clip_start_clips for s in names_in("suites")}
+    steps = {"ucf101": 100_000, "ucf101-class": 100_000, "skytimelapse": 20_000, "faceforensics": 20_000, "taichi": 500_000}
+    assert starts == {suite: 40 * count for suite, count in steps.items()}
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["budget.clip=3"], "unknown key budget.clip: did you mean 'budget.clips'"),
+        (["budget.clips"], "wanted section.key=value"),
+        (["budget.clips=many"], "budget.clips: got 'many', wanted int"),
+        (["data.resolution=64"], "set both"),
+        (["train.ema_decay=0.9"], "exactly one of ema_decay and ema_halflife_share"),
+        (["protocol.split=test"], "protocol.split"),
+    ],
+)
+def test_wrong_overrides(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        make_plan("ucf101", "demo", None, [0], overrides)
+
+
+def test_unknown_names_are_met_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'ucf101'"):
+        make_plan("ucf10", "demo", None, [0], [])
+    with pytest.raises(ConfigError, match="did you mean 'lavita-v"):
+        make_plan("ucf101", "demo", ["lavita-v9"], [0], [])
+    with pytest.raises(ConfigError, match="paper, small, demo"):
+        make_plan("ucf101", "tiny", None, [0], [])
+
+
+def test_a_key_of_one_method_is_passed_over_by_the_others():
+    cells = make_plan("ucf101", "demo", ["lavita-v1", "vdt"], [0], ["model.time_positions=rotary"])
+    assert cells[0].model["time_positions"] == "rotary"
+    assert "time_positions" not in cells[1].model
+
+
+def test_protocol_name_says_what_was_changed():
+    (cell,) = make_plan("ucf101", "demo", ["dit"], [0], ["protocol.n_real=16", "protocol.n_generated=16"])
+    assert cell.protocol.name == "demo[n=16]"
+    assert cell.protocol.hash() != make_plan("ucf101", "demo", ["dit"], [0], [])[0].protocol.hash()
+
+
+def test_configuration_round_trip(tmp_path):
+    for cell in make_plan("ucf101", "demo", None, [0], []):
+        write_config(cell, tmp_path / "config.yaml")
+        assert read_config(tmp_path / "config.yaml") == cell
+        assert cell_from_dict(asdict(cell)) == cell
+
+
+def test_config_hash_ignores_where_the_data_lies_and_nothing_else():
+    (cell,) = make_plan("ucf101", "demo", ["dit"], [0], [])
+    assert config_hash(replace(cell, data=replace(cell.data, root="elsewhere"))) == config_hash(cell)
+    assert config_hash(replace(cell, seed=1)) != config_hash(cell)
+    assert config_hash(replace(cell, data=replace(cell.data, interval=2))) != config_hash(cell)

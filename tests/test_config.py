@@ -1,0 +1,54 @@
+"""The configuration reader: every wrong key and value is one line that names the nearest right one."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from lavita.config import ConfigError, SamplingConfig, read
+
+
+@dataclass(frozen=True)
+class Example:
+    clips: int
+    rate: float
+    name: str
+    path: str | None
+    widths: tuple[int, ...]
+
+
+GOOD = {"clips": 3, "rate": 1, "name": "a", "path": None, "widths": [1, 2]}
+
+
+def test_reads_and_converts():
+    value = read(Example, GOOD, "example")
+    assert value == Example(3, 1.0, "a", None, (1, 2))
+    assert isinstance(value.rate, float)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"clip": 1}, "unknown key example.clip: did you mean 'clips'"),
+        ({"clips": "many"}, "example.clips: got 'many', wanted int"),
+        ({"clips": True}, "example.clips: got True, wanted int"),
+        ({"rate": "fast"}, "example.rate: got 'fast', wanted float"),
+        ({"widths": [1, "x"]}, "example.widths: got 'x', wanted int"),
+        ({"path": 3.5 + 2j}, "example.path"),
+    ],
+)
+def test_wrong_values(change, message):
+    with pytest.raises(ConfigError) as error:
+        read(Example, GOOD | change, "example")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_key():
+    values = {key: value for key, value in GOOD.items() if key != "rate"}
+    with pytest.raises(ConfigError, match="missing key example.rate"):
+        read(Example, values, "example")
+
+
+@pytest.mark.parametrize("steps, count", [("25", 25), ("ddim50", 50), ("10,15,20", 45)])
+def test_number_of_steps(steps, count):
+    assert SamplingConfig("ddim", steps, 0.0, 1.0, None, False, 8).num_steps == count

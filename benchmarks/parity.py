@@ -19,9 +19,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog="Exit status: 0 all pass, 1 a figure fails or a system is not covered, 2 a file is no case.",
     )
     parser.add_argument("cases", nargs="+", type=Path, metavar="CASE.json", help="files of recorded figures")
-    parser.add_argument(
-        "--gradients", action="store_true", help="print every gradient norm, not only failing ones"
-    )
+    parser.add_argument("--gradients", action="store_true", help="print every gradient norm, not only failing ones")
     return parser.parse_args(arguments)
 
 

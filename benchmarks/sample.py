@@ -57,7 +57,9 @@ def main(argv: list[str]) -> int:
     if file.is_dir():
         file = file / "checkpoint.safetensors"
     if not file.is_file():
-        print(f"sample.py: --checkpoint: no file {file}; give a checkpoint or a finished cell's folder", file=sys.stderr)
+        print(
+            f"sample.py: --checkpoint: no file {file}; give a checkpoint or a finished cell's folder", file=sys.stderr
+        )
         return 2
     from lavita.runner.resample import sample_checkpoint
 

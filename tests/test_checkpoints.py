@@ -87,10 +87,7 @@ def test_another_size_is_described_by_a_few_keys_and_both_sizes(tmp_path):
         load_official(tmp_path / "deep.safetensors", dit())
     text = str(caught.value)
     assert "20 unexpected: blocks.2." in text and "and 17 more" in text
-    assert (
-        "depth 4, width 32, patch 2, 6 label rows; this network is depth 2, width 16, patch 2, 4 label rows"
-        in text
-    )
+    assert "depth 4, width 32, patch 2, 6 label rows; this network is depth 2, width 16, patch 2, 4 label rows" in text
     assert len(text) < 1000
 
 
@@ -116,9 +113,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["text.pt", "text.pth", "text.safetensors", "empty.pt", "text.ckpt", "absent.pt"]
-)
+@pytest.mark.parametrize("name", ["text.pt", "text.pth", "text.safetensors", "empty.pt", "text.ckpt", "absent.pt"])
 def test_files_that_are_no_checkpoints_are_one_line(tmp_path, name):
     if name != "absent.pt":
         (tmp_path / name).write_bytes(b"" if name.startswith("empty") else b"not a checkpoint at all")
@@ -154,9 +149,7 @@ def test_a_failed_save_leaves_the_old_files(tmp_path, monkeypatch):
     save(path, {"a": torch.ones(2)}, {"step": 1})
     with pytest.raises(ValueError):
         save(path, {"a": torch.zeros(2)}, {"step": float("nan")})
-    monkeypatch.setattr(
-        "lavita.checkpoints.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full"))
-    )
+    monkeypatch.setattr("lavita.checkpoints.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         save(tmp_path / "other.safetensors", {"a": torch.zeros(2)}, {"step": 2})
     state, config = load(path)

@@ -64,9 +64,7 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.film, self.resample = film, resample
-        self.in_layers = nn.Sequential(
-            normalization(width), nn.SiLU(), nn.Conv2d(width, out_width, 3, padding=1)
-        )
+        self.in_layers = nn.Sequential(normalization(width), nn.SiLU(), nn.Conv2d(width, out_width, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embed_width, (2 if film else 1) * out_width))
         self.out_layers = nn.Sequential(
             normalization(out_width),

@@ -20,9 +20,7 @@ def pick_frames(video: Tensor, index: Tensor) -> Tensor:
     return video[torch.arange(len(video), device=video.device), index.to(video.device)]
 
 
-def reconstruction_loss(
-    video: Tensor, rebuilt: Tensor, index: Tensor, perceptual: nn.Module
-) -> dict[str, Tensor]:
+def reconstruction_loss(video: Tensor, rebuilt: Tensor, index: Tensor, perceptual: nn.Module) -> dict[str, Tensor]:
     """Weighted loss of each clip: {"loss", "pixel", "perceptual", "psnr"}, float32 (B,); loss = the next two.
 
     video, rebuilt (B, F, 3, H, W) in [-1, 1]; the perceptual term reads one frame a clip, index (B,).
@@ -67,9 +65,7 @@ class Adversary(nn.Module):
         fake = self.judge(rebuilt, index)
         self.requires_grad_(True)
         adversarial = -sum_over_judges([mean_of_clip(logits) for logits, _ in fake])
-        features = sum_over_judges(
-            [feature_distance(f, r) for (_, f), (_, r) in zip(fake, real, strict=True)]
-        )
+        features = sum_over_judges([feature_distance(f, r) for (_, f), (_, r) in zip(fake, real, strict=True)])
         return {"adversarial": ADVERSARIAL_WEIGHT * adversarial, "features": FEATURE_WEIGHT * features}
 
     def discriminator_loss(self, video: Tensor, rebuilt: Tensor, index: Tensor) -> Tensor:

@@ -63,9 +63,7 @@ class Config:
                 f"{self.adversarial_share}; wanted: the first above 0, the second not below, the sum below 1"
             )
         if not 0 <= self.previous_clip_probability <= 1:
-            raise ValueError(
-                f"model.previous_clip_probability: got {self.previous_clip_probability}, allowed 0 to 1"
-            )
+            raise ValueError(f"model.previous_clip_probability: got {self.previous_clip_probability}, allowed 0 to 1")
 
     @property
     def first_share(self) -> float:
@@ -99,9 +97,7 @@ class Method(VideoMethod):
         plans = [StagePlan("autoencoder", c.autoencoder_share, ReconstructionStage(*shared))]
         if c.adversarial_share:
             adversary = Adversary(c.discriminator_width, c.discriminator_depth)
-            plans.append(
-                StagePlan("autoencoder-gan", c.adversarial_share, AdversarialStage(*shared, adversary))
-            )
+            plans.append(StagePlan("autoencoder-gan", c.adversarial_share, AdversarialStage(*shared, adversary)))
         return plans
 
     def stages(self) -> list[StagePlan]:

@@ -16,9 +16,7 @@ from .autoencoder import TriplaneAutoencoder
 from .losses import Adversary, discriminators_turn, reconstruction_loss
 
 
-def first_stage_training(
-    train: TrainConfig, beta1: float, beta2: float, batch_clips: int | None
-) -> TrainConfig:
+def first_stage_training(train: TrainConfig, beta1: float, beta2: float, batch_clips: int | None) -> TrainConfig:
     """The suite's training setting with the autoencoder's own moments and, where given, batch."""
     return replace(train, beta1=beta1, beta2=beta2, batch_clips=batch_clips or train.batch_clips)
 
@@ -32,9 +30,7 @@ class ReconstructionStage(TrainedStage):
     stage_name = "autoencoder"
     uses_ema = False
 
-    def __init__(
-        self, train: TrainConfig, seed: int, autoencoder: TriplaneAutoencoder, perceptual: nn.Module
-    ) -> None:
+    def __init__(self, train: TrainConfig, seed: int, autoencoder: TriplaneAutoencoder, perceptual: nn.Module) -> None:
         super().__init__(train, seed)
         self.autoencoder = autoencoder
         self.perceptual = perceptual

@@ -111,9 +111,7 @@ class Attention(nn.Module):
         self.to_qkv = nn.Linear(width, 3 * num_heads * head_width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(num_heads * head_width, width), nn.Dropout(0.0))
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None, first_only: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None, first_only: bool = False) -> Tensor:
         qkv = rearrange(self.to_qkv(x), "b n (three h c) -> three b h n c", three=3, h=self.num_heads)
         qk, v = (qkv[:2], qkv[2]) if rotary is None else (rotate(qkv[:2], rotary), qkv[2])
         q, k = qk.unbind()  # (B, heads, N, c) each
@@ -136,9 +134,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, first_width: int, hidden: int, activation: nn.Module) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(width, first_width), activation, nn.Dropout(0.0), nn.Linear(hidden, width)
-        )
+        self.net = nn.Sequential(nn.Linear(width, first_width), activation, nn.Dropout(0.0), nn.Linear(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)

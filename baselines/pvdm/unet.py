@@ -147,9 +147,7 @@ class PlaneUNet(nn.Module):
         xy, yt, xt = x.split([side * side, frames * side, frames * side], dim=-1)
         return xy.unflatten(-1, (side, side)), torch.cat([yt, xt]).unflatten(-1, (frames, side))
 
-    def forward(
-        self, x: Tensor, t: Tensor, cond: Tensor | None = None, labels: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         cfg = self.config
         check(x, "B C N", "pvdm latent", C=cfg.in_channels, N=cfg.latent_length)
         if cond is not None and not cfg.cond_model:

@@ -68,14 +68,8 @@ def ema_or_bare(path: Path, content: Any) -> dict[str, Tensor]:
     """The averaged weights where there are any, else the content itself, which must be names and tensors."""
     state = content["ema"] if isinstance(content, Mapping) and "ema" in content else content
     if not isinstance(state, Mapping):
-        raise CheckpointError(
-            f"{path}: holds a {type(state).__name__}, wanted a state dict of names and tensors"
-        )
-    odd = [
-        str(name)
-        for name, value in state.items()
-        if not (isinstance(name, str) and isinstance(value, Tensor))
-    ]
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, wanted a state dict of names and tensors")
+    odd = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if odd or not state:
         raise CheckpointError(
             f'{path}: is neither {{"ema": state dict}} nor a bare state dict; '
@@ -156,15 +150,11 @@ def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state dict (on the CPU) and the configuration that `save` wrote. Raises CheckpointError."""
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise CheckpointError(
-            f"{path}: got suffix {path.suffix!r}, wanted .safetensors (our own checkpoints)"
-        )
+        raise CheckpointError(f"{path}: got suffix {path.suffix!r}, wanted .safetensors (our own checkpoints)")
     state = read_tensors(path)
     beside = path.with_suffix(".json")
     try:
         config = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: its configuration {beside.name} is missing or no JSON ({error})"
-        ) from error
+        raise CheckpointError(f"{path}: its configuration {beside.name} is missing or no JSON ({error})") from error
     return state, config

@@ -105,7 +105,8 @@ class BudgetConfig:
 class CodecConfig:
     """The suite's codec. kind: pixels; kl (diffusers AutoencoderKL at path); suite (trained here on `clips` clips).
 
-    downsample: pixels a latent pixel, on a side. width, norm_groups: channels of the suite's own. scaling null: measured on the training split.
+    downsample: pixels a latent pixel, on a side. width, norm_groups: channels of the suite's own. scaling null: as the
+    codec's own configuration says, or measured on the training split.
     """
 
     kind: str

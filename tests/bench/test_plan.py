@@ -26,7 +26,10 @@ def test_every_suite_and_tier(suite, tier):
 def test_same_rule_for_all_below_paper():
     for tier in ("small", "demo"):
         cells = make_plan("ucf101", tier, None, [0], [])
-        rules = {(c.train.batch_clips, c.train.learning_rate, c.train.ema_halflife_share, c.train.warmup_clips) for c in cells}
+        rules = {
+            (c.train.batch_clips, c.train.learning_rate, c.train.ema_halflife_share, c.train.warmup_clips)
+            for c in cells
+        }
         assert len(rules) == 1
         assert len({cell.sampling.steps for cell in cells}) == 1
 
@@ -42,8 +45,16 @@ def test_deviations_are_listed():
 
 
 def test_grad_clipping_starts_as_published_for_each_data_set():
-    starts = {s: make_plan(s, "paper", ["lavita-v1"], [0], [])[0].train.grad_clip_start_clips for s in names_in("suites")}
-    steps = {"ucf101": 100_000, "ucf101-class": 100_000, "skytimelapse": 20_000, "faceforensics": 20_000, "taichi": 500_000}
+    starts = {
+        s: make_plan(s, "paper", ["lavita-v1"], [0], [])[0].train.grad_clip_start_clips for s in names_in("suites")
+    }
+    steps = {
+        "ucf101": 100_000,
+        "ucf101-class": 100_000,
+        "skytimelapse": 20_000,
+        "faceforensics": 20_000,
+        "taichi": 500_000,
+    }
     assert starts == {suite: 40 * count for suite, count in steps.items()}
 
 

@@ -9,7 +9,8 @@ from lavita.bench.ledger import COLUMNS, read_record, rows_of, write_record, wri
 from lavita.bench.table import wide, write_tables
 
 # Spelled out again on purpose: other programs read these columns in this order (fairness rules, section "Row").
-EXPECTED = """suite tier cell method dataset data_fingerprint division conditioning guidance seed stage metric value unit
+EXPECTED = """
+suite tier cell method dataset data_fingerprint division conditioning guidance seed stage metric value unit
 lower_is_better ci_low ci_high ci_kind n_real n_generated protocol protocol_hash extractor extractor_hash sampler nfe
 clips_seen train_flops wall_seconds accelerator_seconds peak_bytes params_trained params_total external_bytes
 sampling_seconds_per_clip status reason config_hash weights_hash commit dirty hardware versions started_at""".split()
@@ -25,7 +26,13 @@ def record(method="dit", status="ok", scores=(), **row):
         "protocol_hash": "p", "data_fingerprint": "f", "division": "closed", "conditioning": "none", "seed": 0,
         "clips_seen": 64, "train_flops": 10**12, "wall_seconds": 2.0,
     }  # fmt: skip
-    return {"cell": f"{method}-s0", "status": status, "reason": "" if status == "ok" else "why", "row": base | row, "scores": list(scores)}
+    return {
+        "cell": f"{method}-s0",
+        "status": status,
+        "reason": "" if status == "ok" else "why",
+        "row": base | row,
+        "scores": list(scores),
+    }
 
 
 def test_columns():

@@ -90,9 +90,7 @@ def test_heldout_clips_are_fixed_and_cover_the_classes(catalogue):
     assert torch.equal(first.heldout_clips(8), second.heldout_clips(8))
     assert first.heldout_clips(8).shape == (8, 8, 3, 16, 16)
     assert first.heldout_labels(8).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert (
-        len(first.heldout_clips(48).flatten(1).unique(dim=0)) == 48
-    )  # 16 videos of 3 windows, all different
+    assert len(first.heldout_clips(48).flatten(1).unique(dim=0)) == 48  # 16 videos of 3 windows, all different
     with pytest.raises(ValueError, match="got 48 .* 1 are missing"):
         first.heldout_clips(49)
 

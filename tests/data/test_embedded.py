@@ -28,9 +28,7 @@ def test_each_set_reads_back_in_its_own_layout(embedded, dataset):
     num_train, num_heldout, frames = COUNTS[dataset]
     assert (len(catalogue.split("train")), len(catalogue.split("heldout"))) == (num_train, num_heldout)
     assert PLANS[dataset].frames == frames
-    assert {video.frames for video in catalogue.videos} == {
-        24 if dataset in ("faceforensics", "taichi") else frames
-    }
+    assert {video.frames for video in catalogue.videos} == {24 if dataset in ("faceforensics", "taichi") else frames}
     assert len({video.sha256 for video in catalogue.videos}) == len(catalogue.videos)
     info = probe(catalogue.videos[0].path)
     assert (info.width, info.height) == (64, 64)
@@ -70,9 +68,7 @@ def small_plans(monkeypatch):
 
 
 def contents(root) -> dict[str, bytes]:
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
-    }
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("dataset", COUNTS)

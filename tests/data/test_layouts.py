@@ -18,9 +18,7 @@ from lavita.data.video import UnreadableVideo, write_video
 
 def write_pictures(folder, seed, count=4):
     folder.mkdir(parents=True)
-    for number, frame in enumerate(
-        np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    ):
+    for number, frame in enumerate(np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)):
         Image.fromarray(frame).save(folder / f"{number:05d}.jpg")
 
 
@@ -36,8 +34,7 @@ def test_ucf101_catalogue(ucf101_tree):
     assert catalogue.class_names == ("Bend", "Wave")
     assert [len(catalogue.split(name)) for name in ("train", "heldout", "train+heldout")] == [2, 2, 4]
     lines = sorted(
-        f"{v.video_id} {hashlib.sha256(v.path.read_bytes()).hexdigest()} {v.split}\n"
-        for v in catalogue.videos
+        f"{v.video_id} {hashlib.sha256(v.path.read_bytes()).hexdigest()} {v.split}\n" for v in catalogue.videos
     )
     assert catalogue.fingerprint == hashlib.sha256("".join(lines).encode()).hexdigest()
     with pytest.raises(ValueError, match="allowed: train, heldout"):
@@ -55,9 +52,7 @@ def test_top_folder_and_other_formats_are_accepted(ucf101_tree):
 
 @pytest.mark.parametrize("top", ["", "sky_timelapse/"])
 def test_skytimelapse_groups_are_the_videos(tmp_path, top):
-    for number, clip in enumerate(
-        ("sky_train/a/a_1", "sky_train/a/a_2", "sky_train/b/b_1", "sky_test/c/c_1")
-    ):
+    for number, clip in enumerate(("sky_train/a/a_1", "sky_train/a/a_2", "sky_train/b/b_1", "sky_test/c/c_1")):
         write_pictures(tmp_path / top / clip, number)
     videos = read_layout("skytimelapse", tmp_path).videos
     assert [(v.video_id, v.group, v.split, v.class_index) for v in videos] == [

@@ -38,9 +38,7 @@ def test_lossless_round_trip_is_bit_for_bit_and_repeatable(tmp_path, size):
 def test_equal_videos_give_equal_files(tmp_path, name):
     """Pictures of few blocks with moving detail, and reading in between so that memory is used again."""
     noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    frames = np.stack([np.where(np.arange(64)[:, None, None] < 4 * t, noise, 90) for t in range(8)]).astype(
-        np.uint8
-    )
+    frames = np.stack([np.where(np.arange(64)[:, None, None] < 4 * t, noise, 90) for t in range(8)]).astype(np.uint8)
     written = set()
     for _ in range(40):
         path = write_video(tmp_path / name, frames, 25, lossless=name == "a.mkv")
@@ -116,9 +114,7 @@ def broken_files(folder, frames) -> dict[str, str]:
     Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / "cut" / "1.jpg")
     jpeg = (folder / "cut" / "1.jpg").read_bytes()
     (folder / "cut" / "1.jpg").write_bytes(jpeg[: len(jpeg) // 2])
-    cuts = {
-        f"{kind}.{suffix}": "truncated" for kind in ("half", "last_byte") for suffix in ("avi", "mp4", "mkv")
-    }
+    cuts = {f"{kind}.{suffix}": "truncated" for kind in ("half", "last_byte") for suffix in ("avi", "mp4", "mkv")}
     damages = {f"damaged.{suffix}": "" for suffix in ("avi", "mp4", "mkv")}
     others = {
         "zero.avi": "empty",

@@ -67,9 +67,7 @@ def test_noise_only_data_stays_noise(method):
 @pytest.mark.parametrize("method", ["ddpm", "ddim"])
 def test_clipping_keeps_the_result_in_range(method):
     x0, x_T = 3 * normal(1, 4, 4, 4), normal(1, 4, 4, 4, seed=1)
-    out = sample_loop(
-        oracle(x0), SCHEDULE.respace("10"), x_T, lambda step: torch.zeros_like(x_T), method, clip=True
-    )
+    out = sample_loop(oracle(x0), SCHEDULE.respace("10"), x_T, lambda step: torch.zeros_like(x_T), method, clip=True)
     # The last step returns the clipped x0, up to float32 rounding of two products.
     assert torch.allclose(out, x0.clamp(-1, 1), atol=1e-6, rtol=0)
 

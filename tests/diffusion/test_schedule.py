@@ -74,9 +74,7 @@ def test_learned_variance_moves_between_its_bounds():
     ends = [SCHEDULE.model_log_variance(torch.full((3, 1), v), t)[:, 0].numpy() for v in (-1.0, 1.0, 0.0)]
     low, high = SCHEDULE.posterior_log_variance[t].numpy(), np.log(BETAS[t.numpy()])
     # Logarithms down to -12 in float32.
-    assert np.allclose(ends[0], low, atol=12 * EPS, rtol=0) and np.allclose(
-        ends[1], high, atol=12 * EPS, rtol=0
-    )
+    assert np.allclose(ends[0], low, atol=12 * EPS, rtol=0) and np.allclose(ends[1], high, atol=12 * EPS, rtol=0)
     assert np.allclose(ends[2], (low + high) / 2, atol=24 * EPS, rtol=0)
 
 

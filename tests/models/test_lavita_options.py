@@ -75,9 +75,7 @@ def test_rotary_turns_pairs_as_complex_numbers():
     turned = (x[:, 0::2] + 1j * x[:, 1::2]) * np.exp(1j * np.outer(np.arange(6), frequencies))
     ours = rotate(torch.from_numpy(x).float(), rotary_table(6, 8)).numpy()
     # float32 products of values below 4.
-    assert np.allclose(ours[:, 0::2], turned.real, atol=2e-6) and np.allclose(
-        ours[:, 1::2], turned.imag, atol=2e-6
-    )
+    assert np.allclose(ours[:, 0::2], turned.real, atol=2e-6) and np.allclose(ours[:, 1::2], turned.imag, atol=2e-6)
 
 
 def test_position_tables_by_their_formula():

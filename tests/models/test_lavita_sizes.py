@@ -47,6 +47,4 @@ def test_number_of_blocks_of_variants_3_and_4():
     for size, blocks in {"S": 10, "B": 10, "L": 20, "XL": 23}.items():
         depth = SIZES[size][0]
         assert depth_of_variant(3, depth) == blocks
-        assert abs(22 * blocks - 18 * depth) <= min(
-            abs(22 * n - 18 * depth) for n in (blocks - 1, blocks + 1)
-        )
+        assert abs(22 * blocks - 18 * depth) <= min(abs(22 * n - 18 * depth) for n in (blocks - 1, blocks + 1))

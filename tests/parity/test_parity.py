@@ -97,9 +97,7 @@ def test_input_of_unknown_form_is_refused():
         run_case(odd)
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"case": "a"}', '{"case": "a", "system": "dit", "outputs": {}}']
-)
+@pytest.mark.parametrize("text", ["{", "[]", '{"case": "a"}', '{"case": "a", "system": "dit", "outputs": {}}'])
 def test_a_file_that_is_no_case_is_one_line(tmp_path, text):
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(CaseError, match="bad.json") as caught:

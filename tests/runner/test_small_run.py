@@ -67,7 +67,10 @@ def test_rows(done):
 def test_purse_is_spent_exactly_and_the_codec_is_charged(done):
     base, _, _ = done
     stages = {
-        method: {s["name"]: s["clips"] for s in json.loads((base / f"out/cells/{method}-s0/record.json").read_text())["stages"]}
+        method: {
+            s["name"]: s["clips"]
+            for s in json.loads((base / f"out/cells/{method}-s0/record.json").read_text())["stages"]
+        }
         for method in ("lavita-v1", "pvdm")
     }
     assert stages["lavita-v1"] == {"codec": 32, "train": 64}
@@ -98,7 +101,18 @@ def test_same_command_goes_on(done):
 def test_sampling_by_itself_repeats_the_cells_clips(done, tmp_path):
     base, _, _ = done
     cell = base / "out" / "cells" / "lavita-v1-s0"
-    process = run(base, "--checkpoint", str(cell), "--out", str(tmp_path / "one"), "--clips", "2", "--seed-start", "3", script="sample.py")
+    process = run(
+        base,
+        "--checkpoint",
+        str(cell),
+        "--out",
+        str(tmp_path / "one"),
+        "--clips",
+        "2",
+        "--seed-start",
+        "3",
+        script="sample.py",
+    )
     assert process.returncode == 0, process.stderr
     alone, together = read_clips(tmp_path / "one"), read_clips(cell / "samples")[3:5]
     # Same seeds in another batch: float32 rounds differently, so a value may move by one grey level, rarely.
@@ -135,7 +149,16 @@ def test_budget_that_does_not_go_is_refused_before_anything_starts(done, tmp_pat
 
 def test_more_clips_than_the_data_has_is_refused(done, tmp_path):
     base, _, _ = done
-    arguments = ["--suite", "skytimelapse", "--tier", "demo", "--out", str(tmp_path / "out"), "--cache", str(base / "cache")]
+    arguments = [
+        "--suite",
+        "skytimelapse",
+        "--tier",
+        "demo",
+        "--out",
+        str(tmp_path / "out"),
+        "--cache",
+        str(base / "cache"),
+    ]
     process = run(base, *arguments, "protocol.n_real=1000", "protocol.n_generated=1000")
     assert process.returncode == 2
     assert "952" in process.stderr  # 48 training videos of one window each
@@ -148,7 +171,12 @@ def test_a_cell_ended_from_outside_is_recorded(done, tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), *arguments, "--cache", str(base / "cache"), *TINY]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*command, "budget.clips=80000"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment
+        [*command, "budget.clips=80000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=environment,
     )
     for line in process.stdout:
         if line.startswith("  train "):

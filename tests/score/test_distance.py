@@ -24,12 +24,8 @@ def test_recorded_figures(case, n, m):
     generated = 1.2 * z(f"{case}/gen", [m, 64]).astype(np.float64) + 0.1
     generated[:, ::3] /= 2
     assert frechet_distance(real, generated) == pytest.approx(wanted["frechet_ddof0"], rel=1e-9, abs=0)
-    assert frechet_distance(real, generated, ddof=1) == pytest.approx(
-        wanted["frechet_ddof1"], rel=1e-9, abs=0
-    )
-    assert kernel_distance(real, generated) == pytest.approx(
-        wanted["kernel_poly3_unbiased_mmd"], rel=1e-9, abs=0
-    )
+    assert frechet_distance(real, generated, ddof=1) == pytest.approx(wanted["frechet_ddof1"], rel=1e-9, abs=0)
+    assert kernel_distance(real, generated) == pytest.approx(wanted["kernel_poly3_unbiased_mmd"], rel=1e-9, abs=0)
 
 
 @pytest.mark.parametrize("n, d, rank", [(48, 400, 48), (2048, 400, 200), (2048, 400, 400)])

@@ -67,17 +67,13 @@ def test_classes_are_told_apart(extractor):
 def test_no_batch_changes_a_bit(extractor):
     clips = held_out(7)
     whole = extractor.features(clips)
-    parts = torch.cat(
-        [extractor.features(clips[:1]), extractor.features(clips[1:6]), extractor.features(clips[6:])]
-    )
+    parts = torch.cat([extractor.features(clips[:1]), extractor.features(clips[1:6]), extractor.features(clips[6:])])
     assert torch.equal(whole, parts) and torch.equal(whole, extractor.features(clips[::-1].copy()).flip(0))
 
 
 @pytest.mark.parametrize("frames, size", [(4, 16), (9, 21), (16, 64)])
 def test_any_length_and_size_from_the_smallest_on(extractor, frames, size):
-    found = extractor.features(
-        np.random.default_rng(0).integers(0, 256, (2, frames, size, size, 3), dtype=np.uint8)
-    )
+    found = extractor.features(np.random.default_rng(0).integers(0, 256, (2, frames, size, size, 3), dtype=np.uint8))
     assert found.shape == (2, extractor.num_features) and torch.isfinite(found).all()
 
 
@@ -96,10 +92,7 @@ def test_equal_arguments_give_equal_weights_and_the_seed_matters(monkeypatch):
     stretches, labels = bouncing(4, 14)
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    made = [
-        fit_embedded(stretches, 6, 2, labels, seed=seed, steps=3, threads=1).weights_hash
-        for seed in (0, 0, 1)
-    ]
+    made = [fit_embedded(stretches, 6, 2, labels, seed=seed, steps=3, threads=1).weights_hash for seed in (0, 0, 1)]
     assert made[0] == made[1] != made[2]
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -150,12 +143,7 @@ def test_kinds_take_the_frames_their_names_say(interval, length):
                 assert not steps.any()
             elif found == "shuffled":
                 assert (
-                    len(
-                        set(
-                            np.sort(clip[:, 0, 0, 0].astype(int))[1:]
-                            - np.sort(clip[:, 0, 0, 0].astype(int))[:-1]
-                        )
-                    )
+                    len(set(np.sort(clip[:, 0, 0, 0].astype(int))[1:] - np.sort(clip[:, 0, 0, 0].astype(int))[:-1]))
                     == 1
                 )
                 assert (np.abs(steps) != interval).any()
@@ -179,10 +167,7 @@ def test_the_file_beside_the_weights_says_how_it_was_trained(extractor, tmp_path
     save_embedded(extractor, tmp_path / "e.safetensors")
     facts = json.loads((tmp_path / "e.json").read_text())
     assert (
-        facts["frames"] == 6
-        and facts["interval"] == 2
-        and facts["resolution"] == 16
-        and facts["num_stretches"] == 24
+        facts["frames"] == 6 and facts["interval"] == 2 and facts["resolution"] == 16 and facts["num_stretches"] == 24
     )
     assert facts["num_classes"] == 2 and facts["weights_sha256"] == extractor.weights_hash
 

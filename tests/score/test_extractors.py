@@ -13,9 +13,7 @@ from lavita.score.extractors import Extractor, TorchScriptC3D, TorchScriptI3D, g
 class TinyI3D(nn.Module):
     """Called as the real one; its outputs are figures of the clip that can be computed by hand."""
 
-    def forward(
-        self, video: torch.Tensor, rescale: bool, resize: bool, return_features: bool
-    ) -> torch.Tensor:
+    def forward(self, video: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
         assert rescale and resize and return_features and video.shape[1] == 3
         means = video.mean(dim=(2, 3, 4))
         return means.repeat(1, 134)[:, :400]

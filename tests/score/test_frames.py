@@ -16,9 +16,7 @@ def clips(count=3, frames=5, height=18, width=14, seed=0):
 
 
 def test_every_pixel_comes_back(tmp_path):
-    write_clips(
-        tmp_path / "c", (clip for clip in clips()), sidecar={"seeds": [7, 8, 9], "classes": None, "steps": 25}
-    )
+    write_clips(tmp_path / "c", (clip for clip in clips()), sidecar={"seeds": [7, 8, 9], "classes": None, "steps": 25})
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [
         "000000.mkv", "000001.mkv", "000002.mkv", "clips.json",
     ]  # fmt: skip
@@ -105,9 +103,7 @@ def test_the_still_sheet_has_a_row_a_clip_and_a_column_a_frame(tmp_path):
 def test_small_clips_are_magnified_by_a_whole_factor(tmp_path):
     made = clips(1, 4, 32, 32)
     sheet = np.asarray(Image.open(write_grid(tmp_path / "sheet.png", made)))
-    assert np.array_equal(sheet[2:66:2, 2:66:2], made[0, 0]) and np.array_equal(
-        sheet[3:66:2, 3:66:2], made[0, 0]
-    )
+    assert np.array_equal(sheet[2:66:2, 2:66:2], made[0, 0]) and np.array_equal(sheet[3:66:2, 3:66:2], made[0, 0])
 
 
 def test_moving_grids_have_the_clips_frames(tmp_path):

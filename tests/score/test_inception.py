@@ -16,9 +16,7 @@ def softmax(logits):
 
 
 def test_recorded_figure():
-    wanted = json.loads((Path(__file__).parents[1] / "parity" / "inception_score.json").read_text())[
-        "outputs"
-    ]
+    wanted = json.loads((Path(__file__).parents[1] / "parity" / "inception_score.json").read_text())["outputs"]
     logits = np.random.default_rng(zlib.crc32(b"inception_score/logits")).standard_normal([512, 101])
     mean, deviation = inception_score(softmax(2 * logits.astype(np.float32).astype(np.float64)), 10)
     assert mean == pytest.approx(wanted["mean"], rel=1e-9)

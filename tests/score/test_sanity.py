@@ -35,9 +35,7 @@ def sliding(count=12, frames=6, size=16):
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 40, (count, 1, size, size, 3))
     phase = np.arange(size)[None] - np.arange(frames)[:, None] + rng.integers(size, size=(count, 1, 1))
-    wave = 128 + (70 + np.arange(count)[:, None, None]) * np.sin(
-        2 * np.pi * phase / size
-    )  # (count, frames, size)
+    wave = 128 + (70 + np.arange(count)[:, None, None]) * np.sin(2 * np.pi * phase / size)  # (count, frames, size)
     return (texture + wave[:, :, None, :, None]).astype(np.uint8)
 
 
@@ -46,10 +44,7 @@ def test_an_extractor_that_sees_only_one_frame_is_found_out():
     # The first frame held is the clip itself for this extractor: the same distance, split by split.
     assert report.rows["still"] == report.rows["halves"]
     assert not report.informative
-    assert (
-        report.verdict.startswith("not informative at this size (6 clips a side)")
-        and "still 1.0" in report.verdict
-    )
+    assert report.verdict.startswith("not informative at this size (6 clips a side)") and "still 1.0" in report.verdict
 
 
 def test_an_extractor_that_sees_motion_and_detail_is_informative():

@@ -63,7 +63,13 @@ def stage_columns(record: dict[str, Any], score: dict[str, Any]) -> dict[str, An
     """Columns that differ between the rows of a cell; an untrained network has seen no clip and cost nothing."""
     columns = {key: score[key] for key in COLUMNS if key in score}
     if score["stage"] == "untrained":
-        columns |= {"clips_seen": 0, "train_flops": 0, "wall_seconds": "", "accelerator_seconds": "", "weights_hash": ""}
+        columns |= {
+            "clips_seen": 0,
+            "train_flops": 0,
+            "wall_seconds": "",
+            "accelerator_seconds": "",
+            "weights_hash": "",
+        }
     return columns
 
 

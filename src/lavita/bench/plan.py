@@ -48,7 +48,9 @@ def make_plan(
     known = methods_of(suite_name)
     for name in methods or ():
         if name not in known:
-            raise ConfigError(f"unknown method {name!r} in suite {suite_name}: {nearest(name, known)} (known: {', '.join(known)})")
+            raise ConfigError(
+                f"unknown method {name!r} in suite {suite_name}: {nearest(name, known)} (known: {', '.join(known)})"
+            )
     chosen = [load_method(name) for name in known if not methods or name in methods]
     configs = {spec.name: compose(suite, tier, spec) for spec in chosen}
     every_key = {key for config in configs.values() for key in flat_keys(config)}

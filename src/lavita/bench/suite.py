@@ -1,4 +1,4 @@
-"""Reads configs/ and composes the complete configuration of a cell: method, then tier, data set, suite, command line."""
+"""Reads configs/ and composes a cell's configuration: method, then tier, data set, suite, command line."""
 
 from __future__ import annotations
 

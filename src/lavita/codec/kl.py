@@ -20,7 +20,8 @@ STATISTICS = "latent_statistics.json"
 class KLCodec(Codec):
     """Each frame through an AutoencoderKL; latents are (z - mean) / std.
 
-    mean and std are float32 (C,); bound is the range that real latents keep to after that, on both sides of 0. Source: Rombach et al. 2022, section 3.1 and appendix G (scaling of latents).
+    mean and std are float32 (C,); bound is the range that real latents keep to after that, on both
+    sides of 0. Source: Rombach et al. 2022, section 3.1 and appendix G (scaling of latents).
     """
 
     def __init__(
@@ -110,7 +111,7 @@ def save_codec(codec: KLCodec, folder: Path) -> None:
 def load_codec(folder: Path) -> KLCodec:
     """A codec that the suite trained. Raises FileNotFoundError where the folder holds none."""
     s = json.loads((folder / STATISTICS).read_text())
-    autoencoder = AutoencoderKL.from_pretrained(
-        str(folder), local_files_only=True, low_cpu_mem_usage=False
+    autoencoder = AutoencoderKL.from_pretrained(str(folder), local_files_only=True, low_cpu_mem_usage=False)
+    return KLCodec(
+        autoencoder, torch.tensor(s["mean"]), torch.tensor(s["std"]), s["bound"], s["name"], s["trained_clips"]
     )
-    return KLCodec(autoencoder, torch.tensor(s["mean"]), torch.tensor(s["std"]), s["bound"], s["name"], s["trained_clips"])

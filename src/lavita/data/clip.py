@@ -49,9 +49,7 @@ def centre_crop_resize(frames: np.ndarray, resolution: int) -> np.ndarray:
     square = frames[:, top : top + side, left : left + side]  # (F, side, side, 3)
     if side == resolution:
         return np.ascontiguousarray(square)
-    small = (
-        Image.fromarray(frame).resize((resolution, resolution), Image.Resampling.BICUBIC) for frame in square
-    )
+    small = (Image.fromarray(frame).resize((resolution, resolution), Image.Resampling.BICUBIC) for frame in square)
     return np.stack([np.asarray(frame) for frame in small])  # (F, resolution, resolution, 3)
 
 
@@ -70,9 +68,7 @@ def to_uint8(video: Tensor) -> np.ndarray:
     """
     check(video, "F 3 H W", "video")
     if not torch.isfinite(video).all():
-        raise ValueError(
-            "video: got NaN or infinity, wanted finite values; the network that made it diverged"
-        )
+        raise ValueError("video: got NaN or infinity, wanted finite values; the network that made it diverged")
     levels = ((video.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # (F, 3, H, W)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # (F, H, W, 3)
 

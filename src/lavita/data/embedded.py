@@ -50,9 +50,7 @@ def write_embedded(dataset: str, folder: Path | str) -> Path:
     if _finished(root):
         return root
     if root.exists() and not (root / MARKER).is_file():
-        raise ValueError(
-            f"{root}: embedded data are to be written here, but it holds something else; move it away"
-        )
+        raise ValueError(f"{root}: embedded data are to be written here, but it holds something else; move it away")
     part = root.with_name(f".{dataset}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -89,9 +87,7 @@ def _write_all(plan: _Plan, root: Path) -> None:
 
 
 def _write_ucf101(root: Path, split: str, class_name: str, group: int, clip: int, frames: np.ndarray) -> None:
-    write_video(
-        root / "UCF-101" / class_name / _ucf101_name(class_name, group, clip), frames, FPS, lossless=False
-    )
+    write_video(root / "UCF-101" / class_name / _ucf101_name(class_name, group, clip), frames, FPS, lossless=False)
 
 
 def _write_faceforensics(root: Path, split: str, _: str, group: int, clip: int, frames: np.ndarray) -> None:
@@ -150,7 +146,5 @@ PLANS = {
     "faceforensics": _Plan(
         {"": scenes.talking_face}, {"train": range(1, 49), "test": range(49, 61)}, 1, 72, _write_faceforensics
     ),
-    "taichi": _Plan(
-        {"": scenes.slow_boxer}, {"train": range(1, 49), "test": range(49, 61)}, 1, 72, _write_taichi
-    ),
+    "taichi": _Plan({"": scenes.slow_boxer}, {"train": range(1, 49), "test": range(49, 61)}, 1, 72, _write_taichi),
 }

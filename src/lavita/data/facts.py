@@ -45,9 +45,7 @@ def dataset_facts(name: str) -> DatasetFacts:
     """
     path = FOLDER / f"{name}.yaml"
     if name not in dataset_names():
-        raise ValueError(
-            f"got data set '{name}', known: {', '.join(dataset_names())}{_nearest(name, dataset_names())}"
-        )
+        raise ValueError(f"got data set '{name}', known: {', '.join(dataset_names())}{_nearest(name, dataset_names())}")
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     known = [field.name for field in fields(DatasetFacts)]
     for key in values:

@@ -42,9 +42,7 @@ def read_layout(dataset: str, root: Path | str, cache_dir: Path | str | None = N
     cache_file = None
     if cache_dir is not None:
         # Two copies of a data set may hold the same relative paths, so each root has a cache of its own.
-        cache_file = (
-            Path(cache_dir) / f"scan-{dataset}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.json"
-        )
+        cache_file = Path(cache_dir) / f"scan-{dataset}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.json"
     listed = sorted(listed, key=lambda video: (SPLITS.index(video.split), video.video_id))
     contents = scan([video.path for video in listed], places["base"], cache_file)
     videos = tuple(
@@ -79,15 +77,10 @@ def _list_ucf101(places: dict[str, Path]) -> tuple[list[VideoEntry], tuple[str, 
     """Fold 1 of ucfTrainTestlist; the group is (class, performer), which fold 1 keeps within one split."""
     class_lines = _read_list(places["lists"] / "classInd.txt", r"(\d+)\s+(\S+)")
     index_of = {name: int(number) - 1 for number, name in class_lines}
-    files = {
-        path.relative_to(places["videos"]).with_suffix("").as_posix(): path
-        for path in _find(places["videos"])
-    }
+    files = {path.relative_to(places["videos"]).with_suffix("").as_posix(): path for path in _find(places["videos"])}
     entries, absent = [], []
     for split, name in (("train", "trainlist01.txt"), ("heldout", "testlist01.txt")):
-        for class_name, stem, group in _read_list(
-            places["lists"] / name, r"(\S+)/(\S+_(g\d+)_c\d+)\.\w+(?:\s+\d+)?"
-        ):
+        for class_name, stem, group in _read_list(places["lists"] / name, r"(\S+)/(\S+_(g\d+)_c\d+)\.\w+(?:\s+\d+)?"):
             path = files.pop(f"{class_name}/{stem}", None)
             if path is None or class_name not in index_of:
                 absent.append(f"{class_name}/{stem}")
@@ -209,14 +202,8 @@ def _mismatch(dataset: str, root: Path) -> str:
     elif not root.is_dir():
         found = "a file, not a folder"
     else:
-        names = sorted(
-            path.name + "/" * path.is_dir() for path in root.iterdir() if not path.name.startswith(".")
-        )
-        found = (
-            f"found {', '.join(names[:6])}{' ...' if len(names) > 6 else ''}"
-            if names
-            else "the folder is empty"
-        )
+        names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir() if not path.name.startswith("."))
+        found = f"found {', '.join(names[:6])}{' ...' if len(names) > 6 else ''}" if names else "the folder is empty"
     near = [name for name, layout in LAYOUTS.items() if name != dataset and layout.locate(root)]
     hint = f"; this looks like {near[0]}" if near else ""
     return f"{root}: not a {dataset} tree: {found}{hint}\n{_expected(dataset)}"

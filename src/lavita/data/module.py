@@ -63,9 +63,7 @@ class TrainClips(Dataset):
     ) -> None:
         self.videos = catalogue.long_enough(frames, interval).split("train")
         if not self.videos:
-            raise ValueError(
-                f"{catalogue.dataset} at {catalogue.root}: got no training video, wanted at least 1"
-            )
+            raise ValueError(f"{catalogue.dataset} at {catalogue.root}: got no training video, wanted at least 1")
         self.frames, self.interval, self.flip, self.seed = frames, interval, flip, seed
         self.num_starts = [video.frames - span(frames, interval) + 1 for video in self.videos]
         self.store = ResizedFrames(resolution, cache_bytes)
@@ -135,13 +133,9 @@ class ClipDataModule(lightning.LightningDataModule):
 
     def _heldout(self, n: int, make: Callable[[VideoEntry, int], Tensor]) -> Tensor:
         frames, interval = self.frames, self.interval
-        real_windows(
-            self.catalogue, "heldout", frames, interval, None, n, seed=0
-        )  # raises if there are fewer
+        real_windows(self.catalogue, "heldout", frames, interval, None, n, seed=0)  # raises if there are fewer
         videos = self.catalogue.split("heldout")
-        every = [
-            (video, start) for video in videos for start in window_starts(video.frames, frames, interval)
-        ]
+        every = [(video, start) for video in videos for start in window_starts(video.frames, frames, interval)]
         # Evenly spaced over the sorted windows, so that a few clips still cover videos and classes.
         return torch.stack([make(*every[i * len(every) // n]) for i in range(n)])
 

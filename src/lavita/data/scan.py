@@ -95,9 +95,7 @@ def _stamp(path: Path) -> dict[str, int]:
 def _picture_entries(folder: Path) -> list[os.DirEntry]:
     """The same files that video.py reads as frames."""
     with os.scandir(folder) as entries:
-        return [
-            e for e in entries if e.name.lower().endswith(PICTURE_SUFFIXES) and not e.name.startswith(".")
-        ]
+        return [e for e in entries if e.name.lower().endswith(PICTURE_SUFFIXES) and not e.name.startswith(".")]
 
 
 def _load(cache_file: Path | None) -> dict[str, dict]:

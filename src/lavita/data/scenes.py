@@ -160,9 +160,7 @@ def _box(x: tuple[float, float], y: tuple[float, float]) -> tuple[slice, slice]:
     return tuple(slice(max(0, first), max(0, last)) for first, last in ends)
 
 
-def _ellipse(
-    picture: np.ndarray, colour: np.ndarray, x: float, y: float, wide: float, tall: float
-) -> np.ndarray:
+def _ellipse(picture: np.ndarray, colour: np.ndarray, x: float, y: float, wide: float, tall: float) -> np.ndarray:
     """A filled ellipse about (x, y) with half axes wide and tall."""
     box = _box((x - wide, x + wide), (y - tall, y + tall))
     reach = np.sqrt(((X[box] - x) / wide) ** 2 + ((Y[box] - y) / tall) ** 2)

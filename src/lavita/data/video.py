@@ -107,9 +107,7 @@ def write_video(path: Path | str, frames: np.ndarray, fps: float, lossless: bool
     path = Path(path)
     allowed = (".mkv",) if lossless else (".mp4", ".avi")
     if path.suffix.lower() not in allowed:
-        raise ValueError(
-            f"{path}: got suffix '{path.suffix}', allowed for lossless={lossless}: {', '.join(allowed)}"
-        )
+        raise ValueError(f"{path}: got suffix '{path.suffix}', allowed for lossless={lossless}: {', '.join(allowed)}")
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise ValueError(f"{path}: got {frames.dtype} {frames.shape}, wanted uint8 (F, H, W, 3)")
     codec, pixels, options = _encoder(path.suffix.lower(), lossless)

@@ -65,9 +65,7 @@ def _too_few(
         change.append(f"raise windows_per_video (without a cap: {count(split, None)})")
     if count("train+heldout", windows_per_video) > found:
         change.append(f"use split train+heldout ({count('train+heldout', windows_per_video)})")
-    change.append(
-        f"take a smaller interval or fewer frames than {frames} at interval {interval}, or give more videos"
-    )
+    change.append(f"take a smaller interval or fewer frames than {frames} at interval {interval}, or give more videos")
     cap = "" if windows_per_video is None else f", at most {windows_per_video} a video"
     return (
         f"{catalogue.dataset}, split {split}: got {found} non-overlapping windows of {frames} frames at "

@@ -15,9 +15,7 @@ def mean_of_clip(x: Tensor) -> Tensor:
     return x.flatten(1).mean(dim=1)
 
 
-def hybrid_loss(
-    schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor, eps: Tensor, v: Tensor
-) -> dict[str, Tensor]:
+def hybrid_loss(schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor, eps: Tensor, v: Tensor) -> dict[str, Tensor]:
     """Loss of each clip: {"loss", "mse", "vb"}, float32 (B,), loss = mse + vb.
 
     x0, noise, eps (predicted noise) and v (predicted variance, -1..1) share one shape (B, ...). vb is the bound's one

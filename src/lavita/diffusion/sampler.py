@@ -58,7 +58,8 @@ def sample_loop(
 
     denoiser(x, t) is told the original timestep t (B,) and returns noise and variance stacked on the channel axis,
     (B, ..., 2C, H, W). step_noise(i) gives the noise of the i-th sampling step, i = 0 the noisiest; it is not called
-    where the method needs none. clip holds every predicted x_0 in [-bound, bound]. watch(i, x) sees the state after every step.
+    where the method needs none. clip holds every predicted x_0 in [-bound, bound].
+    watch(i, x) sees the state after every step.
     Source: Nichol & Dhariwal 2021, section 4; Song et al. 2021.
     """
     if method not in ("ddpm", "ddim"):
@@ -100,4 +101,3 @@ def guided(
         return torch.cat([base + scale * (eps - base), rest], dim=-3)
 
     return denoise
-

@@ -71,8 +71,7 @@ class Schedule:
     def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t of q(x_t | x_0), same shape as x0 (B, ...). Source: Ho et al. 2020, equation 4."""
         return (
-            self.at(self.alphas_cumprod.sqrt(), t, x0) * x0
-            + self.at((1 - self.alphas_cumprod).sqrt(), t, x0) * noise
+            self.at(self.alphas_cumprod.sqrt(), t, x0) * x0 + self.at((1 - self.alphas_cumprod).sqrt(), t, x0) * noise
         )
 
     def predict_x0(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:

@@ -80,9 +80,7 @@ class LavitaShape:
         if self.variant in (1, 2) and self.depth % 2:
             raise ValueError(f"model.depth: variant {self.variant} needs an even number of blocks, got {self.depth}")
         if self.embedding == "compression" and self.num_frames % self.tubelet_frames:
-            raise ValueError(
-                f"model.tubelet_frames: {self.tubelet_frames} does not divide {self.num_frames} frames"
-            )
+            raise ValueError(f"model.tubelet_frames: {self.tubelet_frames} does not divide {self.num_frames} frames")
         if self.conditioning == "all-tokens" and self.variant in (3, 4):
             raise ValueError("model.conditioning: all-tokens is defined for variants 1 and 2 (the paper studies 1)")
 
@@ -160,13 +158,14 @@ class Lavita(nn.Module):
         patches = self.x_embedder(rearrange(x, "b f c h w -> (b f) c h w"))
         return rearrange(patches, "(b f) n d -> b f n d", b=len(x))
 
-    def condition(
-        self, t: Tensor, y: Tensor | None, y_images: Tensor | None, num_images: int
-    ) -> tuple[Tensor, Tensor]:
+    def condition(self, t: Tensor, y: Tensor | None, y_images: Tensor | None, num_images: int) -> tuple[Tensor, Tensor]:
         """Conditioning of every frame (B, 1 or T + images, D) and of the clip (B, 1, D)."""
         c = self.t_embedder(t)[:, None]  # (B, 1, D)
+        num_time = self.shape.num_frames // self.compress
         if self.shape.num_classes is None:
-            return c, c
+            # Tokens shared by all frames are averaged over them: images must keep theirs apart from the video's.
+            separate = num_images and self.shape.conditioning == "all-tokens"
+            return (c.expand(-1, num_time + num_images, -1) if separate else c), c
         if y is None:
             raise ValueError("LAVITA was built with classes: y is needed (num_classes stands for no label)")
         c_clip = c + self.y_embedder(y)[:, None]  # (B, 1, D)
@@ -174,7 +173,7 @@ class Lavita(nn.Module):
             return c_clip, c_clip
         if y_images is None:
             raise ValueError(f"joint training with {num_images} images and classes needs their labels y_images")
-        video = c_clip.expand(-1, self.shape.num_frames // self.compress, -1)  # (B, T, D)
+        video = c_clip.expand(-1, num_time, -1)  # (B, T, D)
         return torch.cat([video, c + self.y_embedder(y_images)], dim=1), c_clip  # (B, T + images, D)
 
     def rotary(self) -> tuple[Tensor, Tensor] | None:

@@ -78,9 +78,7 @@ def structure_checks(case: Case, network: nn.Module) -> list[Check]:
     count, wanted = sum(value.numel() for value in trained.values()), case.get("trainable_parameters")
     return [
         Check("state dict", not wrong, "; ".join(wrong[:3]) or f"{len(ours)} names and shapes equal"),
-        Check(
-            "parameter names", not odd, f"differ: {', '.join(odd[:3])}" if odd else f"{len(trained)} equal"
-        ),
+        Check("parameter names", not odd, f"differ: {', '.join(odd[:3])}" if odd else f"{len(trained)} equal"),
         Check("trainable parameters", count == wanted, f"got {count}, recorded {wanted}"),
     ]
 

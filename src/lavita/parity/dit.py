@@ -52,9 +52,7 @@ def guided_forward(case: Case, network: DiT) -> Tensor:
     labels = torch.tensor([int(label) for label in match[2].split(",")])
     classes, nulls = labels.chunk(2)
     if (nulls != network.shape.num_classes).any():
-        raise CaseError(
-            f"{case.path}: the second half of cfg_x's labels must be the null class, got {nulls.tolist()}"
-        )
+        raise CaseError(f"{case.path}: the second half of cfg_x's labels must be the null class, got {nulls.tolist()}")
     x = torch.from_numpy(values).chunk(2)[0][:, None]  # (B, 1, C, H, W)
     t = torch.full((len(x),), int(match[1]))
     denoiser = guided(network, classes, network.shape.num_classes, float(match[3]), GUIDED_CHANNELS)

@@ -7,9 +7,7 @@ import numpy as np
 from lavita.parity.case import Case
 from lavita.score.distance import frechet_distance, kernel_distance
 
-GENERATED = (
-    r"y = ([\d.]+) \* Z \+ ([\d.]+) in float64, then every third column \(0, 3, 6, \.\.\.\) of y halved"
-)
+GENERATED = r"y = ([\d.]+) \* Z \+ ([\d.]+) in float64, then every third column \(0, 3, 6, \.\.\.\) of y halved"
 
 
 def build(case: Case) -> None:

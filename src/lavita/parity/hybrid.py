@@ -18,9 +18,7 @@ def tensor(case: Case, key: str) -> Tensor:
     return torch.tensor(value) if isinstance(value, list) else torch.from_numpy(case.array(key))
 
 
-def hybrid_figures(
-    network: Callable[[Tensor], Tensor], x: Tensor, noise: Tensor, t: Tensor
-) -> dict[str, Tensor]:
+def hybrid_figures(network: Callable[[Tensor], Tensor], x: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
     """Outputs "y" (of x itself), "loss", "mse" and "vb" (of x noised); the mean loss is backpropagated.
 
     network maps x (B, F, C, H, W) to noise and variance (B, F, 2C, H, W); t is (B,).

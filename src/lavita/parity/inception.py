@@ -18,7 +18,5 @@ def run(case: Case, network: None) -> dict[str, float]:
     values, match = case.expression("probabilities", r"softmax\(([\d.]+) \* Z\) in float64")
     logits = float(match[1]) * values.astype(np.float64)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    mean, deviation = inception_score(
-        weights / weights.sum(axis=1, keepdims=True), case.get("splits"), shuffle_seed=42
-    )
+    mean, deviation = inception_score(weights / weights.sum(axis=1, keepdims=True), case.get("splits"), shuffle_seed=42)
     return {"mean": mean, "std": deviation}

@@ -35,6 +35,4 @@ def run(case: Case, network: Lavita) -> dict[str, Tensor]:
     y = tensor(case, "y") if "y" in inputs else None
     y_images = tensor(case, "y_image") if "y_image" in inputs else None
     num_images = inputs.get("use_image_num", 0)
-    return hybrid_figures(
-        lambda x: network(x, t, y, y_images, num_images), tensor(case, "x"), tensor(case, "noise"), t
-    )
+    return hybrid_figures(lambda x: network(x, t, y, y_images, num_images), tensor(case, "x"), tensor(case, "noise"), t)

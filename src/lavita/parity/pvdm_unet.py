@@ -13,9 +13,7 @@ from lavita.parity.hybrid import tensor
 
 def build(case: Case) -> PlaneUNet:
     """The U-Net at the case's sizes; the number of frames follows from the length of a latent."""
-    config = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in case.get("config").items()
-    }
+    config = {key: tuple(value) if isinstance(value, list) else value for key, value in case.get("config").items()}
     side = case.get("config", "image_size")
     frames = (case.array("x").shape[2] // side - side) // 2
     return PlaneUNet(UNetConfig(frames=frames, **config))

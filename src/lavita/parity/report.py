@@ -23,9 +23,7 @@ def run_and_print(case: Case, all_gradients: bool) -> bool:
         raise
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         # Our network cannot take the case's sizes: a failure of the case, not of the program.
-        checks = [
-            Check("run", False, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-        ]
+        checks = [Check("run", False, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")]
     gradients = [check for check in checks if check.what.startswith("gradient ")]
     for check in checks:
         if check not in gradients or all_gradients or not check.passed:

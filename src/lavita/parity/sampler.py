@@ -29,9 +29,7 @@ def closed_form_network(case: Case) -> Callable[[Tensor, Tensor], Tensor]:
     """The denoiser that the case writes down, (x, t) -> noise and variance on axis 1."""
     match = re.fullmatch(NETWORK, case.get("network"))
     if match is None:
-        raise CaseError(
-            f"{case.path}: the network's formula has an unknown form: {case.get('network')[:80]!r}"
-        )
+        raise CaseError(f"{case.path}: the network's formula has an unknown form: {case.get('network')[:80]!r}")
     eps_scale, period, v_scale = float(match[1]), float(match[2]), float(match[3])
     v_shift = float(match[4] + match[5])
 

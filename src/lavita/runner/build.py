@@ -26,7 +26,9 @@ def empty_codec(config: CodecConfig) -> Codec:
     from lavita.codec.training import small_autoencoder
 
     channels = config.latent_channels
-    return KLCodec(small_autoencoder(config), torch.zeros(channels), torch.ones(channels), 1.0, config.kind, config.clips)
+    return KLCodec(
+        small_autoencoder(config), torch.zeros(channels), torch.ones(channels), 1.0, config.kind, config.clips
+    )
 
 
 def load_suite_codec(config: CodecConfig, folder: str | None) -> Codec:

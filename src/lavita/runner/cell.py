@@ -58,6 +58,7 @@ def main(folder: Path) -> None:
 
     scores = score_method(method, cell, scorer, shared["classes"], "untrained", folder / "untrained")
     spent = train(method, cell, catalogue, shared, folder)
+    method.to(device)  # the trainer leaves a module on the CPU
     weights_hash = save_method(method, cell, shared, folder)
     scores += score_method(method, cell, scorer, shared["classes"], "train", folder / "samples")
     finish(folder, method, cell, spent, scores, weights_hash, time.monotonic() - started)

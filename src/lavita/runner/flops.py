@@ -28,7 +28,7 @@ def training_flops_per_clip(module: TrainedStage, batch: dict[str, torch.Tensor]
 @torch.no_grad()
 def encoding_flops_per_clip(codec: Codec, batch: dict[str, torch.Tensor]) -> int:
     """FLOPs of encoding one clip with the suite's codec."""
-    video = batch["video"][:1]
+    video = batch["video"][:1].to(next(codec.parameters(), batch["video"]).device)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         codec.encode(video, ClipDraws([0], video.device))
     return counter.get_total_flops()

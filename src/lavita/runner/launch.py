@@ -13,7 +13,6 @@ from pathlib import Path
 from lavita.registry import ROOT
 from lavita.runner.events import parse
 
-
 # Threads that wait without spinning don't take the core from those that work, and memory that is kept instead of handed
 # back is not zeroed by the kernel again at every step: a fifth to a half of a training step's time on a CPU.
 STEADY_CPU = {

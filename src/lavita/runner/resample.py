@@ -35,7 +35,9 @@ def load_method(file: Path) -> tuple[VideoMethod, CellConfig, dict[str, Any]]:
     try:
         method.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{file}: weights do not fit their configuration: {str(error).splitlines()[-1].strip()}") from None
+        raise ValueError(
+            f"{file}: weights do not fit their configuration: {str(error).splitlines()[-1].strip()}"
+        ) from None
     return method.eval(), cell, config
 
 

@@ -75,7 +75,9 @@ class Scorer:
     def entry(self, metric: ClipMetric, extractor: Extractor, value: float) -> dict[str, Any]:
         """A score under its full name, which says the feature network unless it is the standard one."""
         return {
-            "metric": metric.key(extractor.name, self.protocol.n_generated, self.protocol.frames, extractor.weights_hash),
+            "metric": metric.key(
+                extractor.name, self.protocol.n_generated, self.protocol.frames, extractor.weights_hash
+            ),
             "value": value,
             "unit": metric.unit,
             "lower_is_better": not metric.higher_is_better,

@@ -51,9 +51,7 @@ def main(folder: Path) -> None:
         check_purse(one, num_classes)
     # Whatever does not need fitting is checked first, so that a wrong path costs no minute.
     p = cell.protocol
-    windows = real_windows(
-        catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed
-    )
+    windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
     shared: dict[str, Any] = {"cache": str(cache), "num_classes": num_classes, "class_names": catalogue.class_names}
     shared["classes"] = sorted({v.class_index for v in catalogue.split("train") if v.class_index is not None})
     shared |= fit_codec(cell, catalogue, cache, num_classes)

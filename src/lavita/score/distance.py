@@ -16,8 +16,7 @@ def check_features(features: np.ndarray, name: str, minimum: int = 2) -> np.ndar
         raise ValueError(f"{name} features: got {array.ndim} axes {array.shape}, wanted 2 (clips, features)")
     if len(array) < minimum:
         raise ValueError(
-            f"{name} features: got {len(array)} clips, wanted at least {minimum}; "
-            f"{minimum - len(array)} missing"
+            f"{name} features: got {len(array)} clips, wanted at least {minimum}; {minimum - len(array)} missing"
         )
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if len(bad):
@@ -51,9 +50,7 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray, ddof: int = 0) -> 
     x = check_features(real, "real", max(2, ddof + 1))
     y = check_features(generated, "generated", max(2, ddof + 1))
     if x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"features: real are {x.shape[1]} wide, generated {y.shape[1]}; use one extractor for both"
-        )
+        raise ValueError(f"features: real are {x.shape[1]} wide, generated {y.shape[1]}; use one extractor for both")
     r1, r2 = covariance_factor(x, ddof), covariance_factor(y, ddof)
     shared = np.linalg.svd(r1 @ r2.T, compute_uv=False).sum()
     spread = np.sum(r1 * r1) + np.sum(r2 * r2)
@@ -69,9 +66,7 @@ def kernel_distance(real: np.ndarray, generated: np.ndarray) -> float:
     """
     x, y = check_features(real, "real"), check_features(generated, "generated")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"features: real are {x.shape[1]} wide, generated {y.shape[1]}; use one extractor for both"
-        )
+        raise ValueError(f"features: real are {x.shape[1]} wide, generated {y.shape[1]}; use one extractor for both")
     n, m, width = len(x), len(y), x.shape[1]
     within_x, within_y, between = ((a @ b.T / width + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     same_x = (within_x.sum() - np.trace(within_x)) / (n * (n - 1))

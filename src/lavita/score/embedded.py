@@ -53,9 +53,7 @@ def difference_energies(video: Tensor) -> Tensor:
         rows += [torch.logaddexp(2 * log_energy(across), 2 * log_energy(down)) / 2]
         rows += [torch.logaddexp(2 * log_energy(across.diff(dim=-1)), 2 * log_energy(down.diff(dim=-2))) / 2]
         rows += [log_energy(bend.diff(dim=-1))]
-        video = functional.avg_pool2d(video.flatten(0, 1), 2).unflatten(
-            0, (-1, frames)
-        )  # (B, F, 3, h/2, w/2)
+        video = functional.avg_pool2d(video.flatten(0, 1), 2).unflatten(0, (-1, frames))  # (B, F, 3, h/2, w/2)
     return torch.stack(rows, dim=1)  # (B, 21, F - 2)
 
 
@@ -68,9 +66,7 @@ def mean_and_deviation(values: Tensor, axes: tuple[int, ...] | int) -> tuple[Ten
 class EmbeddedNet(nn.Module):
     """video float32 (B, F, 3, H, W), -1..1, F >= 4, H and W >= 16 -> penultimate features (B, width)."""
 
-    def __init__(
-        self, num_classes: int | None, width: int = 64, channels: int = 24, hidden: int = 96
-    ) -> None:
+    def __init__(self, num_classes: int | None, width: int = 64, channels: int = 24, hidden: int = 96) -> None:
         super().__init__()
         self.stem = nn.Conv2d(9, channels, 4, stride=2, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(channels)
@@ -148,9 +144,7 @@ class EmbeddedExtractor(Extractor):
 
     def weights(self) -> bytes:
         """The content of the weights file; equal weights give equal bytes."""
-        return save(
-            {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
-        )
+        return save({key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()})
 
     def video(self, clips: Tensor) -> Tensor:
         """float32 (b, F, 3, H, W), -1..1. Raises ValueError for clips that are too short or too small."""
@@ -193,9 +187,7 @@ def load_embedded(path: Path | str, device: str = "cpu") -> EmbeddedExtractor:
     path = Path(path)
     missing = [file for file in (path, path.with_suffix(".json")) if not file.is_file()]
     if missing:
-        raise ValueError(
-            f"extractor embedded: {missing[0]} is not there; run the suite once, it trains and keeps one"
-        )
+        raise ValueError(f"extractor embedded: {missing[0]} is not there; run the suite once, it trains and keeps one")
     facts, content = json.loads(path.with_suffix(".json").read_text()), path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != facts.get("weights_sha256"):

@@ -40,9 +40,7 @@ def draw_clip(
             return window(int(rng.integers(low, high + 1))), kind
         kind = "slow"
     if kind == "slow":
-        return (
-            window(int(rng.integers(1, interval // 2 + 1))) if interval > 1 else slowed(window(1), rng)
-        ), kind
+        return (window(int(rng.integers(1, interval // 2 + 1))) if interval > 1 else slowed(window(1), rng)), kind
     clip = window(interval)
     if kind == "shuffled":
         clip = shuffled(clip, rng)
@@ -79,9 +77,7 @@ def draw_batch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return video float32 (B, F, 3, H, W), -1..1, its kinds (B,) and the stretch of each clip (B,)."""
     chosen = rng.integers(len(stretches), size=len(kinds))
-    drawn = [
-        draw_clip(stretches[i], kind, frames, interval, rng) for i, kind in zip(chosen, kinds, strict=True)
-    ]
+    drawn = [draw_clip(stretches[i], kind, frames, interval, rng) for i, kind in zip(chosen, kinds, strict=True)]
     clips = np.stack([jittered(clip, flip, rng) for clip, _ in drawn])
     numbers = torch.tensor([KINDS.index(kind) for _, kind in drawn])
     return video_from_clips(torch.from_numpy(clips)), numbers, torch.from_numpy(chosen)

@@ -32,9 +32,7 @@ def losses(net: EmbeddedNet, video: Tensor, kinds: Tensor, labels: Tensor | None
     right = (kind_logits.argmax(dim=1) == kinds).float().mean().item()
     moving = kinds != KINDS.index("still")
     if labels is not None and class_logits is not None and moving.any():
-        by_class = functional.cross_entropy(
-            class_logits[moving], labels[moving], label_smoothing=LABEL_SMOOTHING
-        )
+        by_class = functional.cross_entropy(class_logits[moving], labels[moving], label_smoothing=LABEL_SMOOTHING)
         loss = loss + CLASS_WEIGHT * by_class
     return loss, right
 
@@ -114,9 +112,7 @@ def fit_embedded(
         found = check(stretch, "L H W 3", f"stretch {number}", dtype=np.uint8, **sizes)
         sizes = {"H": found["H"], "W": found["W"]}
         if found["L"] < need:
-            raise ValueError(
-                f"stretch {number}: got {found['L']} frames, {frames} at interval {interval} need {need}"
-            )
+            raise ValueError(f"stretch {number}: got {found['L']} frames, {frames} at interval {interval} need {need}")
     if labels is not None and len(labels) != len(stretches):
         raise ValueError(f"labels: got {len(labels)} for {len(stretches)} stretches")
     classes = None if labels is None else num_classes or max(labels) + 1
@@ -166,9 +162,7 @@ def train(
         targets = None if of_class is None else of_class[chosen]
         loss, right = losses(net, recoloured(video, rng), numbers, targets)
         if not torch.isfinite(loss):
-            raise ValueError(
-                f"embedded extractor: the loss is not finite at step {step}; look at the training videos"
-            )
+            raise ValueError(f"embedded extractor: the loss is not finite at step {step}; look at the training videos")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)

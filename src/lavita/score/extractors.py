@@ -77,9 +77,7 @@ def git_blob_hash(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def load_torchscript(
-    path: Path | str, title: str, address: str, device: str = "cpu"
-) -> torch.jit.ScriptModule:
+def load_torchscript(path: Path | str, title: str, address: str, device: str = "cpu") -> torch.jit.ScriptModule:
     """Return the network of a TorchScript file in evaluation mode.
 
     Raises ValueError, in one line, for a missing file, a web page saved under the name, or any other file.
@@ -90,9 +88,7 @@ def load_torchscript(
     with path.open("rb") as file:
         start = file.read(512)
     if start.lstrip()[:1] == b"<":
-        raise ValueError(
-            f"{title}: {path} is a web page, not a network; download the file itself from {address}"
-        )
+        raise ValueError(f"{title}: {path} is a web page, not a network; download the file itself from {address}")
     if start[:2] != b"PK":
         raise ValueError(f"{title}: {path} is no TorchScript archive; wanted the file from {address}")
     try:

@@ -67,9 +67,7 @@ def write_clips(
             raise ValueError(f"names: got {len(names)}, there are more clips than that")
         name = f"{number:06d}" if names is None else str(names[number])
         if not SAFE_NAME.fullmatch(name) or any(entry["name"] == name for entry in entries[-1:]):
-            raise ValueError(
-                f"names: got {name!r}, allowed: unique, of letters, digits, dot, dash and underscore"
-            )
+            raise ValueError(f"names: got {name!r}, allowed: unique, of letters, digits, dot, dash and underscore")
         file = write_video(folder / f"{name}.mkv", np.ascontiguousarray(clip), PLAYBACK_FPS, lossless=True)
         entries.append({"name": name, "file": file.name, "sha256": file_hash(file)})
     for key, values in {"names": names, **lists}.items():
@@ -98,9 +96,7 @@ def _check_files(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
             f"{folder}: {len(missing)} of {len(named)} clips are missing, first {missing[0]}; sample again"
         )
     if stray:
-        raise ValueError(
-            f"{folder}: {stray[0]} and {len(stray) - 1} more are not of this set of clips; remove them"
-        )
+        raise ValueError(f"{folder}: {stray[0]} and {len(stray) - 1} more are not of this set of clips; remove them")
 
 
 def read_manifest(folder: Path | str) -> dict[str, Any]:

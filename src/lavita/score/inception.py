@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def inception_score(
-    probabilities: np.ndarray, splits: int = 10, shuffle_seed: int | None = 42
-) -> tuple[float, float]:
+def inception_score(probabilities: np.ndarray, splits: int = 10, shuffle_seed: int | None = 42) -> tuple[float, float]:
     """Return (mean, standard deviation with ddof 0) over the splits of exp E[KL(p(y|x) || p(y))], 1..K.
 
     probabilities (n, K), rows summing to 1. The rows are shuffled once by RandomState(shuffle_seed) (None:
@@ -21,18 +19,14 @@ def inception_score(
         raise ValueError(f"probabilities: got {p.ndim} axes {p.shape}, wanted 2 (clips, classes)")
     n = len(p)
     if splits < 1 or n < splits:
-        raise ValueError(
-            f"inception score: got {n} clips for {splits} splits, wanted at least one clip a split"
-        )
+        raise ValueError(f"inception score: got {n} clips for {splits} splits, wanted at least one clip a split")
     bad = np.flatnonzero(~np.isfinite(p).all(axis=1))
     if len(bad):
         raise ValueError(f"probabilities: clip {bad[0]} has a value that is not finite")
     # float32 softmax rows sum to 1 within K * 6e-8; logits passed by mistake are off by far more.
     wrong = np.flatnonzero((p < 0).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > 1e-3))
     if len(wrong):
-        raise ValueError(
-            f"probabilities: row {wrong[0]} sums to {p[wrong[0]].sum():.4g}; apply a softmax first"
-        )
+        raise ValueError(f"probabilities: row {wrong[0]} sums to {p[wrong[0]].sum():.4g}; apply a softmax first")
     if shuffle_seed is not None:
         np.random.RandomState(shuffle_seed).shuffle(p)
     scores = []

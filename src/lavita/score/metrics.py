@@ -32,9 +32,7 @@ def metric_key(
     return f"{metric}{'' if is_standard else '_' + extractor_name}_n{n}_f{frames}"
 
 
-def ordered(
-    rows: Sequence[Tensor] | Tensor, indices: Sequence[Tensor] | Tensor, n: int, name: str
-) -> np.ndarray:
+def ordered(rows: Sequence[Tensor] | Tensor, indices: Sequence[Tensor] | Tensor, n: int, name: str) -> np.ndarray:
     """Return rows (n, d), float64, by clip index; a clip that several processes saw counts once.
 
     Raises ValueError if there are fewer than n clips (says how many are missing) or more.
@@ -45,13 +43,9 @@ def ordered(
     order = torch.cat(list(indices)) if not isinstance(indices, Tensor) else indices
     kept, first = np.unique(order.cpu().numpy(), return_index=True)
     if len(kept) < n:
-        raise ValueError(
-            f"{name} clips: got {len(kept)}, the protocol wants {n}; {n - len(kept)} are missing"
-        )
+        raise ValueError(f"{name} clips: got {len(kept)}, the protocol wants {n}; {n - len(kept)} are missing")
     if len(kept) > n:
-        raise ValueError(
-            f"{name} clips: got {len(kept)}, the protocol wants exactly {n}; leave {len(kept) - n} out"
-        )
+        raise ValueError(f"{name} clips: got {len(kept)}, the protocol wants exactly {n}; leave {len(kept) - n} out")
     return values.cpu().double().numpy()[first]
 
 
@@ -98,9 +92,7 @@ class ClipMetric(Metric):
         before.
         """
         if self.frames not in (None, clips.shape[1]):
-            raise ValueError(
-                f"{self.metric}: got clips of {clips.shape[1]} frames after clips of {self.frames}"
-            )
+            raise ValueError(f"{self.metric}: got clips of {clips.shape[1]} frames after clips of {self.frames}")
         self.frames = int(clips.shape[1])
         self.add_rows(self.rows(clips), real, indices)
 
@@ -133,9 +125,7 @@ class FrechetVideoDistance(ClipMetric):
 
     metric, unit, higher_is_better = "fvd", "squared feature distance", False
 
-    def __init__(
-        self, extractor: Extractor, n: int, n_real: int | None = None, ddof: int = 0, **kwargs: Any
-    ) -> None:
+    def __init__(self, extractor: Extractor, n: int, n_real: int | None = None, ddof: int = 0, **kwargs: Any) -> None:
         super().__init__(extractor, n, n_real, **kwargs)
         self.ddof = ddof
 
@@ -175,18 +165,14 @@ class VideoInceptionScore(ClipMetric):
     ) -> None:
         super().__init__(extractor, n, **kwargs)
         if extractor.num_classes is None:
-            raise ValueError(
-                f"is: extractor {extractor.name} gives no class probabilities (no labels); leave IS out"
-            )
+            raise ValueError(f"is: extractor {extractor.name} gives no class probabilities (no labels); leave IS out")
         self.splits, self.shuffle_seed = splits, shuffle_seed
 
     def rows(self, clips: np.ndarray | Tensor) -> Tensor:
         """Class probabilities, float32 (B, K)."""
         return self.extractor.probabilities(clips)
 
-    def update(
-        self, clips: np.ndarray | Tensor, real: bool = False, indices: Sequence[int] | None = None
-    ) -> None:
+    def update(self, clips: np.ndarray | Tensor, real: bool = False, indices: Sequence[int] | None = None) -> None:
         """As in `ClipMetric.update`; real clips are ignored."""
         if not real:
             super().update(clips, real, indices)

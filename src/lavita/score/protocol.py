@@ -75,9 +75,7 @@ class Protocol:
                 if getattr(self, key) < least:
                     raise ConfigError(f"protocol.{key}: got {getattr(self, key)}, allowed: {least} or more")
         if self.n_generated < self.is_splits:
-            raise ConfigError(
-                f"protocol.is_splits: got {self.is_splits} for {self.n_generated} clips; lower it"
-            )
+            raise ConfigError(f"protocol.is_splits: got {self.is_splits} for {self.n_generated} clips; lower it")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Protocol:

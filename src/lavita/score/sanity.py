@@ -72,11 +72,7 @@ def verdict(rows: dict[str, float], n: int) -> tuple[bool, str]:
     """Whether every change lies WANTED_RATIO above the floor, and a sentence that says so or names those that
     do not.
     """
-    seen = {
-        name: value > 0 and value >= WANTED_RATIO * rows[FLOOR]
-        for name, value in rows.items()
-        if name != FLOOR
-    }
+    seen = {name: value > 0 and value >= WANTED_RATIO * rows[FLOOR] for name, value in rows.items() if name != FLOOR}
     blind = [name for name in seen if not seen[name]]
     if not blind:
         return (

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class HeldoutLoss(lightning.Callback):
-    """Evaluates `module.heldout_loss` on a fixed batch before the first step, `times` times evenly, the last at the end.
+    """Evaluates `module.heldout_loss` on a fixed batch before the first step and `times` times evenly to the end.
 
     values holds (clips seen, loss). Measured with the weights being trained, not with their average.
     """

@@ -1,4 +1,4 @@
-"""Diffusion in the suite's codec by IDDPM: what all transformers of the comparison share. Video to loss, top to bottom."""
+"""Diffusion in the suite's codec by IDDPM, video to loss: what all transformers of the comparison share."""
 
 from __future__ import annotations
 

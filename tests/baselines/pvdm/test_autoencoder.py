@@ -56,9 +56,7 @@ def test_pixels_and_planes_equal_the_plain_convolutions():
     wanted = network.to_pixel(grid).reshape(2, 4, 3, 16, 16)
     torch.testing.assert_close(network.paint(tokens), wanted, rtol=1e-5, atol=1e-5)
     flat = network.pre_xy(grid).permute(0, 2, 3, 1)
-    torch.testing.assert_close(
-        pointwise(network.pre_xy, grid.permute(0, 2, 3, 1)), flat, rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(pointwise(network.pre_xy, grid.permute(0, 2, 3, 1)), flat, rtol=1e-5, atol=1e-5)
 
 
 def test_angles_follow_their_formulas():
@@ -124,9 +122,7 @@ def test_reconstruction_improves_within_twenty_steps():
     assert errors[-1] < 0.1 < errors[0]
 
 
-@pytest.mark.parametrize(
-    "sizes, word", [({"resolution": 20}, "patch size"), ({"timesteps": 5, "splits": 2}, "splits")]
-)
+@pytest.mark.parametrize("sizes, word", [({"resolution": 20}, "patch size"), ({"timesteps": 5, "splits": 2}, "splits")])
 def test_sizes_that_do_not_divide_are_refused(sizes, word):
     with pytest.raises(ValueError, match=word):
         tiny(**sizes)

@@ -198,9 +198,7 @@ def test_all_stages_run_through_the_trainer(tmp_path):
         losses = fit_stage(stage.module, loader, 4, tmp_path, batch(20), lambda *_: None)
         assert losses[-1][0] == 4 and all(value == value for _, value in losses)
         after = dict(stage.module.named_parameters())
-        assert {
-            name.split(".")[0] for name, value in after.items() if not value.equal(before[name])
-        } == changes
+        assert {name.split(".")[0] for name, value in after.items() if not value.equal(before[name])} == changes
     assert training_flops_per_clip(method.stages()[1].module, batch()) > 0
 
 

@@ -159,6 +159,8 @@ def finish(
     trainable = {id(p): p for stage in method.stages() for p in stage.module.trained_parameters()}
     # Fixed tables are parameters without gradient; a frozen codec has weights too, and they count.
     fixed = {id(p) for name, p in method.named_parameters() if name.rpartition(".")[2] in FIXED_TABLES}
+    # A discriminator is trained but no part of what samples: it counts too.
+    everything = trainable | {id(p): p for p in method.parameters() if id(p) not in fixed}
     record["row"] |= {
         "clips_seen": int(spent.total("clips")),
         "train_flops": int(spent.total("flops")),
@@ -166,7 +168,7 @@ def finish(
         "accelerator_seconds": seconds if torch.cuda.is_available() else 0.0,
         "peak_bytes": peak_bytes(),
         "params_trained": count(trainable.values()),
-        "params_total": count(p for p in method.parameters() if id(p) not in fixed),
+        "params_total": count(everything.values()),
         "external_bytes": count(method.codec.parameters()) * 4 if cell.codec.kind == "kl" else 0,
         "weights_hash": weights_hash,
     }

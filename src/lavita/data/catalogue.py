@@ -83,5 +83,5 @@ def _too_short(catalogue: Catalogue, short: list[VideoEntry], frames: int, inter
     return (
         f"{len(short)} of {len(catalogue.videos)} videos are shorter than the {span} frames that {frames} "
         f"frames at interval {interval} span; the shortest is {shortest.path} with {length} frames; the most "
-        f"that would work: {' or '.join(works)}; short_videos=skip leaves them out"
+        f"that would work: {' or '.join(works)}; data.short_videos=skip leaves them out"
     )

@@ -17,13 +17,12 @@ from lavita.bench.plan import read_config
 from lavita.bench.suite import CellConfig
 from lavita.checkpoints import save
 from lavita.data.catalogue import Catalogue
-from lavita.data.clip import window_starts
 from lavita.data.layouts import read_layout
-from lavita.data.module import ClipDataModule
 from lavita.runner.build import build_method, cut_purse, load_suite_codec
 from lavita.runner.events import emit, progress
 from lavita.runner.flops import encoding_flops_per_clip, training_flops_per_clip
 from lavita.runner.generate import generate, save_samples
+from lavita.runner.loading import heldout_batch, stage_data
 from lavita.runner.provenance import peak_bytes
 from lavita.runner.scoring import Scorer
 from lavita.train.fit import fit_stage
@@ -86,20 +85,9 @@ def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: d
         spent.stages.append(shared["codec_stage"] | {"charged": True})
     seen = 0
     for stage, clips in cut_purse(cell, method):
-        data = ClipDataModule(
-            catalogue,
-            frames=cell.data.frames,
-            interval=cell.data.interval,
-            resolution=cell.data.resolution,
-            flip=cell.data.flip,
-            seed=cell.seed,
-            batch=stage.module.train_config.batch_clips,
-            start=seen,
-            stop=seen + clips,
-            num_workers=cell.data.num_workers,
-            cache_bytes=cell.data.cache_bytes,
-        )
-        heldout = heldout_batch(data, catalogue)
+        batch = stage.module.train_config.batch_clips
+        data = stage_data(cell, catalogue, cell.seed, batch, seen, seen + clips)
+        heldout = heldout_batch(data, HELDOUT_CLIPS)
         module = stage.module
         started = time.monotonic()
         losses = fit_stage(module, data.train_dataloader(), clips, folder / "tensorboard", heldout, progress)
@@ -113,14 +101,6 @@ def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: d
         emit("note", text=f"{stage.name}: {clips} clips in {seconds:.1f} s; held-out loss {losses[-1][1]:.4g}")
         seen += clips
     return spent
-
-
-def heldout_batch(data: ClipDataModule, catalogue: Catalogue) -> dict[str, torch.Tensor]:
-    """A fixed batch of held-out clips, as many as there are up to HELDOUT_CLIPS."""
-    frames, interval = data.frames, data.interval
-    there = sum(len(window_starts(video.frames, frames, interval)) for video in catalogue.split("heldout"))
-    n = min(HELDOUT_CLIPS, there)
-    return {"video": data.heldout_clips(n), "label": data.heldout_labels(n), "clip_index": torch.arange(n)}
 
 
 def save_method(method: VideoMethod, cell: CellConfig, shared: dict[str, Any], folder: Path) -> str:

@@ -21,19 +21,20 @@ from lavita.bench.ledger import write_whole
 from lavita.bench.plan import cell_from_dict
 from lavita.bench.suite import CellConfig
 from lavita.data.catalogue import Catalogue
-from lavita.data.clip import centre_crop_resize, window_starts
+from lavita.data.clip import centre_crop_resize
 from lavita.data.layouts import read_layout
-from lavita.data.module import ClipDataModule
 from lavita.data.video import read_frames
 from lavita.data.windows import load_window, real_windows
 from lavita.registry import ROOT
 from lavita.runner.build import check_purse, codec_training_config
 from lavita.runner.events import emit, progress
 from lavita.runner.flops import training_flops_per_clip
+from lavita.runner.loading import heldout_batch, stage_data
 from lavita.runner.scoring import load_extractors
 from lavita.score.sanity import FLOOR, SanityReport, sanity_rows
 
 STATISTICS_CLIPS = 64
+HELDOUT_CLIPS = 16
 STRETCH_SPANS = 4  # of each training video, at most so many clips' spans, so that memory stays bounded
 
 
@@ -54,7 +55,7 @@ def main(folder: Path) -> None:
     windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
     shared: dict[str, Any] = {"cache": str(cache), "num_classes": num_classes, "class_names": catalogue.class_names}
     shared["classes"] = sorted({v.class_index for v in catalogue.split("train") if v.class_index is not None})
-    shared |= fit_codec(cell, catalogue, cache, num_classes)
+    shared |= fit_codec(cell, catalogue, cache)
     shared |= fit_extractor(cell, catalogue, cache, num_classes)
     shared |= real_clips(cell, windows, shared, folder)
     keys = ("codec_hash", "extractor_hash", "protocol_hash")
@@ -93,24 +94,7 @@ def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
     return folder
 
 
-def training_loader(cell: CellConfig, catalogue: Catalogue, batch: int, clips: int) -> ClipDataModule:
-    d = cell.data
-    return ClipDataModule(
-        catalogue,
-        frames=d.frames,
-        interval=d.interval,
-        resolution=d.resolution,
-        flip=d.flip,
-        seed=0,
-        batch=batch,
-        start=0,
-        stop=clips,
-        num_workers=d.num_workers,
-        cache_bytes=d.cache_bytes,
-    )
-
-
-def fit_codec(cell: CellConfig, catalogue: Catalogue, cache: Path, num_classes: int | None) -> dict[str, Any]:
+def fit_codec(cell: CellConfig, catalogue: Catalogue, cache: Path) -> dict[str, Any]:
     """The suite's codec: its folder, hash, and what it cost, which each latent method is charged."""
     if cell.codec.kind != "suite":
         return {"codec": None, "codec_hash": key_of(cell.codec), "codec_stage": None}
@@ -136,16 +120,16 @@ def train_codec(cell: CellConfig, catalogue: Catalogue, folder: Path) -> None:
     from lavita.train.fit import fit_stage
 
     clips, train = cell.codec.clips, codec_training_config(cell)
-    data = training_loader(cell, catalogue, train.batch_clips, clips)
+    data = stage_data(cell, catalogue, 0, train.batch_clips, 0, clips)
     torch.manual_seed(0)
     module = CodecTraining(cell.codec, train, seed=0)
     module.start(next(iter(data.train_dataloader()))["video"])
-    heldout = heldout_clips(data, catalogue)
+    heldout = heldout_batch(data, HELDOUT_CLIPS)
     started = time.monotonic()
     fit_stage(module, data.train_dataloader(), clips, folder / "tensorboard", heldout, progress)
     seconds = time.monotonic() - started
     batch = STATISTICS_CLIPS - STATISTICS_CLIPS % train.batch_clips or train.batch_clips
-    statistics = training_loader(cell, catalogue, train.batch_clips, batch).train_dataloader()
+    statistics = stage_data(cell, catalogue, 0, train.batch_clips, 0, batch).train_dataloader()
     codec = measured_codec(module.autoencoder, statistics, "suite", clips)
     before, after = reconstruction(codec, heldout["video"])
     psnr = 10 * np.log10(255**2 / np.mean((before.astype(float) - after.astype(float)) ** 2))
@@ -153,12 +137,6 @@ def train_codec(cell: CellConfig, catalogue: Catalogue, folder: Path) -> None:
     save_codec(codec, folder)
     stage = {"name": "codec", "clips": clips, "seconds": seconds, "flops": flops, "psnr": float(psnr)}
     (folder / "stage.json").write_text(json.dumps(stage) + "\n")
-
-
-def heldout_clips(data: ClipDataModule, catalogue: Catalogue, most: int = 16) -> dict[str, torch.Tensor]:
-    there = sum(len(window_starts(v.frames, data.frames, data.interval)) for v in catalogue.split("heldout"))
-    n = min(most, there)
-    return {"video": data.heldout_clips(n), "label": data.heldout_labels(n), "clip_index": torch.arange(n)}
 
 
 def fit_extractor(cell: CellConfig, catalogue: Catalogue, cache: Path, num_classes: int | None) -> dict[str, Any]:

@@ -51,4 +51,4 @@ def test_missing_key():
 
 @pytest.mark.parametrize("steps, count", [("25", 25), ("ddim50", 50), ("10,15,20", 45)])
 def test_number_of_steps(steps, count):
-    assert SamplingConfig("ddim", steps, 0.0, 1.0, None, False, 8).num_steps == count
+    assert SamplingConfig("ddim", steps, 0.0, 1.0, None, False, 8, "generation", 1).num_steps == count

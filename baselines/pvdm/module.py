@@ -143,7 +143,14 @@ class Method(VideoMethod):
         return torch.where(dropped, torch.full_like(label, self.context.num_classes), label)
 
     @torch.no_grad()
-    def sample(self, seeds: Sequence[int], classes: Tensor | None, sampling: SamplingConfig) -> Tensor:
+    def sample(
+        self,
+        seeds: Sequence[int],
+        classes: Tensor | None,
+        sampling: SamplingConfig,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        self.check_generation(sampling, condition)
         return self.sample_chain(seeds, classes, sampling, num_clips_chained=1)
 
     @torch.no_grad()

@@ -67,7 +67,7 @@ class AdversarialStage(ReconstructionStage):
         video = batch["video"][:, : self.autoencoder.config.timesteps]  # (B, F, 3, H, W)
         index = draws.integers(video.shape[1])  # (B,)
         # The turn follows from the clips' running number, so a resumed run goes on with the right one.
-        if discriminators_turn(int(batch["clip_index"][0]) // len(video)):
+        if discriminators_turn(int(batch["clip_index"][0]) // self.train_config.batch_clips):
             with torch.no_grad():
                 rebuilt = self.autoencoder(video)  # (B, F, 3, H, W)
             value = self.adversary.discriminator_loss(video, rebuilt, index)  # (B,)

@@ -146,7 +146,6 @@ class TrainConfig:
     grad_clip_norm: float | None
     grad_clip_start_clips: int
     class_dropout: float
-    precision: str
 
     def __post_init__(self) -> None:
         if (self.ema_decay is None) == (self.ema_halflife_share is None):
@@ -160,8 +159,55 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class ComputeConfig:
+    """How a cell uses its machine; identical for all cells of a run.
+
+    precision: Lightning's name (32-true, bf16-mixed). threads: CPU threads of a cell's process, since their number
+    changes the last bits of sums. A batch is accumulated over accumulate_batches passes. checkpoint_activations
+    recomputes each transformer block in the backward pass: less memory, same numbers.
+    """
+
+    precision: str
+    threads: int
+    accumulate_batches: int
+    checkpoint_activations: bool
+
+    def __post_init__(self) -> None:
+        one_of("compute.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
+        for key in ("threads", "accumulate_batches"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"compute.{key}: got {getattr(self, key)}, wanted at least 1")
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """Where a network starts, other than at random; at most one of the two.
+
+    checkpoint: a file of an official ImageNet DiT (outside help: the row is open). method: an image method of the
+    suite, built at the same size and trained first, on `share` of the purse.
+    """
+
+    checkpoint: str | None
+    method: str | None
+    share: float
+
+    def __post_init__(self) -> None:
+        if self.checkpoint and self.method:
+            raise ConfigError("pretraining: set checkpoint or method, not both")
+        if (self.method is not None) != (0 < self.share < 1):
+            raise ConfigError(
+                f"pretraining.share: got {self.share} with pretraining.method={self.method}; "
+                "wanted above 0 and below 1 with a method, 0 without"
+            )
+
+
+@dataclass(frozen=True)
 class SamplingConfig:
-    """How clips are made: sampler (ddpm, ddim), steps (IDDPM respacing string), eta, guidance (1 = none)."""
+    """How clips are made: sampler, steps (IDDPM respacing string), eta (ddim), guidance (1 = none).
+
+    task: what is generated from what ("generation": from noise alone; others where a method has them).
+    num_clips_chained: clips of one long video, each continuing the one before, where a method can.
+    """
 
     sampler: str
     steps: str
@@ -170,9 +216,13 @@ class SamplingConfig:
     guided_channels: int | None
     clip_denoised: bool
     batch_clips: int
+    task: str
+    num_clips_chained: int
 
     def __post_init__(self) -> None:
-        one_of("sampling.sampler", self.sampler, ("ddpm", "ddim"))
+        one_of("sampling.sampler", self.sampler, ("ddpm", "ddim", "dpm-solver++"))
+        if self.num_clips_chained < 1:
+            raise ConfigError(f"sampling.num_clips_chained: got {self.num_clips_chained}, wanted at least 1")
         if self.guidance < 0:
             raise ConfigError(f"sampling.guidance: got {self.guidance}, wanted 0 or more (1 = no guidance)")
 

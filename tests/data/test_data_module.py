@@ -87,12 +87,39 @@ def test_the_store_keeps_its_limit(catalogue):
 def test_heldout_clips_are_fixed_and_cover_the_classes(catalogue):
     first = ClipDataModule(catalogue, **SETTING, batch=8, start=0, stop=48)
     second = ClipDataModule(catalogue, **(SETTING | dict(seed=9)), batch=4, start=8, stop=16)
-    assert torch.equal(first.heldout_clips(8), second.heldout_clips(8))
-    assert first.heldout_clips(8).shape == (8, 8, 3, 16, 16)
-    assert first.heldout_labels(8).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert len(first.heldout_clips(48).flatten(1).unique(dim=0)) == 48  # 16 videos of 3 windows, all different
-    with pytest.raises(ValueError, match="got 48 .* 1 are missing"):
-        first.heldout_clips(49)
+    one, other = first.heldout_batch(8), second.heldout_batch(8)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert one["video"].shape == (8, 8, 3, 16, 16)
+    assert one["label"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert len(first.heldout_batch(48)["video"].flatten(1).unique(dim=0)) == 48  # 16 videos of 3 windows, all different
+    assert len(first.heldout_batch(99)["video"]) == 48  # there are no more
+
+
+def test_past_frames_are_those_before_the_clip(catalogue):
+    """8 frames of clip after 8 of past are the two halves of one window of 16 frames, which has draws of its own."""
+    both, whole = loaded(catalogue, past=8), loaded(catalogue, frames=16)
+    assert torch.equal(torch.cat([both["past"], both["video"]], dim=1), whole["video"])
+    heldout = ClipDataModule(catalogue, **SETTING, batch=8, start=0, stop=8, past=8).heldout_batch(8)
+    assert heldout["past"].shape == heldout["video"].shape == (8, 8, 3, 16, 16)
+
+
+def test_images_are_single_frames_of_the_whole_split(catalogue, clips):
+    """Every image is a frame of a training video of its label; clips are those of training without images."""
+    got = loaded(catalogue, images=3, flip=False)
+    assert got["images"].shape == (48, 3, 3, 16, 16) and got["image_labels"].shape == (48, 3)
+    assert torch.equal(got["clip_index"], clips["clip_index"])
+    frames = {label: [] for label in range(4)}
+    for video in catalogue.split("train"):
+        frames[video.class_index].append(to_tensor(load_window(video, 0, video.frames, 1, 16)))
+    frames = {label: torch.cat(parts) for label, parts in frames.items()}
+    for image, label in zip(got["images"].flatten(0, 1), got["image_labels"].flatten().tolist(), strict=True):
+        assert (frames[label] == image).flatten(1).all(1).any()
+    # 144 draws from 48 videos: with equal chances about 46 of them appear (48 (1 - (47/48)^144) = 45.7).
+    assert len(got["images"].flatten(0, 1).flatten(1).unique(dim=0)) > 130
+    again = loaded(catalogue, images=3, flip=False, start=24, num_workers=2)
+    assert torch.equal(again["images"], got["images"][24:])
+    heldout = ClipDataModule(catalogue, **SETTING, batch=8, start=0, stop=8, images=3).heldout_batch(8)
+    assert heldout["images"].shape == (8, 3, 3, 16, 16) and heldout["image_labels"].shape == (8, 3)
 
 
 def test_sets_without_classes_have_label_minus_one(embedded):

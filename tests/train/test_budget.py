@@ -1,5 +1,6 @@
 """The budget is cut into whole batches and met exactly; the clock fails a stage that misses it."""
 
+from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
@@ -30,7 +31,7 @@ def test_what_does_not_go_is_an_error_that_names_what_would():
 
 
 def test_clock_counts_clips_and_refuses_another_total():
-    module = SimpleNamespace(num_clips_seen=0, stage_name="train")
+    module = SimpleNamespace(num_clips_seen=0, stage_name="train", clip_cost=Fraction(1))
     trainer, seen = SimpleNamespace(world_size=1), []
     clock = ClipClock(8, lambda *report: seen.append(report), every_seconds=3600)
     for _ in range(2):
@@ -40,3 +41,16 @@ def test_clock_counts_clips_and_refuses_another_total():
     module.num_clips_seen = 12
     with pytest.raises(RuntimeError, match="saw 12 clips, its budget is 8"):
         clock.on_train_end(trainer, module)
+
+
+def test_clock_counts_images_and_past_frames():
+    """4 clips of 8 frames with 4 images each are 6 clips; 3 x 4 clips that cost 4/3 are exactly 16, not 15.999."""
+    for cost, steps, total in ((Fraction(12, 8), 1, 6), (Fraction(4, 3), 3, 16)):
+        module = SimpleNamespace(num_clips_seen=0, stage_name="train", clip_cost=cost)
+        clock = ClipClock(total, lambda *_: None, every_seconds=3600)
+        for _ in range(steps):
+            clock.on_train_batch_end(
+                SimpleNamespace(world_size=1), module, torch.tensor(0.5), {"video": torch.zeros(4, 1)}, 0
+            )
+        clock.on_train_end(SimpleNamespace(world_size=1), module)
+        assert module.num_clips_seen == total

@@ -16,9 +16,10 @@ def run(decay: float, values: list[float]) -> float:
     module = SimpleNamespace(trained_parameters=lambda: [weight])
     ema = Ema(decay)
     ema.on_fit_start(None, module)
-    for value in values[1:]:
+    for step, value in enumerate(values[1:], start=1):
         weight.data.fill_(value)
-        ema.on_train_batch_end(None, module)
+        ema.on_train_batch_end(SimpleNamespace(global_step=step), module)
+        ema.on_train_batch_end(SimpleNamespace(global_step=step), module)  # a batch that was only accumulated
     ema.on_train_end(None, module)
     return float(weight.detach())
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from lavita.bench.suite import (
     PURSE,
+    SECTIONS,
     TIERS,
     CellConfig,
     apply_overrides,
@@ -22,21 +23,8 @@ from lavita.bench.suite import (
     methods_of,
     read_cell,
 )
-from lavita.config import (
-    BudgetConfig,
-    CodecConfig,
-    ConfigError,
-    DataConfig,
-    ExtractorConfig,
-    SamplingConfig,
-    TrainConfig,
-    WeightsConfig,
-    nearest,
-    one_of,
-    read,
-)
+from lavita.config import ConfigError, nearest, one_of, read
 from lavita.registry import ROOT, implementation_folder
-from lavita.score.protocol import Protocol
 
 
 def make_plan(
@@ -66,11 +54,9 @@ def make_plan(
 def check_identical(cells: Sequence[CellConfig]) -> None:
     """What fairness.md wants identical must be: data, budget, codec, protocol, precision."""
     for cell in cells[1:]:
-        for section in ("data", "budget", "codec", "extractor", "protocol"):
+        for section in ("data", "budget", "codec", "compute", "extractor", "protocol"):
             if getattr(cell, section) != getattr(cells[0], section):
                 raise ConfigError(f"{section} of {cell.method} differs from that of {cells[0].method}")
-        if cell.train.precision != cells[0].train.precision:
-            raise ConfigError(f"train.precision of {cell.method} differs from that of {cells[0].method}")
 
 
 def deviations(cell: CellConfig) -> list[str]:
@@ -131,15 +117,5 @@ def read_config(path: Path) -> CellConfig:
 
 def cell_from_dict(values: dict) -> CellConfig:
     """A CellConfig from the plain mapping that dataclasses.asdict makes of one."""
-    sections = {
-        "data": DataConfig,
-        "budget": BudgetConfig,
-        "codec": CodecConfig,
-        "train": TrainConfig,
-        "sampling": SamplingConfig,
-        "extractor": ExtractorConfig,
-        "weights": WeightsConfig,
-        "protocol": Protocol,
-    }
-    parts = {key: read(sections[key], value, key) if key in sections else value for key, value in values.items()}
+    parts = {key: read(SECTIONS[key], value, key) if key in SECTIONS else value for key, value in values.items()}
     return CellConfig(**parts)

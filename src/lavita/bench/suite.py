@@ -12,9 +12,11 @@ from omegaconf.errors import OmegaConfBaseException
 from lavita.config import (
     BudgetConfig,
     CodecConfig,
+    ComputeConfig,
     ConfigError,
     DataConfig,
     ExtractorConfig,
+    PretrainingConfig,
     SamplingConfig,
     TrainConfig,
     WeightsConfig,
@@ -26,6 +28,18 @@ from lavita.registry import config_path, implementation_folder, names_in
 from lavita.score.protocol import Protocol
 
 TIERS = ("paper", "small", "demo")
+SECTIONS = {
+    "data": DataConfig,
+    "budget": BudgetConfig,
+    "codec": CodecConfig,
+    "pretraining": PretrainingConfig,
+    "train": TrainConfig,
+    "compute": ComputeConfig,
+    "sampling": SamplingConfig,
+    "extractor": ExtractorConfig,
+    "weights": WeightsConfig,
+    "protocol": Protocol,
+}
 PURSE = ("train", "sampling")  # sections in which a tier below paper replaces the authors' values
 
 
@@ -75,7 +89,9 @@ class CellConfig:
     budget: BudgetConfig
     codec: CodecConfig
     model: dict
+    pretraining: PretrainingConfig
     train: TrainConfig
+    compute: ComputeConfig
     sampling: SamplingConfig
     extractor: ExtractorConfig
     weights: WeightsConfig
@@ -169,10 +185,10 @@ def flat_keys(config: DictConfig) -> list[str]:
 def read_cell(suite: SuiteSpec, tier: str, method: MethodSpec, seed: int, config: DictConfig) -> CellConfig:
     """The frozen configuration of a cell. Raises ConfigError at the first wrong value."""
     plain = OmegaConf.to_container(config)
-    expected = {"data", "budget", "codec", "model", "train", "sampling", "extractor", "weights", "protocol"}
     for section in plain:
-        if section not in expected:
-            raise ConfigError(f"unknown section {section!r}: {nearest(section, expected)}")
+        if section not in {*SECTIONS, "model"}:
+            raise ConfigError(f"unknown section {section!r}: {nearest(section, [*SECTIONS, 'model'])}")
+    sections = {name: read(cls, plain[name], name) for name, cls in SECTIONS.items() if name != "protocol"}
     return CellConfig(
         suite=suite.name,
         tier=tier,
@@ -180,15 +196,9 @@ def read_cell(suite: SuiteSpec, tier: str, method: MethodSpec, seed: int, config
         implementation=method.implementation,
         seed=seed,
         conditioning=suite.conditioning,
-        data=read(DataConfig, plain["data"], "data"),
-        budget=read(BudgetConfig, plain["budget"], "budget"),
-        codec=read(CodecConfig, plain["codec"], "codec"),
         model=plain["model"],
-        train=read(TrainConfig, plain["train"], "train"),
-        sampling=read(SamplingConfig, plain["sampling"], "sampling"),
-        extractor=read(ExtractorConfig, plain["extractor"], "extractor"),
-        weights=read(WeightsConfig, plain["weights"], "weights"),
         protocol=named_protocol(plain),
+        **sections,
     )
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lavita.shape import check
 
-# The two purposes of the counter-based generator, so that no two of its numbers are shared.
-EPOCH_ORDER, CLIP_DRAW = 1, 2
+# The purposes of the counter-based generator, so that no two of its numbers are shared.
+EPOCH_ORDER, CLIP_DRAW, IMAGE_DRAW = 1, 2, 3
 
 
 def span(frames: int, interval: int) -> int:
@@ -91,6 +91,23 @@ def training_draw(seed: int, clip_index: int, num_starts: Sequence[int], flip: b
     start_bits, flip_bits = (int(bits) for bits in _philox(seed, clip_index, CLIP_DRAW, 2))
     start = start_bits * num_starts[position] >> 64  # a 64-bit number scaled to 0 .. num_starts - 1
     return position, start, flip and flip_bits >= 1 << 63
+
+
+def image_draws(
+    seed: int, clip_index: int, images: int, num_frames: Sequence[int], flip: bool
+) -> list[tuple[int, int, bool]]:
+    """Return (video position, frame, mirrored) of the single frames that come with training clip clip_index.
+
+    Every frame of the split is equally likely, so long videos give more images; a pure function of its arguments.
+    """
+    ends = np.cumsum(num_frames)
+    bits = [int(value) for value in _philox(seed, clip_index, IMAGE_DRAW, 2 * images)]
+    draws = []
+    for place_bits, flip_bits in zip(bits[::2], bits[1::2], strict=True):
+        place = place_bits * int(ends[-1]) >> 64  # a 64-bit number scaled to 0 .. all frames - 1
+        position = int(np.searchsorted(ends, place, side="right"))
+        draws.append((position, place - int(ends[position]) + num_frames[position], flip and flip_bits >= 1 << 63))
+    return draws
 
 
 @lru_cache(maxsize=8)

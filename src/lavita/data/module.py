@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import lightning
 import numpy as np
 import torch
@@ -11,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .catalogue import Catalogue, VideoEntry
-from .clip import centre_crop_resize, frame_indices, span, to_tensor, training_draw, window_starts
+from .clip import centre_crop_resize, frame_indices, image_draws, span, to_tensor, training_draw, window_starts
 from .video import read_frames
-from .windows import load_window, real_windows
+from .windows import load_window
 
 DEFAULT_CACHE_BYTES = 512 * 2**20
 
@@ -47,8 +45,10 @@ class ResizedFrames:
 class TrainClips(Dataset):
     """Training clips of the train split by global clip index, which counts on over epochs and has no end.
 
-    An item is {'video': float32 (F, 3, H, W), -1..1, 'label': int64 class index or -1, 'clip_index': int}.
-    Raises ValueError for a video too short for a clip: see Catalogue.long_enough.
+    An item is {'video': float32 (F, 3, H, W), -1..1, 'label': int64 class index or -1, 'clip_index': int}; with
+    past > 0 also 'past' (past, 3, H, W), the frames before the clip at its interval; with images > 0 also 'images'
+    (images, 3, H, W) and 'image_labels' int64 (images,), single frames drawn from the whole split.
+    Raises ValueError for a video too short for past and clip: see Catalogue.long_enough.
     """
 
     def __init__(
@@ -60,21 +60,38 @@ class TrainClips(Dataset):
         flip: bool,
         seed: int,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        images: int = 0,
+        past: int = 0,
     ) -> None:
-        self.videos = catalogue.long_enough(frames, interval).split("train")
+        self.videos = catalogue.long_enough(frames + past, interval).split("train")
         if not self.videos:
             raise ValueError(f"{catalogue.dataset} at {catalogue.root}: got no training video, wanted at least 1")
         self.frames, self.interval, self.flip, self.seed = frames, interval, flip, seed
-        self.num_starts = [video.frames - span(frames, interval) + 1 for video in self.videos]
+        self.images, self.past = images, past
+        self.num_starts = [video.frames - span(frames + past, interval) + 1 for video in self.videos]
+        self.num_frames = [video.frames for video in self.videos]
         self.store = ResizedFrames(resolution, cache_bytes)
 
     def __getitem__(self, clip_index: int) -> dict[str, Tensor | int]:
         position, start, mirrored = training_draw(self.seed, clip_index, self.num_starts, self.flip)
         video = self.videos[position]
-        frames = self.store.window(video, start, self.frames, self.interval)  # (F, H, W, 3)
+        frames = self.store.window(video, start, self.past + self.frames, self.interval)  # (past + F, H, W, 3)
         if mirrored:
             frames = frames[:, :, ::-1]
-        return {"video": to_tensor(frames), "label": _label(video), "clip_index": clip_index}
+        item = {"video": to_tensor(frames[self.past :]), "label": _label(video), "clip_index": clip_index}
+        if self.past:
+            item["past"] = to_tensor(frames[: self.past])
+        if self.images:
+            item |= self._images(clip_index)
+        return item
+
+    def _images(self, clip_index: int) -> dict[str, Tensor]:
+        """The single frames that come with a clip in joint training, with the classes of their videos."""
+        draws = image_draws(self.seed, clip_index, self.images, self.num_frames, self.flip)
+        pictures = [self.store.window(self.videos[position], frame, 1, 1) for position, frame, _ in draws]
+        turned = [picture[:, :, ::-1] if draw[2] else picture for picture, draw in zip(pictures, draws, strict=True)]
+        labels = [_label(self.videos[position]) for position, _, _ in draws]
+        return {"images": to_tensor(np.concatenate(turned)), "image_labels": torch.tensor(labels)}
 
 
 class ClipDataModule(lightning.LightningDataModule):
@@ -97,6 +114,8 @@ class ClipDataModule(lightning.LightningDataModule):
         stop: int,
         num_workers: int = 0,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        images: int = 0,
+        past: int = 0,
     ) -> None:
         super().__init__()
         if batch < 1 or start < 0 or stop < start or (stop - start) % batch:
@@ -107,10 +126,10 @@ class ClipDataModule(lightning.LightningDataModule):
         self.catalogue = catalogue
         self.frames, self.interval, self.resolution, self.seed = frames, interval, resolution, seed
         self.batch, self.start, self.stop, self.num_workers = batch, start, stop, num_workers
-        self.clips = TrainClips(catalogue, frames, interval, resolution, flip, seed, cache_bytes)
+        self.clips = TrainClips(catalogue, frames, interval, resolution, flip, seed, cache_bytes, images, past)
 
     def train_dataloader(self) -> DataLoader:
-        """Batches {'video': float32 (B, F, 3, H, W), 'label': int64 (B,), 'clip_index': int64 (B,)}."""
+        """Batches of TrainClips' items, stacked: {'video': float32 (B, F, 3, H, W), ...}."""
         return DataLoader(
             self.clips,
             batch_size=self.batch,
@@ -120,27 +139,35 @@ class ClipDataModule(lightning.LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
         )
 
-    def heldout_clips(self, n: int) -> Tensor:
-        """n fixed clips of the held-out split: float32 (n, F, 3, H, W), -1..1; no seed has a part in them.
+    def heldout_batch(self, most: int) -> dict[str, Tensor]:
+        """At most `most` fixed clips of the held-out split, as a training batch would hold them; no seed has a part.
 
-        Raises ValueError if the split has fewer than n non-overlapping windows.
+        Raises ValueError where the split has no window long enough.
         """
-        return self._heldout(n, lambda video, start: to_tensor(self._load(video, start)))
-
-    def heldout_labels(self, n: int) -> Tensor:
-        """The class indices of heldout_clips(n): int64 (n,), -1 without classes."""
-        return self._heldout(n, lambda video, start: torch.tensor(_label(video)))
-
-    def _heldout(self, n: int, make: Callable[[VideoEntry, int], Tensor]) -> Tensor:
-        frames, interval = self.frames, self.interval
-        real_windows(self.catalogue, "heldout", frames, interval, None, n, seed=0)  # raises if there are fewer
+        total, past = self.clips.past + self.frames, self.clips.past
         videos = self.catalogue.split("heldout")
-        every = [(video, start) for video in videos for start in window_starts(video.frames, frames, interval)]
+        every = [(video, start) for video in videos for start in window_starts(video.frames, total, self.interval)]
+        n = min(most, len(every))
+        if not n:
+            raise ValueError(
+                f"{self.catalogue.dataset}: the held-out split has no video of {span(total, self.interval)} frames"
+            )
         # Evenly spaced over the sorted windows, so that a few clips still cover videos and classes.
-        return torch.stack([make(*every[i * len(every) // n]) for i in range(n)])
+        chosen = [every[i * len(every) // n] for i in range(n)]
+        clips = torch.stack([to_tensor(self._load(video, start, total)) for video, start in chosen])
+        batch = {"video": clips[:, past:], "clip_index": torch.arange(n)}
+        batch["label"] = torch.tensor([_label(video) for video, _ in chosen])
+        if past:
+            batch["past"] = clips[:, :past]
+        if self.clips.images:
+            # The last frames of the other held-out clips are the images: fixed, and not those of the clip itself.
+            others = [(torch.arange(self.clips.images) + i + 1) % n for i in range(n)]
+            batch["images"] = torch.stack([clips[other, -1] for other in others])
+            batch["image_labels"] = torch.stack([batch["label"][other] for other in others])
+        return batch
 
-    def _load(self, video: VideoEntry, start: int) -> np.ndarray:
-        return load_window(video, start, self.frames, self.interval, self.resolution)
+    def _load(self, video: VideoEntry, start: int, frames: int) -> np.ndarray:
+        return load_window(video, start, frames, self.interval, self.resolution)
 
 
 def _label(video: VideoEntry) -> int:

@@ -66,7 +66,10 @@ def own_clips(cell: CellConfig, method: VideoMethod) -> int:
 def cut_purse(cell: CellConfig, method: VideoMethod) -> list[tuple[StagePlan, int]]:
     """Stages of a method with the clips of each; together exactly own_clips. Raises ValueError where it won't go."""
     stages = method.stages()
-    batch = math.lcm(*(stage.module.train_config.batch_clips for stage in stages))
+    # What a batch costs is a whole number of clips or a fraction; in lowest terms its numerator is the least whole
+    # number of clips that is a multiple of it.
+    costs = [stage.module.clip_cost * stage.module.train_config.batch_clips for stage in stages]
+    batch = math.lcm(*(cost.numerator for cost in costs))
     clips = own_clips(cell, method)
     try:
         parts = split_clips(clips, [s.share for s in stages], [s.name for s in stages], batch)

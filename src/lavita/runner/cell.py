@@ -22,7 +22,7 @@ from lavita.runner.build import build_method, cut_purse, load_suite_codec
 from lavita.runner.events import emit, progress
 from lavita.runner.flops import encoding_flops_per_clip, training_flops_per_clip
 from lavita.runner.generate import generate, save_samples
-from lavita.runner.loading import heldout_batch, stage_data
+from lavita.runner.loading import stage_data
 from lavita.runner.provenance import peak_bytes
 from lavita.runner.scoring import Scorer
 from lavita.train.fit import fit_stage
@@ -85,21 +85,23 @@ def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: d
         spent.stages.append(shared["codec_stage"] | {"charged": True})
     seen = 0
     for stage, clips in cut_purse(cell, method):
-        batch = stage.module.train_config.batch_clips
-        data = stage_data(cell, catalogue, cell.seed, batch, seen, seen + clips)
-        heldout = heldout_batch(data, HELDOUT_CLIPS)
         module = stage.module
+        drawn = int(clips / module.clip_cost)
+        data = stage_data(cell, catalogue, cell.seed, module, seen, seen + drawn)
+        heldout = data.heldout_batch(HELDOUT_CLIPS)
         started = time.monotonic()
-        losses = fit_stage(module, data.train_dataloader(), clips, folder / "tensorboard", heldout, progress)
+        losses = fit_stage(
+            module, data.train_dataloader(), clips, folder / "tensorboard", heldout, progress, cell.compute
+        )
         seconds = time.monotonic() - started
         per_clip = training_flops_per_clip(module, heldout)
-        entry = {"name": stage.name, "clips": clips, "seconds": seconds, "flops": per_clip * clips, "charged": False}
+        entry = {"name": stage.name, "clips": clips, "seconds": seconds, "flops": per_clip * drawn, "charged": False}
         if module is method and not method.owns_first_stage:
-            entry["encoding_flops"] = encoding_flops_per_clip(method.codec, heldout) * clips
+            entry["encoding_flops"] = encoding_flops_per_clip(method.codec, heldout) * drawn
         spent.stages.append(entry)
         spent.heldout_losses = losses
         emit("note", text=f"{stage.name}: {clips} clips in {seconds:.1f} s; held-out loss {losses[-1][1]:.4g}")
-        seen += clips
+        seen += drawn
     return spent
 
 

@@ -1,18 +1,22 @@
-"""The loader of a stage and the fixed held-out batch, the same for methods and for the suite's own codec."""
+"""The loader of a stage, the same for methods and for the suite's own codec."""
 
 from __future__ import annotations
 
-import torch
-
 from lavita.bench.suite import CellConfig
 from lavita.data.catalogue import Catalogue
-from lavita.data.clip import window_starts
 from lavita.data.module import ClipDataModule
+from lavita.train.module import TrainedStage
 
 
-def stage_data(cell: CellConfig, catalogue: Catalogue, seed: int, batch: int, start: int, stop: int) -> ClipDataModule:
-    """Training clips start .. stop - 1 under a seed, in batches of `batch`."""
-    d = cell.data
+def stage_data(
+    cell: CellConfig, catalogue: Catalogue, seed: int, module: TrainedStage, start: int, stop: int
+) -> ClipDataModule:
+    """Training clips start .. stop - 1 under a seed with what the stage wants beside them, in batches of one pass."""
+    d, batch, passes = cell.data, module.train_config.batch_clips, cell.compute.accumulate_batches
+    if batch % passes:
+        raise ValueError(
+            f"compute.accumulate_batches: {passes} does not divide the batch of {batch} clips of {cell.method}"
+        )
     return ClipDataModule(
         catalogue,
         frames=d.frames,
@@ -20,16 +24,11 @@ def stage_data(cell: CellConfig, catalogue: Catalogue, seed: int, batch: int, st
         resolution=d.resolution,
         flip=d.flip,
         seed=seed,
-        batch=batch,
+        batch=batch // passes,
         start=start,
         stop=stop,
         num_workers=d.num_workers,
         cache_bytes=d.cache_bytes,
+        images=module.joint_images,
+        past=module.past_frames,
     )
-
-
-def heldout_batch(data: ClipDataModule, most: int) -> dict[str, torch.Tensor]:
-    """A fixed batch of held-out clips, as many as there are up to `most`."""
-    videos = data.catalogue.split("heldout")
-    n = min(most, sum(len(window_starts(video.frames, data.frames, data.interval)) for video in videos))
-    return {"video": data.heldout_clips(n), "label": data.heldout_labels(n), "clip_index": torch.arange(n)}

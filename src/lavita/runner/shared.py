@@ -29,7 +29,7 @@ from lavita.registry import ROOT
 from lavita.runner.build import check_purse, codec_training_config
 from lavita.runner.events import emit, progress
 from lavita.runner.flops import training_flops_per_clip
-from lavita.runner.loading import heldout_batch, stage_data
+from lavita.runner.loading import stage_data
 from lavita.runner.scoring import load_extractors
 from lavita.score.sanity import FLOOR, SanityReport, sanity_rows
 
@@ -120,16 +120,16 @@ def train_codec(cell: CellConfig, catalogue: Catalogue, folder: Path) -> None:
     from lavita.train.fit import fit_stage
 
     clips, train = cell.codec.clips, codec_training_config(cell)
-    data = stage_data(cell, catalogue, 0, train.batch_clips, 0, clips)
     torch.manual_seed(0)
     module = CodecTraining(cell.codec, train, seed=0)
+    data = stage_data(cell, catalogue, 0, module, 0, clips)
     module.start(next(iter(data.train_dataloader()))["video"])
-    heldout = heldout_batch(data, HELDOUT_CLIPS)
+    heldout = data.heldout_batch(HELDOUT_CLIPS)
     started = time.monotonic()
-    fit_stage(module, data.train_dataloader(), clips, folder / "tensorboard", heldout, progress)
+    fit_stage(module, data.train_dataloader(), clips, folder / "tensorboard", heldout, progress, cell.compute)
     seconds = time.monotonic() - started
     batch = STATISTICS_CLIPS - STATISTICS_CLIPS % train.batch_clips or train.batch_clips
-    statistics = stage_data(cell, catalogue, 0, train.batch_clips, 0, batch).train_dataloader()
+    statistics = stage_data(cell, catalogue, 0, module, 0, batch).train_dataloader()
     codec = measured_codec(module.autoencoder, statistics, "suite", clips)
     before, after = reconstruction(codec, heldout["video"])
     psnr = 10 * np.log10(255**2 / np.mean((before.astype(float) - after.astype(float)) ** 2))

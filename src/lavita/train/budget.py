@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import lightning
@@ -32,7 +33,7 @@ def split_clips(total: int, shares: list[float], names: list[str], batch: int) -
 
 
 class ClipClock(lightning.Callback):
-    """Counts the clips a stage has seen and fails unless it ends at exactly its budget.
+    """Counts the clips a stage has seen, images and past frames included, and fails unless it ends at its budget.
 
     report(stage, clips seen, clips in all, loss) is called at most every `every_seconds` and at the end.
     """
@@ -42,9 +43,11 @@ class ClipClock(lightning.Callback):
         self.report = report
         self.every_seconds = every_seconds
         self.last_report = time.monotonic()
+        self.seen = Fraction(0)
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
-        module.num_clips_seen += len(batch["video"]) * trainer.world_size
+        self.seen += module.clip_cost * len(batch["video"]) * trainer.world_size
+        module.num_clips_seen = float(self.seen) if self.seen.denominator > 1 else int(self.seen)
         done = module.num_clips_seen >= self.budget_clips
         if done or time.monotonic() - self.last_report > self.every_seconds:
             self.last_report = time.monotonic()

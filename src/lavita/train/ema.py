@@ -38,7 +38,9 @@ class Ema(lightning.Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        self.num_updates += 1
+        if trainer.global_step == self.num_updates:
+            return  # this batch was only accumulated: the weights have not moved
+        self.num_updates = trainer.global_step
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         weights = [parameter.detach() for parameter in module.trained_parameters()]
         torch._foreach_lerp_(self.shadow, weights, 1 - decay)

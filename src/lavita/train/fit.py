@@ -11,11 +11,13 @@ import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lavita.config import ComputeConfig
 from lavita.train.budget import ClipClock
 from lavita.train.ema import Ema, decay_per_step
 from lavita.train.guard import FiniteGuard
 from lavita.train.heldout import HeldoutLoss
 from lavita.train.module import TrainedStage
+from lavita.train.recompute import recomputed_blocks
 
 Report = Callable[[str, int, int, float], None]
 
@@ -27,10 +29,12 @@ def fit_stage(
     log_dir: Path,
     heldout: dict[str, torch.Tensor],
     report: Report,
+    compute: ComputeConfig,
 ) -> list[tuple[int, float]]:
     """Train a stage on exactly `clips` clips; its weights end as their average (EMA) where it uses one.
 
-    Returns the held-out losses as (clips seen, loss). Raises Diverged on a loss that is not finite.
+    loader gives batches of train.batch_clips / compute.accumulate_batches clips. Returns the held-out losses as
+    (clips seen, loss). Raises Diverged on a loss that is not finite.
     """
     # Lightning's tips and hints would drown the few lines that a user reads.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -42,7 +46,8 @@ def fit_stage(
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
-        precision=module.train_config.precision,
+        precision=compute.precision,
+        accumulate_grad_batches=compute.accumulate_batches,
         max_epochs=1,
         callbacks=callbacks,
         logger=TensorBoardLogger(str(log_dir), name="", version=module.stage_name),
@@ -54,6 +59,7 @@ def fit_stage(
         use_distributed_sampler=False,
     )
     module.train()
-    trainer.fit(module, train_dataloaders=loader)
+    with recomputed_blocks(module, compute.checkpoint_activations):
+        trainer.fit(module, train_dataloaders=loader)
     module.eval()
     return heldout_loss.values

@@ -54,7 +54,14 @@ class LatentDiffusion(VideoMethod):
         return torch.where(dropped, torch.full_like(label, self.context.num_classes), label)
 
     @torch.no_grad()
-    def sample(self, seeds: Sequence[int], classes: Tensor | None, sampling: SamplingConfig) -> Tensor:
+    def sample(
+        self,
+        seeds: Sequence[int],
+        classes: Tensor | None,
+        sampling: SamplingConfig,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        self.check_generation(sampling, condition)
         draws = ClipDraws(seeds, self.device)
         schedule = self.schedule.respace(sampling.steps)
         denoiser = self.denoiser(classes, sampling)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import lightning
@@ -51,11 +52,16 @@ class TrainedStage(lightning.LightningModule):
     """A module that one Trainer run optimises. Subclasses define `loss`; everything else is the same for all.
 
     Batches are {"video": float32 (B, F, 3, H, W) in [-1, 1], "label": int64 (B,), -1 where there is no class,
-    "clip_index": int64 (B,), counted over the run}.
+    "clip_index": int64 (B,), counted over the run}; with joint_images = n also {"images": (B, n, 3, H, W),
+    "image_labels": int64 (B, n)}, single frames drawn from the whole training split; with past_frames = P also
+    {"past": (B, P, 3, H, W)}, the frames before the clip at the same interval.
     """
 
     stage_name = "train"
     uses_ema = True  # False for a stage whose authors keep the last weights
+    joint_images = 0
+    past_frames = 0
+    clip_cost = Fraction(1)  # of the purse, for one clip of a batch with all frames that come with it
 
     def __init__(self, train: TrainConfig, seed: int) -> None:
         super().__init__()
@@ -70,7 +76,9 @@ class TrainedStage(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         draws = ClipDraws.for_training(self.seed, self.stage_name, batch["clip_index"], self.device)
         parts = {key: value.mean() for key, value in self.loss(batch, draws).items()}
-        self.log_dict({f"{self.stage_name}/{key}": value.detach() for key, value in parts.items()})
+        # The clock of every curve is clips seen; a metric named "step" is what the logger takes for its axis.
+        seen = self.num_clips_seen + float(self.clip_cost * len(batch["video"]))
+        self.log_dict({f"{self.stage_name}/{key}": value.detach() for key, value in parts.items()} | {"step": seen})
         return parts["loss"]
 
     @torch.no_grad()
@@ -107,6 +115,7 @@ class VideoMethod(TrainedStage):
     """A method of the comparison: its last stage is itself, earlier ones are named in `stages`."""
 
     owns_first_stage = False
+    tasks = ("generation",)  # values of sampling.task; all but "generation" need a condition
 
     def __init__(self, context: MethodContext, config: Any) -> None:
         super().__init__(context.train, context.seed)
@@ -117,12 +126,40 @@ class VideoMethod(TrainedStage):
         """The stages in the order of training."""
         return [StagePlan(self.stage_name, 1.0, self)]
 
-    def sample(self, seeds: Sequence[int], classes: Tensor | None, sampling: SamplingConfig) -> Tensor:
-        """Clips float32 (n, F, 3, H, W) in [-1, 1], one seed and (in a class suite) one class index (n,) a clip.
+    @property
+    def clip_cost(self) -> Fraction:
+        """Clips that one clip of a batch costs: images and past frames count as frames / F (fairness rule)."""
+        frames = self.context.num_frames
+        return Fraction(frames + self.joint_images + self.past_frames, frames)
 
-        Clip k depends on seeds[k] and classes[k] only, not on its neighbours.
+    def first_stage(self) -> Codec | None:
+        """A first stage of the method's own as clip -> clip, for its reconstruction scores; None where it has none."""
+        return None
+
+    def sample(
+        self,
+        seeds: Sequence[int],
+        classes: Tensor | None,
+        sampling: SamplingConfig,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Clips float32 (n, F', 3, H, W) in [-1, 1], one seed and (in a class suite) one class index (n,) a clip.
+
+        Clip k depends on seeds[k], classes[k] and condition[k] only, not on its neighbours. F' is F times
+        sampling.num_clips_chained. condition, float32 (n, F, 3, H, W) in [-1, 1], is a real clip: what of it is given
+        is sampling.task's to say. Raises ValueError for a task, chain or condition that the method does not have.
         """
         raise NotImplementedError("a method defines sample")
+
+    def check_generation(self, sampling: SamplingConfig, condition: Tensor | None) -> None:
+        """Raise ValueError for anything but one clip from noise alone: what a plain method's `sample` calls first."""
+        name = type(self).__module__.split(".")[-2]
+        if sampling.task not in self.tasks:
+            raise ValueError(f"sampling.task: got {sampling.task!r}, allowed for {name}: {', '.join(self.tasks)}")
+        if sampling.num_clips_chained != 1:
+            raise ValueError(f"sampling.num_clips_chained: got {sampling.num_clips_chained}, {name} makes 1 clip")
+        if condition is not None:
+            raise ValueError(f"{name} generates from noise alone and takes no video; leave the condition out")
 
     def check_batch(self, batch: dict[str, Tensor]) -> None:
         """Raise ValueError unless the video has the suite's shape."""

@@ -24,9 +24,8 @@ TRAIN = TrainConfig(
     grad_clip_norm=None,
     grad_clip_start_clips=0,
     class_dropout=0.1,
-    precision="32-true",
 )
-SAMPLING = SamplingConfig("ddim", "3", 0.0, 2.0, None, True, 2)
+SAMPLING = SamplingConfig("ddim", "3", 0.0, 2.0, None, True, 2, "generation", 1)
 METHODS = [
     ("dit", {"size": "XS", "patch_size": 2, "mode": "frame"}),
     ("dit", {"size": "XS", "patch_size": 4, "mode": "joint"}),
@@ -54,7 +53,7 @@ def test_a_method_has_a_loss_and_samples_each_clip_by_its_seed(name, model, num_
     parts["loss"].mean().backward()
     used = {n for n, p in method.network.named_parameters() if p.grad is not None and p.grad.any()}
     assert used == {n for n, p in method.network.named_parameters() if p.requires_grad}
-    sampling = SAMPLING if num_classes else SamplingConfig("ddim", "3", 0.0, 1.0, None, True, 2)
+    sampling = SAMPLING if num_classes else SamplingConfig("ddim", "3", 0.0, 1.0, None, True, 2, "generation", 1)
     classes = None if num_classes is None else torch.tensor([0, 2])
     clips = method.sample([7, 8], classes, sampling)
     alone = method.sample([8], None if classes is None else classes[1:], sampling)

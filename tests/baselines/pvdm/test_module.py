@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from baselines.pvdm.module import Config, Method
 from lavita.codec.pixels import PixelCodec
-from lavita.config import SamplingConfig, TrainConfig
+from lavita.config import ComputeConfig, SamplingConfig, TrainConfig
 from lavita.diffusion.draws import ClipDraws
 from lavita.parity.fill import fill_by_formula
 from lavita.runner.flops import training_flops_per_clip
@@ -55,11 +55,21 @@ TRAIN = TrainConfig(
     grad_clip_norm=None,
     grad_clip_start_clips=0,
     class_dropout=0.1,
-    precision="32-true",
 )
 SAMPLING = SamplingConfig(
-    sampler="ddim", steps="3", eta=1.0, guidance=1.0, guided_channels=None, clip_denoised=True, batch_clips=4
+    sampler="ddim",
+    steps="3",
+    eta=1.0,
+    guidance=1.0,
+    guided_channels=None,
+    clip_denoised=True,
+    batch_clips=4,
+    task="generation",
+    num_clips_chained=1,
 )
+
+
+COMPUTE = ComputeConfig("32-true", threads=1, accumulate_batches=1, checkpoint_activations=False)
 
 
 def build(num_classes: int | None = None, **changes) -> Method:
@@ -195,7 +205,7 @@ def test_all_stages_run_through_the_trainer(tmp_path):
     ):
         before = {name: value.clone() for name, value in stage.module.named_parameters()}
         loader = DataLoader(clips[first : first + 4], batch_size=2)
-        losses = fit_stage(stage.module, loader, 4, tmp_path, batch(20), lambda *_: None)
+        losses = fit_stage(stage.module, loader, 4, tmp_path, batch(20), lambda *_: None, COMPUTE)
         assert losses[-1][0] == 4 and all(value == value for _, value in losses)
         after = dict(stage.module.named_parameters())
         assert {name.split(".")[0] for name, value in after.items() if not value.equal(before[name])} == changes

@@ -50,7 +50,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="paper (256x256, XL/2, default), small (64x64, hours on a GPU) or demo (32x32, minutes on a CPU)",
     )
     parser.add_argument("--methods", help="names separated by commas (default: all of the suite)")
-    parser.add_argument("--seeds", default="0", help="training seeds separated by commas (default: 0)")
+    parser.add_argument("--seeds", help="training seeds separated by commas (default: the suite's, mostly 0)")
+    parser.add_argument(
+        "--workers", type=int, help="cells at once (default: one an accelerator, else cores / compute.threads)"
+    )
     parser.add_argument("--out", type=Path, help="results folder (default: results/<suite>-<tier>-<data name>)")
     parser.add_argument("--cache", type=Path, help="folder for fitted codecs and extractors (default: results/cache)")
     parser.add_argument("--fresh", action="store_true", help="run finished cells again")
@@ -59,6 +62,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if extra:
         flags = [string for action in parser._actions for string in action.option_strings]
         parser.error(f"unknown argument {extra[0]!r}: {nearest(extra[0], flags)}")
+    if arguments.workers is not None and arguments.workers < 1:
+        parser.error(f"--workers: got {arguments.workers}, wanted at least 1")
     return arguments
 
 
@@ -81,11 +86,12 @@ def main(argv: list[str]) -> int:
             suite=arguments.suite,
             tier=arguments.tier,
             methods=[name for name in (arguments.methods or "").split(",") if name] or None,
-            seeds=seeds_of(arguments.seeds),
+            seeds=None if arguments.seeds is None else seeds_of(arguments.seeds),
             overrides=arguments.overrides,
             out=arguments.out,
             cache=arguments.cache,
             fresh=arguments.fresh,
+            workers=arguments.workers,
         )
     except (ConfigError, ValueError) as error:
         print(f"run.py: {error}", file=sys.stderr)

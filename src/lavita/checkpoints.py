@@ -9,6 +9,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,59 @@ def load_official(path: Path | str, network: nn.Module) -> None:
     read with weights_only=True, so that no code of theirs runs; of Python classes only argparse.Namespace,
     which the official DiT trainer stores, is let through. Raises CheckpointError.
     """
-    path = Path(path)
-    state = ema_or_bare(path, read_tensors(path))
+    state = read_state(path)
     problems = differences(state, network.state_dict())
     if problems:
         lines = [f"{path}: does not fit {type(network).__name__}; nothing was loaded.", *problems]
         raise CheckpointError("\n  ".join([*lines, described(state, network)]))
     network.load_state_dict(state, strict=True)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a network took of another's weights: names taken; names left at their own start, with the reason; names
+    of the source that have no place in it."""
+
+    taken: tuple[str, ...]
+    left: dict[str, str]
+    unused: tuple[str, ...]
+
+
+@torch.no_grad()
+def start_from(network: nn.Module, state: Mapping[str, Tensor]) -> Start:
+    """Fill the trained parameters of a network from a state dict by name and shape; everything else stays.
+
+    A label table of another number of classes is set to zero, so that no class starts with another's meaning.
+    Raises CheckpointError, having changed nothing, where not one block fits.
+    Source: Latte, arXiv 2401.03048, section 3.4 (image pre-training), which matches by name only.
+    """
+    wanted = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    taken = [name for name, value in wanted.items() if name in state and state[name].shape == value.shape]
+    if not any(name.startswith("blocks.") for name in taken):
+        raise CheckpointError(
+            f"nothing to start from: no block of the source fits. {described(state, network)} Give a checkpoint of "
+            "the same width and patch size"
+        )
+    left = {}
+    for name, value in wanted.items():
+        if name in taken:
+            value.copy_(state[name])
+        elif name not in state:
+            left[name] = "not in the source"
+        else:
+            left[name] = f"shape {tuple(state[name].shape)} there, {tuple(value.shape)} here"
+            if name == "y_embedder.embedding_table.weight":
+                value.zero_()
+                left[name] += "; set to zero"
+    fixed = {name for name, _ in network.named_parameters()} - set(wanted)
+    unused = [name for name in state if name not in wanted and name not in fixed]
+    return Start(tuple(taken), left, tuple(unused))
+
+
+def read_state(path: Path | str) -> dict[str, Tensor]:
+    """The averaged weights of an official checkpoint, or its bare state dict. Raises CheckpointError."""
+    path = Path(path)
+    return ema_or_bare(path, read_tensors(path))
 
 
 def read_tensors(path: Path) -> Any:

@@ -4,19 +4,29 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from lavita.bench.plan import cell_from_dict, config_hash, deviations, make_plan, read_config, write_config
-from lavita.bench.suite import TIERS, methods_of
+from lavita.bench.plan import (
+    cell_from_dict,
+    check_identical,
+    config_hash,
+    deviations,
+    make_plan,
+    read_config,
+    write_config,
+)
+from lavita.bench.suite import TIERS, CellSpec, apply_changes, compose, load_method, load_suite, rows_of_suite
 from lavita.config import ConfigError
 from lavita.registry import names_in
 
+DATA_SETS = [name for name in names_in("suites") if load_suite(name).rows is None]
+CHOICES = [name for name in names_in("suites") if load_suite(name).rows is not None]
 SEVEN = ["lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "vdt", "pvdm"]
 
 
 @pytest.mark.parametrize("tier", TIERS)
-@pytest.mark.parametrize("suite", names_in("suites"))
+@pytest.mark.parametrize("suite", DATA_SETS)
 def test_every_suite_and_tier(suite, tier):
     cells = make_plan(suite, tier, None, [0, 1], [])
-    assert [cell.method for cell in cells[::2]] == SEVEN == methods_of(suite)
+    assert [cell.label for cell in cells[::2]] == SEVEN == [row.label for row in rows_of_suite(load_suite(suite), tier)]
     assert {cell.seed for cell in cells} == {0, 1}
     assert len({cell.budget for cell in cells}) == len({cell.protocol for cell in cells}) == 1
     assert all(cell.conditioning == ("class" if suite == "ucf101-class" else "none") for cell in cells)
@@ -45,9 +55,7 @@ def test_deviations_are_listed():
 
 
 def test_grad_clipping_starts_as_published_for_each_data_set():
-    starts = {
-        s: make_plan(s, "paper", ["lavita-v1"], [0], [])[0].train.grad_clip_start_clips for s in names_in("suites")
-    }
+    starts = {s: make_plan(s, "paper", ["lavita-v1"], [0], [])[0].train.grad_clip_start_clips for s in DATA_SETS}
     steps = {
         "ucf101": 100_000,
         "ucf101-class": 100_000,
@@ -107,3 +115,51 @@ def test_config_hash_ignores_where_the_data_lies_and_nothing_else():
     assert config_hash(replace(cell, data=replace(cell.data, root="elsewhere"))) == config_hash(cell)
     assert config_hash(replace(cell, seed=1)) != config_hash(cell)
     assert config_hash(replace(cell, data=replace(cell.data, interval=2))) != config_hash(cell)
+
+
+def test_suites_of_choices_compare_with_their_first_row():
+    assert CHOICES == ["ablations", "scaling", "space"]
+    for suite in CHOICES:
+        for tier in TIERS:
+            cells = make_plan(suite, tier, None, [0], [])
+            assert len({cell.label for cell in cells}) == len(cells) >= 3
+            assert all(cell.cell == f"{cell.label}-s0" for cell in cells)
+    assert len(make_plan("ablations", "demo", None, None, [])) == 2 * len(make_plan("ablations", "demo", None, [0], []))
+
+
+def test_a_choice_changes_what_it_names_and_nothing_else():
+    base, rotary = make_plan("ablations", "demo", ["lavita-v1", "lavita-v1-rotary"], [0], [])
+    assert (base.label, rotary.label) == ("lavita-v1", "lavita-v1-rotary")
+    changed = base.model | {"time_positions": "rotary"}
+    assert replace(rotary, choice="", model=base.model) == base and rotary.model == changed
+    assert "model.time_positions: sincos -> rotary" in deviations(rotary)
+
+
+def test_a_choice_wins_over_the_command_line_and_all_rows_of_a_method_can_be_named():
+    cells = make_plan("space", "demo", ["lavita-v1"], [0], ["model.patch_size=4", "budget.clips=4096"])
+    assert [cell.label for cell in cells] == ["lavita-v1-latents", "lavita-v1-pixels-p8", "lavita-v1-pixels-p4"]
+    assert [cell.model["patch_size"] for cell in cells] == [4, 8, 4]
+    assert {cell.budget.clips for cell in cells} == {4096}
+    assert [cell.codec.kind for cell in cells] == ["suite", "pixels", "pixels"]
+
+
+def test_only_what_a_row_varies_by_name_may_differ():
+    base, interval = make_plan("ablations", "demo", ["lavita-v1", "lavita-v1-interval1"], [0], [])
+    assert base.protocol.hash() != interval.protocol.hash() and interval.data.interval == 1
+    check_identical([base, interval], {"lavita-v1": set(), "lavita-v1-interval1": {"data", "protocol"}})
+    with pytest.raises(ConfigError, match="of lavita-v1-interval1 differs from that of lavita-v1"):
+        check_identical([base, interval], {"lavita-v1": set(), "lavita-v1-interval1": {"data"}})
+
+
+def test_an_unknown_key_in_a_row_is_named():
+    config = compose(load_suite("ucf101"), "demo", load_method("dit"))
+    with pytest.raises(ConfigError, match="row dit-x: unknown key model.modes: did you mean 'model.mode'"):
+        apply_changes(config, CellSpec("dit", "x", {"model": {"modes": "joint"}}), "suites/test")
+
+
+def test_where_outside_files_lie_is_no_part_of_the_hash():
+    def hashed(*overrides):
+        return config_hash(make_plan("ucf101", "demo", ["dit"], [0], list(overrides))[0])
+
+    assert hashed("pretraining.checkpoint=a.pt") == hashed("pretraining.checkpoint=b.pt") != hashed()
+    assert hashed("codec.path=a", "codec.kind=kl") == hashed("codec.path=b", "codec.kind=kl") != hashed()

@@ -23,7 +23,8 @@ def score(stage, value, metric="fvd_embedded_n8_f8", lower=True):
 def record(method="dit", status="ok", scores=(), **row):
     base = {column: "" for column in COLUMNS} | {
         "suite": "ucf101", "tier": "demo", "cell": f"{method}-s0", "method": method, "dataset": "ucf101 (x, 3 videos)",
-        "protocol_hash": "p", "data_fingerprint": "f", "division": "closed", "conditioning": "none", "seed": 0,
+        "protocol": "P", "protocol_hash": "p", "guidance": 1.0,
+        "data_fingerprint": "f", "division": "closed", "conditioning": "none", "seed": 0,
         "clips_seen": 64, "train_flops": 10**12, "wall_seconds": 2.0,
     }  # fmt: skip
     return {
@@ -77,13 +78,32 @@ def test_failed_cell_stands_in_the_table_with_its_reason():
     assert frame["remark"][1] == "diverged: why"
 
 
-@pytest.mark.parametrize("column", ["protocol_hash", "data_fingerprint", "conditioning", "division"])
+@pytest.mark.parametrize("column", ["protocol_hash", "data_fingerprint", "conditioning", "guidance", "division"])
 def test_what_can_not_be_compared_shares_no_table(column):
     rows = rows_of(record("dit", scores=[score("train", 1.0)])) + rows_of(
         record("vdt", scores=[score("train", 2.0)], **{column: "other"})
     )
     with pytest.raises(ValueError, match=column):
         wide(rows, [])
+
+
+def test_blocks_share_no_column(tmp_path):
+    """Two protocols in one folder: two tables, and in the CSV a column of each, empty where it says nothing."""
+    one = record("dit", scores=[score("untrained", 9.0), score("train", 1.0)])
+    other = record("vdt", scores=[score("train", 2.0)], protocol_hash="q", protocol="Q")
+    frame = write_tables(tmp_path, [row for r in (one, other) for row in rows_of(r)], ["dit", "vdt"], {})
+    own, apart = "fvd_embedded_n8_f8 ↓", "fvd_embedded_n8_f8 ↓ [closed; guidance 1.0; Q]"
+    with open(tmp_path / "table.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first[own], first[apart], second[own], second[apart]) == ("1.0", "", "", "2.0")
+    assert list(frame.columns)[-1] == "remark"
+    text = (tmp_path / "table.md").read_text()
+    assert text.count("| method | seed |") == 2 and "protocol Q (q)" in text
+
+
+def test_a_choice_stands_in_the_table_under_its_own_name():
+    rows = rows_of(record("dit", cell="dit-joint-s0", scores=[score("train", 1.0)]))
+    assert list(wide(rows, [])["method"]) == ["dit-joint"]
 
 
 def test_records_are_written_whole(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,48 +15,59 @@ from lavita.bench.suite import (
     SECTIONS,
     TIERS,
     CellConfig,
+    apply_changes,
     apply_overrides,
     compose,
     flat_keys,
     load_method,
     load_suite,
-    methods_of,
     read_cell,
+    rows_of_suite,
+    seeds_of_suite,
 )
 from lavita.config import ConfigError, nearest, one_of, read
 from lavita.registry import ROOT, implementation_folder
 
 
 def make_plan(
-    suite_name: str, tier: str, methods: Sequence[str] | None, seeds: Sequence[int], overrides: Sequence[str]
+    suite_name: str, tier: str, methods: Sequence[str] | None, seeds: Sequence[int] | None, overrides: Sequence[str]
 ) -> list[CellConfig]:
-    """One CellConfig a method and seed, in the order of the table. Raises ConfigError."""
+    """One CellConfig a row and seed, in the order of the table; seeds None means the suite's. Raises ConfigError.
+
+    methods picks rows by name (<method>[-<choice>]), or all rows of a method that is no row's name.
+    """
     suite = load_suite(suite_name)
     one_of("--tier", tier, TIERS)
-    known = methods_of(suite_name)
+    rows = rows_of_suite(suite, tier)
+    known = list(dict.fromkeys([row.label for row in rows] + [row.method for row in rows]))
     for name in methods or ():
         if name not in known:
             raise ConfigError(
                 f"unknown method {name!r} in suite {suite_name}: {nearest(name, known)} (known: {', '.join(known)})"
             )
-    chosen = [load_method(name) for name in known if not methods or name in methods]
-    configs = {spec.name: compose(suite, tier, spec) for spec in chosen}
+    labels = {row.label for row in rows}
+    chosen = [r for r in rows if not methods or r.label in methods or r.method in set(methods) - labels]
+    specs = {row.method: load_method(row.method) for row in chosen}
+    configs = {name: compose(suite, tier, spec) for name, spec in specs.items()}
     every_key = {key for config in configs.values() for key in flat_keys(config)}
     cells = []
-    for spec in chosen:
-        own = set(flat_keys(configs[spec.name]))
-        config = apply_overrides(configs[spec.name], overrides, elsewhere=every_key - own)
-        cells += [read_cell(suite, tier, spec, seed, config) for seed in seeds]
-    check_identical(cells)
+    for row in chosen:
+        own = set(flat_keys(configs[row.method]))
+        config = apply_overrides(configs[row.method], overrides, elsewhere=every_key - own)
+        config = apply_changes(config, row, f"suites/{suite_name}")
+        for seed in seeds if seeds is not None else seeds_of_suite(suite, tier):
+            cells.append(read_cell(suite, tier, specs[row.method], row.choice, seed, config))
+    check_identical(cells, {row.label: set(row.changes) for row in chosen})
     return cells
 
 
-def check_identical(cells: Sequence[CellConfig]) -> None:
-    """What fairness.md wants identical must be: data, budget, codec, protocol, precision."""
+def check_identical(cells: Sequence[CellConfig], varied: Mapping[str, set[str]]) -> None:
+    """What fairness.md wants identical must be, except in sections that a row of the suite varies by name."""
     for cell in cells[1:]:
-        for section in ("data", "budget", "codec", "compute", "extractor", "protocol"):
+        allowed = varied[cell.label] | varied[cells[0].label]
+        for section in {"data", "budget", "codec", "compute", "extractor", "protocol"} - allowed:
             if getattr(cell, section) != getattr(cells[0], section):
-                raise ConfigError(f"{section} of {cell.method} differs from that of {cells[0].method}")
+                raise ConfigError(f"{section} of {cell.label} differs from that of {cells[0].label}")
 
 
 def deviations(cell: CellConfig) -> list[str]:
@@ -70,8 +81,13 @@ def deviations(cell: CellConfig) -> list[str]:
             published = authors.get(key)
             if str(published) != str(value) and not same_number(published, value):
                 found.append(f"{section}.{key}: {published} -> {value}")
+    p = cell.pretraining
+    if p.method:
+        found.append(f"pretraining: none -> {p.method} on {p.share:g} of the purse")
+    if p.checkpoint:
+        found.append("pretraining: none -> an outside checkpoint")
     for key, value in cell.model.items():
-        if method.model.get(key) != value:
+        if str(method.model.get(key)) != str(value):
             found.append(f"model.{key}: {method.model.get(key)} -> {value}")
     return found
 
@@ -87,6 +103,8 @@ def canonical(cell: CellConfig) -> str:
     values["data"].pop("root")
     values["data"].pop("num_workers")
     values["data"].pop("cache_bytes")
+    values["codec"].pop("path")
+    values["pretraining"]["checkpoint"] = bool(cell.pretraining.checkpoint)
     return json.dumps(values, sort_keys=True)
 
 

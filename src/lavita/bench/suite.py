@@ -44,14 +44,35 @@ PURSE = ("train", "sampling")  # sections in which a tier below paper replaces t
 
 
 @dataclass(frozen=True)
+class CellSpec:
+    """A row of a suite: a method, and where the suite varies a choice, its name and what it changes."""
+
+    method: str
+    choice: str
+    changes: dict
+
+    @property
+    def label(self) -> str:
+        """The row's name: <method>[-<choice>]."""
+        return f"{self.method}-{self.choice}" if self.choice else self.method
+
+
+@dataclass(frozen=True)
 class SuiteSpec:
-    """A comparison: which data set, whether classes are given, and what it says of itself."""
+    """A comparison: which data set, whether classes are given, and what it says of itself.
+
+    rows null: every method that takes part. Else a list of {method, choice, changes}, compared with the first, where
+    choice and changes may be absent; tiers.<tier>.rows takes its place. seeds: the training seeds, where the command
+    line gives none; tiers.<tier>.seeds takes their place.
+    """
 
     name: str
     title: str
     dataset: str
     conditioning: str
     guidance: float
+    seeds: tuple[int, ...]
+    rows: list | None
     tiers: dict
 
     def __post_init__(self) -> None:
@@ -83,6 +104,7 @@ class CellConfig:
     tier: str
     method: str
     implementation: str
+    choice: str
     seed: int
     conditioning: str
     data: DataConfig
@@ -98,8 +120,13 @@ class CellConfig:
     protocol: Protocol
 
     @property
+    def label(self) -> str:
+        """The row's name in tables: <method>[-<choice>]."""
+        return f"{self.method}-{self.choice}" if self.choice else self.method
+
+    @property
     def cell(self) -> str:
-        return f"{self.method}-s{self.seed}"
+        return f"{self.label}-s{self.seed}"
 
 
 def load_yaml(kind: str, name: str) -> dict[str, Any]:
@@ -124,11 +151,20 @@ def load_method(name: str) -> MethodSpec:
     return spec
 
 
-def methods_of(suite: str) -> list[str]:
-    """Names of the methods that take part in a suite, in the order of the table."""
+def rows_of_suite(suite: SuiteSpec, tier: str) -> list[CellSpec]:
+    """The rows of a suite at a tier, in the order of the table. Raises ConfigError."""
+    rows = (suite.tiers.get(tier) or {}).get("rows", suite.rows)
+    if rows is not None:
+        where = f"suites/{suite.name}.rows"
+        return [read(CellSpec, {"choice": "", "changes": {}} | row, where) for row in rows]
     specs = [load_method(name) for name in names_in("methods")]
-    taking_part = [spec for spec in specs if "all" in spec.suites or suite in spec.suites]
-    return [spec.name for spec in sorted(taking_part, key=lambda spec: (spec.order, spec.name))]
+    taking_part = [spec for spec in specs if "all" in spec.suites or suite.name in spec.suites]
+    return [CellSpec(s.name, "", {}) for s in sorted(taking_part, key=lambda spec: (spec.order, spec.name))]
+
+
+def seeds_of_suite(suite: SuiteSpec, tier: str) -> list[int]:
+    """The training seeds of a suite at a tier, where the command line gives none."""
+    return list((suite.tiers.get(tier) or {}).get("seeds", suite.seeds))
 
 
 def merged(*layers: dict[str, Any]) -> DictConfig:
@@ -151,9 +187,18 @@ def compose(suite: SuiteSpec, tier: str, method: MethodSpec) -> DictConfig:
         tier_values,
         facts,
         {"sampling": {"guidance": suite.guidance}},
-        (suite.tiers.get(tier) or {}),
+        {key: value for key, value in (suite.tiers.get(tier) or {}).items() if key not in ("rows", "seeds")},
     )
     return config
+
+
+def apply_changes(config: DictConfig, row: CellSpec, where: str) -> DictConfig:
+    """The configuration with what a row of the suite changes. Raises ConfigError for a key that is not there."""
+    known, changes = flat_keys(config), OmegaConf.create(row.changes)
+    for key in flat_keys(changes):
+        if key not in known:
+            raise ConfigError(f"{where}, row {row.label}: unknown key {key}: {nearest(key, known)}")
+    return OmegaConf.merge(config, changes)
 
 
 def apply_overrides(config: DictConfig, overrides: Sequence[str], elsewhere: set[str] = frozenset()) -> DictConfig:
@@ -182,7 +227,9 @@ def flat_keys(config: DictConfig) -> list[str]:
     return [f"{section}.{key}" for section, values in config.items() for key in values]
 
 
-def read_cell(suite: SuiteSpec, tier: str, method: MethodSpec, seed: int, config: DictConfig) -> CellConfig:
+def read_cell(
+    suite: SuiteSpec, tier: str, method: MethodSpec, choice: str, seed: int, config: DictConfig
+) -> CellConfig:
     """The frozen configuration of a cell. Raises ConfigError at the first wrong value."""
     plain = OmegaConf.to_container(config)
     for section in plain:
@@ -194,6 +241,7 @@ def read_cell(suite: SuiteSpec, tier: str, method: MethodSpec, seed: int, config
         tier=tier,
         method=method.name,
         implementation=method.implementation,
+        choice=choice,
         seed=seed,
         conditioning=suite.conditioning,
         model=plain["model"],

@@ -8,8 +8,18 @@ from typing import Any
 import pandas as pd
 
 from lavita.bench.ledger import csv_text, text_of, write_whole
+from lavita.bench.pairs import label_of
 
-SAME_IN_A_TABLE = ("suite", "tier", "dataset", "data_fingerprint", "division", "conditioning", "protocol_hash")
+SAME_IN_A_TABLE = (
+    "suite",
+    "tier",
+    "dataset",
+    "data_fingerprint",
+    "division",
+    "conditioning",
+    "guidance",
+    "protocol_hash",
+)
 COST = {
     "clips_seen": "clips",
     "train_flops": "train TFLOPs",
@@ -35,7 +45,7 @@ LEGEND = """\
 
 
 def wide(rows: list[dict[str, Any]], order: list[str]) -> pd.DataFrame:
-    """One row a method and seed: scores of the trained method, of its untrained start, costs, remark.
+    """One row a cell, named <method>[-<choice>]: scores of the trained method, of its untrained start, costs, remark.
 
     Raises ValueError where rows that can't be compared would share a table.
     """
@@ -53,7 +63,7 @@ def wide(rows: list[dict[str, Any]], order: list[str]) -> pd.DataFrame:
 def wide_row(group: pd.DataFrame) -> dict[str, Any]:
     """The table row of one cell."""
     first = group.iloc[0]
-    line: dict[str, Any] = {"method": first["method"], "seed": first["seed"], "status": first["status"]}
+    line: dict[str, Any] = {"method": label_of(first), "seed": first["seed"], "status": first["status"]}
     trained = group[group["stage"] == "train"]
     for _, row in trained.iterrows():
         start = group[(group["stage"] == "untrained") & (group["metric"] == row["metric"])]
@@ -97,26 +107,53 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def blocks(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The rows cut into what may share a table, in the order in which each block first appears."""
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(tuple(str(row[column]) for column in SAME_IN_A_TABLE), []).append(row)
+    return list(found.values())
+
+
 def write_tables(folder: Path, rows: list[dict[str, Any]], order: list[str], notes: dict[str, str]) -> pd.DataFrame:
-    """Write table.csv and table.md into folder and return the table. notes: heading -> Markdown text."""
-    frame = wide(rows, order)
-    values = [[text_of(value) for value in line] for line in frame.astype(object).where(frame.notna(), None).values]
-    write_whole(folder / "table.csv", csv_text([list(frame.columns), *values]))
+    """Write table.csv and table.md into folder and return the table; rows that can't be compared share no column.
+
+    order: the rows' names as they shall stand. notes: heading -> Markdown text.
+    """
+    frames = [wide(block, order) for block in blocks(rows)]
+    whole = pd.concat([frames[0], *(renamed(f, b[0]) for f, b in zip(frames[1:], blocks(rows)[1:], strict=True))])
+    whole = whole[[*whole.columns.drop("remark"), "remark"]]
+    write_whole(folder / "table.csv", csv_of(whole))
     first = rows[0]
-    facts = [
-        f"# {first['suite']}, tier {first['tier']}, {first['dataset']}",
-        "",
-        f"{first['division']} division; conditioning: {first['conditioning']}; protocol {first['protocol']} "
-        f"({first['protocol_hash']}); extractor {first['extractor']} ({str(first['extractor_hash'])[:12]}); "
-        f"data {str(first['data_fingerprint'])[:12]}; commit {str(first['commit'])[:12]}"
-        + (" (with uncommitted changes)" if str(first["dirty"]) == "true" else ""),
-        "",
-        markdown(frame),
-        "## Legend",
-        "",
-        LEGEND,
-    ]
+    lines = [f"# {first['suite']}, tier {first['tier']}, {first['dataset']}", ""]
+    for frame, block in zip(frames, blocks(rows), strict=True):
+        lines += [facts_of(block[0]), "", markdown(frame)]
+    lines += ["## Legend", "", LEGEND]
     for heading, text in notes.items():
-        facts += [f"## {heading}", "", text.rstrip(), ""]
-    write_whole(folder / "table.md", "\n".join(facts).rstrip() + "\n")
-    return frame
+        lines += [f"## {heading}", "", text.rstrip(), ""]
+    write_whole(folder / "table.md", "\n".join(lines).rstrip() + "\n")
+    return whole
+
+
+def csv_of(frame: pd.DataFrame) -> str:
+    """A table as CSV, every digit kept, empty where there is no value."""
+    values = frame.astype(object).where(frame.notna(), None).values
+    return csv_text([list(frame.columns), *([text_of(value) for value in line] for line in values)])
+
+
+def renamed(frame: pd.DataFrame, first: dict[str, Any]) -> pd.DataFrame:
+    """A later block's table, its score columns named with what sets the block apart."""
+    apart = f"[{first['division']}; guidance {first['guidance']}; {first['protocol']}]"
+    scores = [name for name in frame.columns if "↓" in name or "↑" in name]
+    return frame.rename(columns={name: f"{name} {apart}" for name in scores})
+
+
+def facts_of(first: dict[str, Any]) -> str:
+    """What all rows of a block share, in a sentence."""
+    changes = " (with uncommitted changes)" if str(first["dirty"]) == "true" else ""
+    return (
+        f"{first['division']} division; conditioning: {first['conditioning']}; guidance {first['guidance']}; protocol "
+        f"{first['protocol']} ({first['protocol_hash']}); extractor {first['extractor']} "
+        f"({str(first['extractor_hash'])[:12]}); data {str(first['data_fingerprint'])[:12]}; "
+        f"commit {str(first['commit'])[:12]}{changes}"
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lavita.bench.suite import CellConfig
+from lavita.bench.suite import CellConfig, load_method
 from lavita.codec.base import Codec
 from lavita.codec.pixels import PixelCodec
 from lavita.config import CodecConfig, read
@@ -16,6 +16,8 @@ from lavita.diffusion.draws import derive_seed
 from lavita.registry import load_implementation
 from lavita.train.budget import split_clips
 from lavita.train.module import MethodContext, StagePlan, VideoMethod
+
+SIZE_KEYS = ("size", "patch_size", "depth", "width", "num_heads")
 
 
 def empty_codec(config: CodecConfig) -> Codec:
@@ -56,6 +58,19 @@ def build_method(cell: CellConfig, num_classes: int | None, codec: Codec) -> Vid
     return implementation.Method(context, config)
 
 
+def build_pretraining(cell: CellConfig, num_classes: int | None, codec: Codec) -> VideoMethod:
+    """The image method that a cell's network starts from, at the size of that network.
+
+    Its own file says everything of it but what both share by name: size, patch, depth, width, heads.
+    """
+    spec = load_method(cell.pretraining.method)
+    ours = {key: value for key, value in cell.model.items() if key in SIZE_KEYS and key in spec.model}
+    stage = replace(cell, method=spec.name, implementation=spec.implementation, model=spec.model | ours)
+    method = build_method(stage, num_classes, codec)
+    method.stage_name = "pretraining"
+    return method
+
+
 def own_clips(cell: CellConfig, method: VideoMethod) -> int:
     """Clips a method may spend itself: the purse less what the suite's codec cost, where it uses that codec."""
     if method.owns_first_stage or cell.codec.kind != "suite":
@@ -63,9 +78,20 @@ def own_clips(cell: CellConfig, method: VideoMethod) -> int:
     return cell.budget.clips - cell.codec.clips
 
 
-def cut_purse(cell: CellConfig, method: VideoMethod) -> list[tuple[StagePlan, int]]:
-    """Stages of a method with the clips of each; together exactly own_clips. Raises ValueError where it won't go."""
-    stages = method.stages()
+def all_stages(cell: CellConfig, method: VideoMethod, pretraining: VideoMethod | None) -> list[StagePlan]:
+    """The stages of a cell: of its pretraining, where it has one, and of its method, with their shares of the purse."""
+    if pretraining is None:
+        return method.stages()
+    share = cell.pretraining.share
+    own = [replace(stage, share=stage.share * (1 - share)) for stage in method.stages()]
+    return [StagePlan(pretraining.stage_name, share, pretraining), *own]
+
+
+def cut_purse(
+    cell: CellConfig, method: VideoMethod, pretraining: VideoMethod | None = None
+) -> list[tuple[StagePlan, int]]:
+    """Stages of a cell with the clips of each; together exactly own_clips. Raises ValueError where it won't go."""
+    stages = all_stages(cell, method, pretraining)
     # What a batch costs is a whole number of clips or a fraction; in lowest terms its numerator is the least whole
     # number of clips that is a multiple of it.
     costs = [stage.module.clip_cost * stage.module.train_config.batch_clips for stage in stages]
@@ -76,7 +102,7 @@ def cut_purse(cell: CellConfig, method: VideoMethod) -> list[tuple[StagePlan, in
     except ValueError as error:
         charged = cell.budget.clips - clips
         note = f" (budget.clips={cell.budget.clips}, of which the suite's codec costs {charged})" if charged else ""
-        raise ValueError(f"{cell.method}: {error}{note}") from None
+        raise ValueError(f"{cell.label}: {error}{note}") from None
     return list(zip(stages, parts, strict=True))
 
 
@@ -91,7 +117,9 @@ def check_purse(cell: CellConfig, num_classes: int | None) -> None:
             f"budget.clips: {cell.budget.clips} leaves nothing after the suite's codec, which costs {cell.codec.clips}"
         )
     with torch.device("meta"):
-        cut_purse(cell, build_method(cell, num_classes, empty_codec(cell.codec)))
+        codec = empty_codec(cell.codec)
+        pretraining = build_pretraining(cell, num_classes, codec) if cell.pretraining.method else None
+        cut_purse(cell, build_method(cell, num_classes, codec), pretraining)
 
 
 def codec_training_config(cell: CellConfig):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import torch
 from lavita.bench.ledger import read_record, write_record
 from lavita.bench.plan import read_config
 from lavita.bench.suite import CellConfig
-from lavita.checkpoints import save
+from lavita.checkpoints import read_state, save, start_from
 from lavita.data.catalogue import Catalogue
 from lavita.data.layouts import read_layout
-from lavita.runner.build import build_method, cut_purse, load_suite_codec
+from lavita.runner.build import build_method, build_pretraining, cut_purse, load_suite_codec
 from lavita.runner.events import emit, progress
 from lavita.runner.flops import encoding_flops_per_clip, training_flops_per_clip
 from lavita.runner.generate import generate, save_samples
@@ -43,16 +44,18 @@ class Spent:
         return sum(stage[key] for stage in self.stages)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, shared_folder: Path) -> None:
     """Run the cell of a folder and complete its record."""
     started = time.monotonic()
     cell = read_config(folder / "config.yaml")
-    shared = json.loads((folder.parents[1] / "shared" / "shared.json").read_text())
+    shared = json.loads((shared_folder / "shared.json").read_text())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     catalogue = read_layout(cell.data.dataset, cell.data.root, cache_dir=shared["cache"])
     catalogue = catalogue.long_enough(cell.data.frames, cell.data.interval, cell.data.short_videos)
     codec = load_suite_codec(cell.codec, shared["codec"])
     method = build_method(cell, shared["num_classes"], codec).to(device).eval()
+    if cell.pretraining.checkpoint:
+        start_network(method, read_state(cell.pretraining.checkpoint), outside_name(cell, shared), folder)
     scorer = Scorer(shared, cell, str(device))
 
     scores = score_method(method, cell, scorer, shared["classes"], "untrained", folder / "untrained")
@@ -84,7 +87,10 @@ def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: d
     if shared["codec"] and not method.owns_first_stage:
         spent.stages.append(shared["codec_stage"] | {"charged": True})
     seen = 0
-    for stage, clips in cut_purse(cell, method):
+    pretraining = None
+    if cell.pretraining.method:
+        pretraining = build_pretraining(cell, shared["num_classes"], method.codec)
+    for stage, clips in cut_purse(cell, method, pretraining):
         module = stage.module
         drawn = int(clips / module.clip_cost)
         data = stage_data(cell, catalogue, cell.seed, module, seen, seen + drawn)
@@ -96,20 +102,34 @@ def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: d
         seconds = time.monotonic() - started
         per_clip = training_flops_per_clip(module, heldout)
         entry = {"name": stage.name, "clips": clips, "seconds": seconds, "flops": per_clip * drawn, "charged": False}
-        if module is method and not method.owns_first_stage:
+        if module in (method, pretraining) and not method.owns_first_stage:
             entry["encoding_flops"] = encoding_flops_per_clip(method.codec, heldout) * drawn
         spent.stages.append(entry)
         spent.heldout_losses = losses
         emit("note", text=f"{stage.name}: {clips} clips in {seconds:.1f} s; held-out loss {losses[-1][1]:.4g}")
         seen += drawn
+        if module is pretraining:
+            start_network(
+                method, pretraining.network.state_dict(), f"{clips} clips of {cell.pretraining.method}", folder
+            )
     return spent
+
+
+def start_network(method: VideoMethod, state: dict[str, torch.Tensor], source: str, folder: Path) -> None:
+    """Start a method's network from other weights and put into the record what was taken. Raises ValueError."""
+    start = start_from(method.network, state)
+    emit("note", text=f"{len(start.taken)} tensors taken from {source}, {len(start.left)} left at their own start")
+    write_record(folder, read_record(folder) | {"initialised": asdict(start) | {"source": source}})
+
+
+def outside_name(cell: CellConfig, shared: dict[str, Any]) -> str:
+    """A file that a cell starts from, as the record names it: never by where it lies on a machine."""
+    path = cell.pretraining.checkpoint
+    return f"{Path(path).name} (sha256 {shared['outside'][path][:16]})"
 
 
 def save_method(method: VideoMethod, cell: CellConfig, shared: dict[str, Any], folder: Path) -> str:
     """The method's weights (averaged) with all that rebuilds it; returns the file's sha256."""
-    import hashlib
-    from dataclasses import asdict
-
     external = cell.codec.kind == "kl"
     state = {key: value for key, value in method.state_dict().items() if not (external and key.startswith("codec."))}
     config = {
@@ -151,7 +171,7 @@ def finish(
         "peak_bytes": peak_bytes(),
         "params_trained": count(trainable.values()),
         "params_total": count(everything.values()),
-        "external_bytes": count(method.codec.parameters()) * 4 if cell.codec.kind == "kl" else 0,
+        "external_bytes": external_bytes(cell, method),
         "weights_hash": weights_hash,
     }
     record |= {"status": "ok", "scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}
@@ -160,12 +180,19 @@ def finish(
     write_record(folder, record)
 
 
+def external_bytes(cell: CellConfig, method: VideoMethod) -> int:
+    """Size of the weights that came from outside the run: the given codec, the checkpoint that was started from."""
+    codec = count(method.codec.parameters()) * 4 if cell.codec.kind == "kl" and not method.owns_first_stage else 0
+    checkpoint = cell.pretraining.checkpoint
+    return codec + (Path(checkpoint).stat().st_size if checkpoint else 0)
+
+
 FIXED_TABLES = {"pos_embed", "temp_embed", "time_embed"}
 
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]))
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
         emit("result", status="ok", reason="")
     except Exception as error:  # whatever it is, the record must say so and the other cells must run
         traceback.print_exc()

@@ -1,12 +1,12 @@
-"""Starts one process a task, shows how far it is, and keeps everything it prints in a log. No torch here."""
+"""Starts one process a task, several at once, and keeps everything each prints in a log. No torch here."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,95 +39,102 @@ class Ended:
         return f"the process ended with exit code {self.code} and no word; see its log"
 
 
-def run_process(module: str, arguments: list[str], log: Path, show: Callable[[dict], None]) -> Ended:
-    """Run `python -m module arguments`; events go to show, all output to log. Ends the process on Ctrl-C."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+class Interrupted(Exception):
+    """The run was interrupted while a process ran; the process has been ended."""
+
+
+class Launcher:
+    """Runs processes, from several threads where wanted, and can end them all."""
+
+    def __init__(self) -> None:
+        self.running: set[subprocess.Popen] = set()
+        self.stopping = False
+        self.lock = threading.Lock()
+
+    def run(
+        self,
+        module: str,
+        arguments: list[str],
+        log: Path,
+        show: Callable[[dict], None],
+        environment: Mapping[str, str],
+    ) -> Ended:
+        """Run `python -m module arguments`; events go to show, all output to log.
+
+        environment: variables on top of this process's own. Raises Interrupted once `stop` was called.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "w", encoding="utf-8") as file:
+            process = self.start([sys.executable, "-m", module, *arguments], file, environment)
+            try:
+                result = follow(process, file, show)
+                code = process.wait()
+            except BaseException:
+                end(process)
+                raise
+            finally:
+                with self.lock:
+                    self.running.discard(process)
+        if self.stopping:
+            raise Interrupted
+        return Ended(code, result)
+
+    def start(self, command: list[str], file, environment: Mapping[str, str]) -> subprocess.Popen:
+        """A process that `stop` will end."""
+        with self.lock:
+            if self.stopping:
+                raise Interrupted
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                env=environment_of_processes(environment),
+                stdin=subprocess.DEVNULL,
+            )
+            self.running.add(process)
+        return process
+
+    def stop(self) -> None:
+        """End every process; each `run` then raises Interrupted."""
+        with self.lock:
+            self.stopping = True
+            running = list(self.running)
+        for process in running:
+            end(process)
+
+
+def environment_of_processes(more: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment, what makes a CPU steady, and `more`, which wins."""
     environment = dict(os.environ)
     search = [str(ROOT / "src"), str(ROOT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(part for part in search if part)
     environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for name, value in STEADY_CPU.items():
         environment.setdefault(name, value)
-    with open(log, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=file,
-            text=True,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-        )
-        result = None
-        try:
-            for line in process.stdout:
-                event = parse(line)
-                file.write(line)
-                file.flush()
-                if event is None:
-                    continue
-                if event["kind"] == "result":
-                    result = event
-                show(event)
-            return Ended(process.wait(), result)
-        except BaseException:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            raise
+    return environment | dict(more)
 
 
-class Display:
-    """Progress of a run: rich bars on a terminal, plain lines elsewhere."""
+def follow(process: subprocess.Popen, file, show: Callable[[dict], None]) -> dict | None:
+    """Copy a process's output to file and its events to show until it ends; returns its last "result" event."""
+    result = None
+    for line in process.stdout:
+        event = parse(line)
+        file.write(line)
+        file.flush()
+        if event is None:
+            continue
+        if event["kind"] == "result":
+            result = event
+        show(event)
+    return result
 
-    def __init__(self, quiet_seconds: float = 10.0) -> None:
-        self.is_terminal = sys.stdout.isatty()
-        self.quiet_seconds = quiet_seconds
-        self.last_line = 0.0
-        self.bars = None
-        self.tasks: dict[str, int] = {}
-        self.title = ""
 
-    def start(self, title: str) -> None:
-        """A new task (the shared parts, or a cell)."""
-        self.end()
-        self.title, self.tasks = title, {}
-        if not self.is_terminal:
-            self.line(title)
-            return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = "[bold]{task.fields[title]}", "{task.description}", BarColumn(), MofNCompleteColumn()
-        parts = [TextColumn(part) if isinstance(part, str) else part for part in columns]
-        self.bars = Progress(*parts, TextColumn("{task.fields[note]}"), TimeElapsedColumn())
-        self.bars.start()
-
-    def show(self, event: dict) -> None:
-        """Draw one event of the running process."""
-        if event["kind"] == "note":
-            self.line(f"  {event['text']}")
-        if event["kind"] != "progress":
-            return
-        stage, done, total = event["stage"], event["done"], event["total"]
-        note = "" if event.get("loss") is None else f"loss {event['loss']:.4g}"
-        if self.bars is not None:
-            if stage not in self.tasks:
-                self.tasks[stage] = self.bars.add_task(stage, total=total, title=self.title, note=note)
-            self.bars.update(self.tasks[stage], completed=done, note=note)
-        elif done >= total or time.monotonic() - self.last_line > self.quiet_seconds:
-            self.last_line = time.monotonic()
-            self.line(f"  {stage} {done}/{total} {note}".rstrip())
-
-    def end(self) -> None:
-        if self.bars is not None:
-            self.bars.stop()
-            self.bars = None
-
-    def line(self, text: str) -> None:
-        """A plain line, above the bars where there are any."""
-        if self.bars is not None:
-            self.bars.console.print(text, highlight=False, markup=False)
-        else:
-            print(text, flush=True)
+def end(process: subprocess.Popen) -> None:
+    """Ask a process to end, and kill it where it does not within ten seconds."""
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

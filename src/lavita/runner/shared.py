@@ -20,13 +20,14 @@ import torch
 from lavita.bench.ledger import write_whole
 from lavita.bench.plan import cell_from_dict
 from lavita.bench.suite import CellConfig
+from lavita.checkpoints import read_state
 from lavita.data.catalogue import Catalogue
 from lavita.data.clip import centre_crop_resize
 from lavita.data.layouts import read_layout
 from lavita.data.video import read_frames
 from lavita.data.windows import load_window, real_windows
 from lavita.registry import ROOT
-from lavita.runner.build import check_purse, codec_training_config
+from lavita.runner.build import check_purse, codec_training_config, load_suite_codec
 from lavita.runner.events import emit, progress
 from lavita.runner.flops import training_flops_per_clip
 from lavita.runner.loading import stage_data
@@ -55,6 +56,7 @@ def main(folder: Path) -> None:
     windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
     shared: dict[str, Any] = {"cache": str(cache), "num_classes": num_classes, "class_names": catalogue.class_names}
     shared["classes"] = sorted({v.class_index for v in catalogue.split("train") if v.class_index is not None})
+    shared["outside"] = outside_hashes(cells)
     shared |= fit_codec(cell, catalogue, cache)
     shared |= fit_extractor(cell, catalogue, cache, num_classes)
     shared |= real_clips(cell, windows, shared, folder)
@@ -94,10 +96,27 @@ def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
     return folder
 
 
+def outside_hashes(cells: list[CellConfig]) -> dict[str, str]:
+    """sha256 of every file that some cell starts from. Raises ValueError before anything is trained."""
+    paths = {cell.pretraining.checkpoint for cell in cells} - {None}
+    for path in sorted(paths):
+        read_state(path)
+    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sorted(paths)}
+
+
+def codec_given(cell: CellConfig) -> dict[str, Any]:
+    """A codec that is not trained here: loaded once, so that a missing one ends the run before its first cell."""
+    digest = hashlib.sha256(cell.codec.kind.encode())
+    for name, value in sorted(load_suite_codec(cell.codec, None).state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return {"codec": None, "codec_hash": digest.hexdigest(), "codec_stage": None}
+
+
 def fit_codec(cell: CellConfig, catalogue: Catalogue, cache: Path) -> dict[str, Any]:
     """The suite's codec: its folder, hash, and what it cost, which each latent method is charged."""
     if cell.codec.kind != "suite":
-        return {"codec": None, "codec_hash": key_of(cell.codec), "codec_stage": None}
+        return codec_given(cell)
     d = cell.data
     key = key_of(
         catalogue.fingerprint, cell.codec, codec_training_config(cell), d.frames, d.interval, d.resolution, d.flip,

@@ -1,0 +1,83 @@
+"""Progress of a run on standard output: rich bars on a terminal, plain lines elsewhere. Safe from several threads."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+
+class Display:
+    """Lines and bars of a run; every task that runs (the shared parts, a cell) has a Channel of its own."""
+
+    def __init__(self, quiet_seconds: float = 10.0) -> None:
+        self.is_terminal = sys.stdout.isatty()
+        self.quiet_seconds = quiet_seconds
+        self.lock = threading.Lock()
+        self.bars = None
+
+    def channel(self, title: str) -> Channel:
+        """Where a task that starts now tells how far it is."""
+        if not self.is_terminal:
+            self.line(title)
+        elif self.bars is None:
+            self.bars = new_bars()
+            self.bars.start()
+        return Channel(self, title)
+
+    def end(self) -> None:
+        """Take the bars away."""
+        if self.bars is not None:
+            self.bars.stop()
+            self.bars = None
+
+    def line(self, text: str) -> None:
+        """A plain line, above the bars where there are any."""
+        with self.lock:
+            if self.bars is not None:
+                self.bars.console.print(text, highlight=False, markup=False)
+            else:
+                print(text, flush=True)
+
+
+class Channel:
+    """Shows the events of one process; `prefix` tells lines of processes that run at once apart."""
+
+    def __init__(self, display: Display, title: str) -> None:
+        self.display, self.title = display, title
+        self.tasks: dict[str, int] = {}
+        self.last_line = 0.0
+        self.prefix = ""
+
+    def show(self, event: dict) -> None:
+        """Draw one event of the running process."""
+        if event["kind"] == "note":
+            self.display.line(f"  {self.prefix}{event['text']}")
+        if event["kind"] != "progress":
+            return
+        stage, done, total = event["stage"], event["done"], event["total"]
+        note = "" if event.get("loss") is None else f"loss {event['loss']:.4g}"
+        bars = self.display.bars
+        if bars is not None:
+            if stage not in self.tasks:
+                self.tasks[stage] = bars.add_task(stage, total=total, title=self.title, note=note)
+            bars.update(self.tasks[stage], completed=done, note=note)
+        elif done >= total or time.monotonic() - self.last_line > self.display.quiet_seconds:
+            self.last_line = time.monotonic()
+            self.display.line(f"  {self.prefix}{stage} {done}/{total} {note}".rstrip())
+
+    def close(self) -> None:
+        """Take this task's bars away."""
+        if self.display.bars is not None:
+            for task in self.tasks.values():
+                self.display.bars.remove_task(task)
+
+
+def new_bars():
+    """Bars with the task's title, the stage, how far it is, a note, and the time."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    title, stage, note = (
+        TextColumn(text) for text in ("[bold]{task.fields[title]}", "{task.description}", "{task.fields[note]}")
+    )
+    return Progress(title, stage, BarColumn(), MofNCompleteColumn(), note, TimeElapsedColumn())

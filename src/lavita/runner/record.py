@@ -1,0 +1,68 @@
+"""The record of a cell before it runs: all that is known by then."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from lavita.bench.ledger import COLUMNS
+from lavita.bench.plan import code_hash, config_hash, deviations
+from lavita.bench.suite import CellConfig
+from lavita.runner.groups import Group
+from lavita.runner.provenance import commit, hardware, versions
+
+
+def first_record(cell: CellConfig, group: Group, shared: dict[str, Any], mark: str) -> dict[str, Any]:
+    """The record of a cell that is about to run."""
+    return {
+        "cell": cell.cell,
+        "label": cell.label,
+        "status": "running",
+        "reason": "",
+        "identity": mark,
+        "code_hash": code_hash(cell),
+        "comparison": shared["comparison"],
+        "shared": group.key,
+        "config": asdict(cell),
+        "deviations": deviations(cell),
+        "row": first_row(cell, group, shared),
+        "scores": [],
+    }
+
+
+def division(cell: CellConfig) -> str:
+    """open where a cell uses weights that the suite did not train."""
+    return "open" if cell.codec.kind == "kl" or cell.pretraining.checkpoint else "closed"
+
+
+def first_row(cell: CellConfig, group: Group, shared: dict[str, Any]) -> dict[str, Any]:
+    """The ledger's columns that are the same for every score of the cell."""
+    head, dirty = commit()
+    row = {
+        "suite": cell.suite,
+        "tier": cell.tier,
+        "cell": cell.cell,
+        "method": cell.method,
+        "dataset": group.source.label,
+        "data_fingerprint": group.source.catalogue.fingerprint,
+        "division": division(cell),
+        "conditioning": cell.conditioning,
+        "guidance": cell.sampling.guidance,
+        "seed": cell.seed,
+        "protocol": shared["protocol_name"],
+        "protocol_hash": shared["protocol_hash"],
+        "extractor": shared["extractor_name"],
+        "extractor_hash": shared["extractor_hash"],
+        "n_real": cell.protocol.n_real,
+        "n_generated": cell.protocol.n_generated,
+        "sampler": cell.sampling.sampler,
+        "nfe": cell.sampling.num_steps,
+        "config_hash": config_hash(cell),
+        "commit": head,
+        "dirty": dirty,
+        "hardware": hardware(),
+        "versions": versions(),
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return {key: value for key, value in row.items() if key in COLUMNS}

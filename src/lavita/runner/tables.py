@@ -1,0 +1,147 @@
+"""The tables of a results folder, from the records of its cells and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+from lavita.bench.chart import Point, scatter
+from lavita.bench.ledger import RECORD, csv_text, read_record, rows_of, text_of, write_rows, write_whole
+from lavita.bench.pairs import COLUMNS as PAIR_COLUMNS
+from lavita.bench.pairs import Pair, label_of, pairs_of_rows
+from lavita.bench.suite import load_suite, rows_of_suite
+from lavita.bench.table import markdown, shown, write_tables
+from lavita.registry import ROOT
+from lavita.runner.display import Display
+from lavita.runner.groups import Group
+
+PAIRS_TEXT = """\
+Each row against the first: ratio of the scores (geometric mean over the seeds) with its 95 % interval from the spread
+from seed to seed, pooled over all rows. The interval is of one pair: of twenty equal choices about one is told apart by
+chance.
+"""
+
+
+def make_tables(folder: Path, groups: Sequence[Group], shared: dict[str, dict[str, Any]], display: Display) -> None:
+    """rows.csv, table.csv, table.md and the chart from every record that may stand beside this run's cells."""
+    first = groups[0].cells[0]
+    suite = load_suite(first.suite)
+    order = [row.label for row in rows_of_suite(suite, first.tier)]
+    records, left_out = kept_records(folder, groups, shared)
+    records.sort(key=lambda record: (place(record["label"], order), record["row"]["seed"]))
+    rows = [row for record in records for row in rows_of(record)]
+    write_rows(folder / "rows.csv", rows)
+    pairs = pairs_of_rows(rows, order) if suite.rows is not None else []
+    notes = notes_of(records, groups, shared, left_out) | pairs_note(folder, pairs)
+    frame = write_tables(folder, rows, order, notes)
+    write_chart(folder / "quality_cost.svg", rows, suite.title)
+    display.line("")
+    display.line(markdown(short(frame)))
+    for pair in pairs:
+        display.line(f"{pair.choice} against {pair.against}: {sentence(pair)}")
+    path = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    files = "rows.csv, table.csv, table.md, quality_cost.svg" + (", pairs.csv" if pairs else "")
+    display.line(f"tables: {path}/{files}; samples: cells/<cell>/samples.gif")
+    if left_out:
+        display.line(f"left out of the tables, made under another setting: {', '.join(left_out)}")
+
+
+def place(label: str, order: Sequence[str]) -> int:
+    """Where a row stands in the table; what the suite no longer knows comes last."""
+    return order.index(label) if label in order else len(order)
+
+
+def kept_records(
+    folder: Path, groups: Sequence[Group], shared: dict[str, dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Records of this run's cells and finished ones made under the same setting; names of the others."""
+    planned = {cell.cell for group in groups for cell in group.cells}
+    settings = {shared[group.key]["comparison"] for group in groups}
+    records, left_out = [], []
+    for path in sorted((folder / "cells").glob(f"*/{RECORD}")):
+        record = read_record(path.parent)
+        if record["cell"] in planned or (record["comparison"] in settings and record["status"] == "ok"):
+            records.append(record)
+        else:
+            left_out.append(record["cell"])
+    return records, left_out
+
+
+def short(frame):
+    """The columns that fit a terminal."""
+    keep = [name for name in frame.columns if name.split("_")[0] in ("fvd", "is")]
+    return frame[["method", "seed", "status", *keep, "clips", "wall (s)", "remark"]]
+
+
+def notes_of(
+    records: list[dict[str, Any]], groups: Sequence[Group], shared: dict[str, dict[str, Any]], left_out: list[str]
+) -> dict[str, str]:
+    """What stands below the table: what the metric can see, deviations, stages, held-out losses."""
+    seen = {shared[group.key]["protocol_hash"]: shared[group.key] for group in groups}
+    parts = [f"Protocol {one['protocol_name']}:\n\n{one['sanity_text']}" for one in seen.values()]
+    notes = {"What this metric can see": "\n\n".join(parts)}
+    notes["Stages"] = "\n".join(stages_line(record) for record in records)
+    started = [line for record in records for line in start_lines(record)]
+    if started:
+        notes["Initial weights"] = "\n".join(started)
+    notes["Deviations from the authors' settings"] = "\n".join(
+        f"* {record['cell']}: " + "; ".join(record["deviations"]) for record in records
+    )
+    if left_out:
+        notes["Left out"] = "Made under another setting: " + ", ".join(left_out)
+    return notes
+
+
+def stages_line(record: dict[str, Any]) -> str:
+    """Clips by stage and the held-out loss of a cell."""
+    stages = ", ".join(f"{stage['name']} {stage['clips']}" for stage in record.get("stages", []))
+    loss = record.get("heldout_losses") or []
+    ends = f"; held-out loss {loss[0][1]:.4g} -> {loss[-1][1]:.4g}" if loss else ""
+    return f"* {record['cell']}: clips by stage: {stages or 'none'}{ends}"
+
+
+def start_lines(record: dict[str, Any]) -> list[str]:
+    """Where a cell's weights began, if not at random: how much was taken, what was not."""
+    start = record.get("initialised")
+    if not start:
+        return []
+    left = ", ".join(f"{name} ({why})" for name, why in start["left"].items()) or "nothing"
+    unused = ", ".join(start["unused"]) or "none"
+    return [
+        f"* {record['cell']}: {len(start['taken'])} tensors from {start['source']}; left at their own start: {left}; "
+        f"unused tensors of the source: {unused}"
+    ]
+
+
+def pairs_note(folder: Path, pairs: list[Pair]) -> dict[str, str]:
+    """The comparison of each row with the first as a section of table.md; writes pairs.csv beside it."""
+    if not pairs:
+        return {}
+    lines = [[text_of(value) for value in astuple(pair)] for pair in pairs]
+    write_whole(folder / "pairs.csv", csv_text([list(PAIR_COLUMNS), *lines]))
+    table = ["| choice | against | metric | seeds | what this run says |", "| --- | --- | --- | --- | --- |"]
+    table += [f"| {p.choice} | {p.against} | {p.metric} | {p.seeds} | {sentence(p)} |" for p in pairs]
+    return {"Which rows this size can tell apart": PAIRS_TEXT + "\n" + "\n".join(table)}
+
+
+def sentence(pair: Pair) -> str:
+    """A pair's verdict with its numbers."""
+    if pair.ratio is None:
+        return pair.verdict
+    interval = f" ({pair.ci_low:.2f} to {pair.ci_high:.2f})" if pair.ci_low is not None else ""
+    return f"{pair.verdict}; ratio {shown(pair.ratio)}{interval}"
+
+
+def write_chart(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
+    """Distance against training FLOPs for the trained cells, where there are any."""
+    trained = [row for row in rows if row["stage"] == "train" and row["metric"].startswith("fvd")]
+    points = [
+        Point(label_of(row), float(row["train_flops"]) * 1e-12, float(row["value"]))
+        for row in trained
+        if row["protocol_hash"] == trained[0]["protocol_hash"] and float(row["value"]) > 0 and row["train_flops"]
+    ]
+    if points:
+        metric = trained[0]["metric"]
+        write_whole(path, scatter(points, title, "training, TFLOPs (codec included)", f"{metric} (lower is better)"))

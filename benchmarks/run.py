@@ -19,10 +19,16 @@ examples:
       the same on real videos; DIR holds UCF-101/ and ucfTrainTestlist/
   python benchmarks/run.py --suite skytimelapse data.root=DIR budget.clips=3200000
       the published setting (tier paper) with a smaller budget
+  python benchmarks/run.py --suite ucf101 --dry-run
+      parameters, FLOPs and memory of every cell and stage of the published setting; needs no data
 
 Any value of the configuration can be overridden as section.key=value; the resolved configuration of every cell is
 written to its folder. Results go to results/<suite>-<tier>-<data name>/: rows.csv (one score a row), table.csv and
 table.md (one method a row), cells/<cell>/ (configuration, log, checkpoint, samples).
+Dry run: one line a cell and stage (codec, extractor, autoencoder, autoencoder-gan, train, sample, score). FLOPs are
+counted, 2 a multiply-add: forward is that of the network that the stage trains (codec: encoding and decoding; sample:
+all steps of a clip; score: the feature network), train is forward and backward of the loss with encoding. steps of
+sample are network evaluations. est_seconds are at the rate of a transformer block on this machine: a lower bound.
 Exit status: 0 all well, 1 some cell failed, 2 bad arguments or no data.
 """
 
@@ -57,6 +63,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="results folder (default: results/<suite>-<tier>-<data name>)")
     parser.add_argument("--cache", type=Path, help="folder for fitted codecs and extractors (default: results/cache)")
     parser.add_argument("--fresh", action="store_true", help="run finished cells again")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what every cell would cost, stage by stage; needs no data"
+    )
+    parser.add_argument("--csv", metavar="FILE", help="with --dry-run: write it as CSV too; - prints the CSV alone")
+    parser.add_argument(
+        "--probe", action="store_true", help="with --dry-run: measure this machine's rate and estimate seconds"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")
     arguments, extra = parser.parse_known_intermixed_args(argv)
     if extra:
@@ -64,6 +77,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error(f"unknown argument {extra[0]!r}: {nearest(extra[0], flags)}")
     if arguments.workers is not None and arguments.workers < 1:
         parser.error(f"--workers: got {arguments.workers}, wanted at least 1")
+    if not arguments.dry_run and (arguments.csv or arguments.probe):
+        parser.error(f"{'--csv' if arguments.csv else '--probe'} goes with --dry-run; a run writes rows.csv by itself")
     return arguments
 
 
@@ -77,22 +92,27 @@ def seeds_of(text: str) -> list[int]:
     return seeds
 
 
-def main(argv: list[str]) -> int:
-    arguments = parse(argv)
+def run(arguments: argparse.Namespace) -> int:
+    """The dry run or the run itself; returns the exit status."""
+    from lavita.bench.plan import make_plan
+
+    methods = [name for name in (arguments.methods or "").split(",") if name] or None
+    seeds = None if arguments.seeds is None else seeds_of(arguments.seeds)
+    cells = make_plan(arguments.suite, arguments.tier, methods, seeds, arguments.overrides)
+    if arguments.dry_run:
+        from lavita.runner.dry_run import dry_run
+
+        dry_run(cells, arguments.csv, arguments.probe)
+        return 0
     from lavita.runner.suite_run import run_suite
 
+    return run_suite(cells, arguments.out, arguments.cache, arguments.fresh, arguments.workers)
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse(argv)
     try:
-        return run_suite(
-            suite=arguments.suite,
-            tier=arguments.tier,
-            methods=[name for name in (arguments.methods or "").split(",") if name] or None,
-            seeds=None if arguments.seeds is None else seeds_of(arguments.seeds),
-            overrides=arguments.overrides,
-            out=arguments.out,
-            cache=arguments.cache,
-            fresh=arguments.fresh,
-            workers=arguments.workers,
-        )
+        return run(arguments)
     except (ConfigError, ValueError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2

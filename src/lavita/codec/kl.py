@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from lavita.codec.base import Codec
+from lavita.config import CodecConfig
 from lavita.diffusion.draws import ClipDraws
 
 STATISTICS = "latent_statistics.json"
@@ -93,6 +94,25 @@ def load_kl(path: str, scaling: float | None) -> KLCodec:
     factor = scaling if scaling is not None else autoencoder.config.scaling_factor
     channels = autoencoder.config.latent_channels
     return KLCodec(autoencoder, torch.zeros(channels), torch.full((channels,), 1 / factor), math.inf, f"kl:{path}")
+
+
+def published_autoencoder(config: CodecConfig) -> AutoencoderKL:
+    """Stable Diffusion's autoencoder by its shape alone, or that of the local folder codec.path; fresh weights.
+
+    Source: Rombach et al. 2022, appendix G; stabilityai/sd-vae-ft-ema, config.json.
+    """
+    local = Path(config.path) / "config.json"
+    if local.is_file():
+        return AutoencoderKL.from_config(json.loads(local.read_text()))
+    levels = config.downsample.bit_length()  # one halving between two levels
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(config.width * min(2**level, 4) for level in range(levels)),
+        layers_per_block=2,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_groups,
+    )
 
 
 def save_codec(codec: KLCodec, folder: Path) -> None:

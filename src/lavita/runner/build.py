@@ -24,13 +24,12 @@ def empty_codec(config: CodecConfig) -> Codec:
     """A codec of the configured shape with fresh weights: for counting, or to be filled from a checkpoint."""
     if config.kind == "pixels":
         return PixelCodec()
-    from lavita.codec.kl import KLCodec
+    from lavita.codec.kl import KLCodec, published_autoencoder
     from lavita.codec.training import small_autoencoder
 
     channels = config.latent_channels
-    return KLCodec(
-        small_autoencoder(config), torch.zeros(channels), torch.ones(channels), 1.0, config.kind, config.clips
-    )
+    autoencoder = published_autoencoder(config) if config.kind == "kl" else small_autoencoder(config)
+    return KLCodec(autoencoder, torch.zeros(channels), torch.ones(channels), 1.0, config.kind, config.clips)
 
 
 def load_suite_codec(config: CodecConfig, folder: str | None) -> Codec:

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from lavita.bench.ledger import read_record, write_record, write_whole
-from lavita.bench.plan import code_hash, config_hash, make_plan, write_config
+from lavita.bench.plan import code_hash, config_hash, write_config
 from lavita.bench.suite import CellConfig
 from lavita.config import ConfigError
 from lavita.registry import ROOT
@@ -67,21 +67,14 @@ class Run:
 
 
 def run_suite(
-    suite: str,
-    tier: str,
-    methods: Sequence[str] | None,
-    seeds: Sequence[int] | None,
-    overrides: Sequence[str],
-    out: Path | None,
-    cache: Path | None,
-    fresh: bool,
-    workers: int | None,
+    cells: Sequence[CellConfig], out: Path | None, cache: Path | None, fresh: bool, workers: int | None
 ) -> int:
-    """Run a suite and write its tables; returns 0 where every cell is ok, else 1. Raises ValueError, OSError.
+    """Run the cells of a plan and write their tables; returns 0 where every cell is ok, else 1.
 
     workers None: as many cells at once as there are accelerators, or as the cores have room for.
+    Raises ValueError, OSError.
     """
-    cells = make_plan(suite, tier, methods, seeds, overrides)
+    suite, tier = cells[0].suite, cells[0].tier
     cache = (cache or ROOT / "results" / "cache").resolve()
     groups = grouped(cells, cache)
     source = groups[0].source

@@ -1,0 +1,111 @@
+"""What a stage will cost, counted on shapes alone: parameters, FLOPs and memory without one weight allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lavita.bench.suite import CellConfig
+from lavita.diffusion.draws import ClipDraws
+from lavita.runner.flops import training_flops_per_clip
+from lavita.train.module import TrainedStage
+from lavita.train.recompute import recomputed_blocks
+
+BYTES = 4  # of a float32
+# Weight, gradient and AdamW's two moments.
+TRAINED_COPIES = 4
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """params: trained by the stage. FLOPs a clip: forward of what is trained; forward and backward of the loss with
+    encoding. peak_bytes: weights, optimiser, average and activations of one pass of a batch."""
+
+    params: int
+    flops_forward: int
+    flops_train: int
+    peak_bytes: int
+
+
+def shape_batch(cell: CellConfig, module: TrainedStage, clips: int) -> dict[str, Tensor]:
+    """A batch of a stage as shapes on the meta device; clip indices are real numbers."""
+    d = cell.data
+
+    def frames(count: int) -> Tensor:
+        return torch.zeros(clips, count, 3, d.resolution, d.resolution, device="meta")
+
+    batch = {"video": frames(d.frames), "label": torch.zeros(clips, dtype=torch.int64, device="meta")}
+    batch["clip_index"] = torch.arange(clips)
+    if module.past_frames:
+        batch["past"] = frames(module.past_frames)
+    if module.joint_images:
+        batch["images"] = frames(module.joint_images)
+        batch["image_labels"] = torch.zeros(clips, module.joint_images, dtype=torch.int64, device="meta")
+    return batch
+
+
+def counted(call: Callable[[], Any]) -> int:
+    """FLOPs of a call, 2 a multiply-add, attention as its two products."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def forward_flops(module: TrainedStage, batch: dict[str, Tensor]) -> int:
+    """FLOPs of the loss's forward pass within `module.network`; of all of it where a stage has no part of that name."""
+    draws = ClipDraws([0], torch.device("meta"))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        module.loss(batch, draws)
+    by_part = counter.get_flop_counts()
+    # The counter names a module that is called from outside any other by its class.
+    name = type(module.network).__name__ if hasattr(module, "network") else "Global"
+    return sum(by_part[name].values())
+
+
+def stage_cost(cell: CellConfig, module: TrainedStage) -> StageCost:
+    """The cost of training a stage of a cell; the module lies on the meta device."""
+    one = shape_batch(cell, module, 1)
+    with torch.no_grad():
+        forward = forward_flops(module, one)
+    trained = {id(p): p.numel() for p in module.trained_parameters()}
+    every = {id(p): p.numel() for p in module.parameters()}
+    copies = TRAINED_COPIES + (1 if module.uses_ema else 0)
+    others = sum(size for key, size in every.items() if key not in trained)
+    passes = cell.compute.accumulate_batches
+    clips = module.train_config.batch_clips // passes
+    return StageCost(
+        params=sum(trained.values()),
+        flops_forward=forward,
+        flops_train=training_flops_per_clip(module, one),
+        peak_bytes=BYTES * (copies * sum(trained.values()) + others) + activation_bytes(cell, module, clips),
+    )
+
+
+def activation_bytes(cell: CellConfig, module: TrainedStage, clips: int) -> int:
+    """Bytes of all tensors that the backward pass of a batch of `clips` keeps, weights not counted."""
+    weights = {p.untyped_storage()._cdata for p in module.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        key = tensor.untyped_storage()._cdata
+        if key not in weights:
+            kept[key] = tensor
+        return tensor
+
+    batch = shape_batch(cell, module, clips)
+    draws = ClipDraws(range(clips), torch.device("meta"))
+    with ExitStack() as stack:
+        stack.enter_context(recomputed_blocks(module, cell.compute.checkpoint_activations))
+        stack.enter_context(saved_tensors_hooks(keep, lambda tensor: tensor))
+        loss = module.loss(batch, draws)["loss"].mean()
+    del loss
+    # Under mixed precision matrix products keep half-precision copies; the float32 count stays an upper bound.
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

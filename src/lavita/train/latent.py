@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lavita.config import SamplingConfig
 from lavita.diffusion.draws import ClipDraws
 from lavita.diffusion.loss import hybrid_loss
-from lavita.diffusion.sampler import guided, sample_loop
+from lavita.diffusion.sampler import guided, sample_latent
 from lavita.diffusion.schedule import Schedule
 from lavita.train.module import MethodContext, VideoMethod
 
@@ -63,14 +63,13 @@ class LatentDiffusion(VideoMethod):
     ) -> Tensor:
         self.check_generation(sampling, condition)
         draws = ClipDraws(seeds, self.device)
-        schedule = self.schedule.respace(sampling.steps)
-        denoiser = self.denoiser(classes, sampling)
-        latent = sample_loop(
-            denoiser,
-            schedule,
+        latent = sample_latent(
+            sampling.sampler,
+            sampling.steps,
+            self.denoiser(classes, sampling),
+            self.schedule,
             draws.normal(self.latent_shape),
             lambda step: draws.normal(self.latent_shape),
-            sampling.sampler,
             sampling.eta,
             sampling.clip_denoised,
             self.codec.latent_bound(),

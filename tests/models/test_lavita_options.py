@@ -13,9 +13,9 @@ from lavita.parity.case import z
 from lavita.parity.fill import fill_by_formula
 
 
-def build(variant: int = 1, **options) -> Lavita:
+def build(variant: int = 1, depth: int = 2, width: int = 16, num_heads: int = 4, **options) -> Lavita:
     """A small network with formula weights, 4 frames of 4 channels at 4 x 4."""
-    network = Lavita(LavitaShape(variant, 2, 16, 4, 2, 4, 4, 4, **options))
+    network = Lavita(LavitaShape(variant, depth, width, num_heads, 2, 4, 4, 4, **options))
     fill_by_formula(network)
     return network.eval()
 
@@ -133,6 +133,12 @@ def test_zero_start_predicts_zero_and_blocks_are_the_identity():
         ({"variant": 3, "conditioning": "all-tokens"}, "all-tokens"),
         ({"embedding": "compression", "tubelet_frames": 3}, "tubelet_frames"),
         ({"time_positions": "learned"}, "sincos, rotary"),
+        ({"depth": 3}, "model.depth: variant 1 needs an even number"),
+        ({"depth": 0}, "model.depth: got 0"),
+        ({"width": 18, "num_heads": 2}, "model.width: got 18"),
+        ({"num_heads": 3}, "model.num_heads: got 3, wanted a divisor of model.width=16"),
+        ({"variant": 4, "width": 12, "num_heads": 3}, "model.num_heads: got 3, variant 4"),
+        ({"width": 12, "num_heads": 4, "time_positions": "rotary"}, "model.num_heads: got 4 .* not 3"),
     ],
 )
 def test_options_that_do_not_exist_are_named(options, message):

@@ -129,8 +129,6 @@ class ParallelBlock(nn.Module):
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
-        if num_heads % 2:
-            raise ValueError(f"variant 4: got {num_heads} heads, wanted an even number (half attend over time)")
         self.norm1 = plain_norm(width)
         self.attn = SelfAttention(width, num_heads // 2)
         self.attn_time = SelfAttention(width, num_heads // 2)

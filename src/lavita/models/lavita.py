@@ -73,16 +73,37 @@ class LavitaShape:
         for key, values in allowed.items():
             if getattr(self, key) not in values:
                 raise ValueError(f"model.{key}: got {getattr(self, key)!r}, allowed {', '.join(map(str, values))}")
+        for key in ("depth", "width", "num_heads", "patch_size", "tubelet_frames"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"model.{key}: got {getattr(self, key)}, wanted at least 1")
         if self.side % self.patch_size:
             raise ValueError(
                 f"model.patch_size: {self.patch_size} does not divide the {self.side}-pixel side of the latents"
             )
         if self.variant in (1, 2) and self.depth % 2:
             raise ValueError(f"model.depth: variant {self.variant} needs an even number of blocks, got {self.depth}")
+        if self.width % 4:
+            raise ValueError(f"model.width: got {self.width}, wanted a multiple of 4 (sines and cosines of two axes)")
+        if self.width % self.num_heads:
+            raise ValueError(f"model.num_heads: got {self.num_heads}, wanted a divisor of model.width={self.width}")
+        if self.variant == 4 and self.num_heads % 2:
+            raise ValueError(
+                f"model.num_heads: got {self.num_heads}, variant 4 wants an even number (half attend over time)"
+            )
+        if self.time_positions == "rotary" and self.width // self.time_heads % 2:
+            raise ValueError(
+                f"model.num_heads: got {self.num_heads} at model.width={self.width}; model.time_positions=rotary turns "
+                f"pairs of channels and wants an even head width, not {self.width // self.time_heads}"
+            )
         if self.embedding == "compression" and self.num_frames % self.tubelet_frames:
             raise ValueError(f"model.tubelet_frames: {self.tubelet_frames} does not divide {self.num_frames} frames")
         if self.conditioning == "all-tokens" and self.variant in (3, 4):
             raise ValueError("model.conditioning: all-tokens is defined for variants 1 and 2 (the paper studies 1)")
+
+    @property
+    def time_heads(self) -> int:
+        """Heads of the attention over time: half of them in variant 4, where the other half attends over space."""
+        return self.num_heads // 2 if self.variant == 4 else self.num_heads
 
 
 class Lavita(nn.Module):
@@ -112,8 +133,7 @@ class Lavita(nn.Module):
         if s.time_positions == "sincos":
             self.temp_embed = fixed_table(sincos_1d(np.arange(num_time, dtype=np.float64), width))  # (1, T, D)
         else:
-            heads = s.num_heads // 2 if s.variant == 4 else s.num_heads
-            cosine, sine = rotary_table(num_time, width // heads)
+            cosine, sine = rotary_table(num_time, width // s.time_heads)
             self.register_buffer("rotary_cosine", cosine, persistent=False)
             self.register_buffer("rotary_sine", sine, persistent=False)
         by_variant = {1: ModulatedBlock, 2: ModulatedBlock, 3: FactorisedBlock, 4: ParallelBlock}

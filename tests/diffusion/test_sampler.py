@@ -99,7 +99,7 @@ def test_a_clip_does_not_depend_on_its_batch():
 
 
 def test_unknown_sampler_is_named():
-    with pytest.raises(ValueError, match="'euler', allowed ddpm, ddim"):
+    with pytest.raises(ValueError, match="'euler', allowed ddpm, ddim, dpm-solver"):
         sample_loop(oracle(torch.zeros(1)), SCHEDULE, torch.zeros(1, 4, 4, 4), lambda i: None, "euler")
 
 

@@ -13,9 +13,9 @@ from lavita.parity.case import z
 from lavita.parity.fill import fill_by_formula
 
 
-def build(variant: int = 1, **options) -> Lavita:
+def build(variant: int = 1, depth: int = 2, width: int = 16, num_heads: int = 4, **options) -> Lavita:
     """A small network with formula weights, 4 frames of 4 channels at 4 x 4."""
-    network = Lavita(LavitaShape(variant, 2, 16, 4, 2, 4, 4, 4, **options))
+    network = Lavita(LavitaShape(variant, depth, width, num_heads, 2, 4, 4, 4, **options))
     fill_by_formula(network)
     return network.eval()
 
@@ -55,6 +55,35 @@ def test_a_clip_does_not_depend_on_its_batch(options):
     alone = network(x[1:], t[1:])
     # Other batch sizes may take other matrix kernels: float32 rounding of sums of 64 products, not more.
     assert torch.allclose(network(x, t)[1:], alone, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("num_classes", "count"), [(None, 1), (3, 2)])
+def test_all_tokens_are_time_and_class_apart(num_classes, count):
+    network, seen = build(conditioning="all-tokens", num_classes=num_classes), []
+    for block in network.blocks:
+        block.attn.register_forward_hook(lambda module, inputs, y: seen.append(inputs[0].shape))
+        block.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+    t, y = torch.tensor([3, 700]), None if num_classes is None else torch.tensor([0, 3])
+    network(clip(), t, y)
+    tokens, spatial, _, temporal = seen
+    wanted = [network.t_embedder(t)] + ([] if y is None else [network.y_embedder(y)])
+    assert torch.equal(tokens, torch.stack(wanted, dim=1)[:, None])  # (B, 1, K, D)
+    # Two clips x 4 groups, each of 4 entries (positions, then frames) and the tokens in front.
+    assert spatial == temporal == (8, 4 + count, 16)
+
+
+@torch.no_grad()
+def test_shared_tokens_are_averaged_and_images_keep_their_own():
+    block = build(conditioning="all-tokens").blocks[0]
+    x, tokens = torch.from_numpy(z("tokens/x", (2, 4, 3, 16))), torch.from_numpy(z("tokens/t", (2, 2, 2, 16)))
+    out, kept = block(x, tokens)
+    # Group by group: three that share the first set, and one with the second.
+    parts = [block(x[:, [m]], tokens[:, [max(m - 2, 0)]]) for m in range(4)]
+    # float32 rounding of sums of 64 products below 1, where a batch of another size takes another kernel.
+    assert torch.allclose(out, torch.cat([part[0] for part in parts], dim=1), atol=1e-5, rtol=0)
+    assert torch.allclose(kept[:, 0], torch.stack([part[1][:, 0] for part in parts[:3]]).mean(0), atol=1e-5, rtol=0)
+    assert torch.allclose(kept[:, 1], parts[3][1][:, 0], atol=1e-5, rtol=0)
 
 
 def test_rotary_attention_depends_on_distance_only():
@@ -104,6 +133,12 @@ def test_zero_start_predicts_zero_and_blocks_are_the_identity():
         ({"variant": 3, "conditioning": "all-tokens"}, "all-tokens"),
         ({"embedding": "compression", "tubelet_frames": 3}, "tubelet_frames"),
         ({"time_positions": "learned"}, "sincos, rotary"),
+        ({"depth": 3}, "model.depth: variant 1 needs an even number"),
+        ({"depth": 0}, "model.depth: got 0"),
+        ({"width": 18, "num_heads": 2}, "model.width: got 18"),
+        ({"num_heads": 3}, "model.num_heads: got 3, wanted a divisor of model.width=16"),
+        ({"variant": 4, "width": 12, "num_heads": 3}, "model.num_heads: got 3, variant 4"),
+        ({"width": 12, "num_heads": 4, "time_positions": "rotary"}, "model.num_heads: got 4 .* not 3"),
     ],
 )
 def test_options_that_do_not_exist_are_named(options, message):

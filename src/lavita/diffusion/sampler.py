@@ -1,7 +1,11 @@
 """Sampling by DDPM and DDIM on a respaced schedule, with classifier-free guidance and one generator a clip.
 
-These are our own lines because no diffusers scheduler gives the recorded figures of both samplers: its DDIM assumes
-a constant stride between steps, while IDDPM's "50" visits 0, 20, 41, 61, ...
+These two are our own lines because diffusers 0.36 to 0.42 cannot repeat their recorded figures:
+- DDIMScheduler goes from t to t - 1000 // steps whatever the next time is, while IDDPM's "50" visits 0, 20, 41, 61,
+  ...; only with a constant stride ("ddim50") do the two agree.
+- DDPMScheduler, given IDDPM's times, does the same arithmetic, its learned range included. But it draws the noise
+  itself, inside `step`; the recorded figures come with their noise, which cannot be handed to it.
+Both statements are tested in tests/diffusion/test_diffusers.py. DPM-Solver++ is diffusers': see dpm_solver.py.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lavita.diffusion.dpm_solver import dpm_solver_loop, whole_number
 from lavita.diffusion.schedule import Schedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -43,6 +48,28 @@ def ddim_step(
     return mean + keep * sigma * noise
 
 
+def sample_latent(
+    sampler: str,
+    steps: str,
+    denoiser: Denoiser,
+    schedule: Schedule,
+    x_T: Tensor,
+    step_noise: Callable[[int], Tensor],
+    eta: float = 0.0,
+    clip: bool = False,
+    bound: float = 1.0,
+) -> Tensor:
+    """x_0 (B, ..., C, H, W) from noise x_T of the same shape by any sampler: the one place that chooses.
+
+    sampler and steps are sampling.sampler (ddpm, ddim, dpm-solver++) and sampling.steps (a respacing string, for
+    dpm-solver++ one whole number); schedule is the one of training; the rest as in `sample_loop`, eta for ddim only.
+    Raises ValueError for a sampler or steps not allowed.
+    """
+    if sampler == "dpm-solver++":
+        return dpm_solver_loop(denoiser, schedule, whole_number(steps), x_T, clip, bound)
+    return sample_loop(denoiser, schedule.respace(steps), x_T, step_noise, sampler, eta, clip, bound)
+
+
 def sample_loop(
     denoiser: Denoiser,
     schedule: Schedule,
@@ -63,7 +90,7 @@ def sample_loop(
     Source: Nichol & Dhariwal 2021, section 4; Song et al. 2021.
     """
     if method not in ("ddpm", "ddim"):
-        raise ValueError(f"sampling.sampler: got {method!r}, allowed ddpm, ddim")
+        raise ValueError(f"sampling.sampler: got {method!r}, allowed ddpm, ddim, dpm-solver++")
     x = x_T
     for i, step in enumerate(reversed(range(schedule.num_steps))):
         t = torch.full((len(x),), step, device=x.device)

@@ -6,6 +6,7 @@ c is (B, G, D) with G = 1 (one vector a clip, so shift, scale and gate are compu
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -61,9 +62,9 @@ class ModulatedBlock(nn.Module):
 class TokenBlock(nn.Module):
     """Plain pre-norm block; the conditioning joins the sequence as extra tokens ("all tokens").
 
-    forward takes x (B, M, N, D) and tokens (B, G, K, D), G = 1 or M, and returns both; tokens shared by all groups
-    (G = 1) come back as the mean over the groups, so that they stay one set a clip.
-    Source: LAVITA, section 3.4 (conditioning by tokens).
+    forward takes x (B, M, N, D) and tokens (B, 1 + n, K, D), and returns both. The last n of the M groups (images of
+    joint training) have tokens of their own, all others share the first set; it comes back as the mean over them, so
+    that it stays one set a clip. Source: LAVITA, section 3.4 (conditioning by tokens).
     """
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
@@ -74,13 +75,14 @@ class TokenBlock(nn.Module):
         self.mlp = FeedForward(width, mlp_ratio)
 
     def forward(self, x: Tensor, tokens: Tensor, rotary: Rotary = None) -> tuple[Tensor, Tensor]:
-        num_groups, num_tokens = tokens.shape[1], tokens.shape[2]
-        wide = tokens.expand(-1, x.shape[1], -1, -1)  # (B, M, K, D)
+        num_shared, num_tokens = x.shape[1] - tokens.shape[1] + 1, tokens.shape[2]
+        wide = torch.cat([tokens[:, :1].expand(-1, num_shared, -1, -1), tokens[:, 1:]], dim=1)  # (B, M, K, D)
         x = cat_tokens(wide, x)  # (B, M, K + N, D)
         x = x + attend(self.attn, self.norm1(x), rotary)  # (B, M, K + N, D)
         x = x + self.mlp(self.norm2(x))  # (B, M, K + N, D)
         wide, x = x[:, :, :num_tokens], x[:, :, num_tokens:]  # (B, M, K, D), (B, M, N, D)
-        return x, wide if num_groups == x.shape[1] else wide.mean(dim=1, keepdim=True)
+        shared = wide[:, :num_shared].mean(dim=1, keepdim=True)  # (B, 1, K, D)
+        return x, torch.cat([shared, wide[:, num_shared:]], dim=1)  # (B, M, N, D), (B, 1 + n, K, D)
 
 
 def cat_tokens(tokens: Tensor, x: Tensor) -> Tensor:
@@ -127,8 +129,6 @@ class ParallelBlock(nn.Module):
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
-        if num_heads % 2:
-            raise ValueError(f"variant 4: got {num_heads} heads, wanted an even number (half attend over time)")
         self.norm1 = plain_norm(width)
         self.attn = SelfAttention(width, num_heads // 2)
         self.attn_time = SelfAttention(width, num_heads // 2)

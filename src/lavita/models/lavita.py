@@ -73,16 +73,37 @@ class LavitaShape:
         for key, values in allowed.items():
             if getattr(self, key) not in values:
                 raise ValueError(f"model.{key}: got {getattr(self, key)!r}, allowed {', '.join(map(str, values))}")
+        for key in ("depth", "width", "num_heads", "patch_size", "tubelet_frames"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"model.{key}: got {getattr(self, key)}, wanted at least 1")
         if self.side % self.patch_size:
             raise ValueError(
                 f"model.patch_size: {self.patch_size} does not divide the {self.side}-pixel side of the latents"
             )
         if self.variant in (1, 2) and self.depth % 2:
             raise ValueError(f"model.depth: variant {self.variant} needs an even number of blocks, got {self.depth}")
+        if self.width % 4:
+            raise ValueError(f"model.width: got {self.width}, wanted a multiple of 4 (sines and cosines of two axes)")
+        if self.width % self.num_heads:
+            raise ValueError(f"model.num_heads: got {self.num_heads}, wanted a divisor of model.width={self.width}")
+        if self.variant == 4 and self.num_heads % 2:
+            raise ValueError(
+                f"model.num_heads: got {self.num_heads}, variant 4 wants an even number (half attend over time)"
+            )
+        if self.time_positions == "rotary" and self.width // self.time_heads % 2:
+            raise ValueError(
+                f"model.num_heads: got {self.num_heads} at model.width={self.width}; model.time_positions=rotary turns "
+                f"pairs of channels and wants an even head width, not {self.width // self.time_heads}"
+            )
         if self.embedding == "compression" and self.num_frames % self.tubelet_frames:
             raise ValueError(f"model.tubelet_frames: {self.tubelet_frames} does not divide {self.num_frames} frames")
         if self.conditioning == "all-tokens" and self.variant in (3, 4):
             raise ValueError("model.conditioning: all-tokens is defined for variants 1 and 2 (the paper studies 1)")
+
+    @property
+    def time_heads(self) -> int:
+        """Heads of the attention over time: half of them in variant 4, where the other half attends over space."""
+        return self.num_heads // 2 if self.variant == 4 else self.num_heads
 
 
 class Lavita(nn.Module):
@@ -112,8 +133,7 @@ class Lavita(nn.Module):
         if s.time_positions == "sincos":
             self.temp_embed = fixed_table(sincos_1d(np.arange(num_time, dtype=np.float64), width))  # (1, T, D)
         else:
-            heads = s.num_heads // 2 if s.variant == 4 else s.num_heads
-            cosine, sine = rotary_table(num_time, width // heads)
+            cosine, sine = rotary_table(num_time, width // s.time_heads)
             self.register_buffer("rotary_cosine", cosine, persistent=False)
             self.register_buffer("rotary_sine", sine, persistent=False)
         by_variant = {1: ModulatedBlock, 2: ModulatedBlock, 3: FactorisedBlock, 4: ParallelBlock}
@@ -159,22 +179,35 @@ class Lavita(nn.Module):
         return rearrange(patches, "(b f) n d -> b f n d", b=len(x))
 
     def condition(self, t: Tensor, y: Tensor | None, y_images: Tensor | None, num_images: int) -> tuple[Tensor, Tensor]:
-        """Conditioning of every frame (B, 1 or T + images, D) and of the clip (B, 1, D)."""
-        c = self.t_embedder(t)[:, None]  # (B, 1, D)
-        num_time = self.shape.num_frames // self.compress
+        """Conditioning of every frame and of the clip, for spatial and temporal blocks.
+
+        With S-AdaLN one vector, the sum of time and class: (B, 1 or T + images, D) and (B, 1, D). With all tokens
+        K = 2 tokens, time and class (K = 1, time, without classes): (B, 1 + images, K, D) and (B, 1, K, D).
+        """
+        time = self.t_embedder(t)[:, None]  # (B, 1, D)
+        label = self.label_vectors(y, y_images, num_images)  # (B, 1 + images, D) or None
+        if self.shape.conditioning == "all-tokens":
+            parts = [time.expand(-1, 1 + num_images, -1)] + ([] if label is None else [label])
+            tokens = torch.stack(parts, dim=2)  # (B, 1 + images, K, D)
+            return tokens, tokens[:, :1]
+        if label is None:
+            return time, time
+        c = time + label  # (B, 1 + images, D)
+        if not num_images:
+            return c, c
+        video = c[:, :1].expand(-1, self.shape.num_frames // self.compress, -1)  # (B, T, D)
+        return torch.cat([video, c[:, 1:]], dim=1), c[:, :1]  # (B, T + images, D), (B, 1, D)
+
+    def label_vectors(self, y: Tensor | None, y_images: Tensor | None, num_images: int) -> Tensor | None:
+        """Class embedding of the clip and of each image, (B, 1 + images, D); None without classes."""
         if self.shape.num_classes is None:
-            # Tokens shared by all frames are averaged over them: images must keep theirs apart from the video's.
-            separate = num_images and self.shape.conditioning == "all-tokens"
-            return (c.expand(-1, num_time + num_images, -1) if separate else c), c
+            return None
         if y is None:
             raise ValueError("LAVITA was built with classes: y is needed (num_classes stands for no label)")
-        c_clip = c + self.y_embedder(y)[:, None]  # (B, 1, D)
-        if not num_images:
-            return c_clip, c_clip
-        if y_images is None:
+        if num_images and y_images is None:
             raise ValueError(f"joint training with {num_images} images and classes needs their labels y_images")
-        video = c_clip.expand(-1, num_time, -1)  # (B, T, D)
-        return torch.cat([video, c + self.y_embedder(y_images)], dim=1), c_clip  # (B, T + images, D)
+        labels = torch.cat([y[:, None], y_images], dim=1) if num_images else y[:, None]  # (B, 1 + images)
+        return self.y_embedder(labels)  # (B, 1 + images, D)
 
     def rotary(self) -> tuple[Tensor, Tensor] | None:
         """Rotary tables over time, or None where the time positions are added."""
@@ -191,7 +224,7 @@ class Lavita(nn.Module):
             return x
         half = len(self.blocks) // 2
         order = "st" * half if self.shape.variant == 1 else "s" * half + "t" * half
-        state = self.block_state(c_frames, c_clip)
+        state = {"s": c_frames, "t": c_clip}  # tokens are changed by the blocks, each kind of block has its own
         for index, (kind, block) in enumerate(zip(order, self.blocks, strict=True)):
             if kind == "s":
                 x, state["s"] = self.run_one(block, x, state["s"], None)  # (B, F, N, D)
@@ -202,12 +235,6 @@ class Lavita(nn.Module):
             video, state["t"] = self.run_one(block, video, state["t"], self.rotary())  # (B, N, T, D)
             x = torch.cat([rearrange(video, "b n f d -> b f n d"), x[:, num_video:]], dim=1)  # (B, F, N, D)
         return x
-
-    def block_state(self, c_frames: Tensor, c_clip: Tensor) -> dict[str, Tensor]:
-        """Conditioning of spatial ("s") and temporal ("t") blocks; tokens get an axis for how many there are."""
-        if self.shape.conditioning == "s-adaln":
-            return {"s": c_frames, "t": c_clip}
-        return {"s": c_frames[:, :, None], "t": c_clip[:, :, None]}
 
     def run_one(self, block: nn.Module, x: Tensor, c: Tensor, rotary: tuple | None) -> tuple[Tensor, Tensor]:
         """One block of either kind of conditioning; returns tokens and the (possibly updated) conditioning."""

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from lavita.config import SamplingConfig
 from lavita.diffusion.draws import ClipDraws
 from lavita.diffusion.loss import hybrid_loss
-from lavita.diffusion.sampler import guided, sample_loop
+from lavita.diffusion.sampler import guided, sample_latent
 from lavita.diffusion.schedule import Schedule
+from lavita.shape import check
 from lavita.train.module import MethodContext, VideoMethod
 
 
@@ -37,14 +38,44 @@ class LatentDiffusion(VideoMethod):
 
     def loss(self, batch: dict[str, Tensor], draws: ClipDraws) -> dict[str, Tensor]:
         self.check_batch(batch)
-        with torch.no_grad():
-            x0 = self.codec.encode(batch["video"], draws)  # (B, F, C, h, w)
+        x0 = self.encode(batch["video"], draws)  # (B, F, C, h, w)
         t = draws.integers(self.schedule.num_steps)  # (B,)
         noise = draws.normal(x0.shape[1:])  # (B, F, C, h, w)
-        y = self.labels(batch["label"], draws)  # (B,) or None
-        x_t = self.schedule.add_noise(x0, t, noise)  # (B, F, C, h, w)
-        eps, v = self.network(x_t, t, y).chunk(2, dim=2)  # (B, F, C, h, w) each
+        y, y_images = self.labels(batch["label"], draws), None  # (B,) or None
+        if self.joint_images:
+            # Drawn after the clip, so that its time, noise and label are those of training without images.
+            images, y_images = self.images(batch, draws)  # (B, n, C, h, w), (B, n) or None
+            x0 = torch.cat([x0, images], dim=1)  # (B, F + n, C, h, w)
+            noise = torch.cat([noise, draws.normal(images.shape[1:])], dim=1)  # (B, F + n, C, h, w)
+        x_t = self.schedule.add_noise(x0, t, noise)  # (B, F + n, C, h, w)
+        eps, v = self.predict(x_t, t, y, y_images).chunk(2, dim=2)  # (B, F + n, C, h, w) each
         return hybrid_loss(self.schedule, x0, t, noise, eps, v)
+
+    def predict(self, x_t: Tensor, t: Tensor, y: Tensor | None, y_images: Tensor | None) -> Tensor:
+        """The network's output in training, (B, F + n, 2C, h, w), for x_t (B, F + n, C, h, w).
+
+        A method that sets joint_images = n overrides this: the last n frames are images with labels y_images (B, n).
+        """
+        return self.network(x_t, t, y)  # (B, F, 2C, h, w)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor, draws: ClipDraws) -> Tensor:
+        """Latent (B, F, C, h, w) of a clip, of which the codec gets no gradient."""
+        return self.codec.encode(video, draws)
+
+    def images(self, batch: dict[str, Tensor], draws: ClipDraws) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, n, C, h, w) and labels (B, n) of the images of joint training; None without classes."""
+        side, n = self.context.resolution, self.joint_images
+        if "images" not in batch:
+            raise ValueError(
+                f"joint training: got a batch without images, wanted {n} a clip (ClipDataModule(images={n}))"
+            )
+        check(batch["images"], "B N 3 H W", "images", N=n, H=side, W=side)
+        latents = self.encode(batch["images"], draws)  # (B, n, C, h, w)
+        if self.context.num_classes is None:
+            return latents, None
+        labels = [self.labels(label, draws) for label in batch["image_labels"].unbind(1)]  # n of (B,)
+        return latents, torch.stack(labels, dim=1)  # (B, n)
 
     def labels(self, label: Tensor, draws: ClipDraws) -> Tensor | None:
         """Class of each clip, replaced by the null class with probability train.class_dropout; None without classes."""
@@ -63,14 +94,13 @@ class LatentDiffusion(VideoMethod):
     ) -> Tensor:
         self.check_generation(sampling, condition)
         draws = ClipDraws(seeds, self.device)
-        schedule = self.schedule.respace(sampling.steps)
-        denoiser = self.denoiser(classes, sampling)
-        latent = sample_loop(
-            denoiser,
-            schedule,
+        latent = sample_latent(
+            sampling.sampler,
+            sampling.steps,
+            self.denoiser(classes, sampling),
+            self.schedule,
             draws.normal(self.latent_shape),
             lambda step: draws.normal(self.latent_shape),
-            sampling.sampler,
             sampling.eta,
             sampling.clip_denoised,
             self.codec.latent_bound(),

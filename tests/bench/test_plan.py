@@ -9,14 +9,14 @@ from lavita.bench.suite import TIERS, methods_of
 from lavita.config import ConfigError
 from lavita.registry import names_in
 
-SEVEN = ["lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "vdt", "pvdm"]
+EIGHT = ["lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "dit-joint", "vdt", "pvdm"]
 
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("suite", names_in("suites"))
 def test_every_suite_and_tier(suite, tier):
     cells = make_plan(suite, tier, None, [0, 1], [])
-    assert [cell.method for cell in cells[::2]] == SEVEN == methods_of(suite)
+    assert [cell.method for cell in cells[::2]] == EIGHT == methods_of(suite)
     assert {cell.seed for cell in cells} == {0, 1}
     assert len({cell.budget for cell in cells}) == len({cell.protocol for cell in cells}) == 1
     assert all(cell.conditioning == ("class" if suite == "ucf101-class" else "none") for cell in cells)

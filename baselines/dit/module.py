@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lavita.config import one_of
+from lavita.models.size import chosen_size
 from lavita.train.latent import LatentDiffusion
 
 from .model import MODES, SIZES, DiT, DiTShape
@@ -14,15 +15,26 @@ from .model import MODES, SIZES, DiT, DiTShape
 
 @dataclass(frozen=True)
 class Config:
-    """size: XS, S, B, L or XL; patch_size in latent pixels; mode: frame (independent frames) or joint."""
+    """size: XS, S, B, L or XL; patch_size in latent pixels; mode: frame (independent frames) or joint.
+
+    depth, width and num_heads, where not null, take the place of the named size's.
+    """
 
     size: str
     patch_size: int
     mode: str
+    depth: int | None
+    width: int | None
+    num_heads: int | None
 
     def __post_init__(self) -> None:
         one_of("model.size", self.size, tuple(SIZES))
         one_of("model.mode", self.mode, MODES)
+        self.numbers()
+
+    def numbers(self) -> tuple[int, int, int]:
+        """(depth, width, heads). Raises ConfigError."""
+        return chosen_size(SIZES[self.size], self.depth, self.width, self.num_heads)
 
 
 class Method(LatentDiffusion):
@@ -34,7 +46,7 @@ class Method(LatentDiffusion):
 
     def build_network(self) -> nn.Module:
         frames, channels, side, _ = self.latent_shape
-        depth, width, num_heads = SIZES[self.config.size]
+        depth, width, num_heads = self.config.numbers()
         return DiT(
             DiTShape(
                 depth=depth,

@@ -13,6 +13,7 @@ PIXEL_WEIGHT = 4.0
 PERCEPTUAL_WEIGHT = 4.0
 ADVERSARIAL_WEIGHT = 1.0
 FEATURE_WEIGHT = 4.0
+TURNS = 2  # autoencoder, discriminators
 
 
 def pick_frames(video: Tensor, index: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ def sum_over_judges(parts: list[Tensor]) -> Tensor:
 
 def discriminators_turn(num_updates: int) -> bool:
     """Whose update comes next in the adversarial phase: they alternate, the autoencoder first."""
-    return num_updates % 2 == 1
+    return num_updates % TURNS == 1
 
 
 def peak_signal_to_noise(video: Tensor, rebuilt: Tensor) -> Tensor:

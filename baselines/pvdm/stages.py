@@ -13,7 +13,7 @@ from lavita.diffusion.draws import ClipDraws
 from lavita.train.module import TrainedStage
 
 from .autoencoder import TriplaneAutoencoder
-from .losses import Adversary, discriminators_turn, reconstruction_loss
+from .losses import TURNS, Adversary, discriminators_turn, reconstruction_loss
 
 
 def first_stage_training(train: TrainConfig, beta1: float, beta2: float, batch_clips: int | None) -> TrainConfig:
@@ -36,7 +36,7 @@ class ReconstructionStage(TrainedStage):
         self.perceptual = perceptual
 
     def loss(self, batch: dict[str, Tensor], draws: ClipDraws) -> dict[str, Tensor]:
-        video = batch["video"][:, : self.autoencoder.config.timesteps]  # (B, F, 3, H, W)
+        video = batch["video"]  # (B, F, 3, H, W)
         index = draws.integers(video.shape[1])  # (B,)
         return reconstruction_loss(video, self.autoencoder(video), index, self.perceptual)
 
@@ -51,6 +51,7 @@ class AdversarialStage(ReconstructionStage):
     """
 
     stage_name = "autoencoder-gan"
+    turns = TURNS
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class AdversarialStage(ReconstructionStage):
         self.adversary = adversary
 
     def loss(self, batch: dict[str, Tensor], draws: ClipDraws) -> dict[str, Tensor]:
-        video = batch["video"][:, : self.autoencoder.config.timesteps]  # (B, F, 3, H, W)
+        video = batch["video"]  # (B, F, 3, H, W)
         index = draws.integers(video.shape[1])  # (B,)
         # The turn follows from the clips' running number, so a resumed run goes on with the right one.
         if discriminators_turn(int(batch["clip_index"][0]) // self.train_config.batch_clips):

@@ -2,36 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from lavita.config import one_of
+from lavita.config import ConfigError, SamplingConfig, one_of
+from lavita.diffusion.draws import ClipDraws
+from lavita.diffusion.loss import hybrid_loss
+from lavita.diffusion.sampler import sample_loop
+from lavita.models.size import chosen_size
+from lavita.shape import check
 from lavita.train.latent import LatentDiffusion
+from lavita.train.module import MethodContext
 
+from .masks import TASKS, task_mask
 from .model import SIZES, VDT, VDTShape
+
+GENERATION = "generation"
 
 
 @dataclass(frozen=True)
 class Config:
-    """size: XS, S, B or L; patch_size in latent pixels."""
+    """size: XS, S, B or L; patch_size in latent pixels; tasks: those trained, one drawn for each clip, all alike.
+
+    depth, width and num_heads, where not null, take the place of the named size's.
+    """
 
     size: str
     patch_size: int
+    depth: int | None
+    width: int | None
+    num_heads: int | None
+    tasks: tuple[str, ...]
 
     def __post_init__(self) -> None:
         one_of("model.size", self.size, tuple(SIZES))
+        for task in self.tasks:
+            one_of("model.tasks", task, tuple(TASKS))
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ConfigError(
+                f"model.tasks: got {list(self.tasks)}, wanted at least one of {', '.join(TASKS)}, each once"
+            )
+        self.numbers()
+
+    def numbers(self) -> tuple[int, int, int]:
+        """(depth, width, heads). Raises ConfigError."""
+        return chosen_size(SIZES[self.size], self.depth, self.width, self.num_heads)
 
 
 class Method(LatentDiffusion):
-    """VDT for unconditional and class-conditional generation.
+    """VDT for generation, by class or not, and for its mask-modelling tasks (see masks.py).
 
-    An unconditional suite uses the official label table of one class: row 0 is always added, in training too.
+    An unconditional suite uses the official label table of one class: row 0 is always added, in training too. Where a
+    task gives part of a clip, the network reads clean latents there at every time t, and noisy ones elsewhere.
+    Source: Lu et al. 2023 (VDT), section 3.3; github.com/RERV/VDT at cdbad2b, diffusion/gaussian_diffusion.py.
     """
+
+    def __init__(self, context: MethodContext, config: Config) -> None:
+        super().__init__(context, config)
+        self.tasks = config.tasks
+        if config.tasks != (GENERATION,) and context.num_frames < 3:
+            raise ConfigError(f"model.tasks: {', '.join(config.tasks)} need 3 frames, got {context.num_frames}")
 
     def build_network(self) -> nn.Module:
         frames, channels, side, _ = self.latent_shape
-        depth, width, num_heads = SIZES[self.config.size]
+        depth, width, num_heads = self.config.numbers()
         return VDT(
             VDTShape(
                 depth=depth,
@@ -44,3 +81,68 @@ class Method(LatentDiffusion):
                 num_classes=1 if self.context.num_classes is None else self.context.num_classes,
             )
         )
+
+    def loss(self, batch: dict[str, Tensor], draws: ClipDraws) -> dict[str, Tensor]:
+        if self.tasks == (GENERATION,):
+            return super().loss(batch, draws)
+        self.check_batch(batch)
+        with torch.no_grad():
+            x0 = self.codec.encode(batch["video"], draws)  # (B, F, C, h, w)
+        t = draws.integers(self.schedule.num_steps)  # (B,)
+        noise = draws.normal(x0.shape[1:])  # (B, F, C, h, w)
+        y = self.labels(batch["label"], draws)  # (B,) or None
+        given = self.masks([self.tasks[k] for k in draws.integers(len(self.tasks))], draws, True)  # (B, F, 1, h, w)
+        x_t = torch.where(given, x0, self.schedule.add_noise(x0, t, noise))  # (B, F, C, h, w)
+        eps, v = self.network(x_t, t, y).chunk(2, dim=2)  # (B, F, C, h, w) each
+        return hybrid_loss(self.schedule, x0, t, noise, eps, v, counted=~given)
+
+    def masks(self, tasks: Sequence[str], draws: ClipDraws, training: bool) -> Tensor:
+        """What is given of each clip under its task, bool (B, F, 1, h, w)."""
+        frames, _, side, _ = self.latent_shape
+        pairs = zip(tasks, draws.generators, strict=True)
+        masks = [task_mask(task, frames, side, generator, training) for task, generator in pairs]
+        return torch.stack(masks)[:, :, None].to(draws.device)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        seeds: Sequence[int],
+        classes: Tensor | None,
+        sampling: SamplingConfig,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        if sampling.task not in self.tasks or sampling.task == GENERATION:
+            return super().sample(seeds, classes, sampling, condition)  # refuses a task that was not trained
+        self.check_condition(seeds, sampling, condition)
+        draws = ClipDraws(seeds, self.device)
+        known = self.codec.encode(condition.to(self.device), draws)  # (n, F, C, h, w)
+        given = self.masks([sampling.task] * len(seeds), draws, False)  # (n, F, 1, h, w)
+        latent = self.complete(known, given, draws, classes, sampling)  # (n, F, C, h, w)
+        return self.codec.decode(latent)  # (n, F, 3, H, W)
+
+    def check_condition(self, seeds: Sequence[int], sampling: SamplingConfig, condition: Tensor | None) -> None:
+        """Raise ValueError unless there is one real clip a seed and one clip to be made of it."""
+        c = self.context
+        if sampling.num_clips_chained != 1:
+            raise ValueError(f"sampling.num_clips_chained: got {sampling.num_clips_chained}, vdt makes 1 clip")
+        if condition is None:
+            raise ValueError(f"sampling.task={sampling.task} needs one real clip a seed as condition, got none")
+        check(condition, "B F 3 H W", "condition", B=len(seeds), F=c.num_frames, H=c.resolution, W=c.resolution)
+
+    @torch.no_grad()
+    def complete(
+        self, known: Tensor, given: Tensor, draws: ClipDraws, classes: Tensor | None, sampling: SamplingConfig
+    ) -> Tensor:
+        """Latents (n, F, C, h, w) made where given (n, F, 1, h, w) is false; elsewhere `known`, bit for bit."""
+        denoiser = self.denoiser(classes, sampling)
+        latent = sample_loop(
+            lambda x, t: denoiser(torch.where(given, known, x), t),
+            self.schedule.respace(sampling.steps),
+            draws.normal(self.latent_shape),
+            lambda step: draws.normal(self.latent_shape),
+            sampling.sampler,
+            sampling.eta,
+            sampling.clip_denoised,
+            self.codec.latent_bound(),
+        )  # (n, F, C, h, w)
+        return torch.where(given, known, latent)

@@ -34,12 +34,22 @@ def load_official(path: Path | str, network: nn.Module) -> None:
     read with weights_only=True, so that no code of theirs runs; of Python classes only argparse.Namespace,
     which the official DiT trainer stores, is let through. Raises CheckpointError.
     """
+    network.load_state_dict(official_state(path, network), strict=True)
+
+
+def official_state(path: Path | str, network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """The state dict of an official checkpoint, found to fit the network; the network stays as it is.
+
+    Where every key starts with prefix, it is taken off. Raises CheckpointError, see `load_official`.
+    """
     state = read_state(path)
+    if all(name.startswith(prefix) for name in state):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     problems = differences(state, network.state_dict())
     if problems:
         lines = [f"{path}: does not fit {type(network).__name__}; nothing was loaded.", *problems]
         raise CheckpointError("\n  ".join([*lines, described(state, network)]))
-    network.load_state_dict(state, strict=True)
+    return state
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from lavita.registry import names_in
 
 DATA_SETS = [name for name in names_in("suites") if load_suite(name).rows is None]
 CHOICES = [name for name in names_in("suites") if load_suite(name).rows is not None]
-SEVEN = ["lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "vdt", "pvdm"]
+EIGHT = ["lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "dit-joint", "vdt", "pvdm"]
 
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("suite", DATA_SETS)
 def test_every_suite_and_tier(suite, tier):
     cells = make_plan(suite, tier, None, [0, 1], [])
-    assert [cell.label for cell in cells[::2]] == SEVEN == [row.label for row in rows_of_suite(load_suite(suite), tier)]
+    assert [cell.label for cell in cells[::2]] == EIGHT == [row.label for row in rows_of_suite(load_suite(suite), tier)]
     assert {cell.seed for cell in cells} == {0, 1}
     assert len({cell.budget for cell in cells}) == len({cell.protocol for cell in cells}) == 1
     assert all(cell.conditioning == ("class" if suite == "ucf101-class" else "none") for cell in cells)

@@ -10,25 +10,36 @@ from torch import Tensor
 from lavita.diffusion.schedule import Schedule
 
 
-def mean_of_clip(x: Tensor) -> Tensor:
-    """Mean over all axes but the first, (B, ...) -> (B,)."""
-    return x.flatten(1).mean(dim=1)
+def mean_of_clip(x: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean over all axes but the first, (B, ...) -> (B,); entries where counted is false are zeros of that mean."""
+    return (x if counted is None else x * counted).flatten(1).mean(dim=1)
 
 
-def hybrid_loss(schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor, eps: Tensor, v: Tensor) -> dict[str, Tensor]:
+def hybrid_loss(
+    schedule: Schedule,
+    x0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    eps: Tensor,
+    v: Tensor,
+    counted: Tensor | None = None,
+) -> dict[str, Tensor]:
     """Loss of each clip: {"loss", "mse", "vb"}, float32 (B,), loss = mse + vb.
 
     x0, noise, eps (predicted noise) and v (predicted variance, -1..1) share one shape (B, ...). vb is the bound's one
-    term at t in bits per entry; the noise is detached in it, so that it trains the variance only.
+    term at t in bits per entry; the noise is detached in it, so that it trains the variance only. counted, bool of a
+    shape that broadcasts to theirs, leaves out the entries where it is false; means stay over all entries.
     Source: Nichol & Dhariwal 2021, equation 16 with lambda = 1/1000 times the 1000 terms of a uniform t.
     """
-    mse = mean_of_clip((noise - eps) ** 2)
+    mse = mean_of_clip((noise - eps) ** 2, counted)
     x_t = schedule.add_noise(x0, t, noise)
-    vb = bound_term(schedule, x0, x_t, t, eps.detach(), v)
+    vb = bound_term(schedule, x0, x_t, t, eps.detach(), v, counted)
     return {"loss": mse + vb, "mse": mse, "vb": vb}
 
 
-def bound_term(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor, eps: Tensor, v: Tensor) -> Tensor:
+def bound_term(
+    schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor, eps: Tensor, v: Tensor, counted: Tensor | None = None
+) -> Tensor:
     """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) at t > 0, -log p(x_0 | x_1) at t = 0; bits per entry, (B,).
 
     Source: Ho et al. 2020, equation 5.
@@ -39,7 +50,7 @@ def bound_term(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor, eps: Tens
     true_log_variance = schedule.at(schedule.posterior_log_variance, t, x0)
     kl = gaussian_kl(true_mean, true_log_variance, mean, log_variance)
     nll = -discretised_log_likelihood(x0, mean, 0.5 * log_variance)
-    nats = torch.where(t == 0, mean_of_clip(nll), mean_of_clip(kl))
+    nats = torch.where(t == 0, mean_of_clip(nll, counted), mean_of_clip(kl, counted))
     return nats / math.log(2.0)
 
 

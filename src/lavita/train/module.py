@@ -8,7 +8,7 @@ Imports inside a method's folder are relative (`from .model import DiT`), so tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -61,6 +61,7 @@ class TrainedStage(lightning.LightningModule):
     uses_ema = True  # False for a stage whose authors keep the last weights
     joint_images = 0
     past_frames = 0
+    turns = 1  # updates after which what is done repeats: clip k of the run belongs to turn k // batch modulo turns
     clip_cost = Fraction(1)  # of the purse, for one clip of a batch with all frames that come with it
 
     def __init__(self, train: TrainConfig, seed: int) -> None:
@@ -115,7 +116,8 @@ class VideoMethod(TrainedStage):
     """A method of the comparison: its last stage is itself, earlier ones are named in `stages`."""
 
     owns_first_stage = False
-    tasks = ("generation",)  # values of sampling.task; all but "generation" need a condition
+    tasks: tuple[str, ...] = ("generation",)  # values of sampling.task; all but "generation" need a condition
+    declared: Mapping[str, str] = {}  # what a method is bound to say of itself: a name and a few words, for its record
 
     def __init__(self, context: MethodContext, config: Any) -> None:
         super().__init__(context.train, context.seed)
@@ -134,6 +136,10 @@ class VideoMethod(TrainedStage):
 
     def first_stage(self) -> Codec | None:
         """A first stage of the method's own as clip -> clip, for its reconstruction scores; None where it has none."""
+        return None
+
+    def perceptual_score(self, before: Tensor, after: Tensor) -> Tensor | None:
+        """LPIPS of each clip (B,), mean over its frames, where the method was given its weights; else None."""
         return None
 
     def sample(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lavita.bench.plan import make_plan
 from lavita.codec.pixels import PixelCodec
 from lavita.config import ConfigError, SamplingConfig, TrainConfig, read
 from lavita.diffusion.draws import ClipDraws
 from lavita.parity.fill import fill_by_formula
 from lavita.registry import load_implementation
+from lavita.runner.build import build_method
 from lavita.train.module import MethodContext
 
 TRAIN = TrainConfig(
@@ -26,11 +28,11 @@ TRAIN = TrainConfig(
     class_dropout=0.1,
 )
 SAMPLING = SamplingConfig("ddim", "3", 0.0, 2.0, None, True, 2, "generation", 1)
-METHODS = [
-    ("dit", {"size": "XS", "patch_size": 2, "mode": "frame"}),
-    ("dit", {"size": "XS", "patch_size": 4, "mode": "joint"}),
-    ("vdt", {"size": "XS", "patch_size": 2}),
-]
+NUMBERS = {"depth": None, "width": None, "num_heads": None}
+FRAME = {"size": "XS", "patch_size": 2, "mode": "frame"} | NUMBERS
+JOINT = FRAME | {"patch_size": 4, "mode": "joint"}
+VDT = {"size": "XS", "patch_size": 2, "tasks": ["generation"]} | NUMBERS
+METHODS = [("dit", FRAME), ("dit", JOINT), ("vdt", VDT)]
 
 
 def build(name: str, model: dict, num_classes: int | None):
@@ -64,6 +66,50 @@ def test_a_method_has_a_loss_and_samples_each_clip_by_its_seed(name, model, num_
 
 def test_a_wrong_configuration_is_named():
     with pytest.raises(ConfigError, match="model.mode: got 'both', allowed frame, joint"):
-        build("dit", {"size": "XS", "patch_size": 2, "mode": "both"}, None)
+        build("dit", FRAME | {"mode": "both"}, None)
     with pytest.raises(ConfigError, match="model.size: got 'XXL'"):
-        build("vdt", {"size": "XXL", "patch_size": 2}, None)
+        build("vdt", VDT | {"size": "XXL"}, None)
+
+
+@pytest.mark.parametrize(("name", "model"), [("dit", FRAME), ("vdt", VDT)])
+def test_numbers_take_the_place_of_the_named_sizes(name, model):
+    whole = build(name, model | {"depth": 2, "width": 24, "num_heads": 3}, None).network
+    assert len(whole.blocks) == 2 and whole.blocks[0].attn.num_heads == 3
+    assert whole.x_embedder.proj.weight.shape[0] == 24
+    named = build(name, model, None).network
+    deeper = build(name, model | {"depth": 7}, None).network
+    assert len(deeper.blocks) == 7 and len(named.blocks) == 6
+    assert deeper.x_embedder.proj.weight.shape == named.x_embedder.proj.weight.shape
+
+
+@pytest.mark.parametrize(("name", "model"), [("dit", FRAME), ("vdt", VDT)])
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"depth": 0}, "model.depth: got 0, wanted at least 1"),
+        ({"width": 126, "num_heads": 3}, "model.width: got 126, wanted a multiple of 4"),
+        ({"width": 132, "num_heads": 16}, "model.width: width 132 is not a multiple of 16 heads"),
+        ({"num_heads": 3}, "model.num_heads: width 128 is not a multiple of 3 heads"),
+    ],
+)
+def test_a_size_that_does_not_go_is_one_line_that_names_the_key(name, model, numbers, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        build(name, model | numbers, None)
+    assert "\n" not in str(caught.value)
+
+
+def test_joint_dit_trains_in_the_demo_setting():
+    # Patches of 8 pixels make as many tokens as the demo's codec (4 pixels a latent) does with patches of 2.
+    (cell,) = make_plan("skytimelapse", "demo", ["dit-joint"], [0], ["codec.kind=pixels", "model.patch_size=8"])
+    method = build_method(cell, None, PixelCodec()).train()
+    d = cell.data
+    pixels = torch.rand(2, d.frames, 3, d.resolution, d.resolution, generator=torch.Generator().manual_seed(0))
+    batch = {"video": pixels * 2 - 1, "label": torch.full((2,), -1), "clip_index": torch.arange(2)}
+    optimiser = torch.optim.AdamW(method.trained_parameters(), lr=1e-3)
+    before = method.heldout_loss(batch)
+    for _ in range(4):
+        optimiser.zero_grad()
+        method.loss(batch, ClipDraws([0, 1]))["loss"].mean().backward()
+        optimiser.step()
+    assert method.heldout_loss(batch) < before
+    assert method.network.time_table.shape == (1, d.frames, 128)

@@ -6,14 +6,18 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.pvdm.module import Config, Method
+from lavita.codec.base import Codec
 from lavita.codec.pixels import PixelCodec
 from lavita.config import ComputeConfig, SamplingConfig, TrainConfig
 from lavita.diffusion.draws import ClipDraws
 from lavita.parity.fill import fill_by_formula
 from lavita.runner.flops import training_flops_per_clip
+from lavita.runner.quality import reconstruction
 from lavita.train.fit import fit_stage
 from lavita.train.module import MethodContext
 
@@ -94,7 +98,7 @@ def test_stages_share_one_purse_and_one_autoencoder():
     assert [stage.module.train_config.beta1 for stage in stages] == [0.5, 0.5, 0.9]
     assert [stage.module.uses_ema for stage in stages] == [False, False, True]
     assert [stage.name for stage in build(adversarial_share=0.0).stages()] == ["autoencoder", "train"]
-    assert method.owns_first_stage and method.perceptual_name == "gradient-pyramid"
+    assert method.owns_first_stage and method.declared == {"perceptual loss": "gradient-pyramid"}
     assert not any("perceptual" in key or "discriminator" in key for key in method.state_dict())
 
 
@@ -169,30 +173,108 @@ def test_labels_are_dropped_at_the_published_rate():
     assert float((labels == 3).float().mean()) == pytest.approx(0.1, abs=0.027)
 
 
+def with_past(first: int = 0) -> dict[str, torch.Tensor]:
+    """A batch with the 4 frames before each clip."""
+    return batch(first) | {"past": batch(first + 50)["video"]}
+
+
 def test_long_video_is_trained_on_pairs_and_chained():
     method = build(previous_clip=True)
     fill_by_formula(method.network)
-    pair = batch(frames=8)
-    assert method.loss(pair, ClipDraws([0, 1]))["loss"].shape == (2,)
-    long = method.sample_chain([0, 1], None, SAMPLING, num_clips_chained=3)
-    assert long.shape == (2, 12, 3, 32, 32)
-    torch.testing.assert_close(long[:, :4], method.sample([0, 1], None, SAMPLING))
+    assert method.past_frames == 4 and method.tasks == ("generation", "continuation")
+    assert [stage.module.clip_cost for stage in method.stages()] == [1, 1, 2]
+    assert [stage.module.past_frames for stage in method.stages()] == [0, 0, 4]
+    assert method.loss(with_past(), ClipDraws([0, 1]))["loss"].shape == (2,)
     with pytest.raises(ValueError, match="model.previous_clip"):
         method.loss(batch(), ClipDraws([0, 1]))
+    three = dataclasses.replace(SAMPLING, num_clips_chained=3)
+    long = method.sample([0, 1], None, three)
+    assert long.shape == (2, 12, 3, 32, 32)
+    torch.testing.assert_close(long[:, :4], method.sample([0, 1], None, SAMPLING))
     with pytest.raises(ValueError, match="previous_clip=true"):
-        build().sample_chain([0], None, SAMPLING, num_clips_chained=2)
+        build().sample([0], None, dataclasses.replace(SAMPLING, num_clips_chained=2))
 
 
-@pytest.mark.parametrize("probability, conditional", [(1.0, True), (0.0, False)])
-def test_the_condition_is_the_first_half(probability, conditional):
+def test_the_clip_before_the_first_decides_a_continuation():
+    method = build(previous_clip=True)
+    fill_by_formula(method.network)
+    task = dataclasses.replace(SAMPLING, task="continuation", num_clips_chained=2)
+    before = torch.cat([batch(1)["video"], batch(2)["video"]])[:3]
+    clips = method.sample([7, 7, 8], None, task, before)
+    assert clips.shape == (3, 8, 3, 32, 32) and clips.abs().max() <= 1
+    # One seed, two clips before: every frame knows of them. Alone: float32 rounding through 2 x 3 steps.
+    assert (clips[0] - clips[1]).abs().amax(dim=(1, 2, 3)).min() > 1e-4
+    torch.testing.assert_close(method.sample([8], None, task, before[2:])[0], clips[2], rtol=0, atol=1e-4)
+    # A chain goes on as a continuation of its own first clip would, but with its own later noise.
+    seen = []
+    method.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[2]))
+    method.sample([7, 7, 8], None, task, before)
+    assert torch.equal(seen[0], method.autoencoder.encode(before))
+    torch.testing.assert_close(method.autoencoder.decode(seen[3]), clips[:, :4])
+    for sampling, condition, message in (
+        (task, None, "the real clip before the first"),
+        (task, before[:, :3], r"condition: axis 1 \(F\) is 3, wanted 4"),
+        (task, before[:2], r"condition: axis 0 \(B\) is 2, wanted 3"),
+        (SAMPLING, before, "leave the condition out"),
+        (dataclasses.replace(SAMPLING, task="prediction"), before, "allowed for pvdm: generation, continuation"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            method.sample([7, 7, 8], None, sampling, condition)
+    with pytest.raises(ValueError, match="'continuation', allowed for pvdm: generation"):
+        build().sample([7, 7, 8], None, dataclasses.replace(task, num_clips_chained=1), before)
+
+
+@pytest.mark.parametrize("probability", [1.0, 0.0])
+def test_the_condition_is_the_past_or_the_window_starts_anywhere(probability):
     method = build(previous_clip=True, previous_clip_probability=probability)
-    pair = batch(frames=8)["video"]
-    z, previous = method.latents(pair, ClipDraws([0, 1]))
-    if conditional:
-        torch.testing.assert_close(previous, method.autoencoder.encode(pair[:, :4]))
-        torch.testing.assert_close(z, method.autoencoder.encode(pair[:, 4:]))
-    else:
-        assert torch.equal(previous, torch.zeros_like(z))
+    data = with_past()
+    windows = torch.cat([data["past"], data["video"]], dim=1)
+    every = [method.autoencoder.encode(windows[:, start : start + 4]) for start in range(5)]
+    starts = set()
+    for seed in range(20):
+        z, previous = method.latents(data, ClipDraws([seed, seed + 100]))
+        if probability:
+            assert torch.equal(z, every[4]) and torch.equal(previous, every[0])
+        else:
+            assert torch.equal(previous, torch.zeros_like(z))
+            # The same clips in another batch: equal but for float32 rounding, and different windows are far apart.
+            hits = [start for start in range(5) if torch.allclose(z[0], every[start][0], atol=1e-5)]
+            assert len(hits) == 1
+            starts.update(hits)
+    assert probability or starts == {0, 1, 2, 3, 4}  # 5 * 0.8^20 = 6 % for any seeds; these seeds are fixed
+
+
+def test_the_first_stage_is_a_view_of_the_autoencoder():
+    method = build()
+    keys, video = list(method.state_dict()), batch()["video"]
+    codec = method.first_stage()
+    assert isinstance(codec, Codec) and codec.latent_channels == 4 and codec.downsample == 8
+    latent = codec.encode(video, ClipDraws([0, 1]))
+    assert latent.shape == (2, 4, codec.autoencoder.config.latent_length) and latent.abs().max() <= codec.latent_bound()
+    rebuilt = method.autoencoder(video)
+    torch.testing.assert_close(codec.decode(latent), rebuilt, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        method.autoencoder.to_pixel[1].bias.add_(1)
+    assert codec.decode(latent).mean() > rebuilt.mean() + 0.1  # the method's own weights, as they now are
+    assert list(method.state_dict()) == keys and len(list(method.modules())) == len(list(build().modules()))
+    before, after = reconstruction(method.first_stage(), video)
+    assert before.shape == after.shape == (2, 4, 32, 32, 3)
+    assert method.perceptual_score(video, -video) is None  # the stand-in is no LPIPS
+
+
+def test_flops_of_the_adversarial_phase_are_the_mean_of_its_turns():
+    stage = build().stages()[1].module
+    assert stage.turns == 2
+    one = {key: value[:1] for key, value in batch().items()}
+    counts = []
+    for first in (0, 2):  # the autoencoder's turn, the discriminators' turn, at batches of 2
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            parts = stage.loss(one | {"clip_index": torch.tensor([first])}, ClipDraws([0]))
+            parts["loss"].mean().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] != counts[1]
+    assert training_flops_per_clip(stage, batch()) == round(sum(counts) / 2)
+    assert training_flops_per_clip(stage, batch(2)) == training_flops_per_clip(stage, batch())
 
 
 def test_all_stages_run_through_the_trainer(tmp_path):
@@ -209,7 +291,6 @@ def test_all_stages_run_through_the_trainer(tmp_path):
         assert losses[-1][0] == 4 and all(value == value for _, value in losses)
         after = dict(stage.module.named_parameters())
         assert {name.split(".")[0] for name, value in after.items() if not value.equal(before[name])} == changes
-    assert training_flops_per_clip(method.stages()[1].module, batch()) > 0
 
 
 def test_bad_settings_are_refused():

@@ -8,7 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from lavita.config import ConfigError, nearest  # noqa: E402
+from lavita.command_line import Parser  # noqa: E402
+from lavita.config import ConfigError  # noqa: E402
 from lavita.registry import names_in  # noqa: E402
 
 EPILOG = """\
@@ -33,22 +34,8 @@ Exit status: 0 all well, 1 some cell failed, 2 bad arguments or no data.
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """Argument errors as one line: got, allowed, what to do; exit status 2."""
-
-    def error(self, message: str) -> None:
-        print(f"run.py: {message} (see run.py --help)", file=sys.stderr)
-        raise SystemExit(2)
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="run.py",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("run.py", __doc__, EPILOG)
     parser.add_argument("--suite", required=True, help=f"one of {', '.join(names_in('suites'))}")
     parser.add_argument(
         "--tier",
@@ -71,10 +58,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--probe", action="store_true", help="with --dry-run: measure this machine's rate and estimate seconds"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")
-    arguments, extra = parser.parse_known_intermixed_args(argv)
-    if extra:
-        flags = [string for action in parser._actions for string in action.option_strings]
-        parser.error(f"unknown argument {extra[0]!r}: {nearest(extra[0], flags)}")
+    arguments = parser.parse(argv)
     if arguments.workers is not None and arguments.workers < 1:
         parser.error(f"--workers: got {arguments.workers}, wanted at least 1")
     if not arguments.dry_run and (arguments.csv or arguments.probe):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from lavita.whole import fill_whole, write_whole
 
 # (depth, width) of the official transformers; VDT's L has XL's numbers.
 NAMED_SIZES = {(12, 384): "S", (12, 768): "B", (24, 1024): "L", (28, 1152): "XL"}
@@ -188,19 +189,8 @@ def save(path: Path | str, state_dict: Mapping[str, Tensor], config: Mapping[str
     # Cloned: safetensors refuses two names of one memory (tied weights) and views with gaps.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state_dict.items()}
     text = json.dumps(config, indent=2, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))
-    write_whole(path, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file in the same folder, then put it in place in one step."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path.with_suffix(".json"), text)
+    fill_whole(path, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
 
 
 def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from lavita.bench.ledger import COLUMNS, read_record, rows_of, write_record, write_rows, write_whole
+from lavita.bench.ledger import COLUMNS, read_record, rows_of, write_record, write_rows
 from lavita.bench.table import wide, write_tables
+from lavita.whole import write_whole
 
 # Spelled out again on purpose: other programs read these columns in this order (fairness rules, section "Row").
 EXPECTED = """

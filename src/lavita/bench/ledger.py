@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from lavita.whole import write_whole
 
 COLUMNS = (
     "suite,tier,cell,method,dataset,data_fingerprint,division,conditioning,guidance,seed,stage,metric,value,unit,"
@@ -18,17 +19,6 @@ COLUMNS = (
 ).split(",")
 STATUSES = ("queued", "running", "ok", "failed", "diverged", "over_budget", "interrupted")
 RECORD = "record.json"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

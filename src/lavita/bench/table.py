@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from lavita.bench.ledger import csv_text, text_of, write_whole
+from lavita.bench.ledger import csv_text, text_of
 from lavita.bench.pairs import label_of
+from lavita.whole import write_whole
 
 SAME_IN_A_TABLE = (
     "suite",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lavita.bench.suite import CellConfig
@@ -90,7 +91,10 @@ def stage_cost(cell: CellConfig, module: TrainedStage) -> StageCost:
 
 
 def activation_bytes(cell: CellConfig, module: TrainedStage, clips: int) -> int:
-    """Bytes of all tensors that the backward pass of a batch of `clips` keeps, weights not counted."""
+    """Bytes of all tensors that the backward pass of a batch of `clips` keeps, weights not counted.
+
+    Counted on one clip and multiplied. Under mixed precision it is an upper bound.
+    """
     weights = {p.untyped_storage()._cdata for p in module.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -100,12 +104,28 @@ def activation_bytes(cell: CellConfig, module: TrainedStage, clips: int) -> int:
             kept[key] = tensor
         return tensor
 
-    batch = shape_batch(cell, module, clips)
-    draws = ClipDraws(range(clips), torch.device("meta"))
     with ExitStack() as stack:
         stack.enter_context(recomputed_blocks(module, cell.compute.checkpoint_activations))
         stack.enter_context(saved_tensors_hooks(keep, lambda tensor: tensor))
-        loss = module.loss(batch, draws)["loss"].mean()
-    del loss
-    # Under mixed precision matrix products keep half-precision copies; the float32 count stays an upper bound.
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+        stack.enter_context(FusedAttention())
+        module.loss(shape_batch(cell, module, 1), ClipDraws([0], torch.device("meta")))
+    return clips * sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+class FusedAttention(TorchFunctionMode):
+    """Inside, attention keeps what the fused kernels keep: its inputs and its output, never the N x N weights."""
+
+    def __torch_function__(self, function: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
+        if function is torch.nn.functional.scaled_dot_product_attention:
+            return KeptOfAttention.apply(*arguments[:3])
+        return function(*arguments, **(options or {}))
+
+
+class KeptOfAttention(torch.autograd.Function):
+    """Stands for attention in a count of memory: the right shapes, no values, no backward pass."""
+
+    @staticmethod
+    def forward(context: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = q.new_empty((*q.shape[:-1], v.shape[-1]))
+        context.save_for_backward(q, k, v, out)
+        return out

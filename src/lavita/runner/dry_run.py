@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lavita.bench.ledger import csv_text, text_of, write_whole
+from lavita.bench.ledger import csv_text, text_of
 from lavita.bench.suite import CellConfig, load_yaml
 from lavita.codec.base import Codec
+from lavita.config import CodecConfig
 from lavita.diffusion.draws import ClipDraws
 from lavita.runner.build import build_method, build_pretraining, codec_training_config, cut_purse, empty_codec
 from lavita.runner.costs import StageCost, counted, stage_cost
@@ -20,6 +22,7 @@ from lavita.runner.devices import accelerators
 from lavita.runner.probe import Probe
 from lavita.runner.provenance import peak_bytes
 from lavita.train.module import TrainedStage, VideoMethod
+from lavita.whole import write_whole
 
 COLUMNS = (
     "suite,tier,cell,method,dataset,seed,stage,params,flops_forward_per_clip,flops_train_per_clip,clips,steps,batch,"
@@ -90,6 +93,7 @@ def lines_of(cell: CellConfig, rate: Probe | None) -> Iterator[Line]:
     if cell.codec.kind != "pixels" and not method.owns_first_stage:
         yield codec_line(cell, codec, rate)
     yield extractor_line(cell, facts["num_classes"], rate)
+    cost = None
     for stage, clips in cut_purse(cell, method, pretraining):
         module = stage.module
         batch = module.train_config.batch_clips
@@ -102,19 +106,23 @@ def lines_of(cell: CellConfig, rate: Probe | None) -> Iterator[Line]:
             name, of, cost.params, cost.flops_forward, cost.flops_train, clips, drawn // batch, batch,
             cost.peak_bytes, seconds,
         )  # fmt: skip
-    yield sample_line(cell, method, stage_cost(cell, method), rate)
+    yield sample_line(cell, method, cost, rate)  # the last stage is the method's own network
     yield score_line(cell, facts["num_classes"], rate)
+
+
+@lru_cache
+def codec_flops(config: CodecConfig, frames: int, resolution: int) -> int:
+    """FLOPs of encoding and decoding one clip."""
+    with torch.device("meta"):
+        codec = empty_codec(config).to("meta")
+        video = torch.zeros(1, frames, 3, resolution, resolution)
+    with torch.no_grad():
+        return counted(lambda: codec.decode(codec.encode(video, ClipDraws([0], torch.device("meta")))))
 
 
 def codec_line(cell: CellConfig, codec: Codec, rate: Probe | None) -> Line:
     """The codec: trained here, or (clips 0) given from outside and only used."""
-    video = torch.zeros(1, cell.data.frames, 3, cell.data.resolution, cell.data.resolution, device="meta")
-
-    def there_and_back() -> None:
-        codec.decode(codec.encode(video, ClipDraws([0], torch.device("meta"))))
-
-    with torch.no_grad():
-        forward = counted(there_and_back)
+    forward = codec_flops(cell.codec, cell.data.frames, cell.data.resolution)
     params = sum(p.numel() for p in codec.parameters())
     if cell.codec.kind == "kl":
         return Line("codec", cell.method, params, forward, 0, 0, 0, 0, 4 * params, 0.0 if rate else None)

@@ -24,7 +24,8 @@ def training_flops_per_clip(module: TrainedStage, batch: dict[str, torch.Tensor]
 
 def turn_flops(module: TrainedStage, one: dict[str, torch.Tensor], turn: int) -> int:
     """FLOPs of loss and backward on one clip in the given turn of a stage."""
-    first_of_turn = torch.full_like(one["clip_index"], turn * module.train_config.batch_clips)
+    # On the CPU, so that a network that is but shapes (the meta device) still knows whose turn it is.
+    first_of_turn = torch.full((1,), turn * module.train_config.batch_clips)
     draws = ClipDraws.for_training(0, "flops", torch.zeros(1, dtype=torch.int64), module.device)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         module.loss(one | {"clip_index": first_of_turn}, draws)["loss"].mean().backward()

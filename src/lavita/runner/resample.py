@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,37 @@ from lavita.bench.plan import cell_from_dict
 from lavita.bench.suite import CellConfig
 from lavita.checkpoints import load
 from lavita.config import ConfigError, SamplingConfig, nearest, read
+from lavita.data.clip import centre_crop_resize, frame_indices, to_tensor
+from lavita.data.video import read_frames
 from lavita.runner.build import build_method, empty_codec, load_suite_codec
 from lavita.runner.generate import generate, save_samples
 from lavita.train.module import VideoMethod
 
 
-def load_method(file: Path) -> tuple[VideoMethod, CellConfig, dict[str, Any]]:
-    """The method of a checkpoint in evaluation mode, its cell's configuration, and what else the file says of itself.
+@dataclass(frozen=True)
+class Loaded:
+    """A method in evaluation mode, its cell's configuration, the names of its classes and those it was trained on."""
 
-    Raises ValueError for a file that is no checkpoint of ours, or whose weights do not fit its configuration.
+    method: VideoMethod
+    cell: CellConfig
+    class_names: list[str]
+    classes: list[int]
+
+
+def load_cell(paths: Sequence[Path], suite: str | None, method: str | None, overrides: Sequence[str]) -> Loaded:
+    """The method of a checkpoint of ours, which says all of itself.
+
+    Raises ValueError for a file that is no checkpoint of ours, or whose weights do not fit its configuration, and
+    where something is given that only official files need.
     """
+    if suite or method or overrides or len(paths) != 1:
+        raise ConfigError(
+            f"--checkpoint: {paths[0]} is a checkpoint of ours, which knows its own setting; leave out --suite, "
+            "--method, section.key=value and further files"
+        )
+    file = paths[0] / "checkpoint.safetensors" if paths[0].is_dir() else paths[0]
+    if not file.is_file():
+        raise ConfigError(f"--checkpoint: no file {file}; give a checkpoint or a finished cell's folder")
     state, config = load(file)
     missing = {"cell", "num_classes", "class_names", "classes"} - set(config)
     if missing:
@@ -29,16 +51,16 @@ def load_method(file: Path) -> tuple[VideoMethod, CellConfig, dict[str, Any]]:
     cell = cell_from_dict(config["cell"])
     external = cell.codec.kind == "kl"
     codec = load_suite_codec(cell.codec, None) if external else empty_codec(cell.codec)
-    method = build_method(cell, config["num_classes"], codec)
+    built = build_method(cell, config["num_classes"], codec)
     if external:
-        state |= {key: value for key, value in method.state_dict().items() if key.startswith("codec.")}
+        state |= {key: value for key, value in built.state_dict().items() if key.startswith("codec.")}
     try:
-        method.load_state_dict(state)
+        built.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
             f"{file}: weights do not fit their configuration: {str(error).splitlines()[-1].strip()}"
         ) from None
-    return method.eval(), cell, config
+    return Loaded(built.eval(), cell, config["class_names"], config["classes"])
 
 
 def changed(sampling: SamplingConfig, changes: dict[str, Any]) -> SamplingConfig:
@@ -49,13 +71,15 @@ def changed(sampling: SamplingConfig, changes: dict[str, Any]) -> SamplingConfig
     return read(SamplingConfig, asdict(sampling) | given, "sampling")
 
 
-def chosen_classes(text: str | None, config: dict[str, Any], cell: CellConfig) -> list[int]:
+def chosen_classes(text: str | None, loaded: Loaded) -> list[int]:
     """Class indices from names or numbers. Raises ConfigError naming the nearest class."""
     if text is None:
-        return config["classes"] or [0]
-    if cell.conditioning != "class":
-        raise ConfigError(f"--classes: {cell.method} was trained without classes (suite {cell.suite}); leave it out")
-    names, found = config["class_names"], []
+        return loaded.classes or [0]
+    if loaded.cell.conditioning != "class":
+        raise ConfigError(
+            f"--classes: {loaded.cell.label} was trained without classes (suite {loaded.cell.suite}); leave it out"
+        )
+    names, found = loaded.class_names, []
     for part in text.split(","):
         if part in names:
             found.append(names.index(part))
@@ -66,8 +90,15 @@ def chosen_classes(text: str | None, config: dict[str, Any], cell: CellConfig) -
     return found
 
 
+def read_condition(path: Path, cell: CellConfig) -> torch.Tensor:
+    """The first clip of a video or frame folder as training would see it: float32 (F, 3, H, W) in [-1, 1]."""
+    d = cell.data
+    frames = read_frames(path, frame_indices(0, d.frames, d.interval))
+    return to_tensor(centre_crop_resize(frames, d.resolution))
+
+
 def sample_checkpoint(
-    file: Path,
+    loaded: Loaded,
     out: Path,
     num_clips: int,
     seed_start: int,
@@ -78,14 +109,13 @@ def sample_checkpoint(
     """Write clips of seeds seed_start .. seed_start + num_clips - 1 to out, and a grid beside it. Raises ValueError."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out: {out} is there and not an empty folder; give another one")
-    method, cell, config = load_method(file)
-    if condition is not None:
-        raise ValueError(f"--condition: {cell.method} generates from noise alone and takes no video; leave it out")
+    method, cell = loaded.method, loaded.cell
     sampling = changed(cell.sampling, changes)
-    indices = chosen_classes(classes, config, cell)
+    indices = chosen_classes(classes, loaded)
+    given = None if condition is None else read_condition(condition, cell)
     method.to("cuda" if torch.cuda.is_available() else "cpu")
     report = Counter()
-    clips, labels, seeds = generate(method, sampling, num_clips, seed_start, indices, report)
+    clips, labels, seeds = generate(method, sampling, num_clips, seed_start, indices, report, given)
     save_samples(out, clips, seeds, labels, replace(cell, sampling=sampling), keep_clips=True)
 
 

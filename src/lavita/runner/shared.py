@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lavita.bench.ledger import write_whole
 from lavita.bench.plan import cell_from_dict
 from lavita.bench.suite import CellConfig
 from lavita.checkpoints import read_state
@@ -33,6 +32,7 @@ from lavita.runner.flops import training_flops_per_clip
 from lavita.runner.loading import stage_data
 from lavita.runner.scoring import load_extractors
 from lavita.score.sanity import FLOOR, SanityReport, sanity_rows
+from lavita.whole import write_whole
 
 STATISTICS_CLIPS = 64
 HELDOUT_CLIPS = 16

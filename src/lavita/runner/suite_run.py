@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from lavita.bench.ledger import read_record, write_record, write_whole
+from lavita.bench.ledger import read_record, write_record
 from lavita.bench.plan import code_hash, config_hash, write_config
 from lavita.bench.suite import CellConfig
 from lavita.config import ConfigError
@@ -23,6 +23,7 @@ from lavita.runner.groups import Group, grouped
 from lavita.runner.launch import Interrupted, Launcher
 from lavita.runner.record import first_record
 from lavita.runner.tables import make_tables
+from lavita.whole import write_whole
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lavita.bench.chart import Point, scatter
-from lavita.bench.ledger import RECORD, csv_text, read_record, rows_of, text_of, write_rows, write_whole
+from lavita.bench.ledger import RECORD, csv_text, read_record, rows_of, text_of, write_rows
 from lavita.bench.pairs import COLUMNS as PAIR_COLUMNS
 from lavita.bench.pairs import Pair, label_of, pairs_of_rows
 from lavita.bench.suite import load_suite, rows_of_suite
@@ -16,6 +16,7 @@ from lavita.bench.table import markdown, shown, write_tables
 from lavita.registry import ROOT
 from lavita.runner.display import Display
 from lavita.runner.groups import Group
+from lavita.whole import write_whole
 
 PAIRS_TEXT = """\
 Each row against the first: ratio of the scores (geometric mean over the seeds) with its 95 % interval from the spread

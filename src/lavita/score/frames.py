@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from lavita.data.video import read_frames, write_video
 from lavita.score.grid import write_grid as write_grid
 from lavita.shape import check
+from lavita.whole import write_whole
 
 MANIFEST = "clips.json"
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -27,13 +27,6 @@ def file_hash(path: Path) -> str:
     """sha256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def write_clips(
@@ -78,7 +71,7 @@ def write_clips(
         for entry, value in zip(entries, lists.get(key, [None] * len(entries)), strict=True):
             entry[column] = value
     manifest = {"num_clips": len(entries), "shape": size, "clips": entries, "sidecar": sidecar}
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return folder
 
 

@@ -1,0 +1,33 @@
+"""The argument parser of every command: errors are one line, exit status 2, with the nearest flag named."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from lavita.config import nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """As argparse's, with the description and examples as they are written and no abbreviated flags."""
+
+    def __init__(self, prog: str, description: str | None, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> None:
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+    def parse(self, argv: list[str]) -> argparse.Namespace:
+        """The arguments, flags and overrides in any order; an unknown flag is met with the nearest known one."""
+        arguments, extra = self.parse_known_intermixed_args(argv)
+        if extra:
+            flags = [string for action in self._actions for string in action.option_strings]
+            self.error(f"unknown argument {extra[0]!r}: {nearest(extra[0], flags)}")
+        return arguments

@@ -1,0 +1,9 @@
+"""Measured speed. A subcommand of benchmarks/speed.py is one module here and one line of COMMANDS.
+
+The module has `add_options(parser)` and `run(options) -> None`, imports nothing heavy at its top (so that --help comes
+at once), and raises ValueError or OSError, in one line, for what the user can mend.
+"""
+
+COMMANDS = {
+    "model": "the training step of LAVITA beside a plain version and the official network",
+}

@@ -1,0 +1,43 @@
+"""Timing contestants in turn in one process, so that whatever slows the machine for a while slows them all."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def take_turns(
+    contestants: dict[str, Callable[[], None]], rounds: int, wait: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of every call, one list a contestant: A B A B ..., after one call each that is not counted.
+
+    wait returns once the device has done all it was given; it is called before each reading of the clock.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, call in contestants.items():
+            wait()
+            start = time.perf_counter()
+            call()
+            wait()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile, interpolated linearly; of a single value, that value three times."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def ratio(values: list[float], reference: list[float]) -> tuple[float, float, float]:
+    """(lower quartile, ratio, upper quartile) of values against a reference measured in the same rounds.
+
+    The ratio is that of the medians; the quartiles are those of the ratios of the single rounds.
+    """
+    low, _, high = quartiles([a / b for a, b in zip(values, reference, strict=True)])
+    return low, statistics.median(values) / statistics.median(reference), high

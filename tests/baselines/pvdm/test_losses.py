@@ -79,7 +79,8 @@ def test_lpips_equals_a_plain_chain_of_layers():
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_lpips_loads_the_released_files(tmp_path):
+def lpips_files(folder) -> tuple[str, str, LPIPS]:
+    """Paths of VGG16's and LPIPS's weight files with the keys of the released ones, and the model they came from."""
     model = LPIPS()
     vgg, linear = {"classifier.0.weight": torch.zeros(1)}, {}
     for key, value in model.state_dict().items():
@@ -87,13 +88,18 @@ def test_lpips_loads_the_released_files(tmp_path):
             vgg["features." + key.split(".", 2)[2]] = value
         else:
             linear[key] = value
-    torch.save(vgg, tmp_path / "vgg16.pth")
-    torch.save(linear, tmp_path / "vgg.pth")
-    loaded = perceptual_distance(str(tmp_path / "vgg16.pth"), str(tmp_path / "vgg.pth"))
+    torch.save(vgg, folder / "vgg16.pth")
+    torch.save(linear, folder / "vgg.pth")
+    return str(folder / "vgg16.pth"), str(folder / "vgg.pth"), model
+
+
+def test_lpips_loads_the_released_files(tmp_path):
+    vgg, linear, model = lpips_files(tmp_path)
+    loaded = perceptual_distance(vgg, linear)
     assert loaded.name == "lpips-vgg16"
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
     with pytest.raises(ValueError, match="hold no net.slice1.0.weight"):
-        perceptual_distance(str(tmp_path / "vgg.pth"), str(tmp_path / "vgg.pth"))
+        perceptual_distance(linear, linear)
 
 
 def test_without_weights_the_stand_in_says_its_name():

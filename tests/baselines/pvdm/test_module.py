@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.pvdm.module import Config, Method
+from baselines.pvdm.perceptual import LPIPS
 from lavita.codec.base import Codec
 from lavita.codec.pixels import PixelCodec
 from lavita.config import ComputeConfig, SamplingConfig, TrainConfig
@@ -260,6 +261,23 @@ def test_the_first_stage_is_a_view_of_the_autoencoder():
     before, after = reconstruction(method.first_stage(), video)
     assert before.shape == after.shape == (2, 4, 32, 32, 3)
     assert method.perceptual_score(video, -video) is None  # the stand-in is no LPIPS
+
+
+def test_lpips_of_a_clip_is_the_mean_over_its_frames(tmp_path):
+    torch.manual_seed(0)
+    model = LPIPS()
+    torch.save(
+        {f"features.{key.split('.', 2)[2]}": v for key, v in model.net.state_dict(prefix="net.").items()},
+        tmp_path / "v.pth",
+    )
+    torch.save({key: v for key, v in model.state_dict().items() if key.startswith("lin")}, tmp_path / "l.pth")
+    method = build(lpips_vgg=str(tmp_path / "v.pth"), lpips_linear=str(tmp_path / "l.pth"))
+    assert method.declared == {"perceptual loss": "lpips-vgg16"}
+    assert not any("lin" in key.split(".")[0] for key in method.state_dict())
+    before, after = batch(1)["video"], batch(3)["video"]
+    by_frame = torch.stack([model(before[:, f], after[:, f]) for f in range(4)], dim=1)  # (B, F)
+    # Sums over the batch in another order, sixteen layers deep.
+    torch.testing.assert_close(method.perceptual_score(before, after), by_frame.mean(1), rtol=1e-4, atol=1e-6)
 
 
 def test_flops_of_the_adversarial_phase_are_the_mean_of_its_turns():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,3 +187,8 @@ def test_wrong_tasks_and_conditions_are_refused():
     for tasks in ((), ("prediction", "prediction"), ("inpainting",)):
         with pytest.raises(ConfigError, match="model.tasks"):
             build(tasks)
+
+
+def test_the_readme_tells_every_task():
+    text = (Path(__file__).parents[3] / "baselines" / "vdt" / "README.md").read_text()
+    assert all(f"`{task}`" in text for task in EVERY)

@@ -90,7 +90,8 @@ def sincos_2d(side: int, width: int) -> np.ndarray:
 
 def fixed_table(table: np.ndarray) -> nn.Parameter:
     """A position table as a float32 parameter (1, N, D) without gradient, so that it is kept in a state dict."""
-    return nn.Parameter(torch.from_numpy(table).float()[None], requires_grad=False)
+    # Not from_numpy, which would stay on the CPU where a network is built without memory (meta device).
+    return nn.Parameter(torch.tensor(table, dtype=torch.float32)[None], requires_grad=False)
 
 
 def rotary_table(num_positions: int, head_width: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lavita.command_line import Parser  # noqa: E402
 from lavita.config import ConfigError  # noqa: E402
 from lavita.registry import names_in  # noqa: E402
 
+SAFE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 EPILOG = """\
 examples:
   python benchmarks/run.py --suite ucf101 --tier demo
@@ -47,6 +49,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=int, help="cells at once (default: one an accelerator, else cores / compute.threads)"
     )
+    parser.add_argument(
+        "--samples",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="add a folder of clips as a row of its own, marked 'training not audited' (repeatable)",
+    )
     parser.add_argument("--out", type=Path, help="results folder (default: results/<suite>-<tier>-<data name>)")
     parser.add_argument("--cache", type=Path, help="folder for fitted codecs and extractors (default: results/cache)")
     parser.add_argument("--fresh", action="store_true", help="run finished cells again")
@@ -76,6 +85,21 @@ def seeds_of(text: str) -> list[int]:
     return seeds
 
 
+def samples_of(items: list[str], known: list[str]) -> dict[str, Path]:
+    """Folders of clips by the names of their rows."""
+    found: dict[str, Path] = {}
+    for item in items:
+        name, equals, folder = item.partition("=")
+        if not equals or not SAFE_NAME.fullmatch(name):
+            raise ConfigError(f"--samples: got {item!r}, wanted NAME=DIR with a name of letters, digits, - and _")
+        if name in known or name in found:
+            raise ConfigError(f"--samples: the name {name!r} is taken; give another one")
+        if not Path(folder).is_dir():
+            raise ConfigError(f"--samples: no folder {folder}")
+        found[name] = Path(folder).resolve()
+    return found
+
+
 def run(arguments: argparse.Namespace) -> int:
     """The dry run or the run itself; returns the exit status."""
     from lavita.bench.plan import make_plan
@@ -90,7 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     from lavita.runner.suite_run import run_suite
 
-    return run_suite(cells, arguments.out, arguments.cache, arguments.fresh, arguments.workers)
+    samples = samples_of(arguments.samples, names_in("methods") + [cell.label for cell in cells])
+    return run_suite(cells, arguments.out, arguments.cache, arguments.fresh, arguments.workers, samples)
 
 
 def main(argv: list[str]) -> int:

@@ -82,7 +82,7 @@ def remark(group: pd.DataFrame) -> str:
     """What a reader must know of a cell: why it failed, or that training did not help by some metric."""
     if group.iloc[0]["status"] != "ok":
         return f"{group.iloc[0]['status']}: {group.iloc[0]['reason']}"
-    worse = []
+    said, worse = str(group.iloc[0]["reason"] or ""), []
     for metric, pair in group.groupby("metric", sort=False):
         values = {row["stage"]: row["value"] for _, row in pair.iterrows()}
         if not {"train", "untrained"} <= set(values):
@@ -90,7 +90,8 @@ def remark(group: pd.DataFrame) -> str:
         gain = values["untrained"] - values["train"]
         if (gain if pair.iloc[0]["lower_is_better"] else -gain) <= 0:
             worse.append(metric)
-    return f"not better than its own untrained start by {', '.join(worse)}" if worse else ""
+    found = f"not better than its own untrained start by {', '.join(worse)}" if worse else ""
+    return "; ".join(part for part in (found, said) if part)
 
 
 def shown(value: Any) -> str:

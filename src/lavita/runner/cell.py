@@ -19,16 +19,18 @@ from lavita.bench.suite import CellConfig
 from lavita.checkpoints import read_state, save, start_from
 from lavita.data.catalogue import Catalogue
 from lavita.data.layouts import read_layout
+from lavita.data.windows import real_windows
 from lavita.runner.build import build_method, build_pretraining, cut_purse, load_suite_codec
 from lavita.runner.events import emit, progress
 from lavita.runner.flops import encoding_flops_per_clip, training_flops_per_clip
 from lavita.runner.generate import generate, save_samples
 from lavita.runner.loading import stage_data
 from lavita.runner.provenance import peak_bytes
+from lavita.runner.quality import reconstruction_scores
 from lavita.runner.scoring import Scorer
 from lavita.train.fit import fit_stage
 from lavita.train.guard import Diverged
-from lavita.train.module import VideoMethod
+from lavita.train.module import TrainedStage, VideoMethod
 
 HELDOUT_CLIPS = 32
 
@@ -63,6 +65,7 @@ def main(folder: Path, shared_folder: Path) -> None:
     method.to(device)  # the trainer leaves a module on the CPU
     weights_hash = save_method(method, cell, shared, folder)
     scores += score_method(method, cell, scorer, shared["classes"], "train", folder / "samples")
+    scores += first_stage_scores(method, cell, catalogue, scorer, shared, device)
     finish(folder, method, cell, spent, scores, weights_hash, time.monotonic() - started)
 
 
@@ -79,6 +82,26 @@ def score_method(
     save_samples(out, clips, seeds, labels, cell, keep_clips=stage == "train")
     common = {"stage": stage, "sampling_seconds_per_clip": seconds}
     return [score | common for score in scorer.score(clips)]
+
+
+def first_stage_scores(
+    method: VideoMethod,
+    cell: CellConfig,
+    catalogue: Catalogue,
+    scorer: Scorer,
+    shared: dict[str, Any],
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """What the method's own first stage loses, or else (measured once a run) what the suite's codec loses."""
+    codec = method.first_stage()
+    if codec is None:
+        return shared["codec_scores"]
+    p = cell.protocol
+    windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
+    heldout = stage_data(cell, catalogue, cell.seed, TrainedStage(cell.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
+    return reconstruction_scores(
+        codec, "autoencoder", heldout["video"], windows, scorer, method.perceptual_score, device
+    )
 
 
 def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: dict[str, Any], folder: Path) -> Spent:
@@ -174,10 +197,16 @@ def finish(
         "external_bytes": external_bytes(cell, method),
         "weights_hash": weights_hash,
     }
+    record |= {"declared": dict(method.declared), "reason": said_of(method)}
     record |= {"status": "ok", "scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}
     if spent.total("clips") != cell.budget.clips:
         raise RuntimeError(f"{cell.cell} spent {spent.total('clips')} clips, its budget is {cell.budget.clips}")
     write_record(folder, record)
+
+
+def said_of(method: VideoMethod) -> str:
+    """What a method is bound to say of itself, for its rows: "perceptual loss: ..."."""
+    return "; ".join(f"{name}: {text}" for name, text in method.declared.items())
 
 
 def external_bytes(cell: CellConfig, method: VideoMethod) -> int:

@@ -1,17 +1,81 @@
-"""What a first stage loses: clips before and after it, on the same grey levels."""
+"""What a first stage loses by itself: the floor that no diffusion on its latents can get below."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
 import numpy as np
 import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from lavita.codec.base import Codec
-from lavita.data.clip import to_uint8
+from lavita.data.catalogue import VideoEntry
+from lavita.data.clip import to_tensor, to_uint8
+from lavita.data.windows import load_window
 from lavita.diffusion.draws import ClipDraws
+from lavita.runner.scoring import Scorer
+
+BATCH_CLIPS = 8
+PerceptualScore = Callable[[Tensor, Tensor], Tensor | None]
 
 
 @torch.no_grad()
-def reconstruction(codec: Codec, video: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def reconstruction(codec: Codec, video: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Clips uint8 (B, F, H, W, 3) of video (B, F, 3, H, W) in [-1, 1], and the same after encoding and decoding."""
-    after = codec.decode(codec.encode(video, ClipDraws(range(len(video)))))
+    after = codec.decode(codec.encode(video, ClipDraws(range(len(video)), video.device)))
     return np.stack([to_uint8(clip) for clip in video]), np.stack([to_uint8(clip) for clip in after])
+
+
+def psnr_and_ssim(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """PSNR in dB over all values, and mean SSIM of the frames, of clips uint8 (B, F, H, W, 3).
+
+    Source: Wang et al. 2004 (SSIM), with its Gaussian window of 11 pixels, standard deviation 1.5.
+    """
+    pictures = [torch.from_numpy(clips).flatten(0, 1).permute(0, 3, 1, 2).float() for clips in (after, before)]
+    psnr = float(peak_signal_noise_ratio(*pictures, data_range=255.0))
+    return psnr, float(structural_similarity_index_measure(*pictures, data_range=255.0))
+
+
+def reconstruction_scores(
+    codec: Codec,
+    stage: str,
+    heldout: Tensor,
+    windows: Sequence[tuple[VideoEntry, int]],
+    scorer: Scorer,
+    perceptual: PerceptualScore,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """Entries of the ledger for a first stage: rfvd of the protocol's real clips against their reconstructions; psnr,
+    ssim and (where its weights were given) lpips of held-out clips (B, F, 3, H, W) in [-1, 1].
+    """
+    before, after = reconstruction(codec, heldout.to(device))
+    psnr, ssim = psnr_and_ssim(before, after)
+    suffix = f"n{len(before)}_f{before.shape[1]}"
+    entries = [
+        {"metric": f"psnr_{suffix}", "value": psnr, "unit": "dB", "lower_is_better": False},
+        {"metric": f"ssim_{suffix}", "value": ssim, "unit": "1", "lower_is_better": False},
+    ]
+    pair = [torch.stack([to_tensor(clip) for clip in clips]).to(device) for clips in (before, after)]
+    distance = perceptual(*pair)
+    if distance is not None:
+        value = float(distance.mean())
+        entries.append({"metric": f"lpips_{suffix}", "value": value, "unit": "1", "lower_is_better": True})
+    entries.append(scorer.reconstruction_distance(reconstructed(codec, windows, scorer, device)))
+    counts = {"n_real": len(before), "n_generated": len(before)}
+    of_windows = {"n_real": len(windows), "n_generated": len(windows)}
+    return [entry | {"stage": stage} | (of_windows if entry is entries[-1] else counts) for entry in entries]
+
+
+def reconstructed(
+    codec: Codec, windows: Sequence[tuple[VideoEntry, int]], scorer: Scorer, device: torch.device
+) -> Iterable[np.ndarray]:
+    """The protocol's real clips after encoding and decoding, a few at a time: uint8 (b, F, H, W, 3)."""
+    p = scorer.protocol
+    for start in range(0, len(windows), BATCH_CLIPS):
+        clips = [
+            load_window(video, first, p.frames, p.real_interval, p.resolution)
+            for video, first in windows[start : start + BATCH_CLIPS]
+        ]
+        yield reconstruction(codec, torch.stack([to_tensor(clip) for clip in clips]).to(device))[1]

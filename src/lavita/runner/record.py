@@ -9,6 +9,7 @@ from typing import Any
 from lavita.bench.ledger import COLUMNS
 from lavita.bench.plan import code_hash, config_hash, deviations
 from lavita.bench.suite import CellConfig
+from lavita.registry import names_in
 from lavita.runner.groups import Group
 from lavita.runner.provenance import commit, hardware, versions
 
@@ -25,10 +26,21 @@ def first_record(cell: CellConfig, group: Group, shared: dict[str, Any], mark: s
         "comparison": shared["comparison"],
         "shared": group.key,
         "config": asdict(cell),
-        "deviations": deviations(cell),
+        "deviations": deviations(cell) if cell.method in names_in("methods") else [],
         "row": first_row(cell, group, shared),
         "scores": [],
     }
+
+
+# What is not known of clips that were made elsewhere.
+UNKNOWN_OF_SAMPLES = ("sampler", "nfe", "config_hash", "commit", "dirty")
+
+
+def first_record_of_samples(cell: CellConfig, group: Group, shared: dict[str, Any]) -> dict[str, Any]:
+    """The record of a folder of clips made elsewhere: an open row, of which only the scores are known."""
+    record = first_record(cell, group, shared, mark="") | {"deviations": ["made elsewhere, not audited"]}
+    record["row"] |= {name: "" for name in UNKNOWN_OF_SAMPLES} | {"division": "open", "guidance": "unknown"}
+    return record
 
 
 def division(cell: CellConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,16 @@ class Scorer:
                 entry |= {"ci_kind": f"mean +- std over {p.is_splits} splits"}
             entries.append(entry)
         return entries
+
+    def reconstruction_distance(self, batches: Iterable[np.ndarray]) -> dict[str, Any]:
+        """rfvd: the real clips against themselves after a first stage, which come in batches uint8 (b, F, H, W, 3)."""
+        p, distance = self.protocol, self.extractors["distance"]
+        metric = FrechetVideoDistance(distance, n=p.n_real, n_real=p.n_real, ddof=p.ddof)
+        metric.add_rows(self.real, real=True)
+        for clips in batches:
+            metric.add_rows(distance.features(clips), real=False)
+        entry = self.entry(metric, distance, float(metric.compute()))
+        return entry | {"metric": "r" + entry["metric"]}
 
     def entry(self, metric: ClipMetric, extractor: Extractor, value: float) -> dict[str, Any]:
         """A score under its full name, which says the feature network unless it is the standard one."""

@@ -30,12 +30,13 @@ from lavita.runner.build import check_purse, codec_training_config, load_suite_c
 from lavita.runner.events import emit, progress
 from lavita.runner.flops import training_flops_per_clip
 from lavita.runner.loading import stage_data
-from lavita.runner.scoring import load_extractors
+from lavita.runner.scoring import Scorer, load_extractors
 from lavita.score.sanity import FLOOR, SanityReport, sanity_rows
+from lavita.train.module import TrainedStage
 from lavita.whole import write_whole
 
 STATISTICS_CLIPS = 64
-HELDOUT_CLIPS = 16
+HELDOUT_CLIPS = 32
 STRETCH_SPANS = 4  # of each training video, at most so many clips' spans, so that memory stays bounded
 
 
@@ -60,6 +61,7 @@ def main(folder: Path) -> None:
     shared |= fit_codec(cell, catalogue, cache)
     shared |= fit_extractor(cell, catalogue, cache, num_classes)
     shared |= real_clips(cell, windows, shared, folder)
+    shared["codec_scores"] = codec_scores(cell, catalogue, windows, shared)
     keys = ("codec_hash", "extractor_hash", "protocol_hash")
     parts = [catalogue.fingerprint, cell.suite, cell.tier, str(cell.budget), *(str(shared[key]) for key in keys)]
     shared["comparison"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -226,6 +228,21 @@ def real_clips(
         "sanity": asdict(report),
         "sanity_text": sanity_text(report),
     }
+
+
+def codec_scores(
+    cell: CellConfig, catalogue: Catalogue, windows: list[tuple[Any, int]], shared: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What the codec loses by itself, which is the same for every method on its latents; nothing is lost in pixels."""
+    if cell.codec.kind == "pixels":
+        return []
+    from lavita.runner.quality import reconstruction_scores
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    codec = load_suite_codec(cell.codec, shared["codec"]).to(device)
+    heldout = stage_data(cell, catalogue, 0, TrainedStage(cell.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
+    scorer = Scorer(shared, cell, str(device))
+    return reconstruction_scores(codec, "codec", heldout["video"], windows, scorer, lambda *_: None, device)
 
 
 def sanity_text(report: SanityReport) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -21,7 +21,7 @@ from lavita.runner.devices import default_workers, environment_of
 from lavita.runner.display import Display
 from lavita.runner.groups import Group, grouped
 from lavita.runner.launch import Interrupted, Launcher
-from lavita.runner.record import first_record
+from lavita.runner.record import first_record, first_record_of_samples
 from lavita.runner.tables import make_tables
 from lavita.whole import write_whole
 
@@ -68,11 +68,17 @@ class Run:
 
 
 def run_suite(
-    cells: Sequence[CellConfig], out: Path | None, cache: Path | None, fresh: bool, workers: int | None
+    cells: Sequence[CellConfig],
+    out: Path | None,
+    cache: Path | None,
+    fresh: bool,
+    workers: int | None,
+    samples: Mapping[str, Path],
 ) -> int:
     """Run the cells of a plan and write their tables; returns 0 where every cell is ok, else 1.
 
-    workers None: as many cells at once as there are accelerators, or as the cores have room for.
+    samples: folders of clips made elsewhere, by the names of their rows. workers None: as many cells at once as there
+    are accelerators, or as the cores have room for.
     Raises ValueError, OSError.
     """
     suite, tier = cells[0].suite, cells[0].tier
@@ -90,7 +96,8 @@ def run_suite(
         )
         shared = dict(zip((group.key for group in groups), fit_shared(run), strict=True))
         bad = run_cells(run, shared, fresh)
-        make_tables(run.folder, groups, shared, run.display)
+        bad += run_samples(run, shared[groups[0].key], samples)
+        make_tables(run.folder, groups, shared, run.display, [f"{name}-s0" for name in samples])
     except (KeyboardInterrupt, Interrupted):
         run.display.end()
         run.display.line("interrupted; the same command goes on with the cells that are not finished")
@@ -160,25 +167,47 @@ def run_cells(run: Run, shared: dict[str, dict[str, Any]], fresh: bool) -> int:
 def run_cell(
     run: Run, group: Group, cell: CellConfig, shared: dict[str, Any], mark: str, title: str, worker: int
 ) -> tuple[str, str]:
-    """One cell in its own process; the record always ends up telling how it went."""
+    """One cell in its own process; returns status and reason."""
     folder = run.cell_folder(cell)
+    record = first_record(cell, group, shared, mark)
+    begin(folder, cell, record)
+    arguments = [str(folder), str(run.shared_folder(group))]
+    return run_recorded(run, cell, "lavita.runner.cell", arguments, record, title, worker)
+
+
+def begin(folder: Path, cell: CellConfig, record: dict[str, Any]) -> None:
+    """An empty folder of a cell with its configuration and first record."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     write_config(cell, folder / "config.yaml")
-    record = first_record(cell, group, shared, mark)
     write_record(folder, record)
+
+
+def run_samples(run: Run, shared: dict[str, Any], samples: Mapping[str, Path]) -> int:
+    """Score folders of clips made elsewhere, by the protocol of the first cells; returns how many are not ok."""
+    group, bad = run.groups[0], 0
+    for name, path in samples.items():
+        cell = replace(group.cells[0], method=name, choice="", seed=0)
+        record = first_record_of_samples(cell, group, shared)
+        begin(run.cell_folder(cell), cell, record)
+        arguments = [str(run.cell_folder(cell)), str(run.shared_folder(group)), str(path)]
+        status, reason = run_recorded(run, cell, "lavita.runner.samples", arguments, record, f"clips of {name}", 0)
+        run.display.line(f"clips of {name}: {status}: {reason}")
+        bad += status != "ok"
+    return bad
+
+
+def run_recorded(
+    run: Run, cell: CellConfig, module: str, arguments: list[str], record: dict[str, Any], title: str, worker: int
+) -> tuple[str, str]:
+    """A process that completes the record of its cell; whatever becomes of it, the record says so."""
+    folder = run.cell_folder(cell)
     channel = run.display.channel(title)
     channel.prefix = f"{cell.cell}: " if run.workers > 1 else ""
     environment = environment_of(worker, cell.compute.threads)
     try:
-        ended = run.launcher.run(
-            "lavita.runner.cell",
-            [str(folder), str(run.shared_folder(group))],
-            folder / "log.txt",
-            channel.show,
-            environment,
-        )
+        ended = run.launcher.run(module, arguments, folder / "log.txt", channel.show, environment)
     except Interrupted:
         write_record(folder, record | {"status": "interrupted", "reason": "interrupted from the keyboard"})
         raise

@@ -25,12 +25,21 @@ chance.
 """
 
 
-def make_tables(folder: Path, groups: Sequence[Group], shared: dict[str, dict[str, Any]], display: Display) -> None:
-    """rows.csv, table.csv, table.md and the chart from every record that may stand beside this run's cells."""
+def make_tables(
+    folder: Path,
+    groups: Sequence[Group],
+    shared: dict[str, dict[str, Any]],
+    display: Display,
+    more: Sequence[str] = (),
+) -> None:
+    """rows.csv, table.csv, table.md and the chart from every record that may stand beside this run's cells.
+
+    more: names of cells that are no part of the plan (clips made elsewhere).
+    """
     first = groups[0].cells[0]
     suite = load_suite(first.suite)
     order = [row.label for row in rows_of_suite(suite, first.tier)]
-    records, left_out = kept_records(folder, groups, shared)
+    records, left_out = kept_records(folder, groups, shared, more)
     records.sort(key=lambda record: (place(record["label"], order), record["row"]["seed"]))
     rows = [row for record in records for row in rows_of(record)]
     write_rows(folder / "rows.csv", rows)
@@ -55,10 +64,10 @@ def place(label: str, order: Sequence[str]) -> int:
 
 
 def kept_records(
-    folder: Path, groups: Sequence[Group], shared: dict[str, dict[str, Any]]
+    folder: Path, groups: Sequence[Group], shared: dict[str, dict[str, Any]], more: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Records of this run's cells and finished ones made under the same setting; names of the others."""
-    planned = {cell.cell for group in groups for cell in group.cells}
+    planned = {cell.cell for group in groups for cell in group.cells} | set(more)
     settings = {shared[group.key]["comparison"] for group in groups}
     records, left_out = [], []
     for path in sorted((folder / "cells").glob(f"*/{RECORD}")):
@@ -84,6 +93,7 @@ def notes_of(
     parts = [f"Protocol {one['protocol_name']}:\n\n{one['sanity_text']}" for one in seen.values()]
     notes = {"What this metric can see": "\n\n".join(parts)}
     notes["Stages"] = "\n".join(stages_line(record) for record in records)
+    notes["First stages"] = first_stages(records)
     started = [line for record in records for line in start_lines(record)]
     if started:
         notes["Initial weights"] = "\n".join(started)
@@ -93,6 +103,27 @@ def notes_of(
     if left_out:
         notes["Left out"] = "Made under another setting: " + ", ".join(left_out)
     return notes
+
+
+FIRST_STAGES_TEXT = """\
+What the first stage alone loses: real clips against the same after encoding and decoding, by the metrics in the name;
+psnr (dB, higher is better), ssim (higher), lpips (lower) on held-out clips, rfvd (lower) on the protocol's real clips.
+`codec` is the suite's, shared by all that work on its latents; `autoencoder` is a method's own, paid from its budget.
+"""
+
+
+def first_stages(records: list[dict[str, Any]]) -> str:
+    """The reconstruction scores, the suite's codec once and each method's own autoencoder."""
+    lines: dict[str, str] = {}
+    for record in records:
+        for stage in ("codec", "autoencoder"):
+            scores = [score for score in record["scores"] if score["stage"] == stage]
+            text = "; ".join(f"{score['metric']} {shown(score['value'])}" for score in scores)
+            if scores:
+                lines.setdefault(text, f"* {stage if stage == 'codec' else record['cell'] + ', autoencoder'}: {text}")
+    return (
+        FIRST_STAGES_TEXT + "\n" + "\n".join(lines.values()) if lines else "No method has one here: all work in pixels."
+    )
 
 
 def stages_line(record: dict[str, Any]) -> str:
@@ -137,11 +168,13 @@ def sentence(pair: Pair) -> str:
 
 def write_chart(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
     """Distance against training FLOPs for the trained cells, where there are any."""
-    trained = [row for row in rows if row["stage"] == "train" and row["metric"].startswith("fvd")]
+    trained = [
+        row for row in rows if row["stage"] == "train" and row["metric"].startswith("fvd") and row["train_flops"]
+    ]
     points = [
         Point(label_of(row), float(row["train_flops"]) * 1e-12, float(row["value"]))
         for row in trained
-        if row["protocol_hash"] == trained[0]["protocol_hash"] and float(row["value"]) > 0 and row["train_flops"]
+        if row["protocol_hash"] == trained[0]["protocol_hash"] and float(row["value"]) > 0
     ]
     if points:
         metric = trained[0]["metric"]

@@ -57,7 +57,7 @@ class Method(LatentDiffusion):
 
     An unconditional suite uses the official label table of one class: row 0 is always added, in training too. Where a
     task gives part of a clip, the network reads clean latents there at every time t, and noisy ones elsewhere.
-    Source: Lu et al. 2023 (VDT), section 3.3; github.com/RERV/VDT at cdbad2b, diffusion/gaussian_diffusion.py.
+    Source: Lu et al. 2023 (VDT), its mask modelling; github.com/RERV/VDT at cdbad2b, diffusion/gaussian_diffusion.py.
     """
 
     def __init__(self, context: MethodContext, config: Config) -> None:

@@ -2,7 +2,7 @@
 
 A mask is bool (F, h, w), True where the position is given. The released code uses the opposite sign (1 = to be made);
 the paper's M is 1 where the condition stands, as here.
-Source: Lu et al. 2023 (VDT), section 3.3; github.com/RERV/VDT at cdbad2b, mask_generator.py.
+Source: Lu et al. 2023 (VDT), its mask modelling; github.com/RERV/VDT at cdbad2b, mask_generator.py.
 """
 
 from __future__ import annotations

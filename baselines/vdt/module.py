@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lavita.config import ConfigError, SamplingConfig, one_of
 from lavita.diffusion.draws import ClipDraws
 from lavita.diffusion.loss import hybrid_loss
-from lavita.diffusion.sampler import sample_loop
+from lavita.diffusion.sampler import sample_latent
 from lavita.models.size import chosen_size
 from lavita.shape import check
 from lavita.train.latent import LatentDiffusion
@@ -57,7 +57,7 @@ class Method(LatentDiffusion):
 
     An unconditional suite uses the official label table of one class: row 0 is always added, in training too. Where a
     task gives part of a clip, the network reads clean latents there at every time t, and noisy ones elsewhere.
-    Source: Lu et al. 2023 (VDT), section 3.3; github.com/RERV/VDT at cdbad2b, diffusion/gaussian_diffusion.py.
+    Source: Lu et al. 2023 (VDT), its mask modelling; github.com/RERV/VDT at cdbad2b, diffusion/gaussian_diffusion.py.
     """
 
     def __init__(self, context: MethodContext, config: Config) -> None:
@@ -86,8 +86,7 @@ class Method(LatentDiffusion):
         if self.tasks == (GENERATION,):
             return super().loss(batch, draws)
         self.check_batch(batch)
-        with torch.no_grad():
-            x0 = self.codec.encode(batch["video"], draws)  # (B, F, C, h, w)
+        x0 = self.encode(batch["video"], draws)  # (B, F, C, h, w)
         t = draws.integers(self.schedule.num_steps)  # (B,)
         noise = draws.normal(x0.shape[1:])  # (B, F, C, h, w)
         y = self.labels(batch["label"], draws)  # (B,) or None
@@ -115,7 +114,7 @@ class Method(LatentDiffusion):
             return super().sample(seeds, classes, sampling, condition)  # refuses a task that was not trained
         self.check_condition(seeds, sampling, condition)
         draws = ClipDraws(seeds, self.device)
-        known = self.codec.encode(condition.to(self.device), draws)  # (n, F, C, h, w)
+        known = self.encode(condition.to(self.device), draws)  # (n, F, C, h, w)
         given = self.masks([sampling.task] * len(seeds), draws, False)  # (n, F, 1, h, w)
         latent = self.complete(known, given, draws, classes, sampling)  # (n, F, C, h, w)
         return self.codec.decode(latent)  # (n, F, 3, H, W)
@@ -135,12 +134,13 @@ class Method(LatentDiffusion):
     ) -> Tensor:
         """Latents (n, F, C, h, w) made where given (n, F, 1, h, w) is false; elsewhere `known`, bit for bit."""
         denoiser = self.denoiser(classes, sampling)
-        latent = sample_loop(
+        latent = sample_latent(
+            sampling.sampler,
+            sampling.steps,
             lambda x, t: denoiser(torch.where(given, known, x), t),
-            self.schedule.respace(sampling.steps),
+            self.schedule,
             draws.normal(self.latent_shape),
             lambda step: draws.normal(self.latent_shape),
-            sampling.sampler,
             sampling.eta,
             sampling.clip_denoised,
             self.codec.latent_bound(),

@@ -167,6 +167,17 @@ def test_sampling_keeps_what_is_given_and_makes_the_rest(task, num_classes):
     assert not torch.isclose(other[~given], clips[~given], atol=1e-3).all()  # what is made depends on what is given
 
 
+@pytest.mark.parametrize(
+    ("sampler", "steps", "eta"), [("ddpm", "5", 0.0), ("ddim", "5", 0.0), ("dpm-solver++", "5", 0.0)]
+)
+def test_every_sampler_completes(sampler, steps, eta):
+    method, video = build(("prediction",)), batch()["video"]
+    sampling = dataclasses.replace(SAMPLING, task="prediction", sampler=sampler, steps=steps, eta=eta)
+    clips = method.sample([5, 6], None, sampling, video)
+    assert torch.equal(clips[:, : FRAMES // 2], video[:, : FRAMES // 2])
+    assert torch.isfinite(clips).all() and not torch.isclose(clips, video, atol=1e-3)[:, FRAMES // 2 :].all()
+
+
 def test_wrong_tasks_and_conditions_are_refused():
     method, video = build(("generation", "prediction")), batch()["video"]
     prediction = dataclasses.replace(SAMPLING, task="prediction")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from lavita.codec.base import Codec
-from lavita.config import SamplingConfig
+from lavita.config import ConfigError, SamplingConfig
 from lavita.diffusion.draws import ClipDraws
 from lavita.shape import check
 from lavita.train.module import MethodContext, StagePlan, VideoMethod
@@ -18,6 +19,7 @@ from .autoencoder import TriplaneAutoencoder
 from .codec import TriplaneCodec
 from .diffusion import guided, noise_loss, pvdm_schedule, sample_latents
 from .losses import Adversary
+from .official import load_official_pair
 from .perceptual import LPIPS, perceptual_distance
 from .settings import Config, autoencoder_config, check_sampling, unet_config
 from .stages import AdversarialStage, ReconstructionStage, first_stage_training
@@ -171,3 +173,12 @@ class Method(VideoMethod):
             return guided(conditional, self.network(z, t, previous, null), guidance)
 
         return predict
+
+
+def load_official(method: Method, paths: Sequence[Path]) -> None:
+    """Fill a method from the two official files, autoencoder first. Raises ValueError, and then changes nothing."""
+    if len(paths) != 2:
+        raise ConfigError(
+            f"--checkpoint: got {len(paths)} files, pvdm has two: --checkpoint AUTOENCODER --checkpoint UNET"
+        )
+    load_official_pair(method.autoencoder, method.network, *paths)

@@ -23,7 +23,9 @@ class HeldoutLoss(lightning.Callback):
         self.batch = {key: value.to(module.device) for key, value in self.batch.items()}
         self.measure(trainer, module)
 
-    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+        if (batch_index + 1) % trainer.accumulate_grad_batches:
+            return  # the weights have not moved yet
         if self.marks and module.num_clips_seen >= self.marks[0]:
             self.marks = [mark for mark in self.marks if mark > module.num_clips_seen]
             self.measure(trainer, module)

@@ -27,7 +27,9 @@ def official_network(checkout: Path, shape: LavitaShape) -> nn.Module:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except Exception as error:  # other people's code, and the packages it needs: whatever stops it, the user must know
-        missing = "needs a package that is not installed here" if isinstance(error, ImportError) else "can't be imported"
+        missing = (
+            "needs a package that is not installed here" if isinstance(error, ImportError) else "can't be imported"
+        )
         raise ValueError(f"--official: {file} {missing} ({type(error).__name__}: {error})") from error
     return module.Latte(
         input_size=shape.side,

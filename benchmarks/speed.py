@@ -1,4 +1,4 @@
-"""Measures speed on this machine, contestants in turn: medians, ratios, and the floor that the arithmetic sets."""
+"""Measures speed on this machine, contestants in turn; prints medians, ratios and the floor that arithmetic sets."""
 
 from __future__ import annotations
 

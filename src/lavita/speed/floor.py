@@ -21,7 +21,7 @@ def counted_flops(loss: Callable[[], Tensor]) -> int:
     return counter.get_total_flops()
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
+def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
     """FLOP/s of the fastest square matrix product of a series that lasts about `seconds`."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = torch.randn(2, side, side, device=device).to(dtype)

@@ -123,7 +123,8 @@ class PlainLavita(Lavita):
                 x = block(x, c["s"], frames, self.rotary(), table if index == 0 else None)  # (B F, N, D)
             return rearrange(x, "(b f) n d -> b f n d", f=frames)
         half, kind = len(self.blocks) // 2, "s"
-        for wanted, block in zip("st" * half if self.shape.variant == 1 else "s" * half + "t" * half, self.blocks):
+        order = "st" * half if self.shape.variant == 1 else "s" * half + "t" * half
+        for wanted, block in zip(order, self.blocks, strict=True):
             if wanted != kind:
                 x = to_time(x, frames) if wanted == "t" else to_space(x, positions)
                 kind = wanted

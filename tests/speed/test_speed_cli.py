@@ -1,0 +1,131 @@
+"""benchmarks/speed.py as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["--size", "XS", "--frames", "2", "--side", "4", "--steps", "2", "--threads", "1"]
+LATTE = """
+import torch
+from lavita.models.lavita import Lavita, LavitaShape
+
+class Latte(torch.nn.Module):
+    def __new__(cls, input_size, patch_size, in_channels, hidden_size, depth, num_heads, num_frames):
+        shape = (1, depth, hidden_size, num_heads, patch_size, num_frames, in_channels, input_size)
+        return WRAP(Lavita(LavitaShape(*shape)))
+"""
+
+
+@pytest.fixture
+def call(capsys):
+    """speed.py's main, in this process: importing torch for every call would take seconds."""
+    spec = importlib.util.spec_from_file_location("speed_script", ROOT / "benchmarks" / "speed.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    threads = torch.get_num_threads()
+
+    def run(*arguments: str) -> SimpleNamespace:
+        try:
+            code = script.main(list(arguments))
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=said.out, stderr=said.err)
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def checkout(folder: Path, text: str) -> str:
+    """A folder laid out like an official checkout."""
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "latte.py").write_text(text)
+    return str(folder)
+
+
+def test_csv_alone_on_standard_output_has_a_row_a_contestant(call, tmp_path):
+    official = checkout(tmp_path / "latte", LATTE.replace("WRAP", ""))
+    done = call("model", *TINY, "--official", official, "--csv", "-", "--checkpoint-activations")
+    assert done.returncode == 0, done.stderr
+    rows = {row["contestant"]: row for row in csv.DictReader(io.StringIO(done.stdout))}
+    assert list(rows) == ["lavita", "plain", "official"]
+    for row in rows.values():
+        low, median, high = (float(row[f"seconds_{key}"]) for key in ("low", "median", "high"))
+        assert 0 < float(row["seconds_fastest"]) <= low <= median <= high
+        assert float(row["flops_per_second"]) == pytest.approx(int(row["flops_step"]) / median, rel=1e-12)
+        assert float(row["ratio"]) == pytest.approx(median / float(rows["lavita"]["seconds_median"]), rel=1e-12)
+        rate, floor = float(row["matmul_flops_per_second"]), float(row["floor_seconds"])
+        assert floor * rate == pytest.approx(int(row["flops_step"]), rel=1e-12)
+        assert (row["steps"], row["threads"], row["checkpoint_activations"]) == ("2", "1", "true")
+        assert row["hardware"] and row["torch"] and row["commit"]
+    assert rows["official"]["flops_step"] == rows["lavita"]["flops_step"] < rows["plain"]["flops_step"]
+
+
+def test_table_and_file(call, tmp_path):
+    done = call("model", *TINY, "--variant", "4", "--precision", "bf16-mixed", "--csv", str(tmp_path / "speed.csv"))
+    assert done.returncode == 0, done.stderr
+    assert "variant 4 XS/2, 5 blocks" in done.stdout and "bf16-mixed" in done.stdout and "1 threads" in done.stdout
+    assert len((tmp_path / "speed.csv").read_text().splitlines()) == 3
+
+
+def test_another_function_is_refused(call, tmp_path):
+    official = checkout(tmp_path / "latte", LATTE.replace("WRAP", "Twice") + TWICE)
+    done = call("model", *TINY, "--official", official)
+    assert done.returncode == 2 and "official is another function" in done.stderr and not done.stdout
+
+
+TWICE = """
+class Twice(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.load_state_dict = network.load_state_dict
+    def forward(self, x, t):
+        return 2 * self.network(x, t)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "model"),
+        (["modle"], "modle"),
+        (["model", "--size", "M"], "--size: got 'M', allowed XS, S, B, L, XL"),
+        (["model", "--variant", "5"], "--variant: got 5, allowed 1, 2, 3, 4"),
+        (["model", "--steps", "0"], "--steps: got 0"),
+        (["model", "--step", "3"], "--step"),
+        (["model", "--side", "9"], "does not divide"),
+        (["model", "--device", "tpu"], "--device: got 'tpu'"),
+        (["model", "--device", "cuda:99"], "take cpu"),
+        (["model", "--precision", "half"], "bf16-mixed"),
+        (["model", *TINY, "--official", "/nowhere"], "models/latte.py"),
+    ],
+)
+def test_bad_arguments_are_one_line(call, arguments, message):
+    done = call(*arguments)
+    assert done.returncode == 2 and not done.stdout
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_package_that_the_checkout_needs_is_named(call, tmp_path):
+    done = call("model", *TINY, "--official", checkout(tmp_path / "latte", "import no_such_package\n"))
+    assert done.returncode == 2 and "no_such_package" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_help_needs_no_torch():
+    script = "import sys; sys.argv = ['speed.py', 'model', '--help']; import runpy\n"
+    script += "try:\n    runpy.run_path('benchmarks/speed.py', run_name='__main__')\nexcept SystemExit as e:\n"
+    script += "    assert not e.code and 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "--checkpoint-activations" in done.stdout

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lavita.codec.pixels import PixelCodec
-from lavita.runner.quality import psnr_and_ssim, reconstruction
+from lavita.runner.quality import averaged, psnr_and_ssim, reconstruction
 
 
 def clips(seed: int) -> np.ndarray:
@@ -45,3 +45,14 @@ def test_pixels_lose_nothing():
     video = torch.from_numpy(clips(3)).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
     before, after = reconstruction(PixelCodec(), video)
     assert np.array_equal(before, after) and np.array_equal(before, clips(3))
+
+
+def test_average_is_the_mean_of_every_block():
+    picture = clips(4)
+    mean = averaged(picture)
+    assert mean.shape == picture.shape and mean.dtype == np.uint8
+    for row, column in ((0, 0), (7, 10), (23, 23)):
+        top, left = row // 4 * 4, column // 4 * 4
+        block = picture[1, 2, top : top + 4, left : left + 4].reshape(16, 3).astype(float).mean(axis=0)
+        assert np.array_equal(mean[1, 2, row, column], np.rint(block))
+    assert np.array_equal(averaged(mean), mean)

@@ -65,7 +65,7 @@ def main(folder: Path, shared_folder: Path) -> None:
     method.to(device)  # the trainer leaves a module on the CPU
     weights_hash = save_method(method, cell, shared, folder)
     scores += score_method(method, cell, scorer, shared["classes"], "train", folder / "samples")
-    scores += first_stage_scores(method, cell, catalogue, scorer, shared, device)
+    scores += first_stage_scores(method, cell, catalogue, scorer, shared, folder / "autoencoder.gif")
     finish(folder, method, cell, spent, scores, weights_hash, time.monotonic() - started)
 
 
@@ -90,7 +90,7 @@ def first_stage_scores(
     catalogue: Catalogue,
     scorer: Scorer,
     shared: dict[str, Any],
-    device: torch.device,
+    picture: Path,
 ) -> list[dict[str, Any]]:
     """What the method's own first stage loses, or else (measured once a run) what the suite's codec loses."""
     codec = method.first_stage()
@@ -99,9 +99,8 @@ def first_stage_scores(
     p = cell.protocol
     windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
     heldout = stage_data(cell, catalogue, cell.seed, TrainedStage(cell.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
-    return reconstruction_scores(
-        codec, "autoencoder", heldout["video"], windows, scorer, method.perceptual_score, device
-    )
+    video = heldout["video"].to(method.device)
+    return reconstruction_scores(codec, "autoencoder", video, windows, scorer, method.perceptual_score, picture)
 
 
 def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: dict[str, Any], folder: Path) -> Spent:

@@ -61,7 +61,7 @@ def main(folder: Path) -> None:
     shared |= fit_codec(cell, catalogue, cache)
     shared |= fit_extractor(cell, catalogue, cache, num_classes)
     shared |= real_clips(cell, windows, shared, folder)
-    shared["codec_scores"] = codec_scores(cell, catalogue, windows, shared)
+    shared["codec_scores"] = codec_scores(cell, catalogue, windows, shared, folder / "codec.gif")
     keys = ("codec_hash", "extractor_hash", "protocol_hash")
     parts = [catalogue.fingerprint, cell.suite, cell.tier, str(cell.budget), *(str(shared[key]) for key in keys)]
     shared["comparison"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -231,7 +231,7 @@ def real_clips(
 
 
 def codec_scores(
-    cell: CellConfig, catalogue: Catalogue, windows: list[tuple[Any, int]], shared: dict[str, Any]
+    cell: CellConfig, catalogue: Catalogue, windows: list[tuple[Any, int]], shared: dict[str, Any], picture: Path
 ) -> list[dict[str, Any]]:
     """What the codec loses by itself, which is the same for every method on its latents; nothing is lost in pixels."""
     if cell.codec.kind == "pixels":
@@ -242,7 +242,8 @@ def codec_scores(
     codec = load_suite_codec(cell.codec, shared["codec"]).to(device)
     heldout = stage_data(cell, catalogue, 0, TrainedStage(cell.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
     scorer = Scorer(shared, cell, str(device))
-    return reconstruction_scores(codec, "codec", heldout["video"], windows, scorer, lambda *_: None, device)
+    video = heldout["video"].to(device)
+    return reconstruction_scores(codec, "codec", video, windows, scorer, lambda *_: None, picture)
 
 
 def sanity_text(report: SanityReport) -> str:

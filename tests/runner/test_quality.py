@@ -48,11 +48,11 @@ def test_pixels_lose_nothing():
 
 
 def test_average_is_the_mean_of_every_block():
-    picture = clips(4)
+    picture = clips(4)  # 24 x 24: blocks of 6 x 6
     mean = averaged(picture)
     assert mean.shape == picture.shape and mean.dtype == np.uint8
     for row, column in ((0, 0), (7, 10), (23, 23)):
-        top, left = row // 4 * 4, column // 4 * 4
-        block = picture[1, 2, top : top + 4, left : left + 4].reshape(16, 3).astype(float).mean(axis=0)
+        top, left = row // 6 * 6, column // 6 * 6
+        block = picture[1, 2, top : top + 6, left : left + 6].reshape(36, 3).astype(float).mean(axis=0)
         assert np.array_equal(mean[1, 2, row, column], np.rint(block))
     assert np.array_equal(averaged(mean), mean)

@@ -41,12 +41,15 @@ def psnr_and_ssim(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
     return psnr, float(structural_similarity_index_measure(*pictures, data_range=255.0))
 
 
-def averaged(clips: np.ndarray, side: int = 4) -> np.ndarray:
-    """Every side x side block of a frame at its mean: what a first stage must beat by far. uint8 (B, F, H, W, 3)."""
+def averaged(clips: np.ndarray, cells: int = 4) -> np.ndarray:
+    """Every frame as cells x cells blocks of their mean colour: what a first stage must beat by far.
+
+    Takes and returns uint8 (B, F, H, W, 3). Raises ValueError where H or W is no multiple of cells.
+    """
     b, f, h, w, _ = clips.shape
-    if h % side or w % side:
-        raise ValueError(f"averaged: got {h} x {w} pixels, wanted multiples of {side}")
-    blocks = clips.reshape(b, f, h // side, side, w // side, side, 3)
+    if h % cells or w % cells:
+        raise ValueError(f"averaged: got {h} x {w} pixels, wanted multiples of {cells}")
+    blocks = clips.reshape(b, f, cells, h // cells, cells, w // cells, 3)
     means = np.rint(blocks.mean(axis=(3, 5), keepdims=True)).astype(np.uint8)
     return np.broadcast_to(means, blocks.shape).reshape(clips.shape)
 
@@ -69,7 +72,7 @@ def reconstruction_scores(
     """Entries of the ledger for a first stage: rfvd of the protocol's real clips against their reconstructions; psnr,
     ssim and (where its weights were given) lpips of held-out clips (B, F, 3, H, W) in [-1, 1].
 
-    psnr_average4x4 is that of a 4x4 average of each frame, which a first stage must beat by far. picture (.gif) is
+    psnr_average4x4 is that of each frame averaged to 4x4 blocks, which a first stage must beat by far. picture (.gif) is
     written beside them: original, reconstruction, 4x4 average.
     """
     before, after = reconstruction(codec, heldout)

@@ -1,4 +1,4 @@
-"""The documentation's figures: drawn by their script, shown on the page; the page's sizes are those of the code."""
+"""The figures of the documentation: drawn by their script, shown on the page; its sizes are those of the code."""
 
 from __future__ import annotations
 

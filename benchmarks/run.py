@@ -106,7 +106,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     methods = [name for name in (arguments.methods or "").split(",") if name] or None
     seeds = None if arguments.seeds is None else seeds_of(arguments.seeds)
+    from lavita.runner.match import matched
+
     cells = make_plan(arguments.suite, arguments.tier, methods, seeds, arguments.overrides)
+    cells, flags = matched(cells, arguments.overrides)
     if arguments.dry_run:
         from lavita.runner.dry_run import dry_run
 
@@ -115,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lavita.runner.suite_run import run_suite
 
     samples = samples_of(arguments.samples, names_in("methods") + [cell.label for cell in cells])
-    return run_suite(cells, arguments.out, arguments.cache, arguments.fresh, arguments.workers, samples)
+    return run_suite(cells, arguments.out, arguments.cache, arguments.fresh, arguments.workers, samples, flags)
 
 
 def main(argv: list[str]) -> int:

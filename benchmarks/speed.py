@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from lavita.command_line import Parser  # noqa: E402
 from lavita.speed import COMMANDS  # noqa: E402
 
 EPILOG = """\
@@ -20,26 +21,12 @@ Exit status: 0 measured, 2 bad arguments or contestants that can't be compared.
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """Argument errors as one line, exit status 2."""
-
-    def error(self, message: str) -> None:
-        print(f"speed.py: {message} (see {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(2)
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="speed.py",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("speed.py", __doc__, EPILOG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, summary in COMMANDS.items():
         module = importlib.import_module(f"lavita.speed.{name}")
-        command = commands.add_parser(name, help=summary, description=f"Measures {summary}.", allow_abbrev=False)
+        command = commands.add_parser(f"{name}", description=f"Measures {summary}.", help=summary)
         module.add_options(command)
         command.set_defaults(run=module.run)
     return parser.parse_args(argv)

@@ -17,7 +17,8 @@ from .model import MODES, SIZES, DiT, DiTShape
 class Config:
     """size: XS, S, B, L or XL; patch_size in latent pixels; mode: frame (independent frames) or joint.
 
-    depth, width and num_heads, where not null, take the place of the named size's.
+    depth, width and num_heads, where not null, take the place of the named size's. match_params names a method
+    whose parameter count depth and width were chosen by, before the configuration came here.
     """
 
     size: str
@@ -26,6 +27,7 @@ class Config:
     depth: int | None
     width: int | None
     num_heads: int | None
+    match_params: str | None
 
     def __post_init__(self) -> None:
         one_of("model.size", self.size, tuple(SIZES))

@@ -27,7 +27,8 @@ GENERATION = "generation"
 class Config:
     """size: XS, S, B or L; patch_size in latent pixels; tasks: those trained, one drawn for each clip, all alike.
 
-    depth, width and num_heads, where not null, take the place of the named size's.
+    depth, width and num_heads, where not null, take the place of the named size's. match_params names a method
+    whose parameter count depth and width were chosen by, before the configuration came here.
     """
 
     size: str
@@ -35,6 +36,7 @@ class Config:
     depth: int | None
     width: int | None
     num_heads: int | None
+    match_params: str | None
     tasks: tuple[str, ...]
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from lavita.config import nearest
 
@@ -11,13 +12,14 @@ from lavita.config import nearest
 class Parser(argparse.ArgumentParser):
     """As argparse's, with the description and examples as they are written and no abbreviated flags."""
 
-    def __init__(self, prog: str, description: str | None, epilog: str) -> None:
+    def __init__(self, prog: str, description: str | None = None, epilog: str | None = None, **options: Any) -> None:
         super().__init__(
             prog=prog,
             description=description,
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
+            **options,
         )
 
     def error(self, message: str) -> None:

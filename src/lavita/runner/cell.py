@@ -196,16 +196,12 @@ def finish(
         "external_bytes": external_bytes(cell, method),
         "weights_hash": weights_hash,
     }
-    record |= {"declared": dict(method.declared), "reason": said_of(method)}
+    said = [record["flag"], *(f"{name}: {text}" for name, text in method.declared.items())]
+    record |= {"declared": dict(method.declared), "reason": "; ".join(part for part in said if part)}
     record |= {"status": "ok", "scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}
     if spent.total("clips") != cell.budget.clips:
         raise RuntimeError(f"{cell.cell} spent {spent.total('clips')} clips, its budget is {cell.budget.clips}")
     write_record(folder, record)
-
-
-def said_of(method: VideoMethod) -> str:
-    """What a method is bound to say of itself, for its rows: "perceptual loss: ..."."""
-    return "; ".join(f"{name}: {text}" for name, text in method.declared.items())
 
 
 def external_bytes(cell: CellConfig, method: VideoMethod) -> int:

@@ -72,8 +72,8 @@ def reconstruction_scores(
     """Entries of the ledger for a first stage: rfvd of the protocol's real clips against their reconstructions; psnr,
     ssim and (where its weights were given) lpips of held-out clips (B, F, 3, H, W) in [-1, 1].
 
-    psnr_average4x4 is that of each frame averaged to 4x4 blocks, which a first stage must beat by far. picture (.gif) is
-    written beside them: original, reconstruction, 4x4 average.
+    psnr_average4x4 is that of each frame averaged to 4x4 blocks, which a first stage must beat by far. picture (.gif)
+    is written beside them: original, reconstruction, 4x4 average.
     """
     before, after = reconstruction(codec, heldout)
     average = averaged(before)

@@ -34,6 +34,7 @@ class Run:
     folder: Path
     cache: Path
     workers: int
+    flags: Mapping[str, str]
     launcher: Launcher
     display: Display
 
@@ -74,10 +75,12 @@ def run_suite(
     fresh: bool,
     workers: int | None,
     samples: Mapping[str, Path],
+    flags: Mapping[str, str],
 ) -> int:
     """Run the cells of a plan and write their tables; returns 0 where every cell is ok, else 1.
 
-    samples: folders of clips made elsewhere, by the names of their rows. workers None: as many cells at once as there
+    samples: folders of clips made elsewhere, by the names of their rows. flags: what rows must say of themselves, by
+    their names. workers None: as many cells at once as there
     are accelerators, or as the cores have room for.
     Raises ValueError, OSError.
     """
@@ -88,7 +91,7 @@ def run_suite(
     folder = (out or ROOT / "results" / f"{suite}-{tier}-{source.name}").resolve()
     check_out_folder(folder)
     workers = min(workers or default_workers(cells[0].compute.threads), len(cells))
-    run = Run(groups, folder, cache, workers, Launcher(), Display())
+    run = Run(groups, folder, cache, workers, flags, Launcher(), Display())
     try:
         run.display.line(
             f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time, "
@@ -169,7 +172,7 @@ def run_cell(
 ) -> tuple[str, str]:
     """One cell in its own process; returns status and reason."""
     folder = run.cell_folder(cell)
-    record = first_record(cell, group, shared, mark)
+    record = first_record(cell, group, shared, mark) | {"flag": run.flags.get(cell.label, "")}
     begin(folder, cell, record)
     arguments = [str(folder), str(run.shared_folder(group))]
     return run_recorded(run, cell, "lavita.runner.cell", arguments, record, title, worker)

@@ -108,8 +108,8 @@ def notes_of(
 FIRST_STAGES_TEXT = """\
 What the first stage alone loses: real clips against the same after encoding and decoding, by the metrics in the name;
 psnr (dB, higher is better), ssim (higher), lpips (lower) on held-out clips, rfvd (lower) on the protocol's real clips.
-psnr_average4x4 is the PSNR of each frame averaged to 4x4 blocks, to compare with. `codec` is the suite's, shared by all that
-work on its latents (shared/<key>/codec.gif); `autoencoder` is a method's own, paid from its budget
+psnr_average4x4 is the PSNR of each frame averaged to 4x4 blocks, to compare with. `codec` is the suite's, shared by all
+that work on its latents (shared/<key>/codec.gif); `autoencoder` is a method's own, paid from its budget
 (cells/<cell>/autoencoder.gif). Pictures: original, reconstruction, 4x4 average.
 """
 

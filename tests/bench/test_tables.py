@@ -64,7 +64,7 @@ def test_remark_when_training_did_not_help(tmp_path):
     inception = [score("untrained", 2.0, "is_n8_f8", False), score("train", 1.0, "is_n8_f8", False)]
     low = record("pvdm", scores=inception)
     rows = [row for one in (good, bad, low) for row in rows_of(one)]
-    frame = write_tables(tmp_path, rows, ["pvdm", "dit", "vdt"], {})
+    ((_, frame),) = write_tables(tmp_path, rows, ["pvdm", "dit", "vdt"], {})
     remarks = dict(zip(frame["method"], frame["remark"], strict=True))
     assert list(frame["method"]) == ["pvdm", "dit", "vdt"]
     assert remarks["dit"] == ""
@@ -92,12 +92,13 @@ def test_blocks_share_no_column(tmp_path):
     """Two protocols in one folder: two tables, and in the CSV a column of each, empty where it says nothing."""
     one = record("dit", scores=[score("untrained", 9.0), score("train", 1.0)])
     other = record("vdt", scores=[score("train", 2.0)], protocol_hash="q", protocol="Q")
-    frame = write_tables(tmp_path, [row for r in (one, other) for row in rows_of(r)], ["dit", "vdt"], {})
+    tables = write_tables(tmp_path, [row for r in (one, other) for row in rows_of(r)], ["dit", "vdt"], {})
     own, apart = "fvd_embedded_n8_f8 ↓", "fvd_embedded_n8_f8 ↓ [closed; guidance 1.0; Q]"
     with open(tmp_path / "table.csv", newline="") as file:
-        first, second = csv.DictReader(file)
+        reader = csv.DictReader(file)
+        first, second = reader
     assert (first[own], first[apart], second[own], second[apart]) == ("1.0", "", "", "2.0")
-    assert list(frame.columns)[-1] == "remark"
+    assert reader.fieldnames[-1] == "remark" and [facts.count("protocol Q") for facts, _ in tables] == [0, 1]
     text = (tmp_path / "table.md").read_text()
     assert text.count("| method | seed |") == 2 and "protocol Q (q)" in text
 

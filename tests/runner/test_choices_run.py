@@ -1,6 +1,8 @@
 """A suite of choices on tiny numbers: pretraining and joint training spend one purse, protocols share no column."""
 
+import argparse
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -8,6 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from baselines.dit.model import DiT, DiTShape
+from lavita.parity.fill import fill_by_formula
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -79,3 +85,41 @@ def test_the_chart_shows_what_can_be_compared(done):
     out, _ = done
     text = (out / "quality_cost.svg").read_text()
     assert text.count("<circle") == 3 and "interval1" not in text
+
+
+@pytest.fixture(scope="module")
+def started_from_a_file(done, tmp_path_factory):
+    """One cell that starts from an official-format DiT of 1000 classes, in mixed precision, batches accumulated."""
+    base = tmp_path_factory.mktemp("file")
+    shape = DiTShape(
+        depth=2, width=16, num_heads=2, patch_size=2, channels=8, side=8, num_classes=1000, mode="frame", num_frames=8
+    )
+    network = DiT(shape)
+    fill_by_formula(network)
+    torch.save({"ema": network.state_dict(), "args": argparse.Namespace(lr=1e-4)}, base / "DiT-tiny.pt")
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--suite", "ucf101-class", "--tier", "demo"]
+    command += ["--methods", "lavita-v1", "--out", str(base / "out"), "--cache", str(done[0].parent / "cache"), *TINY]
+    command += [f"pretraining.checkpoint={base / 'DiT-tiny.pt'}", "compute.precision=bf16-mixed"]
+    command += ["compute.accumulate_batches=2", "compute.checkpoint_activations=true", "sampling.sampler=dpm-solver++"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT, env=os.environ)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return base
+
+
+def test_an_outside_start_makes_the_row_open_and_is_named_by_its_hash(started_from_a_file):
+    base = started_from_a_file
+    found, file = record(base / "out", "lavita-v1-s0"), base / "DiT-tiny.pt"
+    row, start = found["row"], found["initialised"]
+    assert row["division"] == "open" and row["external_bytes"] == file.stat().st_size
+    assert start["source"] == f"DiT-tiny.pt (sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]})"
+    assert list(start["left"]) == ["y_embedder.embedding_table.weight"]
+    assert "pretraining: none -> an outside checkpoint" in found["deviations"]
+    assert str(base) not in (base / "out" / "table.md").read_text()
+
+
+def test_the_record_names_how_the_machine_was_used(started_from_a_file):
+    config = record(started_from_a_file / "out", "lavita-v1-s0")["config"]
+    assert config["compute"] == {
+        "precision": "bf16-mixed", "threads": 1, "accumulate_batches": 2, "checkpoint_activations": True,
+    }  # fmt: skip
+    assert config["sampling"]["sampler"] == "dpm-solver++"

@@ -117,24 +117,29 @@ def blocks(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return list(found.values())
 
 
-def write_tables(folder: Path, rows: list[dict[str, Any]], order: list[str], notes: dict[str, str]) -> pd.DataFrame:
-    """Write table.csv and table.md into folder and return the table; rows that can't be compared share no column.
+def write_tables(
+    folder: Path, rows: list[dict[str, Any]], order: list[str], notes: dict[str, str]
+) -> list[tuple[str, pd.DataFrame]]:
+    """Write table.csv and table.md into folder; rows that can't be compared share neither table nor column.
 
-    order: the rows' names as they shall stand. notes: heading -> Markdown text.
+    Returns (what its rows share, table) of each block. order: the rows' names as they shall stand. notes: heading ->
+    Markdown text.
     """
-    frames = [wide(block, order) for block in blocks(rows)]
-    whole = pd.concat([frames[0], *(renamed(f, b[0]) for f, b in zip(frames[1:], blocks(rows)[1:], strict=True))])
-    whole = whole[[*whole.columns.drop("remark"), "remark"]]
-    write_whole(folder / "table.csv", csv_of(whole))
+    cut = blocks(rows)
+    frames = [wide(block, order) for block in cut]
+    later = [renamed(frame, block[0]) for frame, block in zip(frames[1:], cut[1:], strict=True)]
+    whole = pd.concat([frames[0], *later])
+    write_whole(folder / "table.csv", csv_of(whole[[*whole.columns.drop("remark"), "remark"]]))
+    tables = [(facts_of(block[0]), frame) for frame, block in zip(frames, cut, strict=True)]
     first = rows[0]
     lines = [f"# {first['suite']}, tier {first['tier']}, {first['dataset']}", ""]
-    for frame, block in zip(frames, blocks(rows), strict=True):
-        lines += [facts_of(block[0]), "", markdown(frame)]
+    for facts, frame in tables:
+        lines += [facts, "", markdown(frame)]
     lines += ["## Legend", "", LEGEND]
     for heading, text in notes.items():
         lines += [f"## {heading}", "", text.rstrip(), ""]
     write_whole(folder / "table.md", "\n".join(lines).rstrip() + "\n")
-    return whole
+    return tables
 
 
 def csv_of(frame: pd.DataFrame) -> str:

@@ -205,7 +205,8 @@ def table(rows: Sequence[dict[str, Any]], probed: bool) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     cells = len({row["cell"] for row in rows})
-    total = sum((row["flops_train_per_clip"] or 0) * row["clips"] for row in rows if row["stage"] != "extractor")
+    trained = [row for row in rows if row["stage"] != "extractor"]
+    total = sum((row["flops_train_per_clip"] or 0) * row["steps"] * row["batch"] for row in trained)
     return f"{text}\n{cells} cells, about {total * 1e-12:.4g} TFLOPs of training in all"
 
 

@@ -45,10 +45,13 @@ def make_tables(
     write_rows(folder / "rows.csv", rows)
     pairs = pairs_of_rows(rows, order) if suite.rows is not None else []
     notes = notes_of(records, groups, shared, left_out) | pairs_note(folder, pairs)
-    frame = write_tables(folder, rows, order, notes)
+    tables = write_tables(folder, rows, order, notes)
     write_chart(folder / "quality_cost.svg", rows, suite.title)
-    display.line("")
-    display.line(markdown(short(frame)))
+    for facts, frame in tables:
+        display.line("")
+        if len(tables) > 1:
+            display.line(facts)
+        display.line(markdown(short(frame)))
     for pair in pairs:
         display.line(f"{pair.choice} against {pair.against}: {sentence(pair)}")
     path = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder

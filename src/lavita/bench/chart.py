@@ -9,7 +9,9 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 720, 440
 LEFT, RIGHT, TOP, BOTTOM = 70, 150, 40, 56
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#555555")
+COLOURS = (
+    "#4477aa", "#ee6677", "#228833", "#b8860b", "#2aa5c9", "#aa3377", "#555555", "#d2691e", "#6a5acd", "#2e8b57",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ class Axis:
         return self.start + (math.log10(value) - self.low) / (self.high - self.low) * (self.stop - self.start)
 
     def ticks(self) -> list[float]:
-        """Values 1, 2 and 5 times a power of ten within the axis; every whole power only where there are many."""
+        """Round values within the axis, the fewer of a power of ten the more powers there are."""
         powers = range(math.floor(self.low), math.ceil(self.high) + 1)
-        steps = (1, 2, 5) if self.high - self.low < 2.5 else (1,)
+        span = self.high - self.low
+        steps = (1, 1.2, 1.5, 2, 3, 4, 5, 7) if span < 0.8 else (1, 2, 5) if span < 2.5 else (1,)
         values = [float(f"{step}e{power}") for power in powers for step in steps]
         return [value for value in values if self.low <= math.log10(value) <= self.high]

@@ -28,7 +28,7 @@ TRAIN = TrainConfig(
     class_dropout=0.1,
 )
 SAMPLING = SamplingConfig("ddim", "3", 0.0, 2.0, None, True, 2, "generation", 1)
-NUMBERS = {"depth": None, "width": None, "num_heads": None}
+NUMBERS = {"depth": None, "width": None, "num_heads": None, "match_params": None}
 FRAME = {"size": "XS", "patch_size": 2, "mode": "frame"} | NUMBERS
 JOINT = FRAME | {"patch_size": 4, "mode": "joint"}
 VDT = {"size": "XS", "patch_size": 2, "tasks": ["generation"]} | NUMBERS

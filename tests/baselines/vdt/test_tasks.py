@@ -31,7 +31,7 @@ def mask(task: str, num_frames: int, side: int, seed: int = 0, training: bool = 
 def build(tasks: tuple[str, ...], num_classes: int | None = None) -> Method:
     """VDT on 8 frames of 8 x 8 pixels, two blocks of width 16, with formula weights."""
     context = MethodContext(FRAMES, SIDE, num_classes, PixelCodec(), TRAIN, seed=0)
-    method = Method(context, Config("XS", 4, 2, 16, 4, tasks))
+    method = Method(context, Config("XS", 4, 2, 16, 4, None, tasks))
     fill_by_formula(method.network)
     return method.eval()
 

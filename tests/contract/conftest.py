@@ -1,4 +1,4 @@
-"""Which methods the contract is checked for: those given by --plugin PATH, or all of the repository, with the template."""
+"""Which methods the contract is checked for: those of --plugin PATH, or all of the repository and the template."""
 
 from __future__ import annotations
 

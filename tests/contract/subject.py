@@ -9,8 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lavita.bench.plan import make_plan
-from lavita.bench.suite import CellConfig, load_method, load_suite
+from lavita.bench.suite import CellConfig, compose, load_method, load_suite, read_cell
 from lavita.config import SamplingConfig
 from lavita.diffusion.draws import ClipDraws
 from lavita.registry import names_in
@@ -59,11 +58,17 @@ def suites_of(name: str) -> list[str]:
     return [s for s in names_in("suites") if load_suite(s).rows is None and ("all" in taken or s in taken)]
 
 
+def cell_of(name: str, suite_name: str, tier: str) -> CellConfig:
+    """The configuration of a method in a suite at a tier, without overrides. Raises ConfigError."""
+    suite, method = load_suite(suite_name), load_method(name)
+    return read_cell(suite, tier, method, "", 0, compose(suite, tier, method))
+
+
 def subject_of(name: str, conditioning: str) -> Subject | None:
     """A method in the first of its suites with this conditioning, at tier demo; None where it is in no such suite."""
     for suite in suites_of(name):
         if load_suite(suite).conditioning == conditioning:
-            (cell,) = make_plan(suite, "demo", [name], [0], [])
+            cell = cell_of(name, suite, "demo")
             return Subject(cell, partial(build_with_seed, cell))
     return None
 

@@ -1,4 +1,4 @@
-"""Does a method do what docs/adding_a_method.md asks? `pytest tests/contract --plugin PATH` checks a folder of yours."""
+"""Does a method do what docs/adding_a_method.md asks? `pytest tests/contract --plugin PATH` checks your own."""
 
 from __future__ import annotations
 

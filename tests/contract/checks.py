@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lavita.bench.plan import deviations
-from lavita.bench.suite import TIERS, load_suite, load_yaml
+from lavita.bench.suite import TIERS, load_yaml
 from lavita.config import ConfigError, read
 from lavita.data.clip import to_uint8
 from lavita.registry import load_implementation
 from lavita.runner.build import build_method, cut_purse, empty_codec, own_clips
 from lavita.train.module import StagePlan, VideoMethod
 
-from .subject import Subject, batch_of, cell_of, draws_of, suites_of
+from .subject import Subject, batch_of, cell_of, draws_of, suite_named, suites_of
 
 SEEDS = [3, 11, 4]
 # Losses are means of thousands of float32 values behind some tens of layers; another batch size takes other matrix
@@ -56,7 +56,7 @@ def check_config_class(config_class: type) -> None:
 
 def check_purse(name: str) -> None:
     """At every tier the method builds (without memory), and its stages share out the purse exactly."""
-    for suite in {load_suite(suite).conditioning: suite for suite in suites_of(name)}.values():
+    for suite in {suite_named(suite).conditioning: suite for suite in suites_of(name)}.values():
         for tier in TIERS:
             cell = cell_of(name, suite, tier)
             classes = load_yaml("datasets", cell.data.dataset)["num_classes"] if cell.conditioning == "class" else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -52,22 +52,25 @@ class Subject:
         return method.eval().sample(seeds, classes, self.sampling)
 
 
+suite_named = cache(load_suite)  # files of the repository, read by every check of every method
+
+
 def suites_of(name: str) -> list[str]:
     """The suites of data sets that a method takes part in."""
     taken = load_method(name).suites
-    return [s for s in names_in("suites") if load_suite(s).rows is None and ("all" in taken or s in taken)]
+    return [s for s in names_in("suites") if suite_named(s).rows is None and ("all" in taken or s in taken)]
 
 
 def cell_of(name: str, suite_name: str, tier: str) -> CellConfig:
     """The configuration of a method in a suite at a tier, without overrides. Raises ConfigError."""
-    suite, method = load_suite(suite_name), load_method(name)
+    suite, method = suite_named(suite_name), load_method(name)
     return read_cell(suite, tier, method, "", 0, compose(suite, tier, method))
 
 
 def subject_of(name: str, conditioning: str) -> Subject | None:
     """A method in the first of its suites with this conditioning, at tier demo; None where it is in no such suite."""
     for suite in suites_of(name):
-        if load_suite(suite).conditioning == conditioning:
+        if suite_named(suite).conditioning == conditioning:
             cell = cell_of(name, suite, "demo")
             return Subject(cell, partial(build_with_seed, cell))
     return None

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from lavita.command_line import Parser  # noqa: E402
 from lavita.config import ConfigError  # noqa: E402
-from lavita.registry import names_in  # noqa: E402
+from lavita.registry import add_plugin, names_in  # noqa: E402
 
 SAFE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 EPILOG = """\
@@ -55,6 +55,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=[],
         metavar="NAME=DIR",
         help="add a folder of clips as a row of its own, marked 'training not audited' (repeatable)",
+    )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="add a method from outside the repository: its folder, as docs/adding_a_method.md says (repeatable)",
     )
     parser.add_argument("--out", type=Path, help="results folder (default: results/<suite>-<tier>-<data name>)")
     parser.add_argument("--cache", type=Path, help="folder for fitted codecs and extractors (default: results/cache)")
@@ -104,6 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
     """The dry run or the run itself; returns the exit status."""
     from lavita.bench.plan import make_plan
 
+    for path in arguments.plugin:
+        add_plugin(path)
     methods = [name for name in (arguments.methods or "").split(",") if name] or None
     seeds = None if arguments.seeds is None else seeds_of(arguments.seeds)
     from lavita.runner.match import matched

@@ -9,6 +9,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "src"), str(Path(__file__).resolve().parents[1])]
 
 from lavita.command_line import Parser  # noqa: E402
+from lavita.registry import add_plugin  # noqa: E402
 
 EPILOG = """\
 examples:
@@ -46,6 +47,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--suite", help="official files only: the suite whose setting the file was trained for")
     parser.add_argument("--tier", default="paper", help="official files only: paper (default), small or demo")
     parser.add_argument("--method", help="official files only: the method that the file is a network of")
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="the folder of a method from outside the repository, as given to run.py (repeatable)",
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="official files only: its setting")
     arguments = parser.parse(argv)
     if arguments.clips < 1:
@@ -66,6 +74,8 @@ def main(argv: list[str]) -> int:
     changes = {"steps": arguments.steps, "sampler": arguments.sampler, "guidance": arguments.guidance}
     changes |= {"task": arguments.task, "num_clips_chained": arguments.chain}
     try:
+        for path in arguments.plugin:
+            add_plugin(path)
         if is_official(arguments.checkpoint):
             loaded: Loaded = load_official_method(
                 arguments.checkpoint, arguments.suite, arguments.tier, arguments.method, arguments.overrides

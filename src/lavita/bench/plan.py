@@ -113,12 +113,13 @@ def config_hash(cell: CellConfig) -> str:
 
 
 def code_hash(cell: CellConfig) -> str:
-    """sha256 over every source file that can change a cell's numbers."""
+    """sha256 over every source file that can change a cell's numbers; wherever a plugin's folder lies."""
     folders = [ROOT / "src" / "lavita", implementation_folder(cell.implementation)]
     files = sorted({path for folder in folders for path in folder.rglob("*.py")})
     digest = hashlib.sha256()
     for path in files:
-        digest.update(f"{path.relative_to(ROOT)}\0".encode())
+        base = ROOT if path.is_relative_to(ROOT) else folders[1].parent
+        digest.update(f"{path.relative_to(base)}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -32,6 +32,10 @@ def method_names(folders: list[str]) -> tuple[list[str], str]:
         return given if folders else names_in("methods"), os.environ[PLUGINS]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    chosen(config)  # a wrong folder is an error before anything is imported
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "method_name" in metafunc.fixturenames:
         names, _ = chosen(metafunc.config)

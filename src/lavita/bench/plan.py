@@ -114,13 +114,14 @@ def config_hash(cell: CellConfig) -> str:
 
 def code_hash(cell: CellConfig) -> str:
     """sha256 over every source file that can change a cell's numbers; wherever a plugin's folder lies."""
-    folders = [ROOT / "src" / "lavita", implementation_folder(cell.implementation)]
-    files = sorted({path for folder in folders for path in folder.rglob("*.py")})
+    own = implementation_folder(cell.implementation)
+    files = {str(path.relative_to(ROOT)): path for path in (ROOT / "src" / "lavita").rglob("*.py")}
+    base = ROOT if own.is_relative_to(ROOT) else own.parent
+    files |= {str(path.relative_to(base)): path for path in own.rglob("*.py")}
     digest = hashlib.sha256()
-    for path in files:
-        base = ROOT if path.is_relative_to(ROOT) else folders[1].parent
-        digest.update(f"{path.relative_to(base)}\0".encode())
-        digest.update(path.read_bytes())
+    for name in sorted(files):
+        digest.update(f"{name}\0".encode())
+        digest.update(files[name].read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -118,17 +118,21 @@ that work on its latents (shared/<key>/codec.gif); `autoencoder` is a method's o
 
 
 def first_stages(records: list[dict[str, Any]]) -> str:
-    """The reconstruction scores, the suite's codec once and each method's own autoencoder."""
-    lines: dict[str, str] = {}
+    """The reconstruction scores: of every codec with the rows that share it, of each method's own autoencoder."""
+    shared: dict[str, list[str]] = {}
+    own = []
     for record in records:
         for stage in ("codec", "autoencoder"):
             scores = [score for score in record["scores"] if score["stage"] == stage]
             text = "; ".join(f"{score['metric']} {shown(score['value'])}" for score in scores)
-            if scores:
-                lines.setdefault(text, f"* {stage if stage == 'codec' else record['cell'] + ', autoencoder'}: {text}")
-    return (
-        FIRST_STAGES_TEXT + "\n" + "\n".join(lines.values()) if lines else "No method has one here: all work in pixels."
-    )
+            if text and stage == "codec":
+                shared.setdefault(text, []).append(record["label"])
+            elif text:
+                own.append(f"* {record['cell']}, autoencoder: {text}")
+    if not shared and not own:
+        return "No method has one here: all work in pixels."
+    codecs = [f"* codec of {', '.join(dict.fromkeys(labels))}: {text}" for text, labels in shared.items()]
+    return FIRST_STAGES_TEXT + "\n" + "\n".join(codecs + own)
 
 
 def stages_line(record: dict[str, Any]) -> str:

@@ -112,8 +112,13 @@ class Method(LatentDiffusion):
         sampling: SamplingConfig,
         condition: Tensor | None = None,
     ) -> Tensor:
+        if sampling.task in TASKS and sampling.task not in self.tasks:
+            raise ConfigError(
+                f"sampling.task: got {sampling.task!r}, allowed for vdt: {', '.join(self.tasks)}: those in "
+                f"model.tasks; for an official file that was trained for it give model.tasks=[{sampling.task}]"
+            )
         if sampling.task not in self.tasks or sampling.task == GENERATION:
-            return super().sample(seeds, classes, sampling, condition)  # refuses a task that was not trained
+            return super().sample(seeds, classes, sampling, condition)  # refuses what is no task at all
         self.check_condition(seeds, sampling, condition)
         draws = ClipDraws(seeds, self.device)
         known = self.encode(condition.to(self.device), draws)  # (n, F, C, h, w)
@@ -127,7 +132,7 @@ class Method(LatentDiffusion):
         if sampling.num_clips_chained != 1:
             raise ValueError(f"sampling.num_clips_chained: got {sampling.num_clips_chained}, vdt makes 1 clip")
         if condition is None:
-            raise ValueError(f"sampling.task={sampling.task} needs one real clip a seed as condition, got none")
+            raise ValueError(f"sampling.task={sampling.task} needs one real clip a seed as condition (--condition VIDEO), got none")
         check(condition, "B F 3 H W", "condition", B=len(seeds), F=c.num_frames, H=c.resolution, W=c.resolution)
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from lavita.registry import load_implementation
 from lavita.train.budget import split_clips
 from lavita.train.module import MethodContext, StagePlan, VideoMethod
 
+GENERATION = "generation"
 SIZE_KEYS = ("size", "patch_size", "depth", "width", "num_heads")
 
 
@@ -106,7 +107,8 @@ def cut_purse(
 
 
 def check_purse(cell: CellConfig, num_classes: int | None) -> None:
-    """Raise ValueError unless every stage of the cell's method gets whole batches; allocates no weights."""
+    """Raise ValueError unless every stage of the cell's method gets whole batches and its clips are made from noise
+    alone; allocates no weights."""
     if cell.codec.kind == "suite" and cell.codec.clips % cell.codec.batch_clips:
         raise ValueError(
             f"codec.clips: {cell.codec.clips} is not a multiple of codec.batch_clips {cell.codec.batch_clips}"
@@ -118,7 +120,22 @@ def check_purse(cell: CellConfig, num_classes: int | None) -> None:
     with torch.device("meta"):
         codec = empty_codec(cell.codec)
         pretraining = build_pretraining(cell, num_classes, codec) if cell.pretraining.method else None
-        cut_purse(cell, build_method(cell, num_classes, codec), pretraining)
+        method = build_method(cell, num_classes, codec)
+        check_task(cell, method)
+        cut_purse(cell, method, pretraining)
+
+
+def check_task(cell: CellConfig, method: VideoMethod) -> None:
+    """Raise ValueError unless the cell's clips are generated from noise alone, as those of every other row are."""
+    if cell.sampling.task == GENERATION and GENERATION in method.tasks:
+        return
+    wrong = f"sampling.task: got {cell.sampling.task!r}"
+    if cell.sampling.task == GENERATION:
+        wrong = f"model.tasks: got {', '.join(method.tasks)}, without {GENERATION}"
+    raise ValueError(
+        f"{cell.label}: {wrong}; the rows of a suite are generated from noise alone. Name the task beside {GENERATION} "
+        "in model.tasks, where the method has tasks, and sample it with benchmarks/sample.py --task TASK --condition VIDEO"
+    )
 
 
 def codec_training_config(cell: CellConfig):

@@ -16,7 +16,14 @@ from lavita.bench.suite import CellConfig, load_yaml
 from lavita.codec.base import Codec
 from lavita.config import CodecConfig
 from lavita.diffusion.draws import ClipDraws
-from lavita.runner.build import build_method, build_pretraining, codec_training_config, cut_purse, empty_codec
+from lavita.runner.build import (
+    build_method,
+    build_pretraining,
+    check_task,
+    codec_training_config,
+    cut_purse,
+    empty_codec,
+)
 from lavita.runner.costs import StageCost, counted, stage_cost
 from lavita.runner.devices import accelerators
 from lavita.runner.probe import Probe
@@ -87,6 +94,7 @@ def lines_of(cell: CellConfig, rate: Probe | None) -> Iterator[Line]:
         codec = empty_codec(cell.codec)
         method = build_method(cell, num_classes, codec)
         pretraining = build_pretraining(cell, num_classes, codec) if cell.pretraining.method else None
+    check_task(cell, method)
     modules = [codec, method] + ([pretraining] if pretraining else [])
     for module in modules:
         module.to("meta")

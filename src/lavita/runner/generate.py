@@ -47,9 +47,18 @@ def generate(
 
 
 def save_samples(
-    folder: Path, clips: np.ndarray, seeds: list[int], classes: list[int] | None, cell: CellConfig, keep_clips: bool
+    folder: Path,
+    clips: np.ndarray,
+    seeds: list[int],
+    classes: list[int] | None,
+    cell: CellConfig,
+    keep_clips: bool,
+    condition: str | None = None,
 ) -> None:
-    """The lossless folder that scoring reads (where keep_clips), and beside it a moving grid of the first clips."""
+    """The lossless folder that scoring reads (where keep_clips), and beside it a moving grid of the first clips.
+
+    condition names the real clip that all were made from, so that they are never taken for clips from noise alone.
+    """
     if keep_clips:
         sidecar = {
             "method": cell.method,
@@ -58,6 +67,8 @@ def save_samples(
             "steps": cell.sampling.steps,
             "eta": cell.sampling.eta,
             "guidance": cell.sampling.guidance,
+            "task": cell.sampling.task,
+            "condition": condition,
         }
         names = [f"{seed:06d}" for seed in seeds]
         write_clips(folder, clips, names, sidecar | {"seeds": seeds, "classes": classes})

@@ -116,7 +116,9 @@ def sample_checkpoint(
     method.to("cuda" if torch.cuda.is_available() else "cpu")
     report = Counter()
     clips, labels, seeds = generate(method, sampling, num_clips, seed_start, indices, report, given)
-    save_samples(out, clips, seeds, labels, replace(cell, sampling=sampling), keep_clips=True)
+    # By name only: a record says nothing of where files lie on a machine.
+    name = None if condition is None else condition.name
+    save_samples(out, clips, seeds, labels, replace(cell, sampling=sampling), keep_clips=True, condition=name)
 
 
 class Counter:

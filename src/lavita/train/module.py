@@ -165,7 +165,9 @@ class VideoMethod(TrainedStage):
         if sampling.num_clips_chained != 1:
             raise ValueError(f"sampling.num_clips_chained: got {sampling.num_clips_chained}, {name} makes 1 clip")
         if condition is not None:
-            raise ValueError(f"{name} generates from noise alone and takes no video; leave the condition out")
+            others = [task for task in self.tasks if task != sampling.task]
+            choose = f", or choose sampling.task (--task) among {', '.join(others)}" if others else ""
+            raise ValueError(f"{name}: {sampling.task} is from noise alone; leave the condition out{choose}")
 
     def check_batch(self, batch: dict[str, Tensor]) -> None:
         """Raise ValueError unless the video has the suite's shape."""

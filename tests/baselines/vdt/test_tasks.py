@@ -185,13 +185,14 @@ def test_wrong_tasks_and_conditions_are_refused():
         (
             dataclasses.replace(SAMPLING, task="animation"),
             video,
-            "'animation', allowed for vdt: generation, prediction",
+            r"'animation', allowed for vdt: generation, prediction.* give model.tasks=\[animation\]",
         ),
-        (prediction, None, "needs one real clip a seed"),
+        (dataclasses.replace(SAMPLING, task="painting"), None, "'painting', allowed for vdt: generation, prediction"),
+        (prediction, None, "needs one real clip a seed as condition .--condition VIDEO"),
         (prediction, video[:, :4], r"condition: axis 1 \(F\) is 4, wanted 8"),
         (prediction, video[:1], r"condition: axis 0 \(B\) is 1, wanted 2"),
         (dataclasses.replace(prediction, num_clips_chained=2), video, "num_clips_chained: got 2"),
-        (SAMPLING, video, "leave the condition out"),
+        (SAMPLING, video, "leave the condition out, or choose sampling.task .* among prediction"),
     ):
         with pytest.raises(ValueError, match=message):
             method.sample([0, 1], None, sampling, condition)

@@ -163,3 +163,11 @@ def test_where_outside_files_lie_is_no_part_of_the_hash():
 
     assert hashed("pretraining.checkpoint=a.pt") == hashed("pretraining.checkpoint=b.pt") != hashed()
     assert hashed("codec.path=a", "codec.kind=kl") == hashed("codec.path=b", "codec.kind=kl") != hashed()
+
+
+@pytest.mark.parametrize("tier", ["small", "demo"])
+def test_guidance_below_paper_acts_on_the_same_channels_for_every_method(tier):
+    cells = make_plan("ucf101-class", tier, None, [0], [])
+    assert len(cells) > 1 and {cell.sampling.guided_channels for cell in cells} == {None}
+    (own,) = make_plan("ucf101-class", "paper", ["dit"], [0], [])
+    assert own.sampling.guided_channels == 3

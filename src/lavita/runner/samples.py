@@ -17,7 +17,7 @@ from lavita.data.video import VIDEO_SUFFIXES, probe, read_frames
 from lavita.runner.events import emit
 from lavita.runner.generate import GRID_CLIPS
 from lavita.runner.scoring import Scorer
-from lavita.score.frames import MANIFEST, read_clips, write_clips
+from lavita.score.frames import MANIFEST, read_clips, read_manifest, write_clips
 from lavita.score.grid import write_grid
 
 REMARK = "training not audited"
@@ -26,11 +26,18 @@ REMARK = "training not audited"
 def given_clips(folder: Path, cell: CellConfig) -> np.ndarray:
     """The first clips of a folder by name, as many as the protocol scores: uint8 (N, F, H, W, 3).
 
-    The folder is one that sample.py wrote, or holds one video a clip. Raises ValueError for too few clips, or for one
-    whose frames or size are not the protocol's: cutting and resizing would be a choice of ours.
+    The folder is one that sample.py wrote, or holds one video a clip. Raises ValueError for clips
+    that sample.py made from a real one, for too few, and for one whose frames or size are not the protocol's: cutting
+    and resizing would be a choice of ours.
     """
     p = cell.protocol
     if (folder / MANIFEST).is_file():
+        condition = read_manifest(folder)["sidecar"].get("condition")
+        if condition:
+            raise ValueError(
+                f"--samples: {folder} was made from the real clip {condition}, the rows of a suite from noise alone; "
+                "give clips of task generation"
+            )
         clips = read_clips(folder)
         files = [f"{folder.name}: clip {index}" for index in range(len(clips))]
     else:

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from baselines.dit.model import DiT, DiTShape
-from lavita.checkpoints import CheckpointError, load, load_official, save
+from baselines.vdt.model import SIZES as VDT_SIZES
+from baselines.vdt.model import VDT, VDTShape
+from lavita.checkpoints import CheckpointError, load, load_official, save, size_of
 from lavita.models.lavita import Lavita, LavitaShape
 from lavita.parity.fill import fill_by_formula
 
@@ -165,3 +167,11 @@ def test_a_checkpoint_without_its_configuration_is_refused(tmp_path):
         load(path)
     with pytest.raises(CheckpointError, match="suffix"):
         save(tmp_path / "last.pt", {}, {})
+
+
+def test_a_size_is_named_as_the_method_names_it():
+    numbers = VDT_SIZES["L"]
+    with torch.device("meta"):
+        vdt = VDT(VDTShape(*numbers, patch_size=2, num_frames=2, channels=4, side=4))
+        image = DiT(DiTShape(*numbers, patch_size=2, channels=4, side=4, num_classes=3))
+    assert "size L/2" in size_of(vdt.state_dict()) and "size XL/2" in size_of(image.state_dict())

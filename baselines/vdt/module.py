@@ -132,7 +132,9 @@ class Method(LatentDiffusion):
         if sampling.num_clips_chained != 1:
             raise ValueError(f"sampling.num_clips_chained: got {sampling.num_clips_chained}, vdt makes 1 clip")
         if condition is None:
-            raise ValueError(f"sampling.task={sampling.task} needs one real clip a seed as condition (--condition VIDEO), got none")
+            raise ValueError(
+                f"sampling.task={sampling.task} needs one real clip a seed as condition (--condition VIDEO), got none"
+            )
         check(condition, "B F 3 H W", "condition", B=len(seeds), F=c.num_frames, H=c.resolution, W=c.resolution)
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lavita.whole import fill_whole, write_whole
 
-# (depth, width) of the official transformers; VDT's L has XL's numbers.
+# (depth, width) of the official transformers; what VDT calls L has XL's numbers.
 NAMED_SIZES = {(12, 384): "S", (12, 768): "B", (24, 1024): "L", (28, 1152): "XL"}
 SHOWN_KEYS = 3
 
@@ -170,6 +170,8 @@ def size_of(state: Mapping[str, Tensor]) -> str:
     depth, width, patch = max(blocks) + 1, embedding.shape[0], embedding.shape[-1]
     parts = [f"depth {depth}, width {width}, patch {patch}"]
     name = NAMED_SIZES.get((depth, width))
+    if name == "XL" and any(".temporal_fc." in key for key in state):
+        name = "L"
     if name:
         parts.append(f"size {name}/{patch}")
     if "y_embedder.embedding_table.weight" in state:

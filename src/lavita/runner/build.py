@@ -134,7 +134,7 @@ def check_task(cell: CellConfig, method: VideoMethod) -> None:
         wrong = f"model.tasks: got {', '.join(method.tasks)}, without {GENERATION}"
     raise ValueError(
         f"{cell.label}: {wrong}; the rows of a suite are generated from noise alone. Name the task beside {GENERATION} "
-        "in model.tasks, where the method has tasks, and sample it with benchmarks/sample.py --task TASK --condition VIDEO"
+        "in model.tasks, where the method has tasks; sample it with benchmarks/sample.py --task TASK --condition VIDEO"
     )
 
 

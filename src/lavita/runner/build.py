@@ -105,8 +105,11 @@ def cut_purse(
     return list(zip(stages, parts, strict=True))
 
 
-def check_purse(cell: CellConfig, num_classes: int | None) -> None:
-    """Raise ValueError unless every stage of the cell's method gets whole batches; allocates no weights."""
+def check_purse(cell: CellConfig, num_classes: int | None) -> list[tuple[StagePlan, int]]:
+    """The stages of a cell as shapes, with the clips of each; allocates no weights.
+
+    Raises ValueError unless every stage gets whole batches.
+    """
     if cell.codec.kind == "suite" and cell.codec.clips % cell.codec.batch_clips:
         raise ValueError(
             f"codec.clips: {cell.codec.clips} is not a multiple of codec.batch_clips {cell.codec.batch_clips}"
@@ -118,7 +121,7 @@ def check_purse(cell: CellConfig, num_classes: int | None) -> None:
     with torch.device("meta"):
         codec = empty_codec(cell.codec)
         pretraining = build_pretraining(cell, num_classes, codec) if cell.pretraining.method else None
-        cut_purse(cell, build_method(cell, num_classes, codec), pretraining)
+        return cut_purse(cell, build_method(cell, num_classes, codec), pretraining)
 
 
 def codec_training_config(cell: CellConfig):

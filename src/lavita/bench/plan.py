@@ -87,9 +87,10 @@ def deviations(cell: CellConfig) -> list[str]:
     if p.checkpoint:
         found.append("pretraining: none -> an outside checkpoint")
     found += [f"{key}: an outside file" for key in cell.outside if key.startswith("model.")]
+    authors = method.model | (of_dataset.get("model") or {})
     for key, value in cell.model.items():
-        if key not in cell.weight_files and str(method.model.get(key)) != str(value):
-            found.append(f"model.{key}: {method.model.get(key)} -> {value}")
+        if key not in cell.weight_files and str(authors.get(key)) != str(value):
+            found.append(f"model.{key}: {authors.get(key)} -> {value}")
     return found
 
 

@@ -69,8 +69,8 @@ class Method(VideoMethod):
         if not isinstance(distance, LPIPS):
             return None
         distance.to(before.device)
-        scores = distance(before.flatten(0, 1), after.flatten(0, 1))  # (B F,)
-        return scores.unflatten(0, before.shape[:2]).mean(dim=1)  # (B,)
+        # One clip at a time: the first stage of VGG16 alone holds 64 values for every pixel of every frame.
+        return torch.stack([distance(a, b).mean() for a, b in zip(before, after, strict=True)])  # (B,)
 
     def stages(self) -> list[StagePlan]:
         return [*self._first_stages, StagePlan(self.stage_name, 1 - self.config.first_share, self)]

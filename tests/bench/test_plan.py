@@ -16,6 +16,7 @@ from lavita.bench.plan import (
 from lavita.bench.suite import TIERS, CellSpec, apply_changes, compose, load_method, load_suite, rows_of_suite
 from lavita.config import ConfigError
 from lavita.registry import names_in
+from lavita.runner.record import division
 
 DATA_SETS = [name for name in names_in("suites") if load_suite(name).rows is None]
 CHOICES = [name for name in names_in("suites") if load_suite(name).rows is not None]
@@ -44,14 +45,31 @@ def test_same_rule_for_all_below_paper():
         assert len({cell.sampling.steps for cell in cells}) == 1
 
 
-def test_paper_keeps_the_authors_values():
-    for cell in make_plan("ucf101", "paper", None, [0], []):
+@pytest.mark.parametrize("suite", [name for name in DATA_SETS if load_suite(name).conditioning == "none"])
+def test_paper_keeps_the_authors_values(suite):
+    for cell in make_plan(suite, "paper", None, [0], []):
         assert deviations(cell) == []
 
 
 def test_deviations_are_listed():
     (cell,) = make_plan("ucf101", "paper", ["dit"], [0], ["train.learning_rate=0.0003", "model.size=B"])
     assert deviations(cell) == ["train.learning_rate: 0.0001 -> 0.0003", "model.size: XL -> B"]
+
+
+def test_weight_files_are_outside_help_wherever_they_lie():
+    """LPIPS's files open the row; neither hash nor list of deviations holds a path, but the hash knows of them."""
+    here, there = (
+        make_plan(
+            "ucf101", "demo", ["pvdm"], [0], [f"model.lpips_vgg={at}/vgg16.pth", f"model.lpips_linear={at}/l.pth"]
+        )[0]
+        for at in ("/here", "/there")
+    )
+    (without,) = make_plan("ucf101", "demo", ["pvdm"], [0], [])
+    assert here.outside == {"model.lpips_vgg": "/here/vgg16.pth", "model.lpips_linear": "/here/l.pth"}
+    assert not without.outside and cell_from_dict(asdict(here)) == here
+    assert config_hash(here) == config_hash(there) != config_hash(without)
+    assert deviations(here) == deviations(there) and "model.lpips_vgg: an outside file" in deviations(here)
+    assert division(here) == "open" and division(without) == "closed"
 
 
 def test_grad_clipping_starts_as_published_for_each_data_set():

@@ -86,9 +86,11 @@ def deviations(cell: CellConfig) -> list[str]:
         found.append(f"pretraining: none -> {p.method} on {p.share:g} of the purse")
     if p.checkpoint:
         found.append("pretraining: none -> an outside checkpoint")
+    found += [f"{key}: an outside file" for key in cell.outside if key.startswith("model.")]
+    authors = method.model | (of_dataset.get("model") or {})
     for key, value in cell.model.items():
-        if str(method.model.get(key)) != str(value):
-            found.append(f"model.{key}: {method.model.get(key)} -> {value}")
+        if key not in cell.weight_files and str(authors.get(key)) != str(value):
+            found.append(f"model.{key}: {authors.get(key)} -> {value}")
     return found
 
 
@@ -105,6 +107,7 @@ def canonical(cell: CellConfig) -> str:
     values["data"].pop("cache_bytes")
     values["codec"].pop("path")
     values["pretraining"]["checkpoint"] = bool(cell.pretraining.checkpoint)
+    values["model"] |= {key: bool(cell.model[key]) or None for key in values.pop("weight_files")}
     return json.dumps(values, sort_keys=True)
 
 
@@ -138,4 +141,4 @@ def read_config(path: Path) -> CellConfig:
 def cell_from_dict(values: dict) -> CellConfig:
     """A CellConfig from the plain mapping that dataclasses.asdict makes of one."""
     parts = {key: read(SECTIONS[key], value, key) if key in SECTIONS else value for key, value in values.items()}
-    return CellConfig(**parts)
+    return CellConfig(**parts | {"weight_files": tuple(values.get("weight_files", ()))})

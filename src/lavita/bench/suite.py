@@ -81,7 +81,10 @@ class SuiteSpec:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method's file: what implements it, its authors' settings, and its numbers at the smaller tiers."""
+    """A method's file: what implements it, its authors' settings, and its numbers at the smaller tiers.
+
+    weight_files, which may be absent: keys of model that name files of outside weights.
+    """
 
     name: str
     title: str
@@ -89,6 +92,7 @@ class MethodSpec:
     order: int
     suites: tuple[str, ...]
     provenance: str
+    weight_files: tuple[str, ...]
     model: dict
     train: dict
     sampling: dict
@@ -118,6 +122,14 @@ class CellConfig:
     extractor: ExtractorConfig
     weights: WeightsConfig
     protocol: Protocol
+    weight_files: tuple[str, ...] = ()
+
+    @property
+    def outside(self) -> dict[str, str]:
+        """Files of weights that were trained elsewhere and are used in training, by the key that names them."""
+        given = {f"model.{key}": self.model[key] for key in self.weight_files}
+        given["pretraining.checkpoint"] = self.pretraining.checkpoint
+        return {key: path for key, path in given.items() if path}
 
     @property
     def label(self) -> str:
@@ -146,7 +158,10 @@ def load_suite(name: str) -> SuiteSpec:
 
 
 def load_method(name: str) -> MethodSpec:
-    spec = read(MethodSpec, load_yaml("methods", name), f"methods/{name}")
+    spec = read(MethodSpec, {"weight_files": []} | load_yaml("methods", name), f"methods/{name}")
+    for key in spec.weight_files:
+        if key not in spec.model:
+            raise ConfigError(f"methods/{name}.weight_files: model has no {key}: {nearest(key, spec.model)}")
     implementation_folder(spec.implementation)
     return spec
 
@@ -246,6 +261,7 @@ def read_cell(
         conditioning=suite.conditioning,
         model=plain["model"],
         protocol=named_protocol(plain),
+        weight_files=method.weight_files,
         **sections,
     )
 

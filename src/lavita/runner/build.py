@@ -106,9 +106,11 @@ def cut_purse(
     return list(zip(stages, parts, strict=True))
 
 
-def check_purse(cell: CellConfig, num_classes: int | None) -> None:
-    """Raise ValueError unless every stage of the cell's method gets whole batches and its clips are made from noise
-    alone; allocates no weights."""
+def check_purse(cell: CellConfig, num_classes: int | None) -> list[tuple[StagePlan, int]]:
+    """The stages of a cell as shapes, with the clips of each; allocates no weights.
+
+    Raises ValueError unless every stage gets whole batches and the cell's clips are made from noise alone.
+    """
     if cell.codec.kind == "suite" and cell.codec.clips % cell.codec.batch_clips:
         raise ValueError(
             f"codec.clips: {cell.codec.clips} is not a multiple of codec.batch_clips {cell.codec.batch_clips}"
@@ -122,7 +124,7 @@ def check_purse(cell: CellConfig, num_classes: int | None) -> None:
         pretraining = build_pretraining(cell, num_classes, codec) if cell.pretraining.method else None
         method = build_method(cell, num_classes, codec)
         check_task(cell, method)
-        cut_purse(cell, method, pretraining)
+        return cut_purse(cell, method, pretraining)
 
 
 def check_task(cell: CellConfig, method: VideoMethod) -> None:

@@ -57,7 +57,8 @@ def main(folder: Path, shared_folder: Path) -> None:
     codec = load_suite_codec(cell.codec, shared["codec"])
     method = build_method(cell, shared["num_classes"], codec).to(device).eval()
     if cell.pretraining.checkpoint:
-        start_network(method, read_state(cell.pretraining.checkpoint), outside_name(cell, shared), folder)
+        source = read_record(folder)["outside"]["pretraining.checkpoint"]
+        start_network(method, read_state(cell.pretraining.checkpoint), source, folder)
     scorer = Scorer(shared, cell, str(device))
 
     scores = score_method(method, cell, scorer, shared["classes"], "untrained", folder / "untrained")
@@ -144,18 +145,14 @@ def start_network(method: VideoMethod, state: dict[str, torch.Tensor], source: s
     write_record(folder, read_record(folder) | {"initialised": asdict(start) | {"source": source}})
 
 
-def outside_name(cell: CellConfig, shared: dict[str, Any]) -> str:
-    """A file that a cell starts from, as the record names it: never by where it lies on a machine."""
-    path = cell.pretraining.checkpoint
-    return f"{Path(path).name} (sha256 {shared['outside'][path][:16]})"
-
-
 def save_method(method: VideoMethod, cell: CellConfig, shared: dict[str, Any], folder: Path) -> str:
     """The method's weights (averaged) with all that rebuilds it; returns the file's sha256."""
     external = cell.codec.kind == "kl"
     state = {key: value for key, value in method.state_dict().items() if not (external and key.startswith("codec."))}
+    # Sampling needs no file that only training read.
+    model = cell.model | dict.fromkeys(cell.weight_files)
     config = {
-        "cell": asdict(cell) | {"data": asdict(cell.data) | {"root": None}},
+        "cell": asdict(cell) | {"data": asdict(cell.data) | {"root": None}, "model": model},
         "num_classes": shared["num_classes"],
         "class_names": shared["class_names"],
         "classes": shared["classes"],
@@ -196,8 +193,11 @@ def finish(
         "external_bytes": external_bytes(cell, method),
         "weights_hash": weights_hash,
     }
-    said = [record["flag"], *(f"{name}: {text}" for name, text in method.declared.items())]
-    record |= {"declared": dict(method.declared), "reason": "; ".join(part for part in said if part)}
+    declared = dict(method.declared) | {
+        key: name for key, name in record["outside"].items() if key.startswith("model.")
+    }
+    said = [record["flag"], *(f"{name}: {text}" for name, text in declared.items())]
+    record |= {"declared": declared, "reason": "; ".join(part for part in said if part)}
     record |= {"status": "ok", "scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}
     if spent.total("clips") != cell.budget.clips:
         raise RuntimeError(f"{cell.cell} spent {spent.total('clips')} clips, its budget is {cell.budget.clips}")
@@ -205,10 +205,9 @@ def finish(
 
 
 def external_bytes(cell: CellConfig, method: VideoMethod) -> int:
-    """Size of the weights that came from outside the run: the given codec, the checkpoint that was started from."""
+    """Size of the weights that came from outside the run: the given codec, and every file that a cell names."""
     codec = count(method.codec.parameters()) * 4 if cell.codec.kind == "kl" and not method.owns_first_stage else 0
-    checkpoint = cell.pretraining.checkpoint
-    return codec + (Path(checkpoint).stat().st_size if checkpoint else 0)
+    return codec + sum(Path(path).stat().st_size for path in set(cell.outside.values()))
 
 
 FIXED_TABLES = {"pos_embed", "temp_embed", "time_embed"}

@@ -18,7 +18,7 @@ def stage_data(
             f"compute.accumulate_batches: {passes} does not divide the batch of {batch} clips of {cell.method}"
         )
     return ClipDataModule(
-        catalogue,
+        with_past(catalogue, cell, module),
         frames=d.frames,
         interval=d.interval,
         resolution=d.resolution,
@@ -32,3 +32,16 @@ def stage_data(
         images=module.joint_images,
         past=module.past_frames,
     )
+
+
+def with_past(catalogue: Catalogue, cell: CellConfig, module: TrainedStage) -> Catalogue:
+    """The catalogue without videos too short for a clip and the frames before it, where such may be left out.
+
+    Raises ValueError where they may not, or where none is left.
+    """
+    d = cell.data
+    try:
+        return catalogue.long_enough(d.frames + module.past_frames, d.interval, d.short_videos)
+    except ValueError as error:
+        note = f" ({module.past_frames} of these frames are those before each clip of {cell.method})"
+        raise ValueError(f"{error}{note if module.past_frames else ''}") from None

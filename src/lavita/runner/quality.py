@@ -1,4 +1,4 @@
-"""What a first stage loses by itself: the floor that no diffusion on its latents can get below."""
+"""What a first stage loses by itself, before any diffusion: the quality of its reconstructions."""
 
 from __future__ import annotations
 

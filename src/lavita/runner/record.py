@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from lavita.bench.ledger import COLUMNS
@@ -26,10 +27,16 @@ def first_record(cell: CellConfig, group: Group, shared: dict[str, Any], mark: s
         "comparison": shared["comparison"],
         "shared": group.key,
         "config": asdict(cell),
+        "outside": {key: outside_name(path, shared) for key, path in cell.outside.items()},
         "deviations": deviations(cell) if cell.method in names_in("methods") else [],
         "row": first_row(cell, group, shared),
         "scores": [],
     }
+
+
+def outside_name(path: str, shared: dict[str, Any]) -> str:
+    """A file from outside as the record names it: never by where it lies on a machine."""
+    return f"{Path(path).name} (sha256 {shared['outside'][path][:16]})"
 
 
 # What is not known of clips that were made elsewhere.
@@ -45,7 +52,7 @@ def first_record_of_samples(cell: CellConfig, group: Group, shared: dict[str, An
 
 def division(cell: CellConfig) -> str:
     """open where a cell uses weights that the suite did not train."""
-    return "open" if cell.codec.kind == "kl" or cell.pretraining.checkpoint else "closed"
+    return "open" if cell.codec.kind == "kl" or cell.outside else "closed"
 
 
 def first_row(cell: CellConfig, group: Group, shared: dict[str, Any]) -> dict[str, Any]:

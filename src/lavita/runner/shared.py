@@ -51,7 +51,9 @@ def main(folder: Path) -> None:
     if cell.conditioning == "class" and num_classes is None:
         raise ValueError(f"suite {cell.suite} is class-conditional, but {cell.data.dataset} has no classes")
     for one in cells:
-        check_purse(one, num_classes)
+        for stage, _ in check_purse(one, num_classes):
+            # A batch that does not go into its passes, a video too short for what the stage reads.
+            stage_data(one, catalogue, one.seed, stage.module, 0, 0)
     # Whatever does not need fitting is checked first, so that a wrong path costs no minute.
     p = cell.protocol
     windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
@@ -99,10 +101,10 @@ def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
 
 
 def outside_hashes(cells: list[CellConfig]) -> dict[str, str]:
-    """sha256 of every file that some cell starts from. Raises ValueError before anything is trained."""
-    paths = {cell.pretraining.checkpoint for cell in cells} - {None}
-    for path in sorted(paths):
+    """sha256 of every outside file that some cell uses. Raises ValueError before anything is trained."""
+    for path in sorted({cell.pretraining.checkpoint for cell in cells} - {None}):
         read_state(path)
+    paths = {path for cell in cells for path in cell.outside.values()}
     return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sorted(paths)}
 
 

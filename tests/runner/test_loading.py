@@ -1,0 +1,45 @@
+"""The loader of a stage: videos too short for what the stage reads are refused, or left out, before it trains."""
+
+from dataclasses import replace
+
+import pytest
+
+from lavita.bench.plan import make_plan
+from lavita.data.catalogue import Catalogue, VideoEntry
+from lavita.runner.loading import stage_data
+from lavita.train.module import TrainedStage
+
+
+class ReadsThePast(TrainedStage):
+    past_frames = 8
+
+
+def catalogue(*lengths: int) -> Catalogue:
+    """Training and held-out videos of these lengths, none of them on disk."""
+    videos = [
+        VideoEntry(f"{split}{n}", f"/data/{split}{n}", f"{split}{n}", None, None, split, n)
+        for split in ("train", "heldout")
+        for n in lengths
+    ]
+    return Catalogue("skytimelapse", "/data", tuple(videos), (), "f")
+
+
+def test_videos_without_room_for_the_past_are_refused_or_left_out():
+    """8 frames at interval 3 span 22, with the 8 before them 46."""
+    (cell,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], ["model.previous_clip=true"])
+    plain, past = TrainedStage(cell.train, 0), ReadsThePast(cell.train, 0)
+    videos = catalogue(22, 45, 46)
+    assert len(stage_data(cell, videos, 0, plain, 0, 8).clips.videos) == 3
+    with pytest.raises(ValueError, match=r"4 of 6 videos.*8 of these frames are those before each clip of pvdm"):
+        stage_data(cell, videos, 0, past, 0, 8)
+    skipping = replace(cell, data=replace(cell.data, short_videos="skip"))
+    data = stage_data(skipping, videos, 0, past, 0, 8)
+    assert [video.frames for video in data.clips.videos] == [46] and data.clips.num_starts == [1]
+    with pytest.raises(ValueError, match="skipping leaves no"):
+        stage_data(skipping, catalogue(22, 45), 0, past, 0, 8)
+
+
+def test_a_batch_that_does_not_go_into_its_passes_is_refused():
+    (cell,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], ["compute.accumulate_batches=3"])
+    with pytest.raises(ValueError, match="3 does not divide the batch of 8 clips of pvdm"):
+        stage_data(cell, catalogue(22), 0, TrainedStage(cell.train, 0), 0, 8)

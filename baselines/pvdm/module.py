@@ -143,16 +143,20 @@ class Method(VideoMethod):
             clips.append(self.autoencoder.decode(z).clamp(-1, 1))  # (n, F, 3, H, W)
         return torch.cat(clips, dim=1)
 
-    def check_request(self, seeds: Sequence[int], sampling: SamplingConfig, condition: Tensor | None) -> None:
-        """Raise ValueError for a task, chain or condition that the network was not trained for."""
-        c = self.context
+    def check_task(self, sampling: SamplingConfig) -> None:
         if sampling.num_clips_chained > 1 and not self.config.previous_clip:
             raise ValueError(
                 f"sampling.num_clips_chained: got {sampling.num_clips_chained}, allowed 1: train with "
                 "model.previous_clip=true for longer video"
             )
-        if sampling.task != CONTINUATION or not self.config.previous_clip:
-            return self.check_generation(replace(sampling, num_clips_chained=1), condition)
+        super().check_task(replace(sampling, num_clips_chained=1))
+
+    def check_request(self, seeds: Sequence[int], sampling: SamplingConfig, condition: Tensor | None) -> None:
+        """Raise ValueError for a task, chain or condition that the network was not trained for."""
+        c = self.context
+        if sampling.task != CONTINUATION:
+            return self.check_generation(sampling, condition)
+        self.check_task(sampling)
         if condition is None:
             raise ValueError(
                 f"sampling.task={CONTINUATION} needs the real clip before the first of each seed, got none"

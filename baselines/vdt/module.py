@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lavita.config import ConfigError, SamplingConfig, one_of
+from lavita.config import GENERATION, ConfigError, SamplingConfig, one_of
 from lavita.diffusion.draws import ClipDraws
 from lavita.diffusion.loss import hybrid_loss
 from lavita.diffusion.sampler import sample_latent
@@ -19,8 +19,6 @@ from lavita.train.module import MethodContext
 
 from .masks import TASKS, task_mask
 from .model import SIZES, VDT, VDTShape
-
-GENERATION = "generation"
 
 
 @dataclass(frozen=True)
@@ -112,13 +110,9 @@ class Method(LatentDiffusion):
         sampling: SamplingConfig,
         condition: Tensor | None = None,
     ) -> Tensor:
-        if sampling.task in TASKS and sampling.task not in self.tasks:
-            raise ConfigError(
-                f"sampling.task: got {sampling.task!r}, allowed for vdt: {', '.join(self.tasks)}: those in "
-                f"model.tasks; for an official file that was trained for it give model.tasks=[{sampling.task}]"
-            )
-        if sampling.task not in self.tasks or sampling.task == GENERATION:
-            return super().sample(seeds, classes, sampling, condition)  # refuses what is no task at all
+        if sampling.task == GENERATION:
+            return super().sample(seeds, classes, sampling, condition)
+        self.check_task(sampling)
         self.check_condition(seeds, sampling, condition)
         draws = ClipDraws(seeds, self.device)
         known = self.encode(condition.to(self.device), draws)  # (n, F, C, h, w)
@@ -126,11 +120,17 @@ class Method(LatentDiffusion):
         latent = self.complete(known, given, draws, classes, sampling)  # (n, F, C, h, w)
         return self.codec.decode(latent)  # (n, F, 3, H, W)
 
+    def check_task(self, sampling: SamplingConfig) -> None:
+        if sampling.task in TASKS and sampling.task not in self.tasks:
+            raise ConfigError(
+                f"sampling.task: got {sampling.task!r}, allowed for vdt: {', '.join(self.tasks)}: those in "
+                f"model.tasks; for an official file that was trained for it give model.tasks=[{sampling.task}]"
+            )
+        super().check_task(sampling)
+
     def check_condition(self, seeds: Sequence[int], sampling: SamplingConfig, condition: Tensor | None) -> None:
-        """Raise ValueError unless there is one real clip a seed and one clip to be made of it."""
+        """Raise ValueError unless there is one real clip a seed."""
         c = self.context
-        if sampling.num_clips_chained != 1:
-            raise ValueError(f"sampling.num_clips_chained: got {sampling.num_clips_chained}, vdt makes 1 clip")
         if condition is None:
             raise ValueError(
                 f"sampling.task={sampling.task} needs one real clip a seed as condition (--condition VIDEO), got none"

@@ -201,6 +201,9 @@ class PretrainingConfig:
             )
 
 
+GENERATION = "generation"  # the value of sampling.task for clips from noise alone
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """How clips are made: sampler, steps (IDDPM respacing string), eta (ddim), guidance (1 = none).

@@ -25,17 +25,37 @@ def test_a_budget_that_does_not_go_names_the_row_and_what_would():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["sampling.task=prediction", "model.tasks=[generation,prediction]"], "vdt: sampling.task: got 'prediction'"),
-        (["sampling.task=nonsense"], "vdt: sampling.task: got 'nonsense'"),
-        (["model.tasks=[prediction,animation]"], "vdt: model.tasks: got prediction, animation, without generation"),
+        (["sampling.task=nonsense"], "vdt: sampling.task: got 'nonsense', allowed for vdt: generation"),
+        (["model.tasks=[prediction,animation]"], "vdt: sampling.task: got 'generation', .*: prediction, animation"),
     ],
 )
-def test_a_row_that_needs_a_real_clip_is_refused_before_anything_starts(overrides, message):
+def test_a_task_that_a_method_does_not_have_is_refused_before_anything_starts(overrides, message):
     (cell,) = make_plan("skytimelapse", "demo", ["vdt"], [0], overrides)
     with pytest.raises(ValueError, match=message):
         check_purse(cell, None)
     with pytest.raises(ValueError, match=message):
         list(lines_of(cell, None))
+
+
+def test_chained_clips_are_scored_against_clips_as_long():
+    chained = ["model.previous_clip=true", "sampling.num_clips_chained=2"]
+    with pytest.raises(ValueError, match="data.frames is 8 and sampling.num_clips_chained 2 but protocol.frames is 8"):
+        make_plan("skytimelapse", "demo", ["pvdm"], [0], chained)
+    (cell,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], [*chained, "protocol.frames=16"])
+    check_purse(cell, None)
+    assert (cell.data.frames, cell.protocol.frames) == (8, 16)
+    (cell,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], [*chained[1:], "protocol.frames=16"])
+    with pytest.raises(ValueError, match="pvdm: sampling.num_clips_chained: got 2, .* model.previous_clip=true"):
+        check_purse(cell, None)
+
+
+def test_what_clips_are_made_from_stands_in_the_row():
+    changes = ["sampling.task=prediction", "model.tasks=[prediction]"]
+    (prediction,) = make_plan("skytimelapse", "demo", ["vdt"], [0], changes)
+    check_purse(prediction, None)
+    (by_class,) = make_plan("ucf101-class", "demo", ["vdt"], [0], changes)
+    (plain,) = make_plan("skytimelapse", "demo", ["vdt"], [0], [])
+    assert (prediction.given, by_class.given, plain.given) == ("prediction", "class+prediction", "none")
 
 
 def test_tasks_beside_generation_are_a_row_as_any_other():

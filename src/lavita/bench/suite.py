@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lavita.config import (
+    GENERATION,
     BudgetConfig,
     CodecConfig,
     ComputeConfig,
@@ -130,6 +131,13 @@ class CellConfig:
         given = {f"model.{key}": self.model[key] for key in self.weight_files}
         given["pretraining.checkpoint"] = self.pretraining.checkpoint
         return {key: path for key, path in given.items() if path}
+
+    @property
+    def given(self) -> str:
+        """What clips are made from besides noise: none, class, a task's name, or class+task."""
+        words = [self.conditioning] if self.conditioning != "none" else []
+        words += [self.sampling.task] if self.sampling.task != GENERATION else []
+        return "+".join(words) or "none"
 
     @property
     def label(self) -> str:
@@ -280,10 +288,13 @@ def named_protocol(plain: dict[str, Any]) -> Protocol:
         changes["n"] = changes.pop("n_real")
         changes.pop("n_generated")
     protocol = base.derive(**changes) if changes else base
+    chained = plain["sampling"]["num_clips_chained"]
     for ours, theirs in (("frames", "frames"), ("interval", "real_interval"), ("resolution", "resolution")):
-        if plain["data"][ours] != getattr(protocol, theirs):
+        times = chained if ours == "frames" else 1
+        if plain["data"][ours] * times != getattr(protocol, theirs):
+            said = "" if times == 1 else f" and sampling.num_clips_chained {times}"
             raise ConfigError(
-                f"data.{ours} is {plain['data'][ours]} but protocol.{theirs} is {getattr(protocol, theirs)}: "
-                "clips are scored as they are trained; set both"
+                f"data.{ours} is {plain['data'][ours]}{said} but protocol.{theirs} is {getattr(protocol, theirs)}: "
+                "clips are scored as they are made; set both"
             )
     return protocol

@@ -17,7 +17,6 @@ from lavita.registry import load_implementation
 from lavita.train.budget import split_clips
 from lavita.train.module import MethodContext, StagePlan, VideoMethod
 
-GENERATION = "generation"
 SIZE_KEYS = ("size", "patch_size", "depth", "width", "num_heads")
 
 
@@ -109,7 +108,7 @@ def cut_purse(
 def check_purse(cell: CellConfig, num_classes: int | None) -> list[tuple[StagePlan, int]]:
     """The stages of a cell as shapes, with the clips of each; allocates no weights.
 
-    Raises ValueError unless every stage gets whole batches and the cell's clips are made from noise alone.
+    Raises ValueError unless every stage gets whole batches and the method does the task that its clips are made for.
     """
     if cell.codec.kind == "suite" and cell.codec.clips % cell.codec.batch_clips:
         raise ValueError(
@@ -128,16 +127,11 @@ def check_purse(cell: CellConfig, num_classes: int | None) -> list[tuple[StagePl
 
 
 def check_task(cell: CellConfig, method: VideoMethod) -> None:
-    """Raise ValueError unless the cell's clips are generated from noise alone, as those of every other row are."""
-    if cell.sampling.task == GENERATION and GENERATION in method.tasks:
-        return
-    wrong = f"sampling.task: got {cell.sampling.task!r}"
-    if cell.sampling.task == GENERATION:
-        wrong = f"model.tasks: got {', '.join(method.tasks)}, without {GENERATION}"
-    raise ValueError(
-        f"{cell.label}: {wrong}; the rows of a suite are generated from noise alone. Name the task beside {GENERATION} "
-        "in model.tasks, where the method has tasks; sample it with benchmarks/sample.py --task TASK --condition VIDEO"
-    )
+    """Raise ValueError unless the method does what sampling asks of it."""
+    try:
+        method.check_task(cell.sampling)
+    except ValueError as error:
+        raise ValueError(f"{cell.label}: {error}") from None
 
 
 def codec_training_config(cell: CellConfig):

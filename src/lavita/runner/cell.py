@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lavita.data.catalogue import Catalogue
 from lavita.data.layouts import read_layout
 from lavita.data.windows import real_windows
 from lavita.runner.build import build_method, build_pretraining, cut_purse, load_suite_codec
+from lavita.runner.conditions import Conditions, conditions_of
 from lavita.runner.events import emit, progress
 from lavita.runner.flops import encoding_flops_per_clip, training_flops_per_clip
 from lavita.runner.generate import generate, save_samples
@@ -61,26 +63,35 @@ def main(folder: Path, shared_folder: Path) -> None:
         start_network(method, read_state(cell.pretraining.checkpoint), source, folder)
     scorer = Scorer(shared, cell, str(device))
 
-    scores = score_method(method, cell, scorer, shared["classes"], "untrained", folder / "untrained")
+    given = conditions_of(cell, catalogue)
+    scores = score_method(method, cell, scorer, shared["classes"], "untrained", folder / "untrained", given)
     spent = train(method, cell, catalogue, shared, folder)
     method.to(device)  # the trainer leaves a module on the CPU
     weights_hash = save_method(method, cell, shared, folder)
-    scores += score_method(method, cell, scorer, shared["classes"], "train", folder / "samples")
+    scores += score_method(method, cell, scorer, shared["classes"], "train", folder / "samples", given)
     scores += first_stage_scores(method, cell, catalogue, scorer, shared, folder / "autoencoder.gif")
-    finish(folder, method, cell, spent, scores, weights_hash, time.monotonic() - started)
+    remark = "" if given is None else given.remark(cell.sampling.task)
+    finish(folder, method, cell, spent, scores, weights_hash, time.monotonic() - started, remark)
 
 
 def score_method(
-    method: VideoMethod, cell: CellConfig, scorer: Scorer, classes: list[int], stage: str, out: Path
+    method: VideoMethod,
+    cell: CellConfig,
+    scorer: Scorer,
+    classes: list[int],
+    stage: str,
+    out: Path,
+    given: Conditions | None,
 ) -> list[dict[str, Any]]:
     """Sample the protocol's clips, keep them without loss, and score them; one entry a metric."""
     started = time.monotonic()
     name = "sample" if stage == "train" else "sample untrained"
-    clips, labels, seeds = generate(
-        method, cell.sampling, cell.protocol.n_generated, 0, classes, lambda done, total: progress(name, done, total)
-    )
+    condition = None if given is None else given.video
+    report = partial(progress, name)
+    clips, labels, seeds = generate(method, cell.sampling, cell.protocol.n_generated, 0, classes, report, condition)
     seconds = (time.monotonic() - started) / len(clips)
-    save_samples(out, clips, seeds, labels, cell, keep_clips=stage == "train")
+    remark = None if given is None else given.remark(cell.sampling.task)
+    save_samples(out, clips, seeds, labels, cell, keep_clips=stage == "train", condition=remark)
     common = {"stage": stage, "sampling_seconds_per_clip": seconds}
     return [score | common for score in scorer.score(clips)]
 
@@ -174,6 +185,7 @@ def finish(
     scores: list[dict[str, Any]],
     weights_hash: str,
     seconds: float,
+    remark: str,
 ) -> None:
     """Complete the record: what was spent, what came out."""
     record = read_record(folder)
@@ -196,7 +208,7 @@ def finish(
     declared = dict(method.declared) | {
         key: name for key, name in record["outside"].items() if key.startswith("model.")
     }
-    said = [record["flag"], *(f"{name}: {text}" for name, text in declared.items())]
+    said = [record["flag"], remark, *(f"{name}: {text}" for name, text in declared.items())]
     record |= {"declared": declared, "reason": "; ".join(part for part in said if part)}
     record |= {"status": "ok", "scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}
     if spent.total("clips") != cell.budget.clips:

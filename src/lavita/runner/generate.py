@@ -29,7 +29,7 @@ def generate(
 ) -> tuple[np.ndarray, list[int] | None, list[int]]:
     """Clips uint8 (N, F, H, W, 3) of seeds seed_start .. seed_start + N - 1, with their classes and seeds.
 
-    condition, float32 (F, 3, H, W) in [-1, 1], is the one real clip that all are made from, where a task wants one.
+    condition, float32 (N, F, 3, H, W) in [-1, 1], holds the real clip that each is made from, where a task wants one.
     In a class suite the clip of seed s has class classes[s modulo their number]; elsewhere classes are not used.
     """
     seeds = list(range(seed_start, seed_start + num_clips))
@@ -40,7 +40,7 @@ def generate(
     for start in range(0, num_clips, sampling.batch_clips):
         part = slice(start, min(start + sampling.batch_clips, num_clips))
         y = None if labels is None else torch.tensor(labels[part])
-        given = None if condition is None else condition.expand(len(seeds[part]), *condition.shape)
+        given = None if condition is None else condition[part]
         parts += [to_uint8(clip) for clip in method.sample(seeds[part], y, sampling, given)]
         report(part.stop, num_clips)
     return np.stack(parts), labels, seeds
@@ -57,7 +57,7 @@ def save_samples(
 ) -> None:
     """The lossless folder that scoring reads (where keep_clips), and beside it a moving grid of the first clips.
 
-    condition names the real clip that all were made from, so that they are never taken for clips from noise alone.
+    condition says which real clips they were made from, so that they are never taken for clips from noise alone.
     """
     if keep_clips:
         sidecar = {

@@ -66,7 +66,7 @@ def first_row(cell: CellConfig, group: Group, shared: dict[str, Any]) -> dict[st
         "dataset": group.source.label,
         "data_fingerprint": group.source.catalogue.fingerprint,
         "division": division(cell),
-        "conditioning": cell.conditioning,
+        "conditioning": cell.given,
         "guidance": cell.sampling.guidance,
         "seed": cell.seed,
         "protocol": shared["protocol_name"],

@@ -112,7 +112,7 @@ def sample_checkpoint(
     method, cell = loaded.method, loaded.cell
     sampling = changed(cell.sampling, changes)
     indices = chosen_classes(classes, loaded)
-    given = None if condition is None else read_condition(condition, cell)
+    given = None if condition is None else read_condition(condition, cell).expand(num_clips, -1, -1, -1, -1)
     method.to("cuda" if torch.cuda.is_available() else "cpu")
     report = Counter()
     clips, labels, seeds = generate(method, sampling, num_clips, seed_start, indices, report, given)

@@ -35,7 +35,7 @@ def given_clips(folder: Path, cell: CellConfig) -> np.ndarray:
         condition = read_manifest(folder)["sidecar"].get("condition")
         if condition:
             raise ValueError(
-                f"--samples: {folder} was made from the real clip {condition}, the rows of a suite from noise alone; "
+                f"--samples: {folder} was made from real clips ({condition}), the rows of a suite from noise alone; "
                 "give clips of task generation"
             )
         clips = read_clips(folder)

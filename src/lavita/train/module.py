@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lavita.codec.base import Codec
-from lavita.config import SamplingConfig, TrainConfig
+from lavita.config import GENERATION, SamplingConfig, TrainConfig
 from lavita.diffusion.draws import ClipDraws
 from lavita.shape import check
 
@@ -116,7 +116,7 @@ class VideoMethod(TrainedStage):
     """A method of the comparison: its last stage is itself, earlier ones are named in `stages`."""
 
     owns_first_stage = False
-    tasks: tuple[str, ...] = ("generation",)  # values of sampling.task; all but "generation" need a condition
+    tasks: tuple[str, ...] = (GENERATION,)  # values of sampling.task; all but generation need a condition
     declared: Mapping[str, str] = {}  # what a method is bound to say of itself: a name and a few words, for its record
 
     def __init__(self, context: MethodContext, config: Any) -> None:
@@ -157,17 +157,25 @@ class VideoMethod(TrainedStage):
         """
         raise NotImplementedError("a method defines sample")
 
+    @property
+    def name(self) -> str:
+        """The name of the folder that the method lies in."""
+        return type(self).__module__.split(".")[-2]
+
+    def check_task(self, sampling: SamplingConfig) -> None:
+        """Raise ValueError for a task or chain that the method does not have: before training, and when it samples."""
+        if sampling.task not in self.tasks:
+            raise ValueError(f"sampling.task: got {sampling.task!r}, allowed for {self.name}: {', '.join(self.tasks)}")
+        if sampling.num_clips_chained != 1:
+            raise ValueError(f"sampling.num_clips_chained: got {sampling.num_clips_chained}, {self.name} makes 1 clip")
+
     def check_generation(self, sampling: SamplingConfig, condition: Tensor | None) -> None:
         """Raise ValueError for anything but one clip from noise alone: what a plain method's `sample` calls first."""
-        name = type(self).__module__.split(".")[-2]
-        if sampling.task not in self.tasks:
-            raise ValueError(f"sampling.task: got {sampling.task!r}, allowed for {name}: {', '.join(self.tasks)}")
-        if sampling.num_clips_chained != 1:
-            raise ValueError(f"sampling.num_clips_chained: got {sampling.num_clips_chained}, {name} makes 1 clip")
+        self.check_task(sampling)
         if condition is not None:
             others = [task for task in self.tasks if task != sampling.task]
             choose = f", or choose sampling.task (--task) among {', '.join(others)}" if others else ""
-            raise ValueError(f"{name}: {sampling.task} is from noise alone; leave the condition out{choose}")
+            raise ValueError(f"{self.name}: {sampling.task} is from noise alone; leave the condition out{choose}")
 
     def check_batch(self, batch: dict[str, Tensor]) -> None:
         """Raise ValueError unless the video has the suite's shape."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lavita.codec.pixels import PixelCodec
+from lavita.runner import quality
 from lavita.runner.quality import averaged, psnr_and_ssim, reconstruction
 
 
@@ -56,3 +57,24 @@ def test_average_is_the_mean_of_every_block():
         block = picture[1, 2, top : top + 6, left : left + 6].reshape(36, 3).astype(float).mean(axis=0)
         assert np.array_equal(mean[1, 2, row, column], np.rint(block))
     assert np.array_equal(averaged(mean), mean)
+
+
+def test_clips_of_a_chain_go_through_the_first_stage_one_by_one(monkeypatch):
+    """An autoencoder of three-frame clips that reverses them: six frames come back as two reversed halves."""
+
+    class Reversing(PixelCodec):
+        def decode(self, latent):
+            assert latent.shape[1] == 3
+            return latent.flip(1)
+
+    class protocol:
+        frames, real_interval, resolution = 6, 1, 24
+
+    class scorer:
+        pass
+
+    scorer.protocol = protocol
+    long = clips(5).reshape(1, 6, 24, 24, 3)
+    monkeypatch.setattr(quality, "load_window", lambda *_: long[0])
+    (after,) = quality.reconstructed(Reversing(), [(None, 0)], scorer, torch.zeros(8, 3, 3, 24, 24))
+    assert np.array_equal(after, long[:, [2, 1, 0, 5, 4, 3]])

@@ -90,20 +90,23 @@ def reconstruction_scores(
     if distance is not None:
         value = float(distance.mean())
         entries.append({"metric": f"lpips_{suffix}", "value": value, "unit": "1", "lower_is_better": True})
-    entries.append(scorer.reconstruction_distance(reconstructed(codec, windows, scorer, heldout.device)))
+    entries.append(scorer.reconstruction_distance(reconstructed(codec, windows, scorer, heldout)))
     counts = {"n_real": len(before), "n_generated": len(before)}
     of_windows = {"n_real": len(windows), "n_generated": len(windows)}
     return [entry | {"stage": stage} | (of_windows if entry is entries[-1] else counts) for entry in entries]
 
 
 def reconstructed(
-    codec: Codec, windows: Sequence[tuple[VideoEntry, int]], scorer: Scorer, device: torch.device
+    codec: Codec, windows: Sequence[tuple[VideoEntry, int]], scorer: Scorer, like: Tensor
 ) -> Iterable[np.ndarray]:
-    """The protocol's real clips after encoding and decoding, a few at a time: uint8 (b, F, H, W, 3)."""
+    """The protocol's real clips after encoding and decoding, a few at a time: uint8 (b, F, H, W, 3), on the device of
+    the training clips `like`. Those of a chain go through clip by clip, each as long as one in training."""
     p = scorer.protocol
     for start in range(0, len(windows), BATCH_CLIPS):
         clips = [
             load_window(video, first, p.frames, p.real_interval, p.resolution)
             for video, first in windows[start : start + BATCH_CLIPS]
         ]
-        yield reconstruction(codec, torch.stack([to_tensor(clip) for clip in clips]).to(device))[1]
+        video = torch.stack([to_tensor(clip) for clip in clips]).to(like.device)  # (b, k F, 3, H, W)
+        pieces = video.reshape(-1, *like.shape[1:])  # (b k, F, 3, H, W)
+        yield reconstruction(codec, pieces)[1].reshape(len(video), p.frames, *clips[0].shape[1:])

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from baselines.dit.model import DiT, DiTShape
 from baselines.vdt.model import SIZES as VDT_SIZES
 from baselines.vdt.model import VDT, VDTShape
-from lavita.checkpoints import CheckpointError, load, load_official, save, size_of
+from lavita.checkpoints import CheckpointError, described, load, load_official, save
 from lavita.models.lavita import Lavita, LavitaShape
 from lavita.parity.fill import fill_by_formula
 
@@ -170,8 +170,13 @@ def test_a_checkpoint_without_its_configuration_is_refused(tmp_path):
 
 
 def test_a_size_is_named_as_the_method_names_it():
+    """Depth 28 and width 1152 are VDT's L and DiT's XL: model.size wants the name of the method that reads the file."""
     numbers = VDT_SIZES["L"]
     with torch.device("meta"):
         vdt = VDT(VDTShape(*numbers, patch_size=2, num_frames=2, channels=4, side=4))
         image = DiT(DiTShape(*numbers, patch_size=2, channels=4, side=4, num_classes=3))
-    assert "size L/2" in size_of(vdt.state_dict()) and "size XL/2" in size_of(image.state_dict())
+        small = DiT(DiTShape(2, 16, 2, patch_size=2, channels=4, side=4, num_classes=3))
+    assert described(vdt.state_dict(), vdt).count("size L/2") == 2
+    assert described(image.state_dict(), image).count("size XL/2, 4 label rows") == 2
+    assert described(image.state_dict(), vdt).count("size L/2") == 2
+    assert described(image.state_dict(), small).count("size ") == 1

@@ -68,6 +68,8 @@ class DiT(nn.Module):
     Source: Peebles & Xie 2023, section 3.2 and figure 3.
     """
 
+    sizes = SIZES
+
     def __init__(self, shape: DiTShape) -> None:
         super().__init__()
         self.shape = s = shape

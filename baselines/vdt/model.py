@@ -81,6 +81,8 @@ class VDT(nn.Module):
     row 0 is added, as in official sampling.
     """
 
+    sizes = SIZES
+
     def __init__(self, shape: VDTShape) -> None:
         super().__init__()
         self.shape = s = shape

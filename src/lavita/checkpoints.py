@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from lavita.whole import fill_whole, write_whole
 
-# (depth, width) of the official transformers; what VDT calls L has XL's numbers.
-NAMED_SIZES = {(12, 384): "S", (12, 768): "B", (24, 1024): "L", (28, 1152): "XL"}
 SHOWN_KEYS = 3
 
 
@@ -158,22 +156,22 @@ def differences(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list
 
 def described(state: Mapping[str, Tensor], network: nn.Module) -> str:
     """A line that names the sizes of both networks: which configuration would fit the file."""
-    return f"The file holds {size_of(state)}; this network is {size_of(network.state_dict())}."
+    sizes = getattr(network, "sizes", {})
+    return f"The file holds {size_of(state, sizes)}; this network is {size_of(network.state_dict(), sizes)}."
 
 
-def size_of(state: Mapping[str, Tensor]) -> str:
-    """Depth, width, patch and label rows of a transformer's state dict in words, with its size's name."""
+def size_of(state: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, ...]]) -> str:
+    """Depth, width, patch and label rows of a transformer's state dict in words.
+
+    sizes: (depth, width, ...) by the names that a method gives them; a state dict of these numbers is called so.
+    """
     blocks = {int(match[1]) for match in (re.match(r"blocks\.(\d+)\.", name) for name in state) if match}
     embedding = state.get("x_embedder.proj.weight")
     if not blocks or embedding is None or embedding.ndim != 4:
         return "no transformer of this family"
     depth, width, patch = max(blocks) + 1, embedding.shape[0], embedding.shape[-1]
     parts = [f"depth {depth}, width {width}, patch {patch}"]
-    name = NAMED_SIZES.get((depth, width))
-    if name == "XL" and any(".temporal_fc." in key for key in state):
-        name = "L"
-    if name:
-        parts.append(f"size {name}/{patch}")
+    parts += [f"size {name}/{patch}" for name, numbers in sizes.items() if numbers[:2] == (depth, width)]
     if "y_embedder.embedding_table.weight" in state:
         parts.append(f"{len(state['y_embedder.embedding_table.weight'])} label rows")
     return ", ".join(parts)

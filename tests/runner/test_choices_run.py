@@ -112,8 +112,9 @@ def test_an_outside_start_makes_the_row_open_and_is_named_by_its_hash(started_fr
     row, start = found["row"], found["initialised"]
     assert row["division"] == "open" and row["external_bytes"] == file.stat().st_size
     assert start["source"] == f"DiT-tiny.pt (sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]})"
+    assert f"pretraining.checkpoint: {start['source']}" in (base / "out" / "rows.csv").read_text()
     assert list(start["left"]) == ["y_embedder.embedding_table.weight"]
-    assert "pretraining: none -> an outside checkpoint" in found["deviations"]
+    assert "pretraining.checkpoint: none -> an outside file" in found["deviations"]
     assert str(base) not in (base / "out" / "table.md").read_text()
 
 

@@ -84,9 +84,7 @@ def deviations(cell: CellConfig) -> list[str]:
     p = cell.pretraining
     if p.method:
         found.append(f"pretraining: none -> {p.method} on {p.share:g} of the purse")
-    if p.checkpoint:
-        found.append("pretraining: none -> an outside checkpoint")
-    found += [f"{key}: an outside file" for key in cell.outside if key.startswith("model.")]
+    found += [f"{key}: none -> an outside file" for key in cell.outside]
     authors = method.model | (of_dataset.get("model") or {})
     for key, value in cell.model.items():
         if key not in cell.weight_files and str(authors.get(key)) != str(value):

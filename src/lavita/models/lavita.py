@@ -113,6 +113,8 @@ class Lavita(nn.Module):
     F frames are independent images with their own labels y_images (B, num_images); they never attend over time.
     """
 
+    sizes = SIZES
+
     def __init__(self, shape: LavitaShape) -> None:
         super().__init__()
         self.shape = shape

@@ -70,7 +70,7 @@ def main(folder: Path, shared_folder: Path) -> None:
     weights_hash = save_method(method, cell, shared, folder)
     scores += score_method(method, cell, scorer, shared["classes"], "train", folder / "samples", given)
     scores += first_stage_scores(method, cell, catalogue, scorer, shared, folder / "autoencoder.gif")
-    remark = "" if given is None else given.remark(cell.sampling.task)
+    remark = "" if given is None else given.remark
     finish(folder, method, cell, spent, scores, weights_hash, time.monotonic() - started, remark)
 
 
@@ -86,11 +86,10 @@ def score_method(
     """Sample the protocol's clips, keep them without loss, and score them; one entry a metric."""
     started = time.monotonic()
     name = "sample" if stage == "train" else "sample untrained"
-    condition = None if given is None else given.video
     report = partial(progress, name)
-    clips, labels, seeds = generate(method, cell.sampling, cell.protocol.n_generated, 0, classes, report, condition)
+    clips, labels, seeds = generate(method, cell.sampling, cell.protocol.n_generated, 0, classes, report, given)
     seconds = (time.monotonic() - started) / len(clips)
-    remark = None if given is None else given.remark(cell.sampling.task)
+    remark = None if given is None else given.remark
     save_samples(out, clips, seeds, labels, cell, keep_clips=stage == "train", condition=remark)
     common = {"stage": stage, "sampling_seconds_per_clip": seconds}
     return [score | common for score in scorer.score(clips)]
@@ -205,9 +204,7 @@ def finish(
         "external_bytes": external_bytes(cell, method),
         "weights_hash": weights_hash,
     }
-    declared = dict(method.declared) | {
-        key: name for key, name in record["outside"].items() if key.startswith("model.")
-    }
+    declared = dict(method.declared) | record["outside"]
     said = [record["flag"], remark, *(f"{name}: {text}" for name, text in declared.items())]
     record |= {"declared": declared, "reason": "; ".join(part for part in said if part)}
     record |= {"status": "ok", "scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}

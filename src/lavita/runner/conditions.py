@@ -8,21 +8,33 @@ import torch
 
 from lavita.bench.suite import CellConfig
 from lavita.config import GENERATION
-from lavita.data.catalogue import Catalogue
+from lavita.data.catalogue import Catalogue, VideoEntry
 from lavita.data.clip import to_tensor, window_starts
 from lavita.data.windows import load_window, real_windows
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """video: float32 (n, F, 3, H, W) in [-1, 1], one real clip for each that is made; windows: how many differ."""
+    """One real clip for each that is made, read when a batch asks for it: those of thousands would fill the memory.
 
-    video: torch.Tensor
-    windows: int
+    windows: the (video, first frame) that the clips of a cell take in turn.
+    """
 
-    def remark(self, task: str) -> str:
+    cell: CellConfig
+    windows: tuple[tuple[VideoEntry, int], ...]
+
+    def __getitem__(self, part: slice) -> torch.Tensor:
+        """The conditions of clips part.start .. part.stop - 1: float32 (n, F, 3, H, W) in [-1, 1]."""
+        d = self.cell.data
+        turns = [self.windows[k % len(self.windows)] for k in range(part.start, part.stop)]
+        clips = [load_window(video, first, d.frames, d.interval, d.resolution) for video, first in turns]
+        return torch.stack([to_tensor(clip) for clip in clips])
+
+    @property
+    def remark(self) -> str:
         """What a row must say of itself."""
-        return f"{task} of {len(self.video)} clips from {self.windows} held-out windows"
+        n = self.cell.protocol.n_generated
+        return f"{self.cell.sampling.task} of {n} clips from {len(self.windows)} held-out windows"
 
 
 def conditions_of(cell: CellConfig, catalogue: Catalogue) -> Conditions | None:
@@ -33,9 +45,6 @@ def conditions_of(cell: CellConfig, catalogue: Catalogue) -> Conditions | None:
         return None
     d, p = cell.data, cell.protocol
     there = sum(len(window_starts(video.frames, d.frames, d.interval)) for video in catalogue.split("heldout"))
-    windows = real_windows(
-        catalogue, "heldout", d.frames, d.interval, None, max(1, min(there, p.n_generated)), p.clip_seed
-    )
-    clips = [to_tensor(load_window(video, start, d.frames, d.interval, d.resolution)) for video, start in windows]
-    turns = torch.arange(p.n_generated) % len(clips)
-    return Conditions(torch.stack(clips)[turns], len(clips))
+    wanted = max(1, min(there, p.n_generated))
+    windows = real_windows(catalogue, "heldout", d.frames, d.interval, None, wanted, p.clip_seed)
+    return Conditions(cell, tuple(windows))

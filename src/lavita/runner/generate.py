@@ -11,6 +11,7 @@ import torch
 from lavita.bench.suite import CellConfig
 from lavita.config import SamplingConfig
 from lavita.data.clip import to_uint8
+from lavita.runner.conditions import Conditions
 from lavita.score.frames import write_clips
 from lavita.score.grid import write_grid
 from lavita.train.module import VideoMethod
@@ -25,11 +26,12 @@ def generate(
     seed_start: int,
     classes: Sequence[int],
     report: Callable[[int, int], None],
-    condition: torch.Tensor | None = None,
+    condition: torch.Tensor | Conditions | None = None,
 ) -> tuple[np.ndarray, list[int] | None, list[int]]:
     """Clips uint8 (N, F, H, W, 3) of seeds seed_start .. seed_start + N - 1, with their classes and seeds.
 
-    condition, float32 (N, F, 3, H, W) in [-1, 1], holds the real clip that each is made from, where a task wants one.
+    condition, float32 (N, F, 3, H, W) in [-1, 1] or what gives it batch by batch, holds the real clip that each is
+    made from, where a task wants one.
     In a class suite the clip of seed s has class classes[s modulo their number]; elsewhere classes are not used.
     """
     seeds = list(range(seed_start, seed_start + num_clips))

@@ -60,13 +60,13 @@ class Scorer:
         for metric in (fvd, KernelVideoDistance(distance, n=p.n_generated, n_real=p.n_real)):
             metric.add_rows(self.real, real=True)
             metric.add_rows(features, real=False)
-            entries.append(self.entry(metric, distance, float(metric.compute())))
+            entries.append(self.entry(metric, distance, float(metric.compute()), p.n_generated))
         if self.has_classes:
             classes = self.extractors["classes"]
             metric = VideoInceptionScore(classes, p.n_generated, splits=p.is_splits, shuffle_seed=p.is_shuffle_seed)
             metric.update(clips)
             mean, deviation = metric.mean_and_deviation()
-            entry = self.entry(metric, classes, mean)
+            entry = self.entry(metric, classes, mean, p.n_generated)
             if p.is_splits > 1:
                 entry |= {"ci_low": mean - deviation, "ci_high": mean + deviation}
                 entry |= {"ci_kind": f"mean +- std over {p.is_splits} splits"}
@@ -80,15 +80,13 @@ class Scorer:
         metric.add_rows(self.real, real=True)
         for clips in batches:
             metric.add_rows(distance.features(clips), real=False)
-        entry = self.entry(metric, distance, float(metric.compute()))
+        entry = self.entry(metric, distance, float(metric.compute()), p.n_real)
         return entry | {"metric": "r" + entry["metric"]}
 
-    def entry(self, metric: ClipMetric, extractor: Extractor, value: float) -> dict[str, Any]:
-        """A score under its full name, which says the feature network unless it is the standard one."""
+    def entry(self, metric: ClipMetric, extractor: Extractor, value: float, n: int) -> dict[str, Any]:
+        """A score of n clips under its full name, which says the feature network unless it is the standard one."""
         return {
-            "metric": metric.key(
-                extractor.name, self.protocol.n_generated, self.protocol.frames, extractor.weights_hash
-            ),
+            "metric": metric.key(extractor.name, n, self.protocol.frames, extractor.weights_hash),
             "value": value,
             "unit": metric.unit,
             "lower_is_better": not metric.higher_is_better,

@@ -31,6 +31,7 @@ from lavita.runner.events import emit, progress
 from lavita.runner.flops import training_flops_per_clip
 from lavita.runner.loading import stage_data
 from lavita.runner.scoring import Scorer, load_extractors
+from lavita.score.frames import file_hash
 from lavita.score.sanity import FLOOR, SanityReport, sanity_rows
 from lavita.train.module import TrainedStage
 from lavita.whole import write_whole
@@ -105,7 +106,7 @@ def outside_hashes(cells: list[CellConfig]) -> dict[str, str]:
     for path in sorted({cell.pretraining.checkpoint for cell in cells} - {None}):
         read_state(path)
     paths = {path for cell in cells for path in cell.outside.values()}
-    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sorted(paths)}
+    return {path: file_hash(Path(path)) for path in sorted(paths)}
 
 
 def codec_given(cell: CellConfig) -> dict[str, Any]:

@@ -139,8 +139,7 @@ def identity(cell: CellConfig, group: Group, shared: dict[str, Any]) -> str:
     """A hash of everything that decides a cell's numbers: configuration, code, data, codec, extractor, protocol."""
     parts = [config_hash(cell), code_hash(cell), group.source.catalogue.fingerprint]
     parts += [shared["codec_hash"] or "", shared["extractor_hash"], shared["protocol_hash"]]
-    parts += [shared["outside"].get(cell.pretraining.checkpoint or "", "")]
-    parts += [f"{key} {shared['outside'][path]}" for key, path in cell.outside.items() if key.startswith("model.")]
+    parts += [f"{key} {shared['outside'][path]}" for key, path in cell.outside.items()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -71,20 +71,36 @@ def one_of(where: str, value: Any, allowed: typing.Sequence[Any]) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which clips are seen. root null means embedded data (demo only); resolution in pixels, interval in frames."""
+    """Which clips are seen. root null means embedded data (demo only); resolution in pixels, interval in frames.
+
+    fold: of the data set's own lists (UCF101: 1 to 3, else null). frame_choice: exact takes every interval-th frame,
+    linspace is the published rule (see data/clip.py). short_videos: what becomes of videos without room for a clip.
+    max_unreadable: share of the videos that may be left out because they can't be read. latent_cache: train from stored
+    posterior moments of the suite's codec.
+    """
 
     dataset: str
     root: str | None
+    fold: int | None
     frames: int
     interval: int
     resolution: int
     flip: bool
+    frame_choice: str
     short_videos: str
+    max_unreadable: float
+    latent_cache: bool
     num_workers: int
     cache_bytes: int
 
     def __post_init__(self) -> None:
         one_of("data.short_videos", self.short_videos, ("error", "skip"))
+        one_of("data.frame_choice", self.frame_choice, ("exact", "linspace"))
+        if not 0 <= self.max_unreadable < 1:
+            raise ConfigError(
+                f"data.max_unreadable: got {self.max_unreadable}, wanted a share of the videos, 0 to below 1 "
+                "(0.005 is half a percent)"
+            )
         for key in ("frames", "interval", "resolution"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"data.{key}: got {getattr(self, key)}, wanted at least 1")

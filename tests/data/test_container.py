@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lavita.data.container import defect
+from lavita.data.container import Defect, defect
 
 
 def riff(payload: int) -> bytes:
@@ -65,4 +65,4 @@ def test_unstated_lengths_count_as_whole(tmp_path, content):
 
 def test_reasons_name_both_lengths(tmp_path):
     (tmp_path / "file").write_bytes(riff(50)[:40])
-    assert defect(tmp_path / "file") == "truncated: 40 bytes of 62"
+    assert defect(tmp_path / "file") == Defect("unreadable", "truncated: 40 bytes of 62")

@@ -13,7 +13,7 @@ from lavita.data.layouts import LAYOUTS
 def test_each_file_is_complete(name):
     known = dataset_facts(name)
     assert known.name == name and known.layout in LAYOUTS and name in dataset_names()
-    assert known.flip == (name != "skytimelapse") and known.interval == 3 and known.short_videos == "error"
+    assert known.flip == (name != "skytimelapse") and known.interval == 3 and known.short_videos in ("error", "skip")
     assert (known.has_classes, known.num_classes) == ((True, 101) if name == "ucf101" else (False, None))
     assert known.homepage.startswith("https://") and known.expected_tree.startswith("ROOT/")
 

@@ -6,14 +6,16 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lavita.data.catalogue import Catalogue, VideoEntry
-from lavita.data.layouts import LayoutError, read_layout
-from lavita.data.video import UnreadableVideo, write_video
+from lavita.data.layouts import list_dataset, read_layout
+from lavita.data.trees import LAYOUTS, LayoutError
+from lavita.data.video import write_video
 
 
 def write_pictures(folder, seed, count=4):
@@ -34,7 +36,7 @@ def test_ucf101_catalogue(ucf101_tree):
     assert catalogue.class_names == ("Bend", "Wave")
     assert [len(catalogue.split(name)) for name in ("train", "heldout", "train+heldout")] == [2, 2, 4]
     lines = sorted(
-        f"{v.video_id} {hashlib.sha256(v.path.read_bytes()).hexdigest()} {v.split}\n" for v in catalogue.videos
+        f"{v.video_id} {hashlib.sha256(Path(v.path).read_bytes()).hexdigest()} {v.split}\n" for v in catalogue.videos
     )
     assert catalogue.fingerprint == hashlib.sha256("".join(lines).encode()).hexdigest()
     with pytest.raises(ValueError, match="allowed: train, heldout"):
@@ -120,8 +122,9 @@ def test_lists_and_files_must_agree(ucf101_tree):
     lists = ucf101_tree / "ucfTrainTestlist"
     full = (lists / "testlist01.txt").read_text()
     for text, words in (
-        (full + "Bend/v_Bend_g03_c01.avi\n", "1 listed videos have no file"),
+        (full + "Bend/v_Bend_g03_c01.avi\n", "1 videos of trainlist01.txt and testlist01.txt have no file"),
         (full.splitlines()[0], "1 videos stand in neither"),
+        (full + "Jump/v_Jump_g03_c01.avi\n", "Jump of v_Jump_g03_c01 does not stand in classInd.txt"),
         (full + "what is this\n", "line 3 is 'what is this'"),
         ("", "no heldout video|stand in neither"),
     ):
@@ -136,8 +139,13 @@ def test_lists_and_files_must_agree(ucf101_tree):
 def test_an_unreadable_video_stops_reading(ucf101_tree):
     path = ucf101_tree / "UCF-101" / "Wave" / "v_Wave_g01_c01.avi"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UnreadableVideo, match="v_Wave_g01_c01.avi: truncated"):
+    with pytest.raises(LayoutError, match=r"(?s)1 of 4 videos can't be read, 25.00%.*v_Wave_g01_c01.avi: truncated"):
         read_layout("ucf101", ucf101_tree)
+    with pytest.raises(LayoutError, match="allows 24.00%"):
+        read_layout("ucf101", ucf101_tree, max_unreadable=0.24)
+    kept = read_layout("ucf101", ucf101_tree, max_unreadable=0.25)
+    assert (len(kept.videos), kept.num_unreadable, kept.left_out) == (3, 1, "1 unreadable left out")
+    assert kept.notes == (f"{path}: truncated: {path.stat().st_size} bytes of {path.stat().st_size + 100}",)
 
 
 def catalogue_of(lengths: dict[str, tuple[int, ...]]) -> Catalogue:

@@ -96,13 +96,16 @@ def same_number(a: object, b: object) -> bool:
     return isinstance(a, int | float) and isinstance(b, int | float) and float(a) == float(b)
 
 
+# Keys of data that no number depends on, beyond what the fingerprint says.
+DATA_ELSEWHERE = ("root", "num_workers", "cache_bytes", "max_unreadable")
+
+
 def canonical(cell: CellConfig) -> str:
     """The configuration as canonical JSON; paths are left out: fingerprint and hashes stand for files."""
     values = asdict(cell)
     values.pop("weights")
-    values["data"].pop("root")
-    values["data"].pop("num_workers")
-    values["data"].pop("cache_bytes")
+    for key in DATA_ELSEWHERE:
+        values["data"].pop(key)
     values["codec"].pop("path")
     values["pretraining"]["checkpoint"] = bool(cell.pretraining.checkpoint)
     values["model"] |= {key: bool(cell.model[key]) or None for key in values.pop("weight_files")}

@@ -200,7 +200,8 @@ def compose(suite: SuiteSpec, tier: str, method: MethodSpec) -> DictConfig:
     protocol_name = tier_values.pop("protocol_name")
     dataset = load_yaml("datasets", suite.dataset)
     protocol = load_yaml("protocols", protocol_name) | {"name": protocol_name}
-    facts = {"data": {"dataset": suite.dataset, "flip": dataset["flip"], "short_videos": dataset["short_videos"]}}
+    known = ("flip", "short_videos", "fold", "frame_choice")
+    facts = {"data": {"dataset": suite.dataset} | {key: dataset[key] for key in known}}
     authors = {"model": method.model, "train": method.train, "sampling": method.sampling}
     config = merged(
         authors,

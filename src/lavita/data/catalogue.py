@@ -8,23 +8,24 @@ from pathlib import Path
 SPLITS = ("train", "heldout")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoEntry:
-    """One video.
+    """One video, small in memory, since a catalogue may hold a million.
 
     path: file or frame folder; group: videos of one source share it and it never stands in both splits;
     class_index counts from 0; split: train or heldout; frames: how many can be decoded; sha256: of its
-    content.
+    content; entries: where decoding may begin (see `video.read_frames`).
     """
 
     video_id: str
-    path: Path
+    path: str
     group: str
     class_name: str | None
     class_index: int | None
     split: str
     frames: int = 0
     sha256: str = ""
+    entries: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Catalogue:
     """The videos of a data set, train before held-out, each sorted by id.
 
     class_names: by class index, '' where the set's list leaves a gap, () without classes; fingerprint: of
-    every video on disk, skipped ones included; num_skipped: short videos left out of `videos`.
+    every video on disk, skipped ones included. Left out of `videos`: num_skipped short ones, num_unreadable that can't
+    be read, num_duplicates that repeat another of their split; notes names the last two kinds, a line each.
     """
 
     dataset: str
@@ -41,6 +43,16 @@ class Catalogue:
     class_names: tuple[str, ...]
     fingerprint: str
     num_skipped: int = 0
+    num_unreadable: int = 0
+    num_duplicates: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> str:
+        """How many videos are left out and why, as a table says it: "2 unreadable and 1 too short left out", or ''."""
+        parts = {"unreadable": self.num_unreadable, "duplicate": self.num_duplicates, "too short": self.num_skipped}
+        said = [f"{number} {kind}" for kind, number in parts.items() if number]
+        return f"{' and '.join(said)} left out" if said else ""
 
     def split(self, name: str) -> tuple[VideoEntry, ...]:
         """The videos of 'train', 'heldout' or 'train+heldout'; ValueError for another name."""
@@ -49,15 +61,19 @@ class Catalogue:
             raise ValueError(f"got split '{name}', allowed: {', '.join(allowed)}")
         return tuple(video for video in self.videos if video.split in name.split("+"))
 
-    def long_enough(self, frames: int, interval: int, short_videos: str = "error") -> Catalogue:
+    def long_enough(
+        self, frames: int, interval: int, short_videos: str = "error", frame_choice: str = "exact"
+    ) -> Catalogue:
         """A catalogue in which every video holds a clip of `frames` frames, one in `interval`.
+
+        With frame_choice linspace a shorter video still gives a clip as long as it has `frames` frames.
 
         short_videos: 'error' raises ValueError if there is a shorter video, 'skip' leaves such videos out
         and adds them to num_skipped (ValueError if a split has none left).
         """
         if short_videos not in ("error", "skip"):
             raise ValueError(f"got short_videos '{short_videos}', allowed: error, skip")
-        span = (frames - 1) * interval + 1
+        span = frames if frame_choice == "linspace" else (frames - 1) * interval + 1
         short = [video for video in self.videos if video.frames < span]
         if not short:
             return self

@@ -6,6 +6,7 @@ Decoders play a truncated AVI or Matroska file without complaint up to the cut; 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +14,15 @@ MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 EBML_MAGIC, SEGMENT_ID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
-def defect(path: Path) -> str | None:
+@dataclass(frozen=True)
+class Defect:
+    """What is wrong with a file: its status in a manifest (empty, not_video or unreadable) and the reason."""
+
+    status: str
+    reason: str
+
+
+def defect(path: Path) -> Defect | None:
     """Return why the file at path is not a whole AVI, MP4 or Matroska/WebM file, or None where it is whole.
 
     A file whose container does not state its length (a live recording) counts as whole.
@@ -22,7 +31,7 @@ def defect(path: Path) -> str | None:
     """
     size = path.stat().st_size
     if size == 0:
-        return "the file is empty (0 bytes)"
+        return Defect("empty", "the file is empty (0 bytes)")
     with path.open("rb") as file:
         head = file.read(12)
         file.seek(0)
@@ -33,9 +42,9 @@ def defect(path: Path) -> str | None:
         elif head[:4] == EBML_MAGIC:
             stated = _ebml_length(file, size)
         else:
-            return "not a video: the file does not begin as AVI, MP4 or Matroska/WebM"
+            return Defect("not_video", "not a video: the file does not begin as AVI, MP4 or Matroska/WebM")
     if stated > size:
-        return f"truncated: {size} bytes of {stated}"
+        return Defect("unreadable", f"truncated: {size} bytes of {stated}")
     return None
 
 

@@ -18,7 +18,8 @@ class DatasetFacts:
     name, title: short and full name; layout: which reader in layouts.py; flip: mirrored in training as
     published; has_classes, num_classes: labels of the full set; homepage, how_to_get: where the data comes
     from; expected_tree: drawing of the folders; interval: frame interval as published; short_videos: error
-    or skip.
+    or skip; fold: of its own lists, null where it has none; frame_choice: exact or linspace; published_counts: videos
+    of each split of the full set, as its source states them, with that source.
     """
 
     name: str
@@ -32,6 +33,9 @@ class DatasetFacts:
     expected_tree: str
     interval: int
     short_videos: str
+    fold: int | None
+    frame_choice: str
+    published_counts: str
 
 
 def dataset_names() -> tuple[str, ...]:

@@ -1,201 +1,138 @@
-"""A folder -> the list of its videos: UCF101, SkyTimelapse, FaceForensics, Taichi-HD, each in its published
-tree.
-"""
+"""A root folder -> the catalogue of its videos, or one message: the expected tree, what was found, the nearest one."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from .catalogue import SPLITS, Catalogue, VideoEntry
 from .facts import dataset_facts
-from .scan import fingerprint, scan
-from .video import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from .manifest import conflicts
+from .scan import Content, Report, fingerprint, scan
+from .trees import LAYOUTS, LayoutError, Listing
+
+MAX_UNREADABLE = 0.005  # share of the videos that may be left out because they can't be read
+SHOWN = 5  # how many of them one message names
 
 
-class LayoutError(ValueError):
-    """A root that is missing, empty or not in the layout of the data set: what was found, what was
-    expected.
+def read_layout(
+    dataset: str,
+    root: Path | str,
+    cache_dir: Path | str | None = None,
+    fold: int | None = None,
+    max_unreadable: float = MAX_UNREADABLE,
+    report: Report | None = None,
+) -> Catalogue:
+    """Return the catalogue of the data set below root: the folder that holds its tree, or the tree's top folder.
+
+    Every video is hashed and its frames counted, in threads; with cache_dir, the results are kept there for the next
+    call. Videos that can't be read, and copies within a split, are left out and named in `notes`. Raises LayoutError
+    where more than max_unreadable (a share) can't be read, where the lists and the files disagree, and where train and
+    held-out videos share an id, a group or their content; ValueError for an unknown data set.
     """
+    listing = list_dataset(dataset, root, fold)
+    _check_lists(listing)
+    paths = [item.path for item in listing.items]
+    contents = scan(paths, listing.base, cache_file(cache_dir, dataset, listing.base), report=report)
+    notes = _unreadable(listing, contents, max_unreadable)
+    repeated = _repeated(listing, contents)
+    videos = tuple(
+        VideoEntry(
+            item.video_id, item.path, item.group, item.class_name, item.class_index, item.split,
+            content.frames, content.sha256, content.entries,
+        )
+        for number, (item, content) in enumerate(zip(listing.items, contents, strict=True))
+        if content.status == "ok" and number not in repeated
+    )  # fmt: skip
+    mark = fingerprint((i.video_id, c.sha256, i.split) for i, c in zip(listing.items, contents, strict=True))
+    return Catalogue(
+        dataset, listing.base, videos, listing.class_names, mark,
+        num_unreadable=len(notes), num_duplicates=len(repeated), notes=(*notes, *repeated.values()),
+    )  # fmt: skip
 
 
-def read_layout(dataset: str, root: Path | str, cache_dir: Path | str | None = None) -> Catalogue:
-    """Return the catalogue of the data set below root: the folder that holds its tree, or the tree's top
-    folder.
+def cache_file(cache_dir: Path | str | None, dataset: str, base: Path) -> Path | None:
+    """Where a scan is remembered. Two copies of a data set may hold equal relative paths: each base has its own file."""
+    if cache_dir is None:
+        return None
+    return Path(cache_dir) / f"scan-{dataset}-{hashlib.sha256(str(base).encode()).hexdigest()[:12]}.jsonl"
 
-    Every video is hashed and its frames counted, in threads; with cache_dir, the results are kept there for
-    the next call. Raises LayoutError, UnreadableVideo; ValueError for an unknown data set.
+
+def _check_lists(listing: Listing) -> None:
+    """Raise LayoutError unless the data set's own lists and its files name the same videos."""
+    if listing.missing:
+        raise LayoutError(
+            f"{listing.base}: {len(listing.missing)} videos of {' and '.join(listing.list_names)} have no file, such as "
+            f"{listing.missing[0]}; complete the download, or shorten the lists"
+        )
+    stray = [item for item in listing.items if not item.split]
+    if stray:
+        raise LayoutError(
+            f"{listing.base}: {len(stray)} videos stand in neither {' nor '.join(listing.list_names)}, such as "
+            f"{stray[0].path}; add them to a list or move them away"
+        )
+
+
+def _unreadable(listing: Listing, contents: Sequence[Content], most: float) -> list[str]:
+    """A line "path: reason" for each video that can't be read. Raises LayoutError where they are more than may be."""
+    bad = [(i.path, c.reason) for i, c in zip(listing.items, contents, strict=True) if c.status != "ok"]
+    lines = [f"{path}: {reason}" for path, reason in bad]
+    if len(bad) > most * len(contents):
+        more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise LayoutError(
+            f"{listing.base}: {len(bad)} of {len(contents)} videos can't be read, {len(bad) / len(contents):.2%}; "
+            f"data.max_unreadable allows {most:.2%} (a share: {most:g}):\n  " + "\n  ".join(lines[:SHOWN]) + more
+        )
+    for split in SPLITS:
+        if not any(i.split == split and c.status == "ok" for i, c in zip(listing.items, contents, strict=True)):
+            raise LayoutError(f"{listing.base}: no {split} video can be read:\n  " + "\n  ".join(lines[:SHOWN]))
+    return lines
+
+
+def _repeated(listing: Listing, contents: Sequence[Content]) -> dict[int, str]:
+    """A line for each video that repeats one of its split. Raises LayoutError where it stands in the other split."""
+    lines = {}
+    for number, (kind, other) in conflicts(listing.items, contents).items():
+        video, first = listing.items[number], listing.items[other]
+        value = {"content": contents[number].sha256, "video id": video.video_id, "group": video.group}[kind]
+        if first.split != video.split:
+            raise LayoutError(
+                f"{first.path} ({first.split}) and {video.path} ({video.split}) have the same {kind} '{value}': train "
+                "and held-out videos must differ; remove one of them"
+            )
+        lines[number] = f"{video.path}: same {kind} as {first.path}"
+    return lines
+
+
+def list_dataset(dataset: str, root: Path | str, fold: int | None = None) -> Listing:
+    """Return what the tree of a data set holds below root: the folder that holds it, or the tree's top folder.
+
+    fold: of the data set's own lists, from 1 (None: the one in its facts). Items come train before held-out, then by
+    id. No video is opened. Raises LayoutError; ValueError for an unknown data set or fold.
     """
     facts = dataset_facts(dataset)
     layout = LAYOUTS[facts.layout]
+    fold = facts.fold if fold is None else fold
+    if (fold is not None) != bool(layout.folds) or (fold is not None and not 1 <= fold <= layout.folds):
+        allowed = f"1 to {layout.folds}" if layout.folds else "none: this data set has no folds"
+        raise ValueError(f"data.fold: got {fold} for {dataset}, allowed {allowed}")
     root = Path(root).expanduser().resolve()
     places = layout.locate(root)
     if places is None:
-        raise LayoutError(_mismatch(dataset, root))
-    listed, class_names = layout.list_videos(places)
+        raise LayoutError(mismatch(dataset, root))
+    try:
+        listing = layout.read(root, places, fold)
+    except LayoutError as error:
+        raise LayoutError(f"{error}\n{expected(dataset)}") from None
     for split in SPLITS:
-        if not any(video.split == split for video in listed):
-            raise LayoutError(f"{root}: no {split} video for data set {dataset}\n{_expected(dataset)}")
-    cache_file = None
-    if cache_dir is not None:
-        # Two copies of a data set may hold the same relative paths, so each root has a cache of its own.
-        cache_file = Path(cache_dir) / f"scan-{dataset}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.json"
-    listed = sorted(listed, key=lambda video: (SPLITS.index(video.split), video.video_id))
-    contents = scan([video.path for video in listed], places["base"], cache_file)
-    videos = tuple(
-        replace(video, frames=content.frames, sha256=content.sha256)
-        for video, content in zip(listed, contents, strict=True)
-    )
-    _assert_disjoint(videos)
-    mark = fingerprint((video.video_id, video.sha256, video.split) for video in videos)
-    return Catalogue(dataset, root, videos, class_names, mark)
+        if not any(item.split == split for item in listing.items):
+            raise LayoutError(f"{root}: no {split} video for data set {dataset}\n{expected(dataset)}")
+    listing.items.sort(key=lambda item: (not item.split, SPLITS.index(item.split or "train"), item.video_id))
+    return listing
 
 
-@dataclass(frozen=True)
-class Layout:
-    """One published tree.
-
-    trees: where its named folders lie below the root, the published place first; list_videos reads them.
-    """
-
-    trees: tuple[dict[str, str], ...]
-    list_videos: Callable[[dict[str, Path]], tuple[list[VideoEntry], tuple[str, ...]]]
-
-    def locate(self, root: Path) -> dict[str, Path] | None:
-        """The folders of the first tree found, and 'base', which holds them all; None without one."""
-        for tree in self.trees:
-            places = {name: (root / place).resolve() for name, place in tree.items()}
-            if all(place.is_dir() for place in places.values()):
-                return places | {"base": root.parent if ".." in "".join(tree.values()) else root}
-        return None
-
-
-def _list_ucf101(places: dict[str, Path]) -> tuple[list[VideoEntry], tuple[str, ...]]:
-    """Fold 1 of ucfTrainTestlist; the group is (class, performer), which fold 1 keeps within one split."""
-    class_lines = _read_list(places["lists"] / "classInd.txt", r"(\d+)\s+(\S+)")
-    index_of = {name: int(number) - 1 for number, name in class_lines}
-    files = {path.relative_to(places["videos"]).with_suffix("").as_posix(): path for path in _find(places["videos"])}
-    entries, absent = [], []
-    for split, name in (("train", "trainlist01.txt"), ("heldout", "testlist01.txt")):
-        for class_name, stem, group in _read_list(places["lists"] / name, r"(\S+)/(\S+_(g\d+)_c\d+)\.\w+(?:\s+\d+)?"):
-            path = files.pop(f"{class_name}/{stem}", None)
-            if path is None or class_name not in index_of:
-                absent.append(f"{class_name}/{stem}")
-                continue
-            index = index_of[class_name]
-            entries.append(VideoEntry(stem, path, f"{class_name}/{group}", class_name, index, split))
-    if absent:
-        raise LayoutError(
-            f"{places['lists']}: {len(absent)} listed videos have no file below {places['videos']} or no "
-            f"class in classInd.txt, such as {absent[0]}; complete the download, or shorten the lists"
-        )
-    if files:
-        raise LayoutError(
-            f"{places['videos']}: {len(files)} videos stand in neither trainlist01.txt nor testlist01.txt, "
-            f"such as {sorted(files)[0]}; add them to a list or move them away"
-        )
-    names = {index: name for name, index in index_of.items()}
-    return entries, tuple(names.get(index, "") for index in range(max(names) + 1))
-
-
-def _lister(
-    group_of: Callable[[str], str],
-) -> Callable[[dict[str, Path]], tuple[list[VideoEntry], tuple[str, ...]]]:
-    """A reader for the sets without classes: a folder a split; group_of turns a video id into its group."""
-
-    def list_videos(places: dict[str, Path]) -> tuple[list[VideoEntry], tuple[str, ...]]:
-        entries = []
-        for split in SPLITS:
-            for path in _find(places[split]):
-                relative = path.relative_to(places[split])
-                video_id = (relative if path.is_dir() else relative.with_suffix("")).as_posix()
-                entries.append(VideoEntry(video_id, path, group_of(video_id), None, None, split))
-        return entries, ()
-
-    return list_videos
-
-
-LAYOUTS = {
-    "ucf101": Layout(
-        (
-            {"videos": "UCF-101", "lists": "ucfTrainTestlist"},
-            {"videos": ".", "lists": "ucfTrainTestlist"},
-            {"videos": ".", "lists": "../ucfTrainTestlist"},
-        ),
-        _list_ucf101,
-    ),
-    "skytimelapse": Layout(
-        (
-            {"train": "sky_train", "heldout": "sky_test"},
-            {"train": "sky_timelapse/sky_train", "heldout": "sky_timelapse/sky_test"},
-        ),
-        _lister(lambda video_id: video_id.split("/")[0]),
-    ),
-    "faceforensics": Layout(
-        (
-            {"train": "preprocess_ffs/train/videos", "heldout": "preprocess_ffs/test/videos"},
-            {"train": "train/videos", "heldout": "test/videos"},
-        ),
-        _lister(lambda video_id: video_id),
-    ),
-    # Clips of one YouTube video are named <youtube id>#<start>#<end> by the script that cuts them.
-    "taichi": Layout(
-        (
-            {"train": "taichi-256/frames/train", "heldout": "taichi-256/frames/test"},
-            {"train": "frames/train", "heldout": "frames/test"},
-        ),
-        _lister(lambda video_id: video_id.split("/")[0].split("#")[0]),
-    ),
-}
-
-
-def _find(folder: Path) -> list[Path]:
-    """Video files, and folders that hold pictures, at any depth below folder, sorted; hidden names are left
-    out.
-    """
-    found, has_pictures = [], False
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            found += _find(path)
-        elif path.suffix.lower() in VIDEO_SUFFIXES:
-            found.append(path)
-        has_pictures = has_pictures or path.suffix.lower() in PICTURE_SUFFIXES
-    return [folder] if has_pictures and not found else found
-
-
-def _read_list(path: Path, pattern: str) -> list[tuple[str, ...]]:
-    """The groups of pattern for each line of a list file; LayoutError names the line that does not match."""
-    if not path.is_file():
-        raise LayoutError(f"{path}: no such file\n{_expected('ucf101')}")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        match = re.fullmatch(pattern, line.strip())
-        if match:
-            rows.append(match.groups())
-        elif line.strip():
-            raise LayoutError(f"{path}: line {number} is '{line.strip()[:80]}', wanted {pattern}")
-    return rows
-
-
-def _assert_disjoint(videos: tuple[VideoEntry, ...]) -> None:
-    """Ids are unique, and neither group nor content stands in both splits."""
-    seen: dict[tuple[str, str], VideoEntry] = {}
-    for video in videos:
-        for kind, value in (("video id", video.video_id), ("group", video.group), ("content", video.sha256)):
-            other = seen.setdefault((kind, value), video)
-            if other is not video and (kind == "video id" or other.split != video.split):
-                raise LayoutError(
-                    f"{other.path} ({other.split}) and {video.path} ({video.split}) have the same {kind} "
-                    f"'{value}': train and held-out videos must differ; remove one of them"
-                )
-
-
-def _mismatch(dataset: str, root: Path) -> str:
+def mismatch(dataset: str, root: Path) -> str:
     """One message for a root that does not hold the data set's tree."""
     if not root.exists():
         found = "no such folder"
@@ -204,12 +141,25 @@ def _mismatch(dataset: str, root: Path) -> str:
     else:
         names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir() if not path.name.startswith("."))
         found = f"found {', '.join(names[:6])}{' ...' if len(names) > 6 else ''}" if names else "the folder is empty"
-    near = [name for name, layout in LAYOUTS.items() if name != dataset and layout.locate(root)]
-    hint = f"; this looks like {near[0]}" if near else ""
-    return f"{root}: not a {dataset} tree: {found}{hint}\n{_expected(dataset)}"
+    hint = _hint(dataset, root) if root.is_dir() else ""
+    return f"{root}: not a {dataset} tree: {found}{hint}\n{expected(dataset)}"
 
 
-def _expected(dataset: str) -> str:
+def _hint(dataset: str, root: Path) -> str:
+    """The nearest known layout: the same tree one folder up or down, another data set's, or one that is begun."""
+    for near in (root.parent, *sorted(path for path in root.iterdir() if path.is_dir())):
+        if LAYOUTS[dataset].locate(near):
+            return f"; its tree begins at {near}: give that as the root"
+    others = [name for name, layout in LAYOUTS.items() if name != dataset and layout.locate(root)]
+    if others:
+        return f"; this looks like {' or '.join(others)}"
+    closest = {name: LAYOUTS[name].closest(root) for name in (dataset, *LAYOUTS)}
+    name = max(closest, key=lambda key: closest[key][0])
+    return f"; nearest known layout: {name} ({closest[name][1]})" if closest[name][0] else ""
+
+
+def expected(dataset: str) -> str:
+    """The expected tree and where the data come from, in a few lines."""
     facts = dataset_facts(dataset)
     tree = facts.expected_tree.rstrip().replace("\n", "\n  ")
     return f"expected tree:\n  {tree}\nwhere it comes from: {facts.homepage}\n  {facts.how_to_get}"

@@ -15,85 +15,122 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from .container import defect
+from .entries import CHECKED, Entry, LostEntry, Timeline, from_entry, nearest, pack
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".webm", ".mkv")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class UnreadableVideo(ValueError):
-    """A video that cannot be decoded. One line: path and reason."""
+    """A video that cannot be decoded. One line: path and reason.
 
-    def __init__(self, path: Path | str, reason: str = "") -> None:
+    status: what it is in a manifest: unreadable, empty or not_video.
+    """
+
+    def __init__(self, path: Path | str, reason: str = "", status: str = "unreadable") -> None:
         # One argument must do, too: pickling and the loader's workers rebuild the error from its message.
         super().__init__(f"{path}: {reason}" if reason else str(path))
+        self.status = status
+        self.reason = reason
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """frames: how many can be decoded; fps: frames a second (None for a frame folder); width, height:
-    pixels.
+    """frames: how many can be decoded; fps: frames a second (None for a frame folder); width, height: pixels, as shown;
+    entries: where decoding may begin, packed by `entries.pack` (empty unless they were asked for).
     """
 
     frames: int
     fps: float | None
     width: int
     height: int
+    entries: bytes = b""
 
 
-def probe(path: Path | str) -> VideoInfo:
+def probe(path: Path | str, thorough: bool = False) -> VideoInfo:
     """Return frame count, rate and size of a video file or frame folder.
 
     A video file is decoded once, without conversion to RGB: the counts in headers and packets are wrong for
     files with dropped or broken frames. Of a frame folder each picture's header and end mark are read.
+    thorough: also decode every picture, and find a file's key frames from which reading may begin, each tried against
+    the decode of the whole file.
     Raises UnreadableVideo.
     """
     path = Path(path)
     if path.is_dir():
-        pictures = _pictures(path)
-        sizes = {_picture_size(picture) for picture in pictures}
+        pictures = picture_paths(path)
+        sizes = {_picture_size(picture, thorough) for picture in pictures}
         if len(sizes) > 1:
             raise UnreadableVideo(path, f"pictures of different sizes: {sorted(sizes)[:3]}")
         width, height = sizes.pop()
         return VideoInfo(len(pictures), None, width, height)
-    count, frame, fps = 0, None, None
+    seen, frame, fps = Timeline(), None, None
     for fps, frame in _decode(path):  # noqa: B007
-        count += 1
+        seen.add(frame)
     if frame is None:
         raise UnreadableVideo(path, "no frame can be decoded")
-    return VideoInfo(count, fps, frame.width, frame.height)
+    width, height = (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
+    tried = [entry for entry in seen.candidates() if _leads_to(path, entry, seen)] if thorough else []
+    return VideoInfo(seen.num_frames, fps, width, height, pack(tried))
 
 
-def read_frames(path: Path | str, indices: Sequence[int]) -> np.ndarray:
-    """Return frames by number: uint8 (len(indices), H, W, 3), 0..255, RGB, in the order of indices.
+def _leads_to(path: Path, entry: Entry, seen: Timeline) -> bool:
+    """Whether seeking to an entry gives the same frames there as the decode of the whole file did."""
+    try:
+        frames = _decode(path, entry)
+        numbers = range(entry.frame, min(entry.frame + CHECKED, seen.num_frames))
+        return all(seen.agrees(number, frame) for number, (_, frame) in zip(numbers, frames, strict=False))
+    except (LostEntry, UnreadableVideo):
+        return False
 
-    Frame 0 is the first that the decoder puts out. A file is decoded from its start to the largest index,
-    since seeking by time is wrong in files with one key frame or odd time stamps; only the frames asked for
-    become RGB.
+
+def read_frames(path: Path | str, indices: Sequence[int], entries: bytes = b"") -> np.ndarray:
+    """Return frames by number: uint8 (len(indices), H, W, 3), 0..255, RGB, in the order of indices, turned upright.
+
+    Frame 0 is the first that the decoder puts out. A file is decoded from its start, or from the last of `entries`
+    (VideoInfo.entries of this very file) that is not beyond the first index, to the largest index; never by time,
+    since that is wrong in files with one key frame or odd time stamps. Only the frames asked for become RGB.
     Raises UnreadableVideo; ValueError where an index is negative or beyond the last frame.
     """
     path, indices = Path(path), [int(index) for index in indices]
     if not indices or min(indices) < 0:
         raise ValueError(f"{path}: got frame indices {indices}, allowed: one or more numbers from 0 on")
-    wanted, last = set(indices), max(indices)
-    found: dict[int, np.ndarray] = {}
-    count = 0
+    wanted = set(indices)
     if path.is_dir():
-        pictures = _pictures(path)
+        pictures = picture_paths(path)
         count = len(pictures)
         found = {index: _read_picture(pictures[index]) for index in wanted if index < count}
     else:
-        # One converter for all frames, in one thread: a new one each costs 20 times as much on small frames.
-        converter = VideoReformatter()
-        for count, (_, frame) in enumerate(_decode(path), start=1):
-            if count - 1 in wanted:
-                found[count - 1] = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-            if count > last:
-                break
-    if last >= count:
-        raise ValueError(f"{path}: got frame index {last}, the video has {count} frames (0 to {count - 1})")
+        try:
+            found, count = _read_from(path, wanted, nearest(entries, min(wanted)))
+        except LostEntry:
+            found, count = _read_from(path, wanted, None)
+    if max(wanted) >= count:
+        raise ValueError(f"{path}: got frame index {max(wanted)}, the video has {count} frames (0 to {count - 1})")
     if len({frame.shape for frame in found.values()}) > 1:
         raise UnreadableVideo(path, "the frame size changes within the video")
     return np.stack([found[index] for index in indices])
+
+
+def _read_from(path: Path, wanted: set[int], entry: Entry | None) -> tuple[dict[int, np.ndarray], int]:
+    """The wanted frames by number, and the number after the last one that was decoded."""
+    found: dict[int, np.ndarray] = {}
+    number, last = entry.frame if entry else 0, max(wanted)
+    # One converter for all frames, in one thread: a new one each costs 20 times as much on small frames.
+    converter = VideoReformatter()
+    for _, frame in _decode(path, entry):
+        if number in wanted:
+            rgb = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            found[number] = np.rot90(rgb, _quarter_turns(frame))
+        number += 1
+        if number > last:
+            break
+    return found, number
+
+
+def _quarter_turns(frame: av.VideoFrame) -> int:
+    """Counter-clockwise quarter turns that bring a frame upright, as its file's display matrix says; 0 to 3."""
+    return round(frame.rotation / 90) % 4
 
 
 def write_video(path: Path | str, frames: np.ndarray, fps: float, lossless: bool) -> Path:
@@ -144,23 +181,30 @@ def _encoder(suffix: str, lossless: bool) -> tuple[str, str, dict[str, str]]:
     return "mpeg4", "yuv420p", {"qmin": "2", "qmax": "4", "flags": "+bitexact"}
 
 
-def _decode(path: Path) -> Iterator[tuple[float | None, av.VideoFrame]]:
-    """Frames per second of the file and each frame, in the decoder's order; errors become UnreadableVideo."""
+def _decode(path: Path, entry: Entry | None = None) -> Iterator[tuple[float | None, av.VideoFrame]]:
+    """Frames per second of the file and each frame, in the decoder's order, from the first or from an entry on.
+
+    Raises UnreadableVideo for whatever is wrong with the file, LostEntry where seeking does not lead to the entry.
+    """
     if not path.is_file():
         raise UnreadableVideo(path, "no such file or folder")
-    reason = defect(path)
-    if reason:
-        raise UnreadableVideo(path, reason)
+    wrong = defect(path)
+    if wrong:
+        raise UnreadableVideo(path, wrong.reason, wrong.status)
     count = 0
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.video:
-                raise UnreadableVideo(path, "the file holds no video stream")
+                raise UnreadableVideo(path, "the file holds no video stream", "not_video")
             stream = container.streams.video[0]
             # One thread a video: loaders already work on several videos at a time.
             stream.codec_context.thread_count = 1
             fps = float(stream.average_rate) if stream.average_rate else None
-            for frame in container.decode(stream):
+            frames = container.decode(stream)
+            if entry is not None:
+                container.seek(entry.pts, stream=stream)
+                frames = from_entry(frames, entry)
+            for frame in frames:
                 yield fps, frame
                 count += 1
     except av.FFmpegError as error:
@@ -172,7 +216,7 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
-def _pictures(folder: Path) -> list[Path]:
+def picture_paths(folder: Path) -> list[Path]:
     """The pictures of a frame folder in the order of their numbers."""
     pictures = [
         Path(entry.path)
@@ -180,16 +224,18 @@ def _pictures(folder: Path) -> list[Path]:
         if entry.name.lower().endswith(PICTURE_SUFFIXES) and not entry.name.startswith(".")
     ]
     if not pictures:
-        raise UnreadableVideo(folder, f"the folder holds no picture ({', '.join(PICTURE_SUFFIXES)})")
+        raise UnreadableVideo(folder, f"the folder holds no picture ({', '.join(PICTURE_SUFFIXES)})", "empty")
     return sorted(pictures, key=_natural)
 
 
-def _picture_size(picture: Path) -> tuple[int, int]:
+def _picture_size(picture: Path, decode: bool) -> tuple[int, int]:
     """Width and height from the header; a picture without its end mark is truncated."""
     end_mark = b"IEND" if picture.suffix.lower() == ".png" else b"\xff\xd9"
     try:
         with picture.open("rb") as file, Image.open(file) as image:
             size = image.size
+            if decode:
+                image.load()
             file.seek(max(0, file.seek(0, os.SEEK_END) - 256))
             tail = file.read()
     except (OSError, SyntaxError) as error:

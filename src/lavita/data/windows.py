@@ -42,7 +42,8 @@ def real_windows(
 
 def load_window(video: VideoEntry, start: int, frames: int, interval: int, resolution: int) -> np.ndarray:
     """The pixels of one window: uint8 (F, resolution, resolution, 3), 0..255. Raises UnreadableVideo."""
-    return centre_crop_resize(read_frames(video.path, frame_indices(start, frames, interval)), resolution)
+    indices = frame_indices(start, frames, interval)
+    return centre_crop_resize(read_frames(video.path, indices, video.entries), resolution)
 
 
 def _too_few(

@@ -19,7 +19,6 @@ from lavita.bench.plan import read_config
 from lavita.bench.suite import CellConfig
 from lavita.checkpoints import read_state, save, start_from
 from lavita.data.catalogue import Catalogue
-from lavita.data.layouts import read_layout
 from lavita.data.windows import real_windows
 from lavita.runner.build import build_method, build_pretraining, cut_purse, load_suite_codec
 from lavita.runner.conditions import Conditions, conditions_of
@@ -30,6 +29,7 @@ from lavita.runner.loading import stage_data
 from lavita.runner.provenance import peak_bytes
 from lavita.runner.quality import reconstruction_scores
 from lavita.runner.scoring import Scorer
+from lavita.runner.source import usable_catalogue
 from lavita.train.fit import fit_stage
 from lavita.train.guard import Diverged
 from lavita.train.module import TrainedStage, VideoMethod
@@ -54,8 +54,7 @@ def main(folder: Path, shared_folder: Path) -> None:
     cell = read_config(folder / "config.yaml")
     shared = json.loads((shared_folder / "shared.json").read_text())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    catalogue = read_layout(cell.data.dataset, cell.data.root, cache_dir=shared["cache"])
-    catalogue = catalogue.long_enough(cell.data.frames, cell.data.interval, cell.data.short_videos)
+    catalogue = usable_catalogue(cell, cell.data.root, Path(shared["cache"]))
     codec = load_suite_codec(cell.codec, shared["codec"])
     method = build_method(cell, shared["num_classes"], codec).to(device).eval()
     if cell.pretraining.checkpoint:

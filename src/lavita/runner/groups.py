@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lavita.bench.plan import DATA_ELSEWHERE
 from lavita.bench.suite import CellConfig
+from lavita.data.scan import Report
 from lavita.runner.source import DataSource, find_data
 
 
@@ -23,20 +25,20 @@ class Group:
 
 def group_key(cell: CellConfig) -> str:
     """A short hash of all that decides the shared parts; where the data lies has no part in it."""
-    data = asdict(replace(cell.data, root=None, num_workers=0, cache_bytes=0))
+    data = {key: value for key, value in asdict(cell.data).items() if key not in DATA_ELSEWHERE}
     parts = [cell.suite, cell.tier, cell.conditioning, data]
     parts += [asdict(part) for part in (cell.budget, cell.codec, cell.extractor, cell.weights, cell.protocol)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def grouped(cells: Sequence[CellConfig], cache: Path) -> list[Group]:
+def grouped(cells: Sequence[CellConfig], cache: Path, report: Report | None = None) -> list[Group]:
     """The groups in the order of their first cells, with the data of each found. Raises ValueError, OSError."""
     by_key: dict[str, list[CellConfig]] = {}
     for cell in cells:
         by_key.setdefault(group_key(cell), []).append(cell)
     groups = []
     for key, members in by_key.items():
-        source = find_data(members[0], cache)
+        source = find_data(members[0], cache, report)
         root = str(source.catalogue.root)
         members = [replace(cell, data=replace(cell.data, root=root)) for cell in members]
         groups.append(Group(key, members, source))

@@ -22,7 +22,6 @@ from lavita.bench.suite import CellConfig
 from lavita.checkpoints import read_state
 from lavita.data.catalogue import Catalogue
 from lavita.data.clip import centre_crop_resize
-from lavita.data.layouts import read_layout
 from lavita.data.video import read_frames
 from lavita.data.windows import load_window, real_windows
 from lavita.registry import ROOT
@@ -31,6 +30,7 @@ from lavita.runner.events import emit, progress
 from lavita.runner.flops import training_flops_per_clip
 from lavita.runner.loading import stage_data
 from lavita.runner.scoring import Scorer, load_extractors
+from lavita.runner.source import usable_catalogue
 from lavita.score.frames import file_hash
 from lavita.score.sanity import FLOOR, SanityReport, sanity_rows
 from lavita.train.module import TrainedStage
@@ -46,8 +46,7 @@ def main(folder: Path) -> None:
     spec = json.loads((folder / "spec.json").read_text())
     cells = [cell_from_dict(values) for values in spec["cells"]]
     cell, cache = cells[0], Path(spec["cache"])
-    catalogue = read_layout(cell.data.dataset, cell.data.root, cache_dir=cache)
-    catalogue = catalogue.long_enough(cell.data.frames, cell.data.interval, cell.data.short_videos)
+    catalogue = usable_catalogue(cell, cell.data.root, cache)
     num_classes = len(catalogue.class_names) or None
     if cell.conditioning == "class" and num_classes is None:
         raise ValueError(f"suite {cell.suite} is class-conditional, but {cell.data.dataset} has no classes")

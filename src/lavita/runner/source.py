@@ -10,6 +10,7 @@ from lavita.config import ConfigError
 from lavita.data.catalogue import Catalogue
 from lavita.data.embedded import write_embedded
 from lavita.data.layouts import read_layout
+from lavita.data.scan import Report
 
 EMBEDDED = "embedded"
 
@@ -23,25 +24,32 @@ class DataSource:
     label: str
 
 
-def find_data(cell: CellConfig, cache: Path) -> DataSource:
-    """The catalogue of a cell's data set. Raises ConfigError or ValueError with one message."""
+def find_data(cell: CellConfig, cache: Path, report: Report | None = None) -> DataSource:
+    """The catalogue of a cell's data set; report(done, all) as its videos are checked.
+
+    Raises ConfigError or ValueError with one message.
+    """
     dataset = cell.data.dataset
     if cell.data.root is None:
         if cell.tier != "demo":
             raise ConfigError(no_data_message(cell))
         root = write_embedded(dataset, cache / "embedded")
-        catalogue = read_layout(dataset, root, cache_dir=cache)
-        return DataSource(usable(catalogue, cell), EMBEDDED, f"{dataset} ({EMBEDDED})")
+        return DataSource(usable_catalogue(cell, root, cache), EMBEDDED, f"{dataset} ({EMBEDDED})")
     root = Path(cell.data.root).expanduser()
-    catalogue = usable(read_layout(dataset, root, cache_dir=cache), cell)
-    videos = len(catalogue.videos)
+    catalogue = usable_catalogue(cell, root, cache, report)
     name = root.resolve().name
-    return DataSource(catalogue, name, f"{dataset} ({name}, {videos} videos)")
+    facts = [name, f"{len(catalogue.videos)} videos", f"fold {cell.data.fold}" if (cell.data.fold or 1) > 1 else ""]
+    return DataSource(catalogue, name, f"{dataset} ({', '.join(filter(None, [*facts, catalogue.left_out]))})")
 
 
-def usable(catalogue: Catalogue, cell: CellConfig) -> Catalogue:
-    """The catalogue without videos too short for a clip, where the configuration allows leaving them out."""
-    return catalogue.long_enough(cell.data.frames, cell.data.interval, cell.data.short_videos)
+def usable_catalogue(cell: CellConfig, root: Path | str, cache: Path, report: Report | None = None) -> Catalogue:
+    """The videos of a cell's data set below root that hold a clip: others are left out where the configuration allows.
+
+    Raises ValueError where it does not.
+    """
+    d = cell.data
+    catalogue = read_layout(d.dataset, root, cache, d.fold, d.max_unreadable, report)
+    return catalogue.long_enough(d.frames, d.interval, d.short_videos, d.frame_choice)
 
 
 def no_data_message(cell: CellConfig) -> str:

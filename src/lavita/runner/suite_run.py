@@ -86,12 +86,13 @@ def run_suite(
     """
     suite, tier = cells[0].suite, cells[0].tier
     cache = (cache or ROOT / "results" / "cache").resolve()
-    groups = grouped(cells, cache)
+    display = Display()
+    groups = found_data(cells, cache, display)
     source = groups[0].source
     folder = (out or ROOT / "results" / f"{suite}-{tier}-{source.name}").resolve()
     check_out_folder(folder)
     workers = min(workers or default_workers(cells[0].compute.threads), len(cells))
-    run = Run(groups, folder, cache, workers, flags, Launcher(), Display())
+    run = Run(groups, folder, cache, workers, flags, Launcher(), display)
     try:
         run.display.line(
             f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time, "
@@ -108,6 +109,21 @@ def run_suite(
     finally:
         run.display.end()
     return 1 if bad else 0
+
+
+def found_data(cells: Sequence[CellConfig], cache: Path, display: Display) -> list[Group]:
+    """The groups of the cells with their data; what is left out of the data is said once, each video with its reason."""
+    channel = display.channel("data")
+    try:
+        groups = grouped(
+            cells, cache, lambda done, total: channel.show(dict(kind="progress", stage="checked", done=done, total=total))
+        )
+    finally:
+        channel.close()
+        display.end()
+    for note in dict.fromkeys(note for group in groups for note in group.source.catalogue.notes):
+        display.line(f"  left out: {note}")
+    return groups
 
 
 def shown(path: Path) -> str:

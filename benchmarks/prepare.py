@@ -27,7 +27,7 @@ status is ok, unreadable (broken or truncated), too_short, duplicate (same conte
 that stands in both splits), empty or not_video. The fingerprint is the sha256 of the sorted lines "video_id sha256
 split"; it is the one that stands in every row of a table. Good results are remembered, so that run.py need not decode
 again what did not change.
-Exit status: 0 all videos are ok (with --verify: and equal to the manifest), 1 otherwise, 2 bad arguments or no such data.
+Exit status: 0 all videos are ok (with --verify: and equal to the manifest), 1 otherwise, 2 bad arguments or data.
 """
 
 
@@ -35,7 +35,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser("prepare.py", __doc__, EPILOG)
     parser.add_argument("dataset", metavar="DATASET", help=f"one of {', '.join(dataset_names())}")
     parser.add_argument("root", metavar="ROOT", type=Path, help="the folder that holds the data set's tree")
-    parser.add_argument("--manifest", type=Path, metavar="FILE", help="where the manifest is (default: ROOT/manifest.csv)")
+    parser.add_argument(
+        "--manifest", type=Path, metavar="FILE", help="where the manifest is (default: ROOT/manifest.csv)"
+    )
     parser.add_argument("--verify", action="store_true", help="compare with the manifest instead of writing it")
     parser.add_argument("--download", action="store_true", help="first fetch what may be fetched into ROOT")
     parser.add_argument("--fold", type=int, help="fold of UCF101's lists, 1 to 3 (default: 1)")

@@ -80,7 +80,7 @@ def test_the_store_keeps_its_limit(catalogue):
     video_bytes = 72 * 16 * 16 * 3
     store = ResizedFrames(16, 3 * video_bytes + 1)
     for video in catalogue.split("train")[:5]:
-        store.window(video, 0, 8, 3)
+        store.clip(video, range(0, 22, 3), False)
     assert store.num_bytes == 3 * video_bytes
 
 

@@ -145,13 +145,15 @@ def test_leading_frames_are_passed_over(tmp_path):
 
 @pytest.mark.parametrize("degrees, turns", [(0, 0), (90, 3), (180, 2), (270, 1)])
 def test_rotated_files_come_upright(tmp_path, degrees, turns):
-    """A phone's file is turned by its display matrix: by so many degrees clockwise, that is quarter turns of np.rot90."""
+    """A phone's display matrix turns a file by degrees clockwise, which is so many quarter turns of np.rot90."""
     path = write_video(tmp_path / "a.mp4", moving(20), 25, lossless=False)
     stored = full_decode(path)
     one = 1 << 16
     matrix = {0: (one, 0, 0, one), 90: (0, one, -one, 0), 180: (-one, 0, 0, -one), 270: (0, -one, one, 0)}[degrees]
     data = bytearray(path.read_bytes())
-    place = data.index(b"tkhd") + 4 + 40  # version 0: 4 version and flags, 20 times and ids, 8 reserved, 8 layer to volume
+    place = (
+        data.index(b"tkhd") + 4 + 40
+    )  # version 0: 4 version and flags, 20 times and ids, 8 reserved, 8 layer to volume
     for offset, value in zip((0, 4, 12, 16), matrix, strict=True):
         data[place + offset : place + offset + 4] = value.to_bytes(4, "big", signed=True)
     path.write_bytes(data)

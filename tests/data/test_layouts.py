@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from lavita.data.catalogue import Catalogue, VideoEntry
-from lavita.data.layouts import list_dataset, read_layout
-from lavita.data.trees import LAYOUTS, LayoutError
+from lavita.data.layouts import read_layout
+from lavita.data.trees import LayoutError
 from lavita.data.video import write_video
 
 

@@ -74,7 +74,8 @@ def test_entries_survive_the_cache(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"{", b"\xff\xfe\n", json.dumps([-1, "a.mkv", [1, 1, 1], [9, "", None, 1, 1], []]).encode(), b"[2]\n"]
+    "damage",
+    [b"", b"{", b"\xff\xfe\n", json.dumps([-1, "a.mkv", [1, 1, 1], [9, "", None, 1, 1], []]).encode(), b"[2]\n"],
 )
 def test_a_damaged_or_foreign_cache_is_not_believed(folder, tmp_path, damage):
     cache = tmp_path / "scan.jsonl"
@@ -103,7 +104,9 @@ def test_what_is_wrong_is_said_and_not_remembered(folder, tmp_path, counting_fra
     (folder / "text.avi").write_text("no video at all\n")
     (folder / "nothing").mkdir()
     (folder / "broken").mkdir()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / "broken/1.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+        folder / "broken/1.png"
+    )
     picture = bytearray((folder / "broken" / "1.png").read_bytes())
     picture[len(picture) // 2] ^= 255  # header and end mark stay whole: only decoding tells
     (folder / "broken" / "1.png").write_bytes(picture)

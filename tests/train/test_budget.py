@@ -35,7 +35,7 @@ def test_clock_counts_clips_and_refuses_another_total():
     trainer, seen = SimpleNamespace(world_size=1), []
     clock = ClipClock(8, lambda *report: seen.append(report), every_seconds=3600)
     for _ in range(2):
-        clock.on_train_batch_end(trainer, module, torch.tensor(0.5), {"video": torch.zeros(4, 1)}, 0)
+        clock.on_train_batch_end(trainer, module, torch.tensor(0.5), {"clip_index": torch.zeros(4, 1)}, 0)
     assert seen == [("train", 8, 8, 0.5)]
     clock.on_train_end(trainer, module)
     module.num_clips_seen = 12
@@ -50,7 +50,7 @@ def test_clock_counts_images_and_past_frames():
         clock = ClipClock(total, lambda *_: None, every_seconds=3600)
         for _ in range(steps):
             clock.on_train_batch_end(
-                SimpleNamespace(world_size=1), module, torch.tensor(0.5), {"video": torch.zeros(4, 1)}, 0
+                SimpleNamespace(world_size=1), module, torch.tensor(0.5), {"clip_index": torch.zeros(4, 1)}, 0
             )
         clock.on_train_end(SimpleNamespace(world_size=1), module)
         assert module.num_clips_seen == total

@@ -22,6 +22,17 @@ class Codec(nn.Module):
         """One draw of the latent of each clip, (B, F, C, h, w)."""
         raise NotImplementedError("a codec defines encode")
 
+    def moments(self, frames: Tensor) -> Tensor:
+        """Mean and log-variance of the posterior of single frames: (n, 3, H, W) in [-1, 1] -> float32 (n, 2 C, h, w).
+
+        Raises ValueError for a codec that has none.
+        """
+        raise ValueError(f"data.latent_cache: codec {self.name} has no posterior to store; set data.latent_cache=false")
+
+    def draw(self, moments: Tensor, draws: ClipDraws) -> Tensor:
+        """The latent of each clip, (B, F, C, h, w), drawn from moments (B, F, 2 C, h, w) as `encode` draws it."""
+        raise ValueError(f"codec {self.name} has no posterior to draw from")
+
     def decode(self, latent: Tensor) -> Tensor:
         """Clip of each latent, (B, F, 3, H, W), clamped to [-1, 1]."""
         raise NotImplementedError("a codec defines decode")

@@ -28,6 +28,32 @@ def frame_indices(start: int, frames: int, interval: int) -> list[int]:
     return list(range(start, start + span(frames, interval), interval))
 
 
+def clip_starts(video_frames: int, frames: int, interval: int, choice: str = "exact") -> int:
+    """How many start frames a training clip may have in a video of video_frames; 0 or less: the video is too short.
+
+    exact: wherever the clip fits. linspace: the published rule, which draws from 0 .. max(0, V - F k - 1), and so takes
+    a video shorter than F k frames whole, down to F frames.
+    Source: https://github.com/Vchitect/Latte/blob/b27c24a17487e3c33ae4e92364521303d0f14845/datasets/video_transforms.py
+    (TemporalRandomCrop of F k frames).
+    """
+    if choice == "exact":
+        return video_frames - span(frames, interval) + 1
+    return max(0, video_frames - frames * interval - 1) + 1 if video_frames >= frames else 0
+
+
+def clip_indices(start: int, video_frames: int, frames: int, interval: int, choice: str = "exact") -> list[int]:
+    """The frame numbers of a training clip that starts at `start`: every interval-th, or as the published rule has it.
+
+    linspace: F numbers spread evenly from start to the last of F k frames (or of the video), cut down to whole
+    numbers, so that some steps are longer by one. The suite's own rule is exact.
+    Source: datasets/ucf101_datasets.py of the repository named at `clip_starts`.
+    """
+    if choice == "exact":
+        return frame_indices(start, frames, interval)
+    last = min(start + frames * interval, video_frames) - 1
+    return np.linspace(start, last, frames, dtype=int).tolist()
+
+
 def window_starts(video_frames: int, frames: int, interval: int) -> list[int]:
     """Start frames of the clips that cover a video of video_frames without sharing a frame; [] if it is too
     short.
@@ -89,24 +115,23 @@ def training_draw(seed: int, clip_index: int, num_starts: Sequence[int], flip: b
     epoch, place = divmod(clip_index, len(num_starts))
     position = int(_epoch_order(seed, epoch, len(num_starts))[place])
     start_bits, flip_bits = (int(bits) for bits in _philox(seed, clip_index, CLIP_DRAW, 2))
-    start = start_bits * num_starts[position] >> 64  # a 64-bit number scaled to 0 .. num_starts - 1
+    start = start_bits * int(num_starts[position]) >> 64  # a 64-bit number scaled to 0 .. num_starts - 1
     return position, start, flip and flip_bits >= 1 << 63
 
 
-def image_draws(
-    seed: int, clip_index: int, images: int, num_frames: Sequence[int], flip: bool
-) -> list[tuple[int, int, bool]]:
+def image_draws(seed: int, clip_index: int, images: int, ends: np.ndarray, flip: bool) -> list[tuple[int, int, bool]]:
     """Return (video position, frame, mirrored) of the single frames that come with training clip clip_index.
 
-    Every frame of the split is equally likely, so long videos give more images; a pure function of its arguments.
+    ends: cumulative sum of the videos' frames. Every frame of the split is equally likely, so long videos give more
+    images; a pure function of its arguments.
     """
-    ends = np.cumsum(num_frames)
     bits = [int(value) for value in _philox(seed, clip_index, IMAGE_DRAW, 2 * images)]
     draws = []
     for place_bits, flip_bits in zip(bits[::2], bits[1::2], strict=True):
         place = place_bits * int(ends[-1]) >> 64  # a 64-bit number scaled to 0 .. all frames - 1
         position = int(np.searchsorted(ends, place, side="right"))
-        draws.append((position, place - int(ends[position]) + num_frames[position], flip and flip_bits >= 1 << 63))
+        first = int(ends[position - 1]) if position else 0
+        draws.append((position, place - first, flip and flip_bits >= 1 << 63))
     return draws
 
 

@@ -1,6 +1,6 @@
-"""Where decoding of a video file may begin: key frames that were tried, so that a far window need not start at frame 0.
+"""Where decoding of a video file may begin: key frames that were tried, so that a far window need not begin at frame 0.
 
-A time stamp alone proves nothing: files have one key frame, stamps out of order, frames that are dropped, leading frames
+A time stamp alone proves nothing: files have one key frame, stamps out of order, dropped frames, leading frames
 that need an earlier picture. So an entry is a frame's number and stamp, taken from a decode of the whole file, and it
 counts only if seeking to it gave that very picture and the ones after it.
 """

@@ -53,7 +53,7 @@ def read_layout(
 
 
 def cache_file(cache_dir: Path | str | None, dataset: str, base: Path) -> Path | None:
-    """Where a scan is remembered. Two copies of a data set may hold equal relative paths: each base has its own file."""
+    """Where a scan is remembered: a file for each base, since two copies of a set hold equal relative paths."""
     if cache_dir is None:
         return None
     return Path(cache_dir) / f"scan-{dataset}-{hashlib.sha256(str(base).encode()).hexdigest()[:12]}.jsonl"
@@ -63,8 +63,8 @@ def _check_lists(listing: Listing) -> None:
     """Raise LayoutError unless the data set's own lists and its files name the same videos."""
     if listing.missing:
         raise LayoutError(
-            f"{listing.base}: {len(listing.missing)} videos of {' and '.join(listing.list_names)} have no file, such as "
-            f"{listing.missing[0]}; complete the download, or shorten the lists"
+            f"{listing.base}: {len(listing.missing)} videos of {' and '.join(listing.list_names)} have no file, "
+            f"such as {listing.missing[0]}; complete the download, or shorten the lists"
         )
     stray = [item for item in listing.items if not item.split]
     if stray:

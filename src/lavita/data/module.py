@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import lightning
 import numpy as np
 import torch
@@ -9,7 +11,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .catalogue import Catalogue, VideoEntry
-from .clip import centre_crop_resize, frame_indices, image_draws, span, to_tensor, training_draw, window_starts
+from .clip import (
+    centre_crop_resize,
+    clip_indices,
+    clip_starts,
+    image_draws,
+    span,
+    to_tensor,
+    training_draw,
+    window_starts,
+)
+from .latents import LatentCache
 from .video import read_frames
 from .windows import load_window
 
@@ -24,22 +36,29 @@ class ResizedFrames:
     it is wanted again. Each loader process has its own store and its own limit.
     """
 
+    item_key, images_key = "video", "images"
+
     def __init__(self, resolution: int, max_bytes: int) -> None:
         self.resolution, self.max_bytes = resolution, max_bytes
         self.num_bytes = 0
         self._videos: dict[str, np.ndarray] = {}
 
-    def window(self, video: VideoEntry, start: int, frames: int, interval: int) -> np.ndarray:
-        """One clip: uint8 (F, resolution, resolution, 3), 0..255. Raises UnreadableVideo."""
+    def clip(self, video: VideoEntry, indices: Sequence[int], mirrored: bool) -> Tensor:
+        """Frames of one video: float32 (F, 3, resolution, resolution), -1..1. Raises UnreadableVideo."""
+        frames = self.frames(video, indices)
+        return to_tensor(frames[:, :, ::-1] if mirrored else frames)
+
+    def frames(self, video: VideoEntry, indices: Sequence[int]) -> np.ndarray:
+        """Frames of one video: uint8 (F, resolution, resolution, 3), 0..255. Raises UnreadableVideo."""
         kept = self._videos.get(video.video_id)
         if kept is None:
             need = video.frames * self.resolution**2 * 3
             if self.num_bytes + need > self.max_bytes:
-                return load_window(video, start, frames, interval, self.resolution)
+                return centre_crop_resize(read_frames(video.path, indices, video.entries), self.resolution)
             kept = centre_crop_resize(read_frames(video.path, range(video.frames)), self.resolution)
             self._videos[video.video_id] = kept
             self.num_bytes += kept.nbytes
-        return kept[frame_indices(start, frames, interval)]
+        return kept[indices]
 
 
 class TrainClips(Dataset):
@@ -47,7 +66,9 @@ class TrainClips(Dataset):
 
     An item is {'video': float32 (F, 3, H, W), -1..1, 'label': int64 class index or -1, 'clip_index': int}; with
     past > 0 also 'past' (past, 3, H, W), the frames before the clip at its interval; with images > 0 also 'images'
-    (images, 3, H, W) and 'image_labels' int64 (images,), single frames drawn from the whole split.
+    (images, 3, H, W) and 'image_labels' int64 (images,), single frames drawn from the whole split. With a latent cache
+    'moments' float32 (F, 2 C, h, w) and 'image_moments' take the place of 'video' and 'images'.
+    frame_choice: exact or linspace (see `clip.clip_indices`).
     Raises ValueError for a video too short for past and clip: see Catalogue.long_enough.
     """
 
@@ -62,40 +83,46 @@ class TrainClips(Dataset):
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         images: int = 0,
         past: int = 0,
+        frame_choice: str = "exact",
+        latents: LatentCache | None = None,
     ) -> None:
-        self.videos = catalogue.long_enough(frames + past, interval).split("train")
+        self.videos = catalogue.long_enough(frames + past, interval, frame_choice=frame_choice).split("train")
         if not self.videos:
             raise ValueError(f"{catalogue.dataset} at {catalogue.root}: got no training video, wanted at least 1")
+        if latents is not None and past:
+            raise ValueError("latent cache: it holds latents, and the frames before a clip are wanted as pixels")
         self.frames, self.interval, self.flip, self.seed = frames, interval, flip, seed
-        self.images, self.past = images, past
-        self.num_starts = [video.frames - span(frames + past, interval) + 1 for video in self.videos]
-        self.num_frames = [video.frames for video in self.videos]
-        self.store = ResizedFrames(resolution, cache_bytes)
+        self.images, self.past, self.frame_choice = images, past, frame_choice
+        # Arrays, not lists: each loader process would copy the objects of a list just by looking at them.
+        self.num_frames = np.fromiter((video.frames for video in self.videos), np.int64, len(self.videos))
+        starts = (clip_starts(video.frames, frames + past, interval, frame_choice) for video in self.videos)
+        self.num_starts = np.fromiter(starts, np.int64, len(self.videos))
+        self.frame_ends = np.cumsum(self.num_frames)
+        self.store = latents or ResizedFrames(resolution, cache_bytes)
 
     def __getitem__(self, clip_index: int) -> dict[str, Tensor | int]:
         position, start, mirrored = training_draw(self.seed, clip_index, self.num_starts, self.flip)
         video = self.videos[position]
-        frames = self.store.window(video, start, self.past + self.frames, self.interval)  # (past + F, H, W, 3)
-        if mirrored:
-            frames = frames[:, :, ::-1]
-        item = {"video": to_tensor(frames[self.past :]), "label": _label(video), "clip_index": clip_index}
+        total = self.past + self.frames
+        indices = clip_indices(start, video.frames, total, self.interval, self.frame_choice)
+        frames = self.store.clip(video, indices, mirrored)  # (past + F, 3, H, W)
+        item = {self.store.item_key: frames[self.past :], "label": _label(video), "clip_index": clip_index}
         if self.past:
-            item["past"] = to_tensor(frames[: self.past])
+            item["past"] = frames[: self.past]
         if self.images:
             item |= self._images(clip_index)
         return item
 
     def _images(self, clip_index: int) -> dict[str, Tensor]:
         """The single frames that come with a clip in joint training, with the classes of their videos."""
-        draws = image_draws(self.seed, clip_index, self.images, self.num_frames, self.flip)
-        pictures = [self.store.window(self.videos[position], frame, 1, 1) for position, frame, _ in draws]
-        turned = [picture[:, :, ::-1] if draw[2] else picture for picture, draw in zip(pictures, draws, strict=True)]
+        draws = image_draws(self.seed, clip_index, self.images, self.frame_ends, self.flip)
+        pictures = [self.store.clip(self.videos[position], [frame], mirrored) for position, frame, mirrored in draws]
         labels = [_label(self.videos[position]) for position, _, _ in draws]
-        return {"images": to_tensor(np.concatenate(turned)), "image_labels": torch.tensor(labels)}
+        return {self.store.images_key: torch.cat(pictures), "image_labels": torch.tensor(labels)}
 
 
 class ClipDataModule(lightning.LightningDataModule):
-    """Loads training clips start .. stop - 1, in this order, in full batches of `batch`.
+    """Loads training clips start .. stop - 1, in this order, in full batches of `batch`, as TrainClips has them.
 
     Raises ValueError where stop - start is no multiple of batch, and for videos shorter than a clip.
     """
@@ -116,6 +143,8 @@ class ClipDataModule(lightning.LightningDataModule):
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         images: int = 0,
         past: int = 0,
+        frame_choice: str = "exact",
+        latents: LatentCache | None = None,
     ) -> None:
         super().__init__()
         if batch < 1 or start < 0 or stop < start or (stop - start) % batch:
@@ -126,7 +155,9 @@ class ClipDataModule(lightning.LightningDataModule):
         self.catalogue = catalogue
         self.frames, self.interval, self.resolution, self.seed = frames, interval, resolution, seed
         self.batch, self.start, self.stop, self.num_workers = batch, start, stop, num_workers
-        self.clips = TrainClips(catalogue, frames, interval, resolution, flip, seed, cache_bytes, images, past)
+        self.clips = TrainClips(
+            catalogue, frames, interval, resolution, flip, seed, cache_bytes, images, past, frame_choice, latents
+        )
 
     def train_dataloader(self) -> DataLoader:
         """Batches of TrainClips' items, stacked: {'video': float32 (B, F, 3, H, W), ...}."""

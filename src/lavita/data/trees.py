@@ -1,4 +1,4 @@
-"""The published folder trees of the four data sets and their usual variants: folder -> list of files. Reads no video."""
+"""The published folder trees of the four data sets and their usual variants: folder -> list of files."""
 
 from __future__ import annotations
 

@@ -112,6 +112,26 @@ def read_frames(path: Path | str, indices: Sequence[int], entries: bytes = b"") 
     return np.stack([found[index] for index in indices])
 
 
+def each_frame(path: Path | str) -> Iterator[np.ndarray]:
+    """Every frame from the first on, one at a time: uint8 (H, W, 3), 0..255, RGB, turned upright.
+
+    Raises UnreadableVideo.
+    """
+    path = Path(path)
+    if path.is_dir():
+        yield from map(_read_picture, picture_paths(path))
+        return
+    converter = VideoReformatter()
+    for _, frame in _decode(path):
+        yield _upright(converter, frame)
+
+
+def _upright(converter: VideoReformatter, frame: av.VideoFrame) -> np.ndarray:
+    """uint8 (H, W, 3), RGB, of a decoded frame, turned as its file says."""
+    rgb = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    return np.rot90(rgb, _quarter_turns(frame))
+
+
 def _read_from(path: Path, wanted: set[int], entry: Entry | None) -> tuple[dict[int, np.ndarray], int]:
     """The wanted frames by number, and the number after the last one that was decoded."""
     found: dict[int, np.ndarray] = {}
@@ -120,8 +140,7 @@ def _read_from(path: Path, wanted: set[int], entry: Entry | None) -> tuple[dict[
     converter = VideoReformatter()
     for _, frame in _decode(path, entry):
         if number in wanted:
-            rgb = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-            found[number] = np.rot90(rgb, _quarter_turns(frame))
+            found[number] = _upright(converter, frame)
         number += 1
         if number > last:
             break

@@ -25,6 +25,7 @@ from lavita.runner.conditions import Conditions, conditions_of
 from lavita.runner.events import emit, progress
 from lavita.runner.flops import encoding_flops_per_clip, training_flops_per_clip
 from lavita.runner.generate import generate, save_samples
+from lavita.runner.latents import opened
 from lavita.runner.loading import stage_data
 from lavita.runner.provenance import peak_bytes
 from lavita.runner.quality import reconstruction_scores
@@ -118,6 +119,10 @@ def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: d
     spent = Spent([], [])
     if shared["codec"] and not method.owns_first_stage:
         spent.stages.append(shared["codec_stage"] | {"charged": True})
+    latents = None
+    if shared["latents"] and not method.owns_first_stage:
+        latents = opened(cell, catalogue, method.codec, shared["codec_hash"], shared["latents"])
+        spent.stages.append(shared["latents_stage"] | {"charged": True})
     seen = 0
     pretraining = None
     if cell.pretraining.method:
@@ -125,16 +130,17 @@ def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: d
     for stage, clips in cut_purse(cell, method, pretraining):
         module = stage.module
         drawn = int(clips / module.clip_cost)
-        data = stage_data(cell, catalogue, cell.seed, module, seen, seen + drawn)
+        data = stage_data(cell, catalogue, cell.seed, module, seen, seen + drawn, latents)
         heldout = data.heldout_batch(HELDOUT_CLIPS)
         started = time.monotonic()
         losses = fit_stage(
             module, data.train_dataloader(), clips, folder / "tensorboard", heldout, progress, cell.compute
         )
         seconds = time.monotonic() - started
-        per_clip = training_flops_per_clip(module, heldout)
+        from_latents = latents is not None and module.reads_latents
+        per_clip = training_flops_per_clip(module, next(iter(data.train_dataloader())) if from_latents else heldout)
         entry = {"name": stage.name, "clips": clips, "seconds": seconds, "flops": per_clip * drawn, "charged": False}
-        if module in (method, pretraining) and not method.owns_first_stage:
+        if module in (method, pretraining) and not method.owns_first_stage and not from_latents:
             entry["encoding_flops"] = encoding_flops_per_clip(method.codec, heldout) * drawn
         spent.stages.append(entry)
         spent.heldout_losses = losses

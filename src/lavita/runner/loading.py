@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from lavita.bench.suite import CellConfig
 from lavita.data.catalogue import Catalogue
+from lavita.data.latents import LatentCache
 from lavita.data.module import ClipDataModule
 from lavita.train.module import TrainedStage
 
 
 def stage_data(
-    cell: CellConfig, catalogue: Catalogue, seed: int, module: TrainedStage, start: int, stop: int
+    cell: CellConfig,
+    catalogue: Catalogue,
+    seed: int,
+    module: TrainedStage,
+    start: int,
+    stop: int,
+    latents: LatentCache | None = None,
 ) -> ClipDataModule:
-    """Training clips start .. stop - 1 under a seed with what the stage wants beside them, in batches of one pass."""
+    """Training clips start .. stop - 1 under a seed with what the stage wants beside them, in batches of one pass.
+
+    latents: stored moments, for a stage that reads latents.
+    """
     d, batch, passes = cell.data, module.train_config.batch_clips, cell.compute.accumulate_batches
     if batch % passes:
         raise ValueError(
@@ -31,6 +41,8 @@ def stage_data(
         cache_bytes=d.cache_bytes,
         images=module.joint_images,
         past=module.past_frames,
+        frame_choice=d.frame_choice,
+        latents=latents if module.reads_latents else None,
     )
 
 
@@ -41,7 +53,7 @@ def with_past(catalogue: Catalogue, cell: CellConfig, module: TrainedStage) -> C
     """
     d = cell.data
     try:
-        return catalogue.long_enough(d.frames + module.past_frames, d.interval, d.short_videos)
+        return catalogue.long_enough(d.frames + module.past_frames, d.interval, d.short_videos, d.frame_choice)
     except ValueError as error:
         note = f" ({module.past_frames} of these frames are those before each clip of {cell.method})"
         raise ValueError(f"{error}{note if module.past_frames else ''}") from None

@@ -61,6 +61,7 @@ def main(folder: Path) -> None:
     shared["classes"] = sorted({v.class_index for v in catalogue.split("train") if v.class_index is not None})
     shared["outside"] = outside_hashes(cells)
     shared |= fit_codec(cell, catalogue, cache)
+    shared |= fill_cache(cell, catalogue, shared, cache)
     shared |= fit_extractor(cell, catalogue, cache, num_classes)
     shared |= real_clips(cell, windows, shared, folder)
     shared["codec_scores"] = codec_scores(cell, catalogue, windows, shared, folder / "codec.gif")
@@ -133,6 +134,15 @@ def fit_codec(cell: CellConfig, catalogue: Catalogue, cache: Path) -> dict[str, 
     emit("note", text=f"codec {how}: {stage['clips']} clips, {stage['seconds']:.0f} s, PSNR {stage['psnr']:.1f} dB")
     weights = hashlib.sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
     return {"codec": str(folder), "codec_hash": weights, "codec_stage": stage}
+
+
+def fill_cache(cell: CellConfig, catalogue: Catalogue, shared: dict[str, Any], cache: Path) -> dict[str, Any]:
+    """The stored moments of the training videos, where the configuration asks for them."""
+    if not cell.data.latent_cache:
+        return {"latents": None, "latents_stage": None}
+    from lavita.runner.latents import fill
+
+    return fill(cell, catalogue, load_suite_codec(cell.codec, shared["codec"]), shared["codec_hash"], cache)
 
 
 def train_codec(cell: CellConfig, catalogue: Catalogue, folder: Path) -> None:

@@ -112,11 +112,13 @@ def run_suite(
 
 
 def found_data(cells: Sequence[CellConfig], cache: Path, display: Display) -> list[Group]:
-    """The groups of the cells with their data; what is left out of the data is said once, each video with its reason."""
+    """The groups of the cells with their data; each video that is left out is said once, with its reason."""
     channel = display.channel("data")
     try:
         groups = grouped(
-            cells, cache, lambda done, total: channel.show(dict(kind="progress", stage="checked", done=done, total=total))
+            cells,
+            cache,
+            lambda done, total: channel.show(dict(kind="progress", stage="checked", done=done, total=total)),
         )
     finally:
         channel.close()

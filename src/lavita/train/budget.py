@@ -46,7 +46,7 @@ class ClipClock(lightning.Callback):
         self.seen = Fraction(0)
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
-        self.seen += module.clip_cost * len(batch["video"]) * trainer.world_size
+        self.seen += module.clip_cost * len(batch["clip_index"]) * trainer.world_size
         module.num_clips_seen = float(self.seen) if self.seen.denominator > 1 else int(self.seen)
         done = module.num_clips_seen >= self.budget_clips
         if done or time.monotonic() - self.last_report > self.every_seconds:

@@ -24,6 +24,8 @@ class LatentDiffusion(VideoMethod):
     Source: Nichol & Dhariwal 2021; Peebles & Xie 2023.
     """
 
+    reads_latents = True
+
     def __init__(self, context: MethodContext, config: Any) -> None:
         super().__init__(context, config)
         self.codec = context.codec.requires_grad_(False).eval()
@@ -37,8 +39,7 @@ class LatentDiffusion(VideoMethod):
         raise NotImplementedError("a latent method defines build_network")
 
     def loss(self, batch: dict[str, Tensor], draws: ClipDraws) -> dict[str, Tensor]:
-        self.check_batch(batch)
-        x0 = self.encode(batch["video"], draws)  # (B, F, C, h, w)
+        x0 = self.clip_latent(batch, draws)  # (B, F, C, h, w)
         t = draws.integers(self.schedule.num_steps)  # (B,)
         noise = draws.normal(x0.shape[1:])  # (B, F, C, h, w)
         y, y_images = self.labels(batch["label"], draws), None  # (B,) or None
@@ -63,15 +64,32 @@ class LatentDiffusion(VideoMethod):
         """Latent (B, F, C, h, w) of a clip, of which the codec gets no gradient."""
         return self.codec.encode(video, draws)
 
+    def clip_latent(self, batch: dict[str, Tensor], draws: ClipDraws) -> Tensor:
+        """Latent (B, F, C, h, w) of the clips of a batch: encoded, or drawn from their stored moments."""
+        if "moments" in batch:
+            return self.drawn(batch["moments"], "moments", self.context.num_frames, draws)
+        self.check_batch(batch)
+        return self.encode(batch["video"], draws)
+
+    @torch.no_grad()
+    def drawn(self, moments: Tensor, name: str, frames: int, draws: ClipDraws) -> Tensor:
+        """Latents (B, frames, C, h, w) from stored moments (B, frames, 2 C, h, w)."""
+        _, channels, side, _ = self.latent_shape
+        check(moments, "B F C H W", name, F=frames, C=2 * channels, H=side, W=side)
+        return self.codec.draw(moments, draws)
+
     def images(self, batch: dict[str, Tensor], draws: ClipDraws) -> tuple[Tensor, Tensor | None]:
         """Latents (B, n, C, h, w) and labels (B, n) of the images of joint training; None without classes."""
         side, n = self.context.resolution, self.joint_images
-        if "images" not in batch:
+        if "image_moments" in batch:
+            latents = self.drawn(batch["image_moments"], "image_moments", n, draws)  # (B, n, C, h, w)
+        elif "images" in batch:
+            check(batch["images"], "B N 3 H W", "images", N=n, H=side, W=side)
+            latents = self.encode(batch["images"], draws)  # (B, n, C, h, w)
+        else:
             raise ValueError(
                 f"joint training: got a batch without images, wanted {n} a clip (ClipDataModule(images={n}))"
             )
-        check(batch["images"], "B N 3 H W", "images", N=n, H=side, W=side)
-        latents = self.encode(batch["images"], draws)  # (B, n, C, h, w)
         if self.context.num_classes is None:
             return latents, None
         labels = [self.labels(label, draws) for label in batch["image_labels"].unbind(1)]  # n of (B,)

@@ -54,13 +54,15 @@ class TrainedStage(lightning.LightningModule):
     Batches are {"video": float32 (B, F, 3, H, W) in [-1, 1], "label": int64 (B,), -1 where there is no class,
     "clip_index": int64 (B,), counted over the run}; with joint_images = n also {"images": (B, n, 3, H, W),
     "image_labels": int64 (B, n)}, single frames drawn from the whole training split; with past_frames = P also
-    {"past": (B, P, 3, H, W)}, the frames before the clip at the same interval.
+    {"past": (B, P, 3, H, W)}, the frames before the clip at the same interval. A stage that reads_latents may be given
+    the posterior moments of the suite's codec, "moments" (B, F, 2 C, h, w) and "image_moments", in place of pixels.
     """
 
     stage_name = "train"
     uses_ema = True  # False for a stage whose authors keep the last weights
     joint_images = 0
     past_frames = 0
+    reads_latents = False
     turns = 1  # updates after which what is done repeats: clip k of the run belongs to turn k // batch modulo turns
     clip_cost = Fraction(1)  # of the purse, for one clip of a batch with all frames that come with it
 
@@ -78,14 +80,14 @@ class TrainedStage(lightning.LightningModule):
         draws = ClipDraws.for_training(self.seed, self.stage_name, batch["clip_index"], self.device)
         parts = {key: value.mean() for key, value in self.loss(batch, draws).items()}
         # The clock of every curve is clips seen; a metric named "step" is what the logger takes for its axis.
-        seen = self.num_clips_seen + float(self.clip_cost * len(batch["video"]))
+        seen = self.num_clips_seen + float(self.clip_cost * len(batch["clip_index"]))
         self.log_dict({f"{self.stage_name}/{key}": value.detach() for key, value in parts.items()} | {"step": seen})
         return parts["loss"]
 
     @torch.no_grad()
     def heldout_loss(self, batch: dict[str, Tensor]) -> float:
         """Mean loss of a fixed held-out batch at fixed diffusion times and noise: comparable over a whole run."""
-        indices = torch.arange(len(batch["video"]))
+        indices = torch.arange(len(batch["clip_index"]))
         draws = ClipDraws.for_training(0, "heldout", indices, self.device)
         was_training = self.training
         self.eval()

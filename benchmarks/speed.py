@@ -15,6 +15,7 @@ from lavita.speed import COMMANDS  # noqa: E402
 EPILOG = """\
 examples:
   python benchmarks/speed.py model --variant 3
+  python benchmarks/speed.py data /data/ucf101 --resolutions 64,256
   python benchmarks/speed.py model --official ../Latte --threads 1 --csv -
 
 Exit status: 0 measured, 2 bad arguments or contestants that can't be compared.

@@ -10,6 +10,8 @@ import torch
 
 from lavita.data.clip import (
     centre_crop_resize,
+    clip_indices,
+    clip_starts,
     frame_indices,
     span,
     to_tensor,
@@ -26,6 +28,29 @@ def test_every_third_frame():
     assert frame_indices(0, 1, 3) == [0] and span(16, 3) == 46
     with pytest.raises(ValueError, match="got frames=0"):
         span(0, 3)
+
+
+def published_clip(total: int, begin: int, frames: int, interval: int) -> list[int]:
+    """The released rule step by step: TemporalRandomCrop of F k frames, then numbers spread evenly, cut to integers."""
+    end = min(begin + frames * interval, total)
+    return [int(begin + i * (end - 1 - begin) / (frames - 1)) for i in range(frames)]
+
+
+def test_exact_and_published_frame_choice():
+    assert clip_indices(5, 100, 4, 3) == [5, 8, 11, 14] and clip_starts(100, 4, 3) == 91
+    assert [clip_starts(n, 16, 3) for n in (45, 46, 47)] == [0, 1, 2]
+    # 16 frames at interval 3: 47 steps over 15 gaps, so two gaps of 4 and thirteen of 3.
+    steps = np.diff(clip_indices(10, 200, 16, 3, "linspace"))
+    assert sorted(steps) == [3] * 13 + [4] * 2
+    for total in range(16, 120):
+        starts = clip_starts(total, 16, 3, "linspace")
+        assert starts == max(0, total - 48 - 1) + 1
+        for begin in range(starts):
+            chosen = clip_indices(begin, total, 16, 3, "linspace")
+            assert chosen == published_clip(total, begin, 16, 3) and chosen[-1] < total
+    assert clip_starts(15, 16, 3, "linspace") == 0
+    # A video of exactly as many frames as a clip gives each of them once.
+    assert clip_indices(0, 16, 16, 3, "linspace") == list(range(16))
 
 
 @pytest.mark.parametrize("frames, interval", [(8, 3), (16, 1), (1, 4), (2, 7)])

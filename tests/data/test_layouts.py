@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lavita.data.catalogue import Catalogue, VideoEntry
-from lavita.data.layouts import read_layout
+from lavita.data.layouts import list_dataset, read_layout
 from lavita.data.trees import LayoutError
 from lavita.data.video import write_video
 
@@ -63,6 +63,97 @@ def test_skytimelapse_groups_are_the_videos(tmp_path, top):
         ("b/b_1", "b", "train", None),
         ("c/c_1", "c", "heldout", None),
     ]
+
+
+VARIANTS = {
+    "skytimelapse": {
+        "sky_timelapse/sky_{}/yt1/yt1_2": "yt1",
+        "sky_{}/yt1_2": "yt1",
+        "{}/yt1/yt1_2": "yt1",
+    },
+    "taichi": {
+        "taichi-256/frames/{}/abc#1#2": "abc",
+        "taichi-256/{}/abc#1#2.mp4": "abc",
+        "{}/abc#1#2": "abc",
+    },
+    "faceforensics": {
+        "preprocess_ffs/{}/videos/face.mp4": "face",
+        "preprocess_ffs/{}/face": "face",
+        "{}/face.webm": "face",
+        "{}/videos/face": "face",
+    },
+}
+
+
+@pytest.mark.parametrize("dataset, path", [(name, path) for name, paths in VARIANTS.items() for path in paths])
+@pytest.mark.parametrize("picture", [".jpg", ".png"])
+def test_usual_variants(tmp_path, dataset, path, picture):
+    """Nested and flat trees, files and folders of pictures, a folder that is named like a file."""
+    for number, split in enumerate(("train", "test")):
+        place = tmp_path / path.format(split).replace("yt1", f"yt{number + 1}").replace("abc", "abc" + "x" * number)
+        place = place.with_name(place.name.replace("face", f"face{number}"))
+        if place.suffix and "#" not in place.name:
+            place.parent.mkdir(parents=True)
+            place.write_bytes(b"never opened")
+        else:
+            place.mkdir(parents=True)
+            (place / f"0000001{picture}").write_bytes(b"never opened")
+    found = list_dataset(dataset, tmp_path).items
+    assert [item.split for item in found] == ["train", "heldout"]
+    assert found[0].group == VARIANTS[dataset][path].replace("face", "face0")
+
+
+@pytest.mark.parametrize("fold", [1, 2, 3])
+def test_folds_of_ucf101(ucf101_tree, fold):
+    """Fold 2 swaps the two performers, fold 3 has one video of each class in each split."""
+    lists = ucf101_tree / "ucfTrainTestlist"
+    first, second = (lists / f"{kind}list01.txt" for kind in ("train", "test"))
+    (lists / "trainlist02.txt").write_text(second.read_text())
+    (lists / "testlist02.txt").write_text(first.read_text())
+    rows = (first.read_text() + second.read_text()).splitlines()
+    (lists / "trainlist03.txt").write_text("\n".join(rows[::3]))
+    (lists / "testlist03.txt").write_text("\n".join([rows[1], rows[2]]))
+    catalogue = read_layout("ucf101", ucf101_tree, fold=fold)
+    train = [video.video_id for video in catalogue.split("train")]
+    wanted = {1: ["v_Bend_g01_c01", "v_Wave_g01_c01"], 2: ["v_Bend_g02_c01", "v_Wave_g02_c01"]}
+    assert train == wanted.get(fold, ["v_Bend_g01_c01", "v_Wave_g02_c01"])
+
+
+def test_folds_that_are_not_there(ucf101_tree, tmp_path):
+    with pytest.raises(ValueError, match="data.fold: got 4 for ucf101, allowed 1 to 3"):
+        read_layout("ucf101", ucf101_tree, fold=4)
+    with pytest.raises(LayoutError, match="trainlist02.txt: no such file"):
+        read_layout("ucf101", ucf101_tree, fold=2)
+    with pytest.raises(ValueError, match="got 1 for taichi, allowed none"):
+        read_layout("taichi", tmp_path, fold=1)
+
+
+def test_the_nearest_known_layout_is_named(tmp_path):
+    """One folder too high, one too low, a tree that is begun, and another data set's."""
+    (tmp_path / "sets" / "mine" / "sky_train").mkdir(parents=True)
+    for root, words in (
+        (tmp_path / "sets" / "mine", "nearest known layout: skytimelapse (sky_train is there, sky_test is missing)"),
+        (tmp_path / "sets", "found mine/\n"),
+    ):
+        with pytest.raises(LayoutError) as caught:
+            list_dataset("skytimelapse", root)
+        assert words in str(caught.value), str(caught.value)
+    (tmp_path / "sets" / "mine" / "sky_test").mkdir()
+    for root in (tmp_path / "sets", tmp_path / "sets" / "mine" / "sky_train"):
+        with pytest.raises(LayoutError, match=rf"its tree begins at {tmp_path}/sets/mine: give that as the root"):
+            list_dataset("skytimelapse", root)
+    with pytest.raises(LayoutError, match="this looks like skytimelapse"):
+        list_dataset("taichi", tmp_path / "sets" / "mine")
+
+
+def test_copies_within_a_split_are_left_out_and_named(tmp_path):
+    for number, name in enumerate(("train/a", "train/b", "test/c")):
+        write_pictures(tmp_path / name, number)
+    shutil.copytree(tmp_path / "train" / "b", tmp_path / "train" / "copy")
+    catalogue = read_layout("faceforensics", tmp_path)
+    assert [video.video_id for video in catalogue.videos] == ["a", "b", "c"]
+    assert catalogue.left_out == "1 duplicate left out"
+    assert catalogue.notes == (f"{tmp_path}/train/copy: same content as {tmp_path}/train/b",)
 
 
 def test_taichi_groups_are_the_source_videos(tmp_path):

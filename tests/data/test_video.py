@@ -85,8 +85,8 @@ def test_real_ucf101_frames_are_exact(shared, name):
 def test_decoding_stops_at_the_last_frame_asked_for(tmp_path, counting_frames, monkeypatch):
     path = write_video(tmp_path / "a.mkv", counting_frames(40), 25, lossless=True)
     seen = []
-    decode = video._decode
-    monkeypatch.setattr(video, "_decode", lambda *given: (seen.append(1) or item for item in decode(*given)))
+    decode = video.decode
+    monkeypatch.setattr(video, "decode", lambda *given: (seen.append(1) or item for item in decode(*given)))
     assert read_frames(path, [4, 6])[:, 0, 0, 0].tolist() == [12, 18]
     assert len(seen) == 7
 

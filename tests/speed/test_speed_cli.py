@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+
+from lavita.data.video import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--size", "XS", "--frames", "2", "--side", "4", "--steps", "2", "--threads", "1"]
@@ -129,3 +132,40 @@ def test_help_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "--checkpoint-activations" in done.stdout
+
+
+def test_data_measures_video_files_beside_whole_decodes(call, tmp_path):
+    """Two small files: the loader's clips are checked against whole decodes before anything is timed."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    for number, split in enumerate(("train", "test")):
+        frames = np.stack([np.roll(noise, t + number, 0) for t in range(60)])
+        write_video(tmp_path / "data" / split / f"{number}.mp4", frames, 25, lossless=False)
+    small = ["--resolutions", "16,32", "--rounds", "2", "--long-frames", "60"]
+    done = call(
+        "data", str(tmp_path / "data"), "--dataset", "faceforensics", *small, "--csv", str(tmp_path / "speed.csv")
+    )
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "speed.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["resolution"], row["video"]) for row in rows] == [
+        (side, video) for side in ("16", "32") for video in ("0", "1", "mean")
+    ]
+    for row in rows:
+        assert all(float(row[f"{name}_seconds"]) > 0 for name in ("whole", "loader", "latents", "resize"))
+    for key in ("loader_ratio", "latents_ratio"):
+        assert float(rows[2][key]) == pytest.approx((float(rows[0][key]) + float(rows[1][key])) / 2)
+    assert "decode at most 57 (counted), not 60" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["."], "no tree of ucf101"),
+        ([".", "--resolutions", "60"], "--resolutions: got '60', wanted multiples of 8"),
+        ([".", "--rounds", "0"], "--rounds: got 0"),
+    ],
+)
+def test_data_refuses_what_it_can_not_measure(call, tmp_path, arguments, words, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = call("data", *arguments)
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1

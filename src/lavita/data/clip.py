@@ -83,7 +83,7 @@ def to_tensor(frames: np.ndarray) -> Tensor:
     """uint8 (F, H, W, 3), 0..255 -> float32 (F, 3, H, W), -1..1, as x / 127.5 - 1."""
     check(frames, "F H W 3", "frames", dtype=np.uint8)
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).contiguous()  # (F, 3, H, W)
-    return pixels.float() / 127.5 - 1  # (F, 3, H, W)
+    return pixels.float().div_(127.5).sub_(1)  # (F, 3, H, W); in place: new memory would cost more than the arithmetic
 
 
 def to_uint8(video: Tensor) -> np.ndarray:

@@ -65,7 +65,7 @@ def probe(path: Path | str, thorough: bool = False) -> VideoInfo:
         width, height = sizes.pop()
         return VideoInfo(len(pictures), None, width, height)
     seen, frame, fps = Timeline(), None, None
-    for fps, frame in _decode(path):  # noqa: B007
+    for fps, frame in decode(path):  # noqa: B007
         seen.add(frame)
     if frame is None:
         raise UnreadableVideo(path, "no frame can be decoded")
@@ -77,7 +77,7 @@ def probe(path: Path | str, thorough: bool = False) -> VideoInfo:
 def _leads_to(path: Path, entry: Entry, seen: Timeline) -> bool:
     """Whether seeking to an entry gives the same frames there as the decode of the whole file did."""
     try:
-        frames = _decode(path, entry)
+        frames = decode(path, entry)
         numbers = range(entry.frame, min(entry.frame + CHECKED, seen.num_frames))
         return all(seen.agrees(number, frame) for number, (_, frame) in zip(numbers, frames, strict=False))
     except (LostEntry, UnreadableVideo):
@@ -122,7 +122,7 @@ def each_frame(path: Path | str) -> Iterator[np.ndarray]:
         yield from map(_read_picture, picture_paths(path))
         return
     converter = VideoReformatter()
-    for _, frame in _decode(path):
+    for _, frame in decode(path):
         yield _upright(converter, frame)
 
 
@@ -138,7 +138,7 @@ def _read_from(path: Path, wanted: set[int], entry: Entry | None) -> tuple[dict[
     number, last = entry.frame if entry else 0, max(wanted)
     # One converter for all frames, in one thread: a new one each costs 20 times as much on small frames.
     converter = VideoReformatter()
-    for _, frame in _decode(path, entry):
+    for _, frame in decode(path, entry):
         if number in wanted:
             found[number] = _upright(converter, frame)
         number += 1
@@ -200,7 +200,7 @@ def _encoder(suffix: str, lossless: bool) -> tuple[str, str, dict[str, str]]:
     return "mpeg4", "yuv420p", {"qmin": "2", "qmax": "4", "flags": "+bitexact"}
 
 
-def _decode(path: Path, entry: Entry | None = None) -> Iterator[tuple[float | None, av.VideoFrame]]:
+def decode(path: Path, entry: Entry | None = None) -> Iterator[tuple[float | None, av.VideoFrame]]:
     """Frames per second of the file and each frame, in the decoder's order, from the first or from an entry on.
 
     Raises UnreadableVideo for whatever is wrong with the file, LostEntry where seeking does not lead to the entry.

@@ -155,6 +155,8 @@ class TarArchive:
                     _write_new(source, path)
                 done += member.size
                 report(done, total)
+            while archive.fileobj.read(1 << 20):
+                pass  # the checksum of a compressed archive comes after all of it
 
 
 def _tar_kind(member: tarfile.TarInfo) -> str:

@@ -183,8 +183,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 def _opener(verify: bool) -> urllib.request.OpenerDirector:
     """Only the handlers needed: the usual opener would also read files and speak FTP."""
-    context = ssl.create_default_context()
+    context = None  # the usual one, which verifies
     if not verify:
+        context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     opener = urllib.request.OpenerDirector()
     for handler in (

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -36,7 +37,8 @@ def impatient(monkeypatch):
 
 
 @pytest.fixture
-def web():
+def web(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
     with WebServer() as server:
         yield server
 
@@ -77,6 +79,11 @@ def test_a_dropped_connection_is_taken_up_where_it_broke(web, target):
     assert target.read_bytes() == DATA
     starts = [None, "bytes=100000-", "bytes=150000-", "bytes=150000-", "bytes=150000-"]
     assert web.requests == [("/set.zip", start, start and '"one"') for start in starts]
+
+
+def test_a_connection_that_breaks_often_is_not_given_up_while_bytes_come(web, target):
+    download(web.add("set.zip", DATA, drops=[20_000] * 14), target)
+    assert target.read_bytes() == DATA and len(web.requests) == 15
 
 
 def test_a_second_call_goes_on_where_the_first_stopped(web, target):
@@ -278,8 +285,13 @@ def test_silence_is_given_up(web, target, monkeypatch, one_try):
     fails(r"nothing came for 0.1 seconds.*150000 bytes are kept", address, target)
 
 
-def test_no_server_and_no_name_are_one_line(web, target, one_try):
+def test_no_server_and_no_name_are_one_line(web, target, monkeypatch, one_try):
     fails("connection broke", "http://127.0.0.1:1/set.zip", target)
+
+    def no_name(*words):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_name)
     fails("can't be resolved", "http://no-such-host.invalid/set.zip", target)
 
 

@@ -50,11 +50,12 @@ def entry(name: str, data: bytes, *addresses: str, known: bool = True) -> dict:
 
 def part(tree: list[str], *copies: list[dict]) -> dict:
     made = [{"by": f"the {number}. source", "files": files} for number, files in enumerate(copies, start=1)]
-    return {"holds": "videos", "tree": tree, "unpacked_bytes": None, "copies": made}
+    return {"holds": "videos", "tree": tree, "other_trees": [["other"]], "unpacked_bytes": None, "copies": made}
 
 
 @pytest.fixture
-def web():
+def web(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
     with WebServer() as server:
         yield server
 
@@ -110,7 +111,7 @@ def test_what_is_written_down_is_complete_and_leads_to_a_tree_that_is_read(name,
     assert source.name == name and source.terms and "ROOT/" in source.how_to_get
     for path in (path for part in source.parts for path in part.tree):
         (tmp_path / path).mkdir(parents=True)
-    assert LAYOUTS[dataset_facts(name).layout].locate(tmp_path)
+    assert LAYOUTS[dataset_facts(name).layout].locate(tmp_path) and fetch(tmp_path, name)[0]
     for file in (file for part in source.parts for copy in part.copies for file in copy.files):
         assert {urlsplit(address).scheme for address in file.addresses} == {"https"}
         assert all(Path(urlsplit(address).path).name == file.name for address in file.addresses)
@@ -170,6 +171,22 @@ def test_data_that_are_there_need_no_network_and_no_writing(web, ucf101, tmp_pat
         (root / name).write_bytes(b"")
     before = sorted(root.rglob("*"))
     assert fetch(root)[0] and not web.requests and sorted(root.rglob("*")) == before
+
+
+TREES = {
+    "ucf101": ("UCF-101/ApplyEyeMakeup", "UCF-101/YoYo", *LISTS),
+    "skytimelapse": ("sky_timelapse/sky_train", "sky_timelapse/sky_test"),
+    "taichi": ("taichi-256/frames/train", "taichi-256/frames/test"),
+    "faceforensics": ("preprocess_ffs/train/videos", "preprocess_ffs/test/videos"),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_root_within_the_published_tree_is_known(name, tmp_path):
+    for path in TREES[name]:
+        (tmp_path / path).mkdir(parents=True)
+    inner = tmp_path / TREES[name][0].split("/")[0]
+    assert fetch(tmp_path, name)[0] and fetch(inner, name)[0] and LAYOUTS[name].locate(inner)
 
 
 def test_half_a_tree_is_neither_completed_nor_overwritten(web, ucf101, tmp_path):

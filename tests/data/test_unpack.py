@@ -139,6 +139,17 @@ def test_a_tar_archive_gives_no_links_and_no_devices(tmp_path, kind):
     refused("'set/evil' is a (symbolic link|hard link|device)", path, tmp_path / "data")
 
 
+def test_a_size_below_zero_ends_the_list(tmp_path):
+    path = write_tar(tmp_path / "set.tar", [("set/good.avi", b"good"), ("set/evil", b"")])
+    data = bytearray(path.read_bytes())
+    start = 1024  # of the second header; its size stands at 124, a negative one as a number of base 256
+    data[start + 124 : start + 136] = (-1024).to_bytes(12, "big", signed=True)
+    fields = bytes(data[start : start + 148]) + b" " * 8 + bytes(data[start + 156 : start + 512])
+    data[start + 148 : start + 156] = b"%06o\0 " % sum(fields)
+    path.write_bytes(data)
+    refused("size below zero", path, tmp_path / "data")
+
+
 @pytest.mark.parametrize("mode, word", [(LINK, "symbolic link"), (stat.S_IFCHR | 0o666, "device")])
 def test_a_zip_archive_gives_no_links_and_no_devices(tmp_path, mode, word):
     path = write_zip(tmp_path / "set.zip", [("set/good.avi", b"good"), ("set/evil", b"/etc/passwd", mode)])
@@ -442,7 +453,7 @@ def test_a_missing_unpacker_is_named_with_the_way_to_get_it(fake, tmp_path):
 
 LIES = {
     "a link": "os.symlink('/etc/passwd', 'a')",
-    "a hard link": f"{WRITE_A}; os.link('a', 'b')",
+    "a hard link": "open('../x', 'wb').write(b'abc'); os.link('../x', 'a')",
     "one more file": f"{WRITE_A}; open('b', 'w')",
     "one file less": "pass",
     "other bytes": "open('a', 'wb').write(b'abcd')",

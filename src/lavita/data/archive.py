@@ -44,6 +44,8 @@ def checked_paths(archive: Path, entries: Iterable[Entry], free_bytes: int) -> d
         path = safe_path(archive, entry.name)
         if entry.kind not in (FILE, FOLDER):
             raise UnpackError(f"{archive}: entry {entry.name!r} is a {entry.kind}; nothing was unpacked")
+        if entry.num_bytes < 0:
+            raise UnpackError(f"{archive}: entry {entry.name!r} has a size below zero; nothing was unpacked")
         total += entry.num_bytes if entry.kind == FILE else 0
         if total > free_bytes:
             raise UnpackError(

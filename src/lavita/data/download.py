@@ -209,7 +209,6 @@ def _check_space(part: PartialFile, start: int, total: int | None) -> None:
 def _write(part: PartialFile, start: int, chunks: Iterable[bytes], total: int | None, report: Report) -> None:
     with open(part.path, "r+b") as file:
         file.seek(start)
-        file.truncate()
         done = start
         for chunk in chunks:
             done += len(chunk)

@@ -53,10 +53,15 @@ class Copy:
 
 @dataclass(frozen=True)
 class Part:
-    """What comes in one archive: a word on it, its paths below the root, copies to try in turn (none: not fetched)."""
+    """What comes in one archive.
+
+    holds: a word on it; tree: its paths below the root; other_trees: how it stands where the root is another folder of
+    the published tree; unpacked_bytes: null where no source says; copies: to be tried in turn, none: not fetched.
+    """
 
     holds: str
     tree: tuple[str, ...]
+    other_trees: tuple[tuple[str, ...], ...]
     unpacked_bytes: int | None
     copies: tuple[Copy, ...]
 
@@ -121,7 +126,11 @@ def fetch_dataset(dataset: str, root: Path | str, say: Say = print, progress: Pr
 def _missing(source: Source, root: Path) -> list[Part]:
     if not root.is_dir():
         return list(source.parts)
-    return [part for part in source.parts if find_tree(root, part.tree, depth=1) is None]
+    return [
+        part
+        for part in source.parts
+        if find_tree(root, part.tree, depth=1) is None and not any(find_tree(root, tree) for tree in part.other_trees)
+    ]
 
 
 def _used_archives(source: Source, root: Path) -> list[Path]:

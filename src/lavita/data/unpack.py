@@ -80,8 +80,22 @@ def find_tree(folder: Path, tree: Sequence[str], depth: int = 0) -> Path | None:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir())
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    except OSError:
+        return []  # what can't be read holds no tree
+
+
+def _unpack_by_one(readers: Sequence, archive: Path, target: Path, tree: Sequence[str], report: Report) -> None:
+    """Unpack by the first reader that can."""
+    reasons = []
+    for reader in readers:
+        try:
+            return _unpack_hidden(reader, target, tree, report)
+        except UnpackerFailed as error:
+            reasons.append(str(error))
+    raise UnpackerFailed(f"{archive}: {'; '.join(reasons)}; nothing was unpacked; if it is whole, {INSTALL}")
 
 
 def _readers(path: Path) -> list[ZipArchive | TarArchive | RarArchive]:
@@ -95,17 +109,6 @@ def _readers(path: Path) -> list[ZipArchive | TarArchive | RarArchive]:
     if tarfile.is_tarfile(path):
         return [TarArchive(path)]
     raise UnpackError(f"{path}: neither a zip nor a tar nor a rar archive (it begins with {start[:16]!r})")
-
-
-def _unpack_by_one(readers: Sequence, archive: Path, target: Path, tree: Sequence[str], report: Report) -> None:
-    """Unpack by the first reader that can."""
-    reasons = []
-    for reader in readers:
-        try:
-            return _unpack_hidden(reader, target, tree, report)
-        except UnpackerFailed as error:
-            reasons.append(str(error))
-    raise UnpackerFailed(f"{archive}: {'; '.join(reasons)}; nothing was unpacked; if it is whole, {INSTALL}")
 
 
 def _unpack_hidden(reader, target: Path, tree: Sequence[str], report: Report) -> None:

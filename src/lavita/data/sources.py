@@ -109,18 +109,26 @@ def fetch_dataset(dataset: str, root: Path | str, say: Say = print, progress: Pr
     if not all(part.copies for part in missing):
         say(source.how_to_get.replace("ROOT", str(root)))
         return False
-    if missing or _used_archives(source, root):
-        with _alone(root / DOWNLOADS):
-            finish(root)
-            missing = _missing(source, root)
-            if missing:
-                _announce(source, missing, root, say)
-            for part in missing:
-                _fetch_part(source, part, root, say, progress or (lambda name, done, total: None))
-            for path in _used_archives(source, root):
-                path.unlink()
+    try:
+        if missing or _used_archives(source, root):
+            with _alone(root / DOWNLOADS):
+                _fetch_missing(source, root, say, progress or (lambda name, done, total: None))
+    except OSError as error:
+        reason = f"{error.filename or root}: {error.strerror or error}"
+        raise DownloadError(f"{reason}; mend that, then the same command goes on where it stopped") from None
     say(f"{dataset}: all its folders are in {root}")
     return True
+
+
+def _fetch_missing(source: Source, root: Path, say: Say, progress: Progress) -> None:
+    finish(root)
+    missing = _missing(source, root)
+    if missing:
+        _announce(source, missing, root, say)
+    for part in missing:
+        _fetch_part(source, part, root, say, progress)
+    for path in _used_archives(source, root):
+        path.unlink()
 
 
 def _missing(source: Source, root: Path) -> list[Part]:
@@ -159,8 +167,10 @@ def _announce(source: Source, missing: list[Part], root: Path, say: Say) -> None
     say(source.terms)
     to_come = unpacked = 0
     for part in missing:
-        sizes = {file: file.num_bytes or 0 for file in part.copies[0].files}
-        to_come += sum(max(0, size - _kept(root / DOWNLOADS, file)) for file, size in sizes.items())
+        kept = {copy: sum(_kept(root / DOWNLOADS, file) for file in copy.files) for copy in part.copies}
+        likely = max(part.copies, key=lambda copy: kept[copy])  # the first one, if nothing has come yet
+        sizes = {file: file.num_bytes or 0 for file in likely.files}
+        to_come += max(0, sum(sizes.values()) - kept[likely])
         unpacked += part.unpacked_bytes or sum(sizes.values())  # videos and pictures do not shrink in an archive
     free = shutil.disk_usage(root).free
     need = (
@@ -201,7 +211,7 @@ def _fetch_copy(part: Part, copy: Copy, root: Path, say: Say, progress: Progress
     folder = root / DOWNLOADS
     archive = folder / copy.files[-1].name
     if archive.suffix == ".rar":
-        installed_unpackers(archive)
+        installed_unpackers(archive)  # raises before the gigabytes come, not after
     for file in copy.files:
         say(f"{file.name}, by {copy.by} ({part.holds}): downloading")
         report = partial(progress, file.name)
@@ -230,7 +240,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder against a second call on the same root. Raises DownloadError for the second one."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "lock", "wb")  # noqa: SIM115
+        lock = open(folder / "lock", "wb")
     except OSError as error:
         raise DownloadError(f"{folder}: {error.strerror}; choose a folder that can be written to") from None
     with lock:

@@ -30,7 +30,7 @@ class DownloadError(ValueError):
 
 
 class NoSpace(DownloadError):
-    """The disk is too small: no other address can help."""
+    """The disk is too small, so that no other address can help."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def download(
     Bytes are collected in <target>.part, next to a <target>.part.json that remembers which file on which server they
     are of. A second call asks that server for the rest, on condition that its file is still the same; a server that
     ignores the condition or the range, or whose file changed, starts the file anew. The addresses are tried in turn,
-    each several times as long as bytes come. num_bytes and sha256 (hexadecimal) are checked before the file gets its
-    name, also where it was put there by hand. report is called with the bytes done and the total, None if unknown.
+    each as long as bytes come. num_bytes and sha256 (hexadecimal) are checked before the file gets its name, also where
+    it was put there by hand. report is called with the bytes done and the total, None if unknown.
     A server whose certificate can't be verified is used only where sha256 is given, which proves the bytes.
     Raises DownloadError, one line; NoSpace where the disk is too small.
     Source: HTTP ranges and conditions, RFC 9110, sections 13.1.5 and 14.
@@ -65,7 +65,9 @@ def download(
     try:
         part.target.parent.mkdir(parents=True, exist_ok=True)
         if part.target.exists():
-            _check_standing(part.target, wanted)
+            reason = _wrong(part.target, wanted)
+            if reason:
+                raise DownloadError(f"{target}: {reason}; move the file away and start the same command again")
             return part.target
         return _fetch(part, wanted, report or (lambda done, total: None))
     except OSError as error:
@@ -220,17 +222,10 @@ def _write(part: PartialFile, start: int, chunks: Iterable[bytes], total: int | 
                 return  # some servers keep the connection open
 
 
-def _check_standing(target: Path, wanted: Wanted) -> None:
-    reason = _wrong(target, wanted)
-    if reason:
-        raise DownloadError(f"{target}: {reason}; move the file away and start the same command again")
-
-
 def _wrong(path: Path, wanted: Wanted) -> str | None:
     """What is wrong with a file, or None."""
-    num_bytes = path.stat().st_size
-    if wanted.num_bytes is not None and num_bytes != wanted.num_bytes:
-        return f"got {num_bytes} bytes, expected {wanted.num_bytes} bytes"
+    if wanted.num_bytes is not None and (size := path.stat().st_size) != wanted.num_bytes:
+        return f"got {size} bytes, expected {wanted.num_bytes} bytes"
     if wanted.sha256 is not None and (got := file_sha256(path)) != wanted.sha256.lower():
         return f"got sha256 {got}, expected {wanted.sha256.lower()}"
     return None

@@ -50,6 +50,10 @@ class Copy:
     by: str
     files: tuple[RemoteFile, ...]
 
+    def record(self, folder: Path) -> Path:
+        """The file that keeps what was fetched."""
+        return folder / f"{self.files[-1].name}.json"
+
 
 @dataclass(frozen=True)
 class Part:
@@ -96,11 +100,10 @@ def _read_part_list(cls: type, values: dict[str, Any], where: str) -> Any:
 def fetch_dataset(dataset: str, root: Path | str, say: Say = print, progress: Progress | None = None) -> bool:
     """Put what is missing of a data set's tree below root; True if all is there now, False if it must be asked for.
 
-    A part whose paths stand below root, or in a folder of it, is left alone; for False, say gets the text on how to
-    ask. What will be fetched, from whom, on which terms and in how much space is said first. Archives are collected in
-    ROOT/.download and removed once their tree is in place; ROOT/.download/<archive>.json keeps their size and sha256.
-    An archive that was put there by hand is checked and used. A call that was killed or failed is simply made again:
-    it goes on where it stopped.
+    A part that stands below root, or in a folder of it, is left alone; for False, say gets the text on how to ask.
+    Terms and space are said first. Archives are collected in ROOT/.download, where one put by hand is used too, and
+    removed once their tree is in place; ROOT/.download/<archive>.json keeps their size and sha256. A call that was
+    killed or failed is made again: it goes on where it stopped.
     say: takes a line of text; progress: a file's name, bytes done and in all (None if unknown).
     Raises DownloadError (NoSpace), UnpackError (NoUnpacker), each one line; ValueError for an unknown data set.
     """
@@ -145,14 +148,10 @@ def _used_archives(source: Source, root: Path) -> list[Path]:
     """Archives, whole or not, of parts that were fetched: one of their archives has its record."""
     folder, found = root / DOWNLOADS, []
     for part in source.parts:
-        if any(_record(folder, copy).exists() for copy in part.copies):
-            targets = [folder / file.name for copy in part.copies for file in copy.files]
-            found += [path for target in targets for path in (target, *PartialFile(target).paths())]
+        if any(copy.record(folder).exists() for copy in part.copies):
+            for target in (folder / file.name for copy in part.copies for file in copy.files):
+                found += [target, *PartialFile(target).paths()]
     return [path for path in found if path.exists()]
-
-
-def _record(folder: Path, copy: Copy) -> Path:
-    return folder / f"{copy.files[-1].name}.json"
 
 
 def _announce(source: Source, missing: list[Part], root: Path, say: Say) -> None:
@@ -167,16 +166,13 @@ def _announce(source: Source, missing: list[Part], root: Path, say: Say) -> None
     say(source.terms)
     to_come = unpacked = 0
     for part in missing:
-        kept = {copy: sum(_kept(root / DOWNLOADS, file) for file in copy.files) for copy in part.copies}
-        likely = max(part.copies, key=lambda copy: kept[copy])  # the first one, if nothing has come yet
-        sizes = {file: file.num_bytes or 0 for file in likely.files}
-        to_come += max(0, sum(sizes.values()) - kept[likely])
-        unpacked += part.unpacked_bytes or sum(sizes.values())  # videos and pictures do not shrink in an archive
+        kept, copy = max(((_kept(root / DOWNLOADS, copy), copy) for copy in part.copies), key=lambda pair: pair[0])
+        size = sum(file.num_bytes or 0 for file in copy.files)
+        to_come += max(0, size - kept)
+        unpacked += part.unpacked_bytes or size  # videos and pictures do not shrink in an archive
     free = shutil.disk_usage(root).free
-    need = (
-        f"{source.name}: {_size(to_come)} to download and at least {_size(unpacked)} unpacked, "
-        f"{_size(free)} free in {root}"
-    )
+    need = f"{source.name}: {_size(to_come)} to download and at least {_size(unpacked)} unpacked"
+    need = f"{need}, {_size(free)} free in {root}"
     if to_come + unpacked > free:
         raise NoSpace(f"{need}: free some space or choose another folder, then start the same command again")
     say(need)
@@ -186,10 +182,10 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
 
 
-def _kept(folder: Path, file: RemoteFile) -> int:
-    """Bytes of a file that are on disk."""
-    target = folder / file.name
-    return target.stat().st_size if target.exists() else PartialFile(target).num_bytes()
+def _kept(folder: Path, copy: Copy) -> int:
+    """Bytes of a copy's files that are on disk."""
+    targets = [folder / file.name for file in copy.files]
+    return sum(target.stat().st_size if target.exists() else PartialFile(target).num_bytes() for target in targets)
 
 
 def _fetch_part(source: Source, part: Part, root: Path, say: Say, progress: Progress) -> None:
@@ -200,8 +196,7 @@ def _fetch_part(source: Source, part: Part, root: Path, say: Say, progress: Prog
         except (DownloadError, NoUnpacker) as error:
             if isinstance(error, NoSpace):
                 raise
-            begun = any(_kept(root / DOWNLOADS, file) for file in copy.files)
-            if begun or number == len(part.copies):
+            if _kept(root / DOWNLOADS, copy) or number == len(part.copies):
                 say(source.how_to_get.replace("ROOT", str(root)))
                 raise
             say(f"{error}; taking the copy by {part.copies[number].by}")
@@ -216,7 +211,7 @@ def _fetch_copy(part: Part, copy: Copy, root: Path, say: Say, progress: Progress
         say(f"{file.name}, by {copy.by} ({part.holds}): downloading")
         report = partial(progress, file.name)
         download(file.addresses, folder / file.name, file.num_bytes, file.sha256, report)
-    write_whole(_record(folder, copy), json.dumps(_known(part, copy, folder), indent=1) + "\n")
+    write_whole(copy.record(folder), json.dumps(_known(part, copy, folder), indent=1) + "\n")
     say(f"{archive.name}: unpacking")
     unpack(archive, root, part.tree, partial(progress, f"{archive.name}, unpacked"))
 

@@ -56,7 +56,7 @@ def download(
     ignores the condition or the range, or whose file changed, starts the file anew. The addresses are tried in turn,
     each as long as bytes come. num_bytes and sha256 (hexadecimal) are checked before the file gets its name, also where
     it was put there by hand. report is called with the bytes done and the total, None if unknown.
-    A server whose certificate can't be verified is used only where sha256 is given, which proves the bytes.
+    A server whose certificate can't be verified is used only where num_bytes and sha256 are given to prove the bytes.
     Raises DownloadError, one line; NoSpace where the disk is too small.
     Source: HTTP ranges and conditions, RFC 9110, sections 13.1.5 and 14.
     """

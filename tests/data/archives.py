@@ -1,0 +1,80 @@
+"""Archives written byte by byte: rar of version 4, and zip in volumes."""
+
+from __future__ import annotations
+
+import stat
+import struct
+import zlib
+
+FILE, FOLDER, LINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
+
+
+def rar4(entries: list[tuple[str, int, bytes]]) -> bytes:
+    """A rar archive of stored files: name (its parts joined by back-slashes), mode, bytes (of a link: its target).
+
+    Source: technote.txt of RAR 4, "Archive file format".
+    """
+
+    def block(kind: int, flags: int, body: bytes) -> bytes:
+        head = struct.pack("<BHH", kind, flags, 7 + len(body)) + body
+        return struct.pack("<H", zlib.crc32(head) & 0xFFFF) + head
+
+    out = b"Rar!\x1a\x07\x00" + block(0x73, 0, bytes(6))
+    for name, mode, data in entries:
+        raw, unix, stored, date = name.encode(), 3, 0x30, 0x5A8F6000
+        sizes = struct.pack("<IIBII", len(data), len(data), unix, zlib.crc32(data), date)
+        body = sizes + struct.pack("<BBHI", 20, stored, len(raw), mode) + raw
+        out += block(0x74, 0x80E0 if stat.S_ISDIR(mode) else 0x8000, body) + data
+    return out + block(0x7B, 0x4000, b"")
+
+
+def split_zip(files: dict[str, bytes], volume_bytes: int, in_64_bits: bool = False) -> list[bytes]:
+    """The volumes of a zip archive with stored files; headers are not split, their data is.
+
+    in_64_bits: volume numbers, places and sizes all stand in the fields for large archives.
+    Source: APPNOTE.TXT 6.3.10 of PKWARE, sections 4.3.7, 4.3.12, 4.3.14 to 4.3.16, 4.5.3, 8.5.
+    """
+    volumes, table = [b"PK\7\x08"], b""
+
+    def add(data: bytes, whole: bool) -> tuple[int, int]:
+        """Append to the volumes; returns volume and place of the first byte."""
+        if whole and len(volumes[-1]) + len(data) > volume_bytes:
+            volumes.append(b"")
+        start = (len(volumes) - 1, len(volumes[-1]))
+        while data:
+            room = volume_bytes - len(volumes[-1])
+            volumes[-1] += data[:room]
+            data = data[room:]
+            if data:
+                volumes.append(b"")
+        return start
+
+    for name, data in files.items():
+        raw, crc = name.encode(), zlib.crc32(data)
+        head = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 0, 0, 0x21, crc, len(data), len(data), len(raw), 0)
+        volume, place = add(head + raw, whole=True)
+        add(data, whole=False)
+        extra, sizes = b"", (len(data), len(data))
+        at = (volume, place)
+        if in_64_bits:
+            extra = struct.pack("<2H3QL", 1, 28, *sizes, place, volume)
+            sizes, at = (0xFFFFFFFF,) * 2, (0xFFFF, 0xFFFFFFFF)
+        lengths = (len(raw), len(extra), 3)
+        table += struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0x21, crc, *sizes, *lengths, at[0], 0, 0, at[1])
+        table += raw + extra + b"???"
+    volume, place = add(table, whole=False)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", len(volumes) - 1, volume, 0, len(files), len(table), place, 0)
+    if in_64_bits:
+        last = len(volumes) - 1
+        end_64 = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, last, volume, 0, len(files), len(table), place)
+        at = add(end_64, whole=True)
+        locator = struct.pack("<4sLQL", b"PK\6\7", at[0], at[1], 0)
+        end = locator + struct.pack("<4s4H2LH", b"PK\5\6", *(0xFFFF,) * 4, *(0xFFFFFFFF,) * 2, 0)
+    if len(volumes[-1]) + len(end) > volume_bytes:
+        volumes.append(b"")
+    if in_64_bits:
+        end = locator[:-4] + struct.pack("<L", len(volumes)) + end[20:]
+    else:
+        end = end[:4] + struct.pack("<H", len(volumes) - 1) + end[6:]
+    volumes[-1] += end
+    return volumes

@@ -114,3 +114,25 @@ def test_latent_side_must_divide():
     codec.downsample = 5
     with pytest.raises(ValueError, match="32 pixels is not a multiple of 5"):
         codec.latent_side(32)
+
+
+def test_stored_moments_give_the_latents_of_the_clip(cell, video):
+    """Frame by frame in calls of any size, and back to clips: the same posterior, the same noise, the same latent."""
+    module = CodecTraining(cell.codec, cell.train, seed=0)
+    module.start(video)
+    codec = KLCodec(module.autoencoder, torch.full((8,), 0.3), torch.full((8,), 1.7), 1.0)
+    frames = video.flatten(0, 1)  # (16, 3, 32, 32)
+    moments = torch.cat([codec.moments(part) for part in frames.split(5)])  # (16, 16, 8, 8)
+    drawn = codec.draw(moments.unflatten(0, (4, 4)), ClipDraws(range(4)))
+    # Convolutions over other batch sizes round differently, a few float32 steps of values up to 10.
+    assert torch.allclose(drawn, codec.encode(video, ClipDraws(range(4))), atol=1e-4)
+    posterior = module.autoencoder.encode(patches_of_frames(video, 4)).latent_dist
+    noise = ClipDraws(range(4)).normal((4, 8, 8, 8)).flatten(0, 1)
+    by_hand = (posterior.mean + posterior.std * noise - 0.3) / 1.7
+    assert torch.allclose(drawn.flatten(0, 1), by_hand, atol=1e-4)
+
+
+def test_pixels_have_no_moments_to_store(video):
+    for call in (lambda: PixelCodec().moments(video[0]), lambda: PixelCodec().draw(video, ClipDraws(range(4)))):
+        with pytest.raises(ValueError, match="no posterior"):
+            call()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+from lavita.data import scan, sources
 from lavita.data.layouts import read_layout
 from lavita.data.trees import LayoutError
 from lavita.data.video import write_video
+from tests.data.web_server import WebServer
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -207,10 +212,40 @@ def test_a_root_that_can_not_be_written(tmp_path):
     assert none.returncode == 2 and "no such manifest; prepare.py without --verify writes one" in none.stderr
 
 
+def test_download_then_check(tmp_path, monkeypatch, capsys):
+    """The whole of prepare.py --download against a web server on the loopback address; a second call asks nobody."""
+    spec = importlib.util.spec_from_file_location("prepare_script", ROOT / "benchmarks" / "prepare.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for number, split in enumerate(("train", "test")):
+        write(tmp_path / "made" / f"sky_{split}" / f"sky{number}" / f"sky{number}_1", 20)
+    archive = Path(shutil.make_archive(str(tmp_path / "sky"), "zip", tmp_path / "made")).read_bytes()
+    (tmp_path / "sources").mkdir()
+    monkeypatch.setattr(sources, "FOLDER", tmp_path / "sources")
+    monkeypatch.setenv("no_proxy", "*")
+    arguments = ["skytimelapse", str(tmp_path / "data"), "--download", "--cache", str(tmp_path / "cache")]
+    with WebServer() as server:
+        file = {"name": "sky.zip", "addresses": [server.add("sky.zip", archive, drops=[len(archive) // 2])]}
+        file |= {"num_bytes": len(archive), "sha256": hashlib.sha256(archive).hexdigest()}
+        part = {"holds": "clips", "tree": ["sky_train", "sky_test"], "other_trees": [], "unpacked_bytes": None}
+        values = {"name": "skytimelapse", "terms": "Ask first.", "how_to_get": "By hand."}
+        values["parts"] = [part | {"copies": [{"by": "a test", "files": [file]}]}]
+        (tmp_path / "sources" / "skytimelapse.yaml").write_text(yaml.safe_dump(values))
+        assert script.main(arguments) == 0
+        said = capsys.readouterr().out
+        # The connection was dropped midway: the second request asked for the rest only.
+        assert server.ranges() == [None, f"bytes={len(archive) // 2}-"]
+    assert "Ask first." in said and "ok           2" in said and (tmp_path / "data" / "manifest.csv").is_file()
+    assert script.main([*arguments, "--verify"]) == 0  # the server is gone
+
+
+def test_faceforensics_says_how_to_ask(tmp_path):
+    done = prepare("faceforensics", tmp_path / "data", "--download")
+    assert done.returncode == 1 and "signed form" in done.stdout and not (tmp_path / "data").exists()
+
+
 def test_the_run_finds_what_was_prepared(tmp_path, monkeypatch):
     """The scan that prepare.py leaves serves run.py: nothing is decoded a second time."""
-    from lavita.data import scan
-
     for number, folder in enumerate(("train", "test")):
         write(tmp_path / "data" / folder / f"{number}.mp4", 20)
     assert prepare("faceforensics", tmp_path / "data").returncode == 0

@@ -34,7 +34,8 @@ class Catalogue:
 
     class_names: by class index, '' where the set's list leaves a gap, () without classes; fingerprint: of
     every video on disk, skipped ones included. Left out of `videos`: num_skipped short ones, num_unreadable that can't
-    be read, num_duplicates that repeat another of their split; notes names the last two kinds, a line each.
+    be read, num_duplicates that repeat another of their split; notes names the last two kinds, a line each, by path
+    below root.
     """
 
     dataset: str

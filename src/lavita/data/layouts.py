@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .catalogue import SPLITS, Catalogue, VideoEntry
 from .facts import dataset_facts
-from .manifest import conflicts
+from .manifest import below, conflicts
 from .scan import Content, Report, fingerprint, scan
 from .trees import LAYOUTS, LayoutError, Listing
 
@@ -35,7 +35,7 @@ def read_layout(
     _check_lists(listing)
     paths = [item.path for item in listing.items]
     contents = scan(paths, listing.base, cache_file(cache_dir, dataset, listing.base), report=report)
-    notes = _unreadable(listing, contents, max_unreadable)
+    unreadable = _unreadable(listing, contents, max_unreadable)
     repeated = _repeated(listing, contents)
     videos = tuple(
         VideoEntry(
@@ -48,7 +48,7 @@ def read_layout(
     mark = fingerprint((i.video_id, c.sha256, i.split) for i, c in zip(listing.items, contents, strict=True))
     return Catalogue(
         dataset, listing.base, videos, listing.class_names, mark,
-        num_unreadable=len(notes), num_duplicates=len(repeated), notes=(*notes, *repeated.values()),
+        num_unreadable=len(unreadable), num_duplicates=len(repeated), notes=(*unreadable, *repeated.values()),
     )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def _check_lists(listing: Listing) -> None:
 def _unreadable(listing: Listing, contents: Sequence[Content], most: float) -> list[str]:
     """A line "path: reason" for each video that can't be read. Raises LayoutError where they are more than may be."""
     bad = [(i.path, c.reason) for i, c in zip(listing.items, contents, strict=True) if c.status != "ok"]
-    lines = [f"{path}: {reason}" for path, reason in bad]
+    lines = [f"{below(path, listing.base)}: {reason}" for path, reason in bad]
     if len(bad) > most * len(contents):
         more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise LayoutError(
@@ -101,7 +101,8 @@ def _repeated(listing: Listing, contents: Sequence[Content]) -> dict[int, str]:
                 f"{first.path} ({first.split}) and {video.path} ({video.split}) have the same {kind} '{value}': train "
                 "and held-out videos must differ; remove one of them"
             )
-        lines[number] = f"{video.path}: same {kind} as {first.path}"
+        paths = [below(item.path, listing.base) for item in (video, first)]
+        lines[number] = f"{paths[0]}: same {kind} as {paths[1]}"
     return lines
 
 

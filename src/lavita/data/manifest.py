@@ -52,13 +52,13 @@ def rows_of(listing: Listing, contents: Sequence[Content], least_frames: int) ->
         elif status == "ok" and number in repeated:
             kind, other = repeated[number]
             first = listing.items[other]
-            status, reason = "duplicate", f"same {kind} as {_below(first.path, listing.base)} ({first.split})"
+            status, reason = "duplicate", f"same {kind} as {below(first.path, listing.base)} ({first.split})"
         elif status == "ok" and not item.split:
             reason = f"stands in neither {' nor '.join(listing.list_names)}"
         known = content.status == "ok"
         rows.append(
             Row(
-                path=_below(item.path, listing.base),
+                path=below(item.path, listing.base),
                 video_id=item.video_id,
                 group=item.group,
                 class_name=item.class_name or "",
@@ -155,5 +155,6 @@ def differences(before: Sequence[Row], now: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _below(path: str, base: Path) -> str:
+def below(path: str, base: Path) -> str:
+    """A path as a manifest has it: relative to the root, with slashes."""
     return Path(path).relative_to(base).as_posix()

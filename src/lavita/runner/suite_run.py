@@ -123,7 +123,8 @@ def found_data(cells: Sequence[CellConfig], cache: Path, display: Display) -> li
     finally:
         channel.close()
         display.end()
-    for note in dict.fromkeys(note for group in groups for note in group.source.catalogue.notes):
+    found = [group.source.catalogue for group in groups]
+    for note in dict.fromkeys(f"{catalogue.root}/{note}" for catalogue in found for note in catalogue.notes):
         display.line(f"  left out: {note}")
     return groups
 

@@ -13,6 +13,7 @@ from lavita.bench.pairs import COLUMNS as PAIR_COLUMNS
 from lavita.bench.pairs import Pair, label_of, pairs_of_rows
 from lavita.bench.suite import load_suite, rows_of_suite
 from lavita.bench.table import markdown, shown, write_tables
+from lavita.data.catalogue import SPLITS
 from lavita.registry import ROOT
 from lavita.runner.display import Display
 from lavita.runner.groups import Group
@@ -94,7 +95,7 @@ def notes_of(
     """What stands below the table: what the metric can see, deviations, stages, held-out losses."""
     seen = {shared[group.key]["protocol_hash"]: shared[group.key] for group in groups}
     parts = [f"Protocol {one['protocol_name']}:\n\n{one['sanity_text']}" for one in seen.values()]
-    notes = {"What this metric can see": "\n\n".join(parts)}
+    notes = {"What this metric can see": "\n\n".join(parts), "Data": data_notes(groups)}
     notes["Stages"] = "\n".join(stages_line(record) for record in records)
     notes["First stages"] = first_stages(records)
     started = [line for record in records for line in start_lines(record)]
@@ -106,6 +107,16 @@ def notes_of(
     if left_out:
         notes["Left out"] = "Made under another setting: " + ", ".join(left_out)
     return notes
+
+
+def data_notes(groups: Sequence[Group]) -> str:
+    """What the rows were made from: name, splits and fingerprint of the data, and each video that was left out."""
+    lines = []
+    for source in {group.source.label: group.source for group in groups}.values():
+        counts = ", ".join(f"{len(source.catalogue.split(split))} {split}" for split in SPLITS)
+        lines.append(f"* {source.label}: {counts}; fingerprint {source.catalogue.fingerprint}")
+        lines += [f"  * left out: {note}" for note in source.catalogue.notes]
+    return "\n".join(lines)
 
 
 FIRST_STAGES_TEXT = """\
@@ -137,10 +148,17 @@ def first_stages(records: list[dict[str, Any]]) -> str:
 
 def stages_line(record: dict[str, Any]) -> str:
     """Clips by stage and the held-out loss of a cell."""
-    stages = ", ".join(f"{stage['name']} {stage['clips']}" for stage in record.get("stages", []))
+    stages = ", ".join(stage_text(stage) for stage in record.get("stages", []))
     loss = record.get("heldout_losses") or []
     ends = f"; held-out loss {loss[0][1]:.4g} -> {loss[-1][1]:.4g}" if loss else ""
     return f"* {record['cell']}: clips by stage: {stages or 'none'}{ends}"
+
+
+def stage_text(stage: dict[str, Any]) -> str:
+    """A stage and its clips; of a latent cache, which sees none, what it cost otherwise."""
+    if "bytes" not in stage:
+        return f"{stage['name']} {stage['clips']}"
+    return f"{stage['name']} 0 ({stage['seconds']:.0f} s, {stage['flops']:.3g} FLOPs, {stage['bytes'] / 2**20:.0f} MiB)"
 
 
 def start_lines(record: dict[str, Any]) -> list[str]:

@@ -13,14 +13,25 @@ from typing import Any
 from lavita.config import ConfigError, nearest, read
 
 DERIVED = re.compile(r"^(?P<base>[^\[\]]+?)(?:\[(?P<changes>[^\[\]]*)\])?$")
+# How real clips are chosen where there are more than are scored, or videos longer than a clip.
+SELECTIONS = {
+    "windows": "non-overlapping windows, spread evenly over the videos, videos and windows in a drawn order",
+    "random-start": "videos in a drawn order, one window a video from a drawn start",
+    "sorted-random-start": "the first videos by name, one window a video from a drawn start",
+    "every-window": "every window of every video, then a drawn subset",
+}
+# How frames lie on disk before they are scored.
+LOSSLESS, JPEG, MP4_THEN_JPEG = "lossless", "jpeg-q75", "mp4-crf5+jpeg-q75"
 ALLOWED = {
     "resize_where": ("loader", "extractor"),
     "crop": ("centre", "none"),
     "value_range": ("uint8",),
+    "clip_selection": tuple(SELECTIONS),
     "split": ("train", "heldout", "train+heldout"),
     "ddof": (0, 1),
-    "precision": ("float64",),
-    "frame_codec": ("ffv1",),
+    "precision": ("float64", "float32-svd"),
+    "real_codec": (LOSSLESS, JPEG),
+    "generated_codec": (LOSSLESS, JPEG, MP4_THEN_JPEG),
 }
 AT_LEAST_ONE = ("resolution", "frames", "real_interval", "generated_interval", "is_splits")
 AT_LEAST_TWO = ("n_real", "n_generated")
@@ -31,18 +42,21 @@ class Protocol:
     """Every choice that moves a score. The hash covers all fields but the name.
 
     extractor, extractor_hash: network of FVD and KVD and the hash of its weights (None until it is known);
-    is_extractor, is_extractor_hash: the same for IS. resolution, resize_filter, resize_where, crop: how real
-    frames come to the size that is scored. value_range: what the extractor is handed. frames: a clip.
-    real_interval, generated_interval: video frames from one clip frame to the next; a model trained at
-    interval 3 generates at 3. windows_per_video: at most so many non-overlapping real clips a video, None as
-    many as it has. clip_seed: draws which. split: where real clips come from. mirror: real clips also
-    mirrored. ddof, precision: of the statistics. is_splits, is_shuffle_seed: of IS. frame_codec: how
-    generated clips lie on disk.
+    real_preprocess, generated_preprocess: how clips are brought to it, a name of score/preprocess.py or "inside";
+    is_extractor, is_extractor_hash: network of IS. resolution, resize_filter, resize_where, crop: how frames of another
+    size come to the one that is scored. value_range: what the extractor is handed. frames: a clip. real_interval,
+    generated_interval: video frames from one clip frame to the next; a model trained at interval 3 generates at 3.
+    clip_selection: a key of SELECTIONS. windows_per_video: real clips a video at most, None as many as it has.
+    clip_seed: draws which. split: where real clips come from. mirror: real clips also mirrored. ddof, precision: of the
+    statistics. is_splits, is_shuffle_seed: of IS. real_codec, generated_codec: what frames go through on disk.
+    unspecified: fields of which the code that the protocol follows says nothing; their values are our choice.
     """
 
     name: str
     extractor: str
     extractor_hash: str | None
+    real_preprocess: str
+    generated_preprocess: str
     is_extractor: str
     is_extractor_hash: str | None
     resolution: int
@@ -53,6 +67,7 @@ class Protocol:
     frames: int
     real_interval: int
     generated_interval: int
+    clip_selection: str
     windows_per_video: int | None
     clip_seed: int
     split: str
@@ -63,7 +78,9 @@ class Protocol:
     precision: str
     is_splits: int
     is_shuffle_seed: int | None
-    frame_codec: str
+    real_codec: str
+    generated_codec: str
+    unspecified: tuple[str, ...]
 
     def __post_init__(self) -> None:
         for key, allowed in ALLOWED.items():
@@ -76,6 +93,10 @@ class Protocol:
                     raise ConfigError(f"protocol.{key}: got {getattr(self, key)}, allowed: {least} or more")
         if self.n_generated < self.is_splits:
             raise ConfigError(f"protocol.is_splits: got {self.is_splits} for {self.n_generated} clips; lower it")
+        names = [field.name for field in dataclasses.fields(self)]
+        for key in self.unspecified:
+            if key not in names or key == "name":
+                raise ConfigError(f"protocol.unspecified: unknown field {key!r}: {nearest(key, names)}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Protocol:
@@ -93,6 +114,14 @@ class Protocol:
         fields = {key: value for key, value in self.to_dict().items() if key != "name"}
         return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
+    def described(self) -> dict[str, str]:
+        """Every field but the name as a reader sees it: "unspecified (ours: 0)" where the code followed is silent."""
+        return {
+            key: f"unspecified (ours: {value})" if key in self.unspecified else str(value)
+            for key, value in self.to_dict().items()
+            if key not in ("name", "unspecified")
+        }
+
     def hash(self) -> str:
         """The first 12 hex digits of the hash, as tables show it."""
         return self.full_hash()[:12]
@@ -105,8 +134,8 @@ class Protocol:
         """A protocol with other values and a name that says so, e.g. ``suite[n=48,extractor=embedded]``.
 
         n sets n_real and n_generated; extractor with embedded, or any name without is_extractor beside it,
-        also forgets the recorded hash; embedded serves IS as well. Changes of a derived protocol join its
-        brackets. A value that is what it was still counts as said. Raises ConfigError for an unknown key or a
+        also forgets the recorded hash; embedded serves IS as well, and is fed in its own way. Changes of a derived
+        protocol join its brackets. A value that is what it was still counts as said. Raises ConfigError for an unknown key or a
         value not allowed.
         """
         names = [field.name for field in dataclasses.fields(self) if field.name != "name"]
@@ -118,6 +147,7 @@ class Protocol:
         if "extractor" in changes:
             values.setdefault("extractor_hash", None)
             if changes["extractor"] == "embedded":
+                values = dict.fromkeys(("real_preprocess", "generated_preprocess"), "inside") | values
                 values = {"is_extractor": "embedded", "is_extractor_hash": None} | values
         shown = self._said() | {key: _plain(value) for key, value in changes.items()}
         order = ["n", *names]

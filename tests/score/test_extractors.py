@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from lavita.score.extractors import Extractor, TorchScriptC3D, TorchScriptI3D, git_blob_hash
+from lavita.score.extractors import Extractor
+from lavita.score.torchscript import TorchScriptC3D, TorchScriptI3D
+from lavita.score.weights import git_blob_hash
 
 
 class TinyI3D(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lavita.score.i3d import LAYERS, I3D, Mixed, Pool, Unit, check_video, pad_same, same_padding
+from lavita.score.i3d import I3D, LAYERS, Mixed, Pool, Unit, check_video, pad_same, same_padding
 
 LAYOUT = torch.channels_last_3d
 
@@ -56,14 +56,13 @@ class FoldedPool(nn.Module):
 
 def max_along(x: Tensor, axis: int, kernel: int, stride: int) -> Tensor:
     """Maximum over windows of one axis of x (b, C, F, H, W) with SAME padding."""
-    size = x.shape[axis]
-    zeros = same_padding(size, kernel, stride)
-    x = functional.pad(x, [0, 0] * (4 - axis) + list(zeros))
-    reach = stride * (-(-size // stride) - 1) + 1  # from the first window's start to the last one's
-    shifted = (x.narrow(axis, start, reach)[(slice(None),) * axis + (slice(None, None, stride),)] for start in range(kernel))
-    largest = next(shifted)
-    for other in shifted:
-        largest = torch.maximum(largest, other)
+    windows = -(-x.shape[axis] // stride)
+    x = functional.pad(x, [0, 0] * (4 - axis) + list(same_padding(x.shape[axis], kernel, stride)))
+    # Entry `start` of all windows, for every start.
+    entries = [x[(slice(None),) * axis + (slice(start, start + stride * windows, stride),)] for start in range(kernel)]
+    largest = torch.maximum(entries[0], entries[1])
+    for entry in entries[2:]:
+        largest = torch.maximum(largest, entry)
     return largest
 
 

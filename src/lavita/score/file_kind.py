@@ -6,9 +6,10 @@ import zipfile
 from pathlib import Path
 
 # How a kind is called in a message. The first four can hold weights.
-SAFETENSORS, TORCHSCRIPT, CHECKPOINT, FOLDER = "safetensors", "TorchScript archive", "checkpoint", "folder"
-EMPTY, WEB_PAGE, LFS_POINTER, CUT_ARCHIVE = "empty file", "web page", "Git LFS pointer", "zip archive cut short"
-OTHER_ARCHIVE, UNKNOWN = "zip archive without weights", "file of an unknown kind"
+SAFETENSORS, TORCHSCRIPT, CHECKPOINT = "a safetensors file", "a TorchScript archive", "a checkpoint"
+FOLDER, EMPTY, WEB_PAGE, LFS_POINTER = "a folder", "an empty file", "a web page", "a Git LFS pointer"
+CUT_ARCHIVE, OTHER_ARCHIVE = "a zip archive cut short", "a zip archive without weights"
+UNKNOWN = "a file of an unknown kind"
 
 PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<?xml")
 

@@ -77,7 +77,7 @@ def load_file(path: Path, device: str, preprocess: str | None) -> Extractor:
     if kind == FOLDER:
         return with_usual_preprocess("videomae", preprocess, lambda: load_videomae(path, device), "unit")
     if kind not in (SAFETENSORS, CHECKPOINT):
-        raise ValueError(f"extractor: {path} is a {kind}; {what_to_do(kind)}")
+        raise ValueError(f"extractor: {path} is {kind}; {what_to_do(kind)}")
     if kind == SAFETENSORS and path.with_suffix(".json").is_file():
         return with_usual_preprocess(EMBEDDED, preprocess, lambda: load_embedded(path, device))
     state = read_state_dict(path, "extractor")

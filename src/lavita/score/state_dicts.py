@@ -27,7 +27,7 @@ def read_state_dict(path: Path, title: str) -> dict[str, Tensor]:
         raise ValueError(f"{title}: looked for {path}: it is not there")
     kind = file_kind(path)
     if kind not in (SAFETENSORS, CHECKPOINT):
-        raise ValueError(f"{title}: {path} is a {kind}; {what_to_do(kind)}")
+        raise ValueError(f"{title}: {path} is {kind}; {what_to_do(kind)}")
     try:
         content = load_file(path) if kind == SAFETENSORS else torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:

@@ -71,8 +71,8 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_installed(state: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
     """Any of the three namings -> `videomae.<name>` and `fc_norm.<name>` as the installed transformers names them.
 
-    Version 5 turned the parameters q_bias and v_bias into query.bias and value.bias and, reading an older file, left
-    them at zero without a word: https://github.com/embeddings-benchmark/mteb/pull/5094.
+    Version 5 turned the parameters q_bias and v_bias into query.bias and value.bias; some of its releases, reading an
+    older file, left them at zero without a word: https://github.com/embeddings-benchmark/mteb/pull/5094.
     """
     state = from_official(state) if is_official(state) else dict(state)
     new = any(name.endswith("query.bias") for name in wanted)

@@ -122,6 +122,7 @@ def fetched(known: KnownFile, folder: Path, fetch: Fetch) -> Path:
     Each is fetched under a name of its own and checked before it gets its place. Raises ValueError with the reason of
     every address.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     reasons = []
     for number, address in enumerate(known.addresses):
         part = folder / f".{known.name}.from-{number}"
@@ -144,7 +145,7 @@ def check_file(known: KnownFile, path: Path, folder: Path, address: str | None =
     """Raise ValueError unless path holds weights and is the known file; record it in folder if that is new."""
     kind = file_kind(path)
     if kind not in (SAFETENSORS, TORCHSCRIPT, CHECKPOINT):
-        raise ValueError(f"{known.title}: {path} is a {kind}, no network; {what_to_do(kind)} ({known.addresses[0]})")
+        raise ValueError(f"{known.title}: {path} is {kind}, no network; {what_to_do(kind)} ({known.addresses[0]})")
     found, note = file_hashes(path), folder / f"{known.name}.json"
     if known.git_blob is not None and found.git_blob != known.git_blob:
         raise ValueError(

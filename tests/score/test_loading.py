@@ -118,7 +118,7 @@ def test_a_name_stands_for_one_file(tmp_path, known):
     script(TinyC3D(), tmp_path / "other.pt")
     with pytest.raises(ValueError, match="another file; delete it and fetch http.*or give it as FILE"):
         load_extractor("i3d", weights=tmp_path / "other.pt", folder=tmp_path)
-    with pytest.raises(ValueError, match="looked for .*absent/i3d_torchscript.pt: it is not there; offline"):
+    with pytest.raises(ValueError, match="looked for .*absent/i3d_torchscript.pt: it is not there, and offline"):
         load_extractor("i3d", folder=tmp_path / "absent", offline=True)
 
 

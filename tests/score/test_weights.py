@@ -1,11 +1,8 @@
 """Files of weights from a path, the cache folder and a server on this machine; right, wrong and none at all."""
 
 import hashlib
-import http.server
 import json
 import socket
-import threading
-import urllib.request
 
 import pytest
 import torch
@@ -13,6 +10,7 @@ import torch
 from lavita.score import weights
 from lavita.score.file_kind import file_kind
 from lavita.score.weights import KnownFile, file_hashes, find_weights
+from tests.data.web_server import WebServer
 
 PAGE = b"<!DOCTYPE html><html><body>Google Drive can't scan this file for viruses</body></html>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 50864128\n"
@@ -28,38 +26,14 @@ def git_blob(data):
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def save_from(address, path):
-    """What a download does, in its simplest form."""
-    with urllib.request.urlopen(address, timeout=10) as answer:
-        path.write_bytes(answer.read())
-
-
 def never(address, path):
     raise AssertionError(f"fetched {address}")
 
 
 @pytest.fixture
 def server():
-    """(address, files, asked): files maps a name to its bytes; asked lists what was asked for."""
-    files, asked = {}, []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path[1:])
-            data = files.get(self.path[1:])
-            self.send_response(404 if data is None else 200)
-            self.end_headers()
-            self.wfile.write(data or b"")
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.server_address[1]}/", files, asked
-        listening.shutdown()
-        thread.join()
+    with WebServer() as server:
+        yield server
 
 
 def test_hashes_are_those_of_sha256sum_and_git(tmp_path):
@@ -72,41 +46,39 @@ def test_hashes_are_those_of_sha256sum_and_git(tmp_path):
 
 
 def test_a_missing_file_is_fetched_checked_recorded_and_then_found(tmp_path, server):
-    address, files, asked = server
-    files["good"] = content(tmp_path)
-    known = KnownFile("net.pt", "Net", (address + "good",), git_blob(files["good"]))
+    data = content(tmp_path)
+    known = KnownFile("net.pt", "Net", (server.add("good", data),), git_blob(data))
     folder = tmp_path / "cache"
-    path = find_weights(known, folder=folder, fetch=save_from)
-    assert path == folder / "net.pt" and path.read_bytes() == files["good"]
+    path = find_weights(known, folder=folder)
+    assert path == folder / "net.pt" and path.read_bytes() == data
     assert json.loads((folder / "net.pt.json").read_text()) == {
         "name": "net.pt",
-        "address": address + "good",
-        "num_bytes": len(files["good"]),
-        "sha256": hashlib.sha256(files["good"]).hexdigest(),
-        "git_blob": git_blob(files["good"]),
+        "address": server.address("good"),
+        "num_bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "git_blob": git_blob(data),
     }
     assert find_weights(known, folder=folder, fetch=never) == path
-    assert asked == ["good"] and sorted(item.name for item in folder.iterdir()) == ["net.pt", "net.pt.json"]
+    assert len(server.requests) == 1 and sorted(item.name for item in folder.iterdir()) == ["net.pt", "net.pt.json"]
 
 
 def test_addresses_are_tried_in_turn_until_one_gives_the_right_file(tmp_path, server):
-    address, files, asked = server
-    files |= {"page": PAGE, "other": content(tmp_path, 2.0), "pointer": POINTER, "good": content(tmp_path)}
-    names = ("gone", "page", "other", "pointer", "good")
-    known = KnownFile("net.pt", "Net", tuple(address + name for name in names), git_blob(files["good"]))
-    assert find_weights(known, folder=tmp_path / "cache", fetch=save_from).read_bytes() == files["good"]
-    assert asked == list(names)
+    good = content(tmp_path)
+    wrong = (server.address("gone"), server.add("page", PAGE), server.add("other", content(tmp_path, 2.0)))
+    known = KnownFile(
+        "net.pt", "Net", (*wrong, server.add("pointer", POINTER), server.add("good", good)), git_blob(good)
+    )
+    assert find_weights(known, folder=tmp_path / "cache").read_bytes() == good
+    assert [path for path, _, _ in server.requests] == ["/gone", "/page", "/other", "/pointer", "/good"]
 
 
 def test_when_no_address_works_every_reason_is_said_and_nothing_is_left(tmp_path, server):
-    address, files, _ = server
-    files |= {"page": PAGE, "other": content(tmp_path, 2.0)}
-    known = KnownFile("net.pt", "Net", (address + "gone", address + "page", address + "other"), "0" * 40)
+    addresses = (server.address("gone"), server.add("page", PAGE), server.add("other", content(tmp_path, 2.0)))
     with pytest.raises(ValueError) as error:
-        find_weights(known, folder=tmp_path / "cache", fetch=save_from)
+        find_weights(KnownFile("net.pt", "Net", addresses, "0" * 40), folder=tmp_path / "cache")
     message = str(error.value)
-    assert "\n" not in message and "404" in message and "is a web page" in message and "git blob name" in message
-    assert "fetch it by hand" in message and not list((tmp_path / "cache").glob("*"))
+    assert "\n" not in message and all(part in message for part in ("404", "a web page", "git blob name", *addresses))
+    assert "fetch it by hand" in message and not list((tmp_path / "cache").glob("*net.pt"))
 
 
 def test_offline_opens_no_socket_and_says_where_it_looked(tmp_path, monkeypatch):
@@ -116,14 +88,13 @@ def test_offline_opens_no_socket_and_says_where_it_looked(tmp_path, monkeypatch)
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     known = KnownFile("net.pt", "Net", ("http://127.0.0.1:9/net.pt",))
-    for options in ({"offline": True, "fetch": save_from}, {}):
-        with pytest.raises(ValueError) as error:
-            find_weights(known, folder=tmp_path, **options)
-        assert str(tmp_path / "net.pt") in str(error.value) and known.addresses[0] in str(error.value)
+    with pytest.raises(ValueError) as error:
+        find_weights(known, folder=tmp_path, offline=True)
+    assert str(tmp_path / "net.pt") in str(error.value) and known.addresses[0] in str(error.value)
     with pytest.raises(AssertionError, match="socket"):
-        find_weights(known, folder=tmp_path, fetch=save_from)  # the trap works
+        find_weights(known, folder=tmp_path)  # the trap works
     (tmp_path / "net.pt").write_bytes(content(tmp_path))
-    assert find_weights(known, folder=tmp_path, offline=True, fetch=save_from) == tmp_path / "net.pt"
+    assert find_weights(known, folder=tmp_path, offline=True) == tmp_path / "net.pt"
 
 
 def test_a_given_path_is_never_fetched(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lavita.config import nearest
+from lavita.data.download import download
 from lavita.score.embedded import load_embedded
 from lavita.score.extractors import Extractor
 from lavita.score.file_kind import CHECKPOINT, FOLDER, SAFETENSORS, TORCHSCRIPT, file_kind, what_to_do
@@ -42,7 +43,7 @@ def load_extractor(
     preprocess: str | None = None,
     folder: Path | str = CACHE_FOLDER,
     offline: bool = False,
-    fetch: Fetch | None = None,
+    fetch: Fetch = download,
 ) -> Extractor:
     """The extractor of a name of KNOWN, of `embedded:FILE`, or of a FILE, whose content decides what it is.
 

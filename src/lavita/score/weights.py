@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lavita.data.download import NoSpace, download
 from lavita.registry import ROOT
 from lavita.score.extractors import I3D_TORCHSCRIPT_HASH
 from lavita.score.file_kind import CHECKPOINT, SAFETENSORS, TORCHSCRIPT, file_kind, what_to_do
@@ -15,7 +16,7 @@ from lavita.whole import write_whole
 
 FOLDER = ROOT / "results" / "cache" / "weights"
 MIRROR = "https://github.com/JunyaoHu/common_metrics_on_video_quality/raw/5f751734ce9cef4cd2dddb235726b75dff62a387/fvd/"
-# Fetches one address to a path that does not exist yet; raises OSError or ValueError.
+# Fetches an address to a path where nothing stands yet; raises OSError or ValueError.
 Fetch = Callable[[str, Path], object]
 
 
@@ -94,13 +95,13 @@ def find_weights(
     path: Path | str | None = None,
     folder: Path | str = FOLDER,
     offline: bool = False,
-    fetch: Fetch | None = None,
+    fetch: Fetch = download,
 ) -> Path:
     """Return the path of a known file after checking that it is that file.
 
-    It is path where one is given, else folder/<name>, fetched there first if it is not there. offline, or no fetch:
-    nothing is fetched. Its sha256 is written to folder/<name>.json on first use. Raises ValueError, one line, for a
-    file that is nowhere (saying where it was looked for), no weights, or another file than the one known or recorded.
+    It is path where one is given, else folder/<name>, fetched there first if it is not there; offline, nothing is
+    fetched. Its sha256 is written to folder/<name>.json on first use. Raises ValueError, one line, for a file that is
+    nowhere (saying where it was looked for), no weights, or another file than the one known or recorded.
     """
     folder = Path(folder)
     place = folder / known.name if path is None else Path(path)
@@ -110,9 +111,11 @@ def find_weights(
     by_hand = f"fetch {' or '.join(known.addresses)} and put it there"
     if path is not None:
         raise ValueError(f"{known.title}: looked for {place}: it is not there; {by_hand}, or give another path")
-    if offline or fetch is None:
-        why = "offline, so nothing was fetched; on a machine with a network " if offline else ""
-        raise ValueError(f"{known.title}: looked for {place}: it is not there; {why}{by_hand}, or give its path")
+    if offline:
+        raise ValueError(
+            f"{known.title}: looked for {place}: it is not there, and offline nothing is fetched; on a machine with a "
+            f"network {by_hand}, or give its path"
+        )
     return fetched(known, folder, fetch)
 
 
@@ -120,7 +123,7 @@ def fetched(known: KnownFile, folder: Path, fetch: Fetch) -> Path:
     """Fetch a known file into folder from the first address that gives the right one.
 
     Each is fetched under a name of its own and checked before it gets its place. Raises ValueError with the reason of
-    every address.
+    every address; NoSpace at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     reasons = []
@@ -131,6 +134,8 @@ def fetched(known: KnownFile, folder: Path, fetch: Fetch) -> Path:
             check_file(known, part, folder, address)
             part.replace(folder / known.name)
             return folder / known.name
+        except NoSpace:
+            raise
         except (OSError, ValueError) as error:
             reasons.append(f"{address}: {' '.join(str(error).split())}")
         finally:

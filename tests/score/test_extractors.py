@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from lavita.score.extractors import Extractor, TorchScriptC3D, TorchScriptI3D, git_blob_hash
+from lavita.score.extractors import Extractor, exact_arithmetic
+from lavita.score.torchscript import TorchScriptC3D, TorchScriptI3D
+from lavita.score.weights import git_blob_hash
 
 
 class TinyI3D(nn.Module):
@@ -79,6 +81,27 @@ def test_a_clip_does_not_see_its_neighbours():
 
     # An extractor that leaked the size of its batch would give 1 only with an inner batch of one clip.
     assert Leaky().features(clips(5)).flatten().tolist() == [1.0] * 5
+
+
+def test_arithmetic_is_exact_inside_and_as_it_was_after():
+    def settings():
+        cudnn = torch.backends.cudnn
+        return (
+            cudnn.enabled,
+            cudnn.benchmark,
+            cudnn.deterministic,
+            cudnn.allow_tf32,
+        ), torch.get_float32_matmul_precision()
+
+    before = settings()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.raises(KeyError), exact_arithmetic():
+            assert settings() == ((True, False, True, False), "highest")
+            raise KeyError
+        assert settings() == (before[0], "high")
+    finally:
+        torch.set_float32_matmul_precision(before[1])
 
 
 @pytest.mark.parametrize(

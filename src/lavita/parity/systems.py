@@ -23,6 +23,7 @@ SYSTEMS = {
     "iddpm_sampler": "lavita.parity.sampler",
     "frechet": "lavita.parity.frechet",
     "inception_score": "lavita.parity.inception",
+    "i3d": "lavita.parity.i3d",
     "pvdm_autoencoder": "lavita.parity.pvdm_autoencoder",
     "pvdm_unet": "lavita.parity.pvdm_unet",
 }

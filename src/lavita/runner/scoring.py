@@ -11,8 +11,9 @@ import torch
 
 from lavita.bench.suite import CellConfig
 from lavita.score.embedded import load_embedded
-from lavita.score.extractors import Extractor, TorchScriptC3D, TorchScriptI3D
+from lavita.score.extractors import Extractor
 from lavita.score.metrics import ClipMetric, FrechetVideoDistance, KernelVideoDistance, VideoInceptionScore
+from lavita.score.torchscript import TorchScriptC3D, TorchScriptI3D
 
 
 def load_extractors(cell: CellConfig, embedded: str | None, device: str) -> dict[str, Extractor]:

@@ -189,3 +189,11 @@ def test_guidance_below_paper_acts_on_the_same_channels_for_every_method(tier):
     assert len(cells) > 1 and {cell.sampling.guided_channels for cell in cells} == {None}
     (own,) = make_plan("ucf101-class", "paper", ["dit"], [0], [])
     assert own.sampling.guided_channels == 3
+
+
+@pytest.mark.parametrize(
+    "key, value", [("mirror", "true"), ("real_codec", "jpeg-q75"), ("clip_selection", "random-start")]
+)
+def test_a_run_refuses_what_it_can_not_follow(key, value):
+    with pytest.raises(ConfigError, match=f"protocol.{key}: a run scores with .*evaluate.py"):
+        make_plan("ucf101", "demo", ["dit"], [0], [f"protocol.{key}={value}"])

@@ -46,7 +46,7 @@ def test_every_field_but_the_name_changes_the_hash(field):
     suite = load()
     other = {
         "resize_where": "extractor", "crop": "none", "split": "heldout", "ddof": 1, "mirror": True,
-        "value_range": None, "precision": None, "frame_codec": None, "is_shuffle_seed": None,
+        "value_range": None, "precision": None, "is_shuffle_seed": None, "unspecified": ("crop",),
     }.get(field, 7 if isinstance(getattr(suite, field), int) else "x")  # fmt: skip
     changed = dataclasses.replace(suite)
     # Fields of one allowed value so far cannot be replaced; their part in the hash is checked all the same.
@@ -85,3 +85,75 @@ def test_wrong_keys_and_values_are_refused_with_what_to_do():
         load().derive(n_generatd=4)
     with pytest.raises(ValueError, match="is_splits: got 10 for 4 clips"):
         load().derive(n=4)
+
+
+# What ../shared/protocols.md's table says of each code base, cell by cell; None where it has no value.
+TABLE = {
+    "latte-2024": dict(
+        extractor="i3d", resolution=256, real_interval=3, generated_interval=1, clip_selection="random-start",
+        n_real=2048, split="train+heldout", ddof=0, precision="float64", real_preprocess="inside", mirror=False,
+        generated_codec="mp4-crf5+jpeg-q75", clip_seed=None,
+    ),
+    "stylegan-v": dict(
+        extractor="i3d", resolution=256, real_interval=1, generated_interval=1, clip_selection="sorted-random-start",
+        n_real=2048, split="train+heldout", ddof=0, precision="float64", real_codec="jpeg-q75",
+        generated_codec="jpeg-q75", mirror=False, real_preprocess="inside",
+    ),
+    "pvdm": dict(
+        extractor="i3d_pretrained_400", resolution=256, real_interval=1, generated_interval=1, n_real=2048,
+        split="train", ddof=1, precision="float32-svd", real_preprocess="short-side",
+        generated_preprocess="short-side", clip_selection="random-start", real_codec=None, generated_codec=None,
+    ),
+    "lvdm": dict(
+        extractor="i3d_pretrained_400", resolution=256, real_interval=1, generated_interval=1, n_real=2048,
+        split="train", ddof=1, precision="float32-svd", real_preprocess="straight-truncated",
+        generated_codec="lossless", clip_selection="random-start",
+    ),
+    "digan": dict(
+        extractor="i3d_pretrained_400", resolution=128, real_interval=1, generated_interval=1, n_real=2048,
+        split="train+heldout", ddof=1, precision="float32-svd", clip_selection="every-window",
+        windows_per_video=None, real_codec=None, generated_codec=None,
+    ),
+    "mcvd": dict(
+        extractor="i3d", resolution=64, real_interval=1, n_real=369, split="heldout", ddof=1, precision="float64",
+        real_preprocess="short-side", clip_selection=None, windows_per_video=None, real_codec=None,
+    ),
+}  # fmt: skip
+HASHES = {"i3d": I3D_TORCHSCRIPT_HASH, "i3d_pretrained_400": "a867b87ac3a9097d200598b1d48a1b890d8ec744"}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_presets_say_what_the_table_says_and_mark_the_rest(name):
+    preset = load(name)
+    for key, value in TABLE[name].items():
+        if value is None and not (name == "digan" and key == "windows_per_video"):
+            assert key in preset.unspecified, key
+            assert preset.described()[key] == f"unspecified (ours: {getattr(preset, key)})"
+        else:
+            assert getattr(preset, key) == value and key not in preset.unspecified, key
+    assert preset.extractor_hash == HASHES[preset.extractor]
+    assert (preset.frames, preset.is_extractor, preset.is_splits, preset.is_shuffle_seed) == (16, "c3d", 10, 42)
+    assert preset.n_real == preset.n_generated
+    # Nobody says with which filter frames come to 256 pixels, nor with which seed real clips were drawn.
+    assert {"resize_filter", "clip_seed"} <= set(preset.unspecified)
+
+
+def test_no_two_presets_share_a_hash():
+    assert len({load(file.stem).hash() for file in FILES}) == len(FILES) == 8
+
+
+def test_what_is_unspecified_is_part_of_the_hash_and_must_be_a_field():
+    suite = load()
+    assert dataclasses.replace(suite, unspecified=("crop",)).hash() != suite.hash()
+    with pytest.raises(ValueError, match="protocol.unspecified: unknown field 'corp'.*did you mean 'crop'"):
+        dataclasses.replace(suite, unspecified=("corp",))
+
+
+def test_the_embedded_extractor_is_fed_in_its_own_way():
+    derived = load("pvdm").derive(n=48, extractor="embedded")
+    assert derived.name == "pvdm[n=48,extractor=embedded]"
+    assert (derived.real_preprocess, derived.generated_preprocess, derived.is_extractor) == (
+        "inside",
+        "inside",
+        "embedded",
+    )

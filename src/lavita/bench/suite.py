@@ -41,6 +41,12 @@ SECTIONS = {
     "weights": WeightsConfig,
     "protocol": Protocol,
 }
+# Fields of a protocol that a run can follow in one way only, since it makes and keeps its clips in that way.
+OF_A_RUN = {
+    "resize_filter": "pillow-bicubic-antialiased", "resize_where": "loader", "crop": "centre", "clip_selection": "windows",
+    "mirror": False, "precision": "float64", "real_codec": "lossless", "generated_codec": "lossless",
+    "real_preprocess": "inside", "generated_preprocess": "inside",
+}  # fmt: skip
 PURSE = ("train", "sampling")  # sections in which a tier below paper replaces the authors' values
 
 
@@ -289,6 +295,12 @@ def named_protocol(plain: dict[str, Any]) -> Protocol:
         changes["n"] = changes.pop("n_real")
         changes.pop("n_generated")
     protocol = base.derive(**changes) if changes else base
+    for key, value in OF_A_RUN.items():
+        if getattr(protocol, key) != value:
+            raise ConfigError(
+                f"protocol.{key}: a run scores with {value}, got {getattr(protocol, key)}; score its clips with "
+                "evaluate.py, which follows other protocols too"
+            )
     chained = plain["sampling"]["num_clips_chained"]
     for ours, theirs in (("frames", "frames"), ("interval", "real_interval"), ("resolution", "resolution")):
         times = chained if ours == "frames" else 1

@@ -19,8 +19,8 @@ LOSSLESS_SUFFIX = ".mkv"  # what the suite writes: FFV1
 
 @dataclass(frozen=True)
 class ClipItem:
-    """One clip or video: its name, how its frames lie on disk (lossless, video or jpeg), and calls that give its frames,
-    uint8 (F, H, W, 3), 0..255, and their number.
+    """One clip or video: its name, how its frames lie on disk (lossless, video or jpeg), and calls that give its
+    frames, uint8 (F, H, W, 3), 0..255, and their number.
     """
 
     name: str

@@ -53,7 +53,7 @@ def mp4(clip: np.ndarray) -> np.ndarray:
     return np.stack(frames)
 
 
-# What is still to be done to frames that lie on disk in one way, so that they have been through a protocol's codec once.
+# What is still to be done to frames that lie on disk in one way, so that they have been through a codec once.
 STEPS: dict[tuple[str, str], tuple[Callable[[np.ndarray], np.ndarray], ...]] = {
     (JPEG, "lossless"): (jpeg,),
     (JPEG, "video"): (jpeg,),

@@ -135,8 +135,8 @@ class Protocol:
 
         n sets n_real and n_generated; extractor with embedded, or any name without is_extractor beside it,
         also forgets the recorded hash; embedded serves IS as well, and is fed in its own way. Changes of a derived
-        protocol join its brackets. A value that is what it was still counts as said. Raises ConfigError for an unknown key or a
-        value not allowed.
+        protocol join its brackets. A value that is what it was still counts as said. Raises ConfigError for an unknown
+        key or a value not allowed.
         """
         names = [field.name for field in dataclasses.fields(self) if field.name != "name"]
         values: dict[str, Any] = {}

@@ -1,0 +1,355 @@
+"""Two sets of clips scored under one protocol or several: features once, tables, and files to recompute them from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lavita.bench.ledger import COLUMNS, write_rows
+from lavita.bench.suite import load_yaml
+from lavita.config import ConfigError
+from lavita.registry import names_in
+from lavita.runner import provenance
+from lavita.score.clip_items import ClipItem, clip_items, names_are_unique
+from lavita.score.clip_view import picks
+from lavita.score.compare import METRICS, scores_of
+from lavita.score.described import Described, Job, Networks, describe, save_arrays
+from lavita.score.extractors import Extractor
+from lavita.score.frames import file_hash
+from lavita.score.loading import KNOWN, load_extractor
+from lavita.score.metrics import metric_key
+from lavita.score.protocol import Protocol
+from lavita.whole import write_whole
+
+RECORD, ROWS, FILES = "record.json", "rows.csv", ("real.npz", "generated.npz")
+STANDARD = {"fvd": "i3d", "kvd": "i3d", "is": "c3d"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What evaluate.py is asked for. protocols: by name; clips, extractor: derive from each; weights: files by name of
+    their network; metrics None: fvd, kvd, and is where its network is at hand.
+    """
+
+    real: Path
+    generated: Path
+    protocols: tuple[str, ...]
+    clips: int | None
+    extractor: str | None
+    changes: dict[str, Any]
+    weights: dict[str, Path]
+    metrics: tuple[str, ...] | None
+    offline: bool
+    device: str
+    workers: int
+    out: Path | None
+
+
+class NotScored(ValueError):
+    """A score that could not be made, and why."""
+
+
+@dataclass
+class Scored:
+    """What came out under one protocol: its record, and the arrays of both sides."""
+
+    record: dict[str, Any]
+    real: dict[str, np.ndarray]
+    generated: dict[str, np.ndarray]
+
+
+def read_protocol(name: str, changes: dict[str, Any]) -> Protocol:
+    """A preset with changes, under a name that says them. Raises ConfigError."""
+    protocol = Protocol.from_dict(load_yaml("protocols", name) | {"name": name})
+    return protocol.derive(**changes) if changes else protocol
+
+
+def evaluate(options: Options, say: Callable[[str], None]) -> tuple[list[Scored], list[str]]:
+    """Score under every protocol; returns what came out and a line for each score that could not be made.
+
+    Raises ValueError for folders, clips or protocols that can't be used.
+    """
+    sides = {True: listed(options.real), False: listed(options.generated)}
+    reasons, prepared = [], []
+    networks = Loader(options)
+    for name in options.protocols:
+        try:
+            prepared.append(prepare(options, name, networks, sides))
+        except NotScored as error:
+            reasons.append(f"{name}: {error}")
+    jobs: dict[bool, list[Job]] = {}
+    for real in (True, False):
+        jobs[real] = [Job(one.protocol, one.networks, picks(sides[real], one.protocol, real)) for one in prepared]
+        report = partial(counted, say, "real" if real else "generated")
+        describe(sides[real], jobs[real], real, options.workers, report)
+    results = [
+        scored(options, one, real.described, generated.described)
+        for one, real, generated in zip(prepared, jobs[True], jobs[False], strict=True)
+    ]
+    reasons += [f"{one.protocol.name}: {why}" for one in prepared for why in one.not_made]
+    return results, reasons
+
+
+def counted(say: Callable[[str], None], kind: str, done: int, total: int) -> None:
+    """A line of progress now and then."""
+    if done == total or done % max(1, total // 10) == 0:
+        say(f"{kind} clips {done}/{total}")
+
+
+def listed(path: Path) -> list[ClipItem]:
+    items = clip_items(path)
+    names_are_unique(items, path)
+    return items
+
+
+class Loader:
+    """Loads each network once, whatever the number of protocols."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.known: dict[tuple[str, str | None], Extractor] = {}
+
+    def load(self, name: str, preprocess: str | None) -> Extractor:
+        """The network of a name or file. Raises NotScored where it can't be had, saying where it was looked for."""
+        key = (name, preprocess)
+        if key not in self.known:
+            o = self.options
+            try:
+                self.known[key] = load_extractor(name, o.weights.get(name), o.device, preprocess, offline=o.offline)
+            except (ValueError, OSError) as error:
+                raise NotScored(" ".join(str(error).split())) from None
+        return self.known[key]
+
+
+@dataclass
+class Prepared:
+    """A protocol with its networks, ready to run; not_made: scores that can't be, and why."""
+
+    protocol: Protocol
+    networks: Networks
+    not_made: list[str]
+
+
+def prepare(options: Options, name: str, loader: Loader, sides: dict[bool, list[ClipItem]]) -> Prepared:
+    """Derive the protocol, load its networks, and see whether there are clips enough. Raises NotScored, ConfigError."""
+    protocol = derived_by_clips(name, options.clips, options.changes)
+    wanted = options.metrics or METRICS
+    not_made: list[str] = []
+    if options.extractor is not None:
+        network = loader.load(options.extractor, None)
+        protocol = derived_by_extractor(protocol, network)
+        distance = network if network.num_features else None
+        networks = Networks(distance, distance, network if network.num_classes is not None else None)
+    else:
+        pair = [
+            loader.load(protocol.extractor, usual(preprocess))
+            for preprocess in (protocol.real_preprocess, protocol.generated_preprocess)
+        ]
+        check_recorded(protocol, pair[0])
+        networks = Networks(*pair, class_network(options, protocol, loader, not_made))
+    if "is" not in wanted:
+        networks = replace(networks, classes=None)
+    elif networks.classes is None and not not_made and options.metrics:
+        not_made.append(f"is: extractor {options.extractor} gives no class probabilities")
+    if not {"fvd", "kvd"} & set(wanted):
+        networks = replace(networks, real=None, generated=None)
+    if networks.real is None and networks.classes is None:
+        raise NotScored("; ".join(not_made) or f"extractor {options.extractor} gives neither features nor classes")
+    hashes = [network.weights_hash if network else None for network in (networks.real, networks.classes)]
+    prepared = Prepared(protocol.with_weights(*hashes), networks, not_made)
+    for real in (True, False):
+        try:
+            picks(sides[real], prepared.protocol, real)
+        except ValueError as error:
+            raise NotScored(str(error)) from None
+    return prepared
+
+
+def derived_by_clips(name: str, clips: int | None, changes: dict[str, Any]) -> Protocol:
+    """The protocol for so many clips, which its name says; too few for the splits of IS are scored in one, said too."""
+    if clips is not None:
+        splits = changes.get("is_splits", load_yaml("protocols", name)["is_splits"])
+        changes = changes | {"n": clips} | ({"is_splits": 1} if clips < splits else {})
+    return read_protocol(name, changes)
+
+
+def usual(preprocess: str) -> str | None:
+    """The name that a network is loaded with: None for its own way."""
+    return None if preprocess == "inside" else preprocess
+
+
+def derived_by_extractor(protocol: Protocol, network: Extractor) -> Protocol:
+    """The protocol with another network, which its name says."""
+    changes: dict[str, Any] = {"extractor": network.name, "extractor_hash": None}
+    changes |= {"is_extractor": network.name, "is_extractor_hash": None}
+    changes |= dict.fromkeys(("real_preprocess", "generated_preprocess"), network.preprocess)
+    derived = replace(protocol, **changes)
+    return replace(derived, name=protocol.derive(extractor=network.name).name)
+
+
+def check_recorded(protocol: Protocol, network: Extractor) -> None:
+    """Raise NotScored where the protocol records another file than the one at hand."""
+    if protocol.extractor_hash not in (None, network.weights_hash):
+        raise NotScored(
+            f"extractor {protocol.extractor}: the protocol records {protocol.extractor_hash[:12]}, the file at "
+            f"hand has {network.weights_hash[:12]}; give the recorded file, or name this one with --extractor FILE"
+        )
+
+
+def class_network(options: Options, protocol: Protocol, loader: Loader, not_made: list[str]) -> Extractor | None:
+    """The network of IS; where it can't be had, not_made says why, if IS was asked for by name."""
+    if options.metrics is not None and "is" not in options.metrics:
+        return None
+    offline = options.offline or options.metrics is None
+    try:
+        return Loader(replace(options, offline=offline)).load(protocol.is_extractor, None)
+    except NotScored as error:
+        if options.metrics is not None:
+            not_made.append(f"is: {error}")
+        return None
+
+
+def scored(options: Options, one: Prepared, real: Described, generated: Described) -> Scored:
+    """The record of one protocol."""
+    sides = {"real": real.arrays(), "generated": generated.arrays()}
+    names = metric_names(one.protocol, one.networks)
+    head, dirty = provenance.commit()
+    record = {
+        "protocol": one.protocol.to_dict(),
+        "protocol_described": one.protocol.described(),
+        "protocol_hash": one.protocol.hash(),
+        "real": side_facts(options.real, real),
+        "generated": side_facts(options.generated, generated),
+        "metric_names": names,
+        "scores": scores_of(one.protocol, sides["real"], sides["generated"], names),
+        "not_made": one.not_made,
+        "commit": head,
+        "dirty": dirty,
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return Scored(record, sides["real"], sides["generated"])
+
+
+def side_facts(path: Path, side: Described) -> dict[str, Any]:
+    """A side by its own name, never by where it lies on a machine."""
+    return {"name": path.resolve().name, "num_clips": len(side.names), "clips_sha256": side.fingerprint()}
+
+
+def metric_names(protocol: Protocol, networks: Networks) -> dict[str, str]:
+    """Full metric names by short one; the feature network stands in them unless it is the recorded standard one."""
+    found = {}
+    for metric, standard in STANDARD.items():
+        network = networks.classes if metric == "is" else networks.generated
+        if network is not None:
+            known = (standard, KNOWN[standard].git_blob)
+            found[metric] = metric_key(
+                metric, network.name, protocol.n_generated, protocol.frames, network.weights_hash, known
+            )
+    return found
+
+
+def write_results(folder: Path, results: Sequence[Scored]) -> None:
+    """record.json, real.npz, generated.npz and rows.csv: in the folder itself for one protocol, else in one below it
+    for each, with the rows of all in the folder's own rows.csv."""
+    for one in results:
+        place = folder if len(results) == 1 else folder / folder_name(one.record["protocol"]["name"])
+        place.mkdir(parents=True, exist_ok=True)
+        hashes = {
+            name: save_arrays(place / name, arrays)
+            for name, arrays in zip(FILES, (one.real, one.generated), strict=True)
+        }
+        write_whole(place / RECORD, json.dumps(one.record | {"files": hashes}, indent=1, sort_keys=True) + "\n")
+        write_rows(place / ROWS, rows_of_record(one.record))
+    if len(results) > 1:
+        write_rows(folder / ROWS, [row for one in results for row in rows_of_record(one.record)])
+
+
+def folder_name(protocol: str) -> str:
+    """A protocol's name as a folder."""
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in protocol).strip("_")
+
+
+def rows_of_record(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Tidy rows with the ledger's columns; real clips scored by themselves stand under stage real."""
+    p = record["protocol"]
+    common = {
+        "cell": record["generated"]["name"],
+        "method": record["generated"]["name"],
+        "dataset": f"{record['real']['name']} ({record['real']['num_clips']} clips)",
+        "data_fingerprint": record["real"]["clips_sha256"],
+        "division": "open",
+        "n_real": p["n_real"],
+        "n_generated": p["n_generated"],
+        "protocol": p["name"],
+        "protocol_hash": record["protocol_hash"],
+        "status": "ok",
+        "reason": "training not audited",
+    }
+    common |= {key: record[key] for key in ("commit", "dirty", "hardware", "versions", "started_at")}
+    networks = {"is": ("is_extractor", "is_extractor_hash")}
+    rows = []
+    for score in record["scores"]:
+        name, mark = networks.get(score["metric"].split("_")[0], ("extractor", "extractor_hash"))
+        own = {key: score[key] for key in COLUMNS if key in score}
+        rows.append(common | {"extractor": p[name], "extractor_hash": p[mark]} | own)
+    return rows
+
+
+def recomputed(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The record of a folder with its scores computed anew from its features, and a line for each that differs.
+
+    Raises ValueError for a folder without a record, and for a file that is not the one recorded.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        files = {name: record["files"][name] for name in FILES}
+        protocol = Protocol.from_dict(record["protocol"])
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; give a folder that evaluate.py --out wrote") from None
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a record of evaluate.py ({type(error).__name__}: {error})") from None
+    sides = []
+    for name, wanted in files.items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name}: is missing, the record names it")
+        found = file_hash(folder / name)
+        if found != wanted:
+            raise ValueError(f"{folder / name}: has sha256 {found[:12]}, the record says {wanted[:12]}: it was changed")
+        with np.load(folder / name, allow_pickle=False) as loaded:
+            sides.append({key: loaded[key] for key in loaded.files})
+    scores = scores_of(protocol, *sides, record["metric_names"])
+    before = {(score["metric"], score["stage"]): score for score in record["scores"]}
+    differing = [
+        f"{score['metric']} ({score['stage']}): {before.get((score['metric'], score['stage']), {}).get('value')} -> "
+        f"{score['value']}"
+        for score in scores
+        if before.get((score["metric"], score["stage"]), {}).get("value") != score["value"]
+    ]
+    return record | {"scores": scores}, differing
+
+
+def known_protocols() -> list[str]:
+    return names_in("protocols")
+
+
+def parsed_changes(overrides: Sequence[str]) -> dict[str, Any]:
+    """protocol.key=value overrides as changes. Raises ConfigError."""
+    from omegaconf import OmegaConf
+
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not key.startswith("protocol."):
+            raise ConfigError(f"override {override!r}: wanted protocol.key=value, for example protocol.real_interval=6")
+        changes |= OmegaConf.to_container(OmegaConf.from_dotlist([override]))["protocol"]
+    return changes

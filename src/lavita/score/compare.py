@@ -1,0 +1,74 @@
+"""Described clips of two sides -> scores under a protocol. Numpy only: what recomputes a table from stored features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lavita.score.distance import frechet_distance, kernel_distance
+from lavita.score.distance_float32 import frechet_distance_float32
+from lavita.score.inception import inception_score
+from lavita.score.protocol import Protocol
+
+METRICS = ("fvd", "kvd", "is")
+UNITS = {"fvd": "squared feature distance", "kvd": "squared kernel distance", "is": "effective number of classes"}
+
+
+def scores_of(
+    protocol: Protocol, real: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray], names: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """One entry a metric that the arrays allow: metric, stage, value, unit, lower_is_better, interval if there is one.
+
+    real, generated: features float32 (n, d), probabilities float32 (n, K), names (n,), as `described` stores them.
+    names: full metric names by short one. Raises ValueError for features that are not finite, naming the clip.
+    """
+    entries = []
+    if "features" in real and "features" in generated:
+        x, y = (finite(side["features"], side["names"]) for side in (real, generated))
+        entries.append(entry("fvd", names, distance(protocol, x, y)))
+        entries.append(entry("kvd", names, kernel_distance(x, y)))
+    if "probabilities" in generated:
+        entries.append(class_entry(protocol, names, generated, "generated"))
+        if "probabilities" in real:
+            entries.append(class_entry(protocol, names, real, "real"))
+    return entries
+
+
+def distance(protocol: Protocol, real: np.ndarray, generated: np.ndarray) -> float:
+    """The protocol's Frechet distance of features (n, d) and (m, d)."""
+    compute = frechet_distance_float32 if protocol.precision == "float32-svd" else frechet_distance
+    return compute(real, generated, protocol.ddof)
+
+
+def entry(metric: str, names: Mapping[str, str], value: float, stage: str = "generated") -> dict[str, Any]:
+    return {
+        "metric": names[metric],
+        "stage": stage,
+        "value": value,
+        "unit": UNITS[metric],
+        "lower_is_better": metric != "is",
+    }
+
+
+def class_entry(
+    protocol: Protocol, names: Mapping[str, str], side: Mapping[str, np.ndarray], stage: str
+) -> dict[str, Any]:
+    """The inception score of one side, with its spread over the splits."""
+    probabilities = finite(side["probabilities"], side["names"])
+    splits = min(protocol.is_splits, len(probabilities))
+    mean, deviation = inception_score(probabilities, splits, protocol.is_shuffle_seed)
+    found = entry("is", names, mean, stage)
+    if splits > 1:
+        found |= {"ci_low": mean - deviation, "ci_high": mean + deviation}
+        found |= {"ci_kind": f"mean +- std over {splits} splits"}
+    return found
+
+
+def finite(rows: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """rows (n, d). Raises ValueError naming the first clip with a value that is not finite."""
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise ValueError(f"clip {names[bad[0]]}: its features are not finite ({len(bad)} of {len(rows)} clips)")
+    return rows

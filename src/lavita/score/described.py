@@ -1,0 +1,145 @@
+"""Features of one side of a comparison, gathered in clip order, kept as files that scores can be recomputed from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from lavita.score.clip_items import ClipItem
+from lavita.score.clip_view import Pick, view
+from lavita.score.extractors import Extractor
+from lavita.score.protocol import Protocol
+
+AHEAD = 8  # items decoded before they are wanted
+
+
+@dataclass
+class Described:
+    """What is known of the clips of one side under one protocol, a row a clip, in clip order.
+
+    features: float32 (n, d), probabilities: float32 (n, K); pixels: sha256 of each clip as it was scored.
+    """
+
+    names: list[str] = field(default_factory=list)
+    features: list[np.ndarray] = field(default_factory=list)
+    probabilities: list[np.ndarray] = field(default_factory=list)
+    pixels: list[str] = field(default_factory=list)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The contents of the file of this side: names, pixels and, where there are any, features, probabilities."""
+        found = {"names": np.array(self.names), "pixels": np.array(self.pixels)}
+        for key in ("features", "probabilities"):
+            rows = getattr(self, key)
+            if rows:
+                found[key] = np.stack(rows).astype(np.float32)
+        return found
+
+    def fingerprint(self) -> str:
+        """sha256 over name and pixels of every clip, in order: which clips a score is of."""
+        text = "".join(f"{name} {pixels}\n" for name, pixels in zip(self.names, self.pixels, strict=True))
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The feature networks of a protocol, by use; None where none is wanted.
+
+    changes: ways to spoil a real clip whose features are wanted too, by name (sanity rows).
+    """
+
+    real: Extractor | None
+    generated: Extractor | None
+    classes: Extractor | None
+
+
+Change = Callable[[np.ndarray, int], np.ndarray]
+
+
+@dataclass
+class Job:
+    """One protocol's share of a pass over the items of a side."""
+
+    protocol: Protocol
+    networks: Networks
+    picks: Sequence[Pick]
+    changes: dict[str, Change] = field(default_factory=dict)
+    described: Described = field(default_factory=Described)
+    spoilt: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+
+def describe(
+    items: Sequence[ClipItem], jobs: Sequence[Job], real: bool, workers: int, report: Callable[[int, int], None]
+) -> None:
+    """Fill the jobs: every item is decoded once, whatever the number of protocols, ahead of need in `workers` threads.
+
+    Clips that two protocols see alike are described once. Raises ValueError naming the clip.
+    """
+    by_item: dict[int, list[tuple[Job, Pick]]] = {}
+    for job in jobs:
+        for pick in job.picks:
+            by_item.setdefault(pick.item, []).append((job, pick))
+    wanted = sorted(by_item)
+    for done, (position, frames) in enumerate(_decoded(items, wanted, workers), start=1):
+        known: dict[tuple[str, int], np.ndarray] = {}
+        for job, pick in by_item[position]:
+            _describe_clip(job, items[position], frames, pick, real, known)
+        report(done, len(wanted))
+
+
+def _decoded(items: Sequence[ClipItem], wanted: Sequence[int], workers: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The frames of the wanted items in order; a few are decoded ahead."""
+    with ThreadPoolExecutor(workers) as pool:
+        positions = iter(wanted)
+        waiting = [(position, pool.submit(items[position].read)) for position in islice(positions, AHEAD)]
+        while waiting:
+            position, future = waiting.pop(0)
+            yield position, future.result()
+            waiting += [(position, pool.submit(items[position].read)) for position in islice(positions, 1)]
+
+
+def _describe_clip(
+    job: Job, item: ClipItem, frames: np.ndarray, pick: Pick, real: bool, known: dict[tuple[str, int], np.ndarray]
+) -> None:
+    clip = view(item, frames, job.protocol, real, pick)  # (F, side, side, 3)
+    pixels = hashlib.sha256(clip.tobytes()).hexdigest()
+    network = job.networks.real if real else job.networks.generated
+
+    def rows(call: Callable, owner: Extractor, shown: np.ndarray, mark: str) -> np.ndarray:
+        key = (f"{call.__name__} {mark}", id(owner))
+        if key not in known:
+            known[key] = call(shown[None]).numpy()[0]
+            if not np.isfinite(known[key]).all():
+                raise ValueError(f"clip {item.name}: its {call.__name__} by {owner.name} are not finite")
+        return known[key]
+
+    side = job.described
+    cut = "" if pick.start is None or len(frames) == job.protocol.frames else f"@{pick.start}"
+    side.names.append(item.name + cut)
+    side.pixels.append(pixels)
+    if network is not None:
+        side.features.append(rows(network.features, network, clip, pixels))
+        for name, change in job.changes.items():
+            changed = change(clip, len(side.names))
+            job.spoilt.setdefault(name, []).append(rows(network.features, network, changed, f"{pixels} {name}"))
+    classes = job.networks.classes
+    if classes is not None:
+        side.probabilities.append(rows(classes.probabilities, classes, clip, pixels))
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> str:
+    """Write an .npz whole or not at all; returns its sha256."""
+    from lavita.score.frames import file_hash
+    from lavita.whole import fill_whole
+
+    def fill(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez(file, **arrays)
+
+    fill_whole(path, fill)
+    return file_hash(path)

@@ -43,8 +43,8 @@ SECTIONS = {
 }
 # Fields of a protocol that a run can follow in one way only, since it makes and keeps its clips in that way.
 OF_A_RUN = {
-    "resize_filter": "pillow-bicubic-antialiased", "resize_where": "loader", "crop": "centre", "clip_selection": "windows",
-    "mirror": False, "precision": "float64", "real_codec": "lossless", "generated_codec": "lossless",
+    "resize_filter": "pillow-bicubic-antialiased", "resize_where": "loader", "crop": "centre", "mirror": False,
+    "clip_selection": "windows", "precision": "float64", "real_codec": "lossless", "generated_codec": "lossless",
     "real_preprocess": "inside", "generated_preprocess": "inside",
 }  # fmt: skip
 PURSE = ("train", "sampling")  # sections in which a tier below paper replaces the authors' values
@@ -283,7 +283,7 @@ def read_cell(
 
 def named_protocol(plain: dict[str, Any]) -> Protocol:
     """The protocol of a cell; wherever it differs from the file of its name, its own name says so."""
-    wanted = dict(plain["protocol"])
+    wanted = {key: tuple(value) if isinstance(value, list) else value for key, value in plain["protocol"].items()}
     name = wanted["name"]
     base = Protocol.from_dict(load_yaml("protocols", name) | {"name": name})
     if plain["weights"]["i3d"]:

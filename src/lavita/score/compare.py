@@ -10,7 +10,9 @@ import numpy as np
 from lavita.score.distance import frechet_distance, kernel_distance
 from lavita.score.distance_float32 import frechet_distance_float32
 from lavita.score.inception import inception_score
+from lavita.score.interval_columns import interval_columns
 from lavita.score.protocol import Protocol
+from lavita.score.subsets import FrechetOfSubsets, KernelOfSubsets
 
 METRICS = ("fvd", "kvd", "is")
 UNITS = {"fvd": "squared feature distance", "kvd": "squared kernel distance", "is": "effective number of classes"}
@@ -27,8 +29,11 @@ def scores_of(
     entries = []
     if "features" in real and "features" in generated:
         x, y = (finite(side["features"], side["names"]) for side in (real, generated))
-        entries.append(entry("fvd", names, distance(protocol, x, y)))
-        entries.append(entry("kvd", names, kernel_distance(x, y)))
+        for metric, value, parts in (
+            ("fvd", distance(protocol, x, y), FrechetOfSubsets(x, y, protocol.ddof)),
+            ("kvd", kernel_distance(x, y), KernelOfSubsets(x, y)),
+        ):
+            entries.append(entry(metric, names, value) | interval_columns(parts, value))
     if "probabilities" in generated:
         entries.append(class_entry(protocol, names, generated, "generated"))
         if "probabilities" in real:

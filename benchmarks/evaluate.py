@@ -41,6 +41,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--clips", type=int, help="score so many clips on each side instead of the protocol's number")
     parser.add_argument("--extractor", help="i3d, c3d, videomae, embedded:FILE or FILE (default: the protocol's own)")
     parser.add_argument(
+        "--frame-encoder",
+        type=Path,
+        metavar="PATH",
+        help="also a frame distance (fid): Inception as TorchScript, DINOv2",
+    )
+    parser.add_argument(
         "--weights",
         action="append",
         default=[],
@@ -93,6 +99,7 @@ def options_of(arguments: argparse.Namespace):
         protocols=protocols,
         clips=arguments.clips,
         extractor=arguments.extractor,
+        frame_encoder=arguments.frame_encoder,
         changes=parsed_changes(arguments.overrides),
         weights=weights,
         metrics=metrics,

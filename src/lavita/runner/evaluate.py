@@ -21,7 +21,8 @@ from lavita.score.clip_items import ClipItem, clip_items, names_are_unique
 from lavita.score.clip_view import picks
 from lavita.score.compare import METRICS, scores_of
 from lavita.score.described import Described, Job, Networks, describe, save_arrays
-from lavita.score.extractors import Extractor
+from lavita.score.extractors import Extractor, FrameExtractor
+from lavita.score.frame_encoders import load_frame_encoder
 from lavita.score.frames import file_hash
 from lavita.score.loading import KNOWN, load_extractor
 from lavita.score.metrics import metric_key
@@ -43,6 +44,7 @@ class Options:
     protocols: tuple[str, ...]
     clips: int | None
     extractor: str | None
+    frame_encoder: Path | None
     changes: dict[str, Any]
     weights: dict[str, Path]
     metrics: tuple[str, ...] | None
@@ -115,6 +117,16 @@ class Loader:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.known: dict[tuple[str, str | None], Extractor] = {}
+        self.encoder: FrameExtractor | None = None
+
+    def frame_encoder(self) -> FrameExtractor | None:
+        """The network of the frame distance, where one was given. Raises NotScored."""
+        if self.encoder is None and self.options.frame_encoder is not None:
+            try:
+                self.encoder = load_frame_encoder(self.options.frame_encoder, self.options.device)
+            except (ValueError, OSError) as error:
+                raise NotScored(f"fid: {' '.join(str(error).split())}") from None
+        return self.encoder
 
     def load(self, name: str, preprocess: str | None) -> Extractor:
         """The network of a name or file. Raises NotScored where it can't be had, saying where it was looked for."""
@@ -162,6 +174,7 @@ def prepare(options: Options, name: str, loader: Loader, sides: dict[bool, list[
         networks = replace(networks, real=None, generated=None)
     if networks.real is None and networks.classes is None:
         raise NotScored("; ".join(not_made) or f"extractor {options.extractor} gives neither features nor classes")
+    networks = replace(networks, frames=loader.frame_encoder())
     hashes = [network.weights_hash if network else None for network in (networks.real, networks.classes)]
     prepared = Prepared(protocol.with_weights(*hashes), networks, not_made)
     for real in (True, False):
@@ -228,6 +241,7 @@ def scored(options: Options, one: Prepared, real: Described, generated: Describe
         "real": side_facts(options.real, real),
         "generated": side_facts(options.generated, generated),
         "metric_names": names,
+        "frame_encoder": None if one.networks.frames is None else encoder_facts(one.networks.frames),
         "scores": scores_of(one.protocol, sides["real"], sides["generated"], names),
         "not_made": one.not_made,
         "commit": head,
@@ -237,6 +251,10 @@ def scored(options: Options, one: Prepared, real: Described, generated: Describe
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return Scored(record, sides["real"], sides["generated"])
+
+
+def encoder_facts(encoder: FrameExtractor) -> dict[str, str]:
+    return {"name": encoder.name, "weights_hash": encoder.weights_hash}
 
 
 def side_facts(path: Path, side: Described) -> dict[str, Any]:
@@ -254,6 +272,10 @@ def metric_names(protocol: Protocol, networks: Networks) -> dict[str, str]:
             found[metric] = metric_key(
                 metric, network.name, protocol.n_generated, protocol.frames, network.weights_hash, known
             )
+    if networks.frames is not None:
+        found["fid"] = metric_key(
+            "fid", networks.frames.name, protocol.n_generated, protocol.frames, standard=("", None)
+        )
     return found
 
 
@@ -295,13 +317,21 @@ def rows_of_record(record: dict[str, Any]) -> list[dict[str, Any]]:
         "reason": "training not audited",
     }
     common |= {key: record[key] for key in ("commit", "dirty", "hardware", "versions", "started_at")}
-    networks = {"is": ("is_extractor", "is_extractor_hash")}
     rows = []
     for score in record["scores"]:
-        name, mark = networks.get(score["metric"].split("_")[0], ("extractor", "extractor_hash"))
+        name, mark = network_of(record, score)
         own = {key: score[key] for key in COLUMNS if key in score}
-        rows.append(common | {"extractor": p[name], "extractor_hash": p[mark]} | own)
+        rows.append(common | {"extractor": name, "extractor_hash": mark} | own)
     return rows
+
+
+def network_of(record: dict[str, Any], score: dict[str, Any]) -> tuple[str, str]:
+    """Name and hash of the network that a score was made with."""
+    p, metric = record["protocol"], score["metric"].split("_")[0]
+    if metric == "fid":
+        return record["frame_encoder"]["name"], record["frame_encoder"]["weights_hash"]
+    prefix = "is_" if metric == "is" else ""
+    return p[f"{prefix}extractor"], p[f"{prefix}extractor_hash"] or ""
 
 
 def recomputed(folder: Path) -> tuple[dict[str, Any], list[str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lavita.runner.evaluate import network_of
+
 HEADS = ("protocol", "hash", "score", "of", "value", "interval", "infinite clips", "real", "generated", "extractor")
 
 
@@ -22,8 +24,7 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, ...]]:
     p, found = record["protocol"], []
     for score in record["scores"]:
         arrow = "↓" if score["lower_is_better"] else "↑"
-        by_classes = score["metric"].split("_")[0] == "is"
-        mark = p["is_extractor_hash" if by_classes else "extractor_hash"] or ""
+        name, mark = network_of(record, score)
         found.append(
             (
                 p["name"],
@@ -35,7 +36,7 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, ...]]:
                 infinite_text(score),
                 str(record["real"]["num_clips"]),
                 str(record["generated"]["num_clips"]),
-                f"{p['is_extractor' if by_classes else 'extractor']} {mark[:12]}",
+                f"{name} {mark[:12]}",
             )
         )
     return found

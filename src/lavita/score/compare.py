@@ -14,8 +14,13 @@ from lavita.score.interval_columns import interval_columns
 from lavita.score.protocol import Protocol
 from lavita.score.subsets import FrechetOfSubsets, KernelOfSubsets
 
-METRICS = ("fvd", "kvd", "is")
-UNITS = {"fvd": "squared feature distance", "kvd": "squared kernel distance", "is": "effective number of classes"}
+METRICS = ("fvd", "kvd", "is", "fid")
+UNITS = {
+    "fid": "squared feature distance",
+    "fvd": "squared feature distance",
+    "kvd": "squared kernel distance",
+    "is": "effective number of classes",
+}
 
 
 def scores_of(
@@ -23,7 +28,8 @@ def scores_of(
 ) -> list[dict[str, Any]]:
     """One entry a metric that the arrays allow: metric, stage, value, unit, lower_is_better, interval if there is one.
 
-    real, generated: features float32 (n, d), probabilities float32 (n, K), names (n,), as `described` stores them.
+    real, generated: features float32 (n, d), probabilities float32 (n, K), frame_features float32 (n, F, d), names (n,),
+    as `described` stores them.
     names: full metric names by short one. Raises ValueError for features that are not finite, naming the clip.
     """
     entries = []
@@ -34,6 +40,13 @@ def scores_of(
             ("kvd", kernel_distance(x, y), KernelOfSubsets(x, y)),
         ):
             entries.append(entry(metric, names, value) | interval_columns(parts, value))
+    if "frame_features" in real and "frame_features" in generated:
+        frames = [
+            finite(side["frame_features"].reshape(len(side["names"]), -1), side["names"]) for side in (real, generated)
+        ]
+        width = real["frame_features"].shape[-1]
+        value = frechet_distance(*(rows.reshape(-1, width) for rows in frames), protocol.ddof)
+        entries.append(entry("fid", names, value))
     if "probabilities" in generated:
         entries.append(class_entry(protocol, names, generated, "generated"))
         if "probabilities" in real:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lavita.score.clip_items import ClipItem
 from lavita.score.clip_view import Pick, view
-from lavita.score.extractors import Extractor
+from lavita.score.extractors import Extractor, FrameExtractor
 from lavita.score.protocol import Protocol
 
 AHEAD = 8  # items decoded before they are wanted
@@ -23,18 +23,20 @@ AHEAD = 8  # items decoded before they are wanted
 class Described:
     """What is known of the clips of one side under one protocol, a row a clip, in clip order.
 
-    features: float32 (n, d), probabilities: float32 (n, K); pixels: sha256 of each clip as it was scored.
+    features: float32 (n, d), probabilities: float32 (n, K), frame_features: float32 (n, F, d); pixels: sha256 of each
+    clip as it was scored.
     """
 
     names: list[str] = field(default_factory=list)
     features: list[np.ndarray] = field(default_factory=list)
     probabilities: list[np.ndarray] = field(default_factory=list)
+    frame_features: list[np.ndarray] = field(default_factory=list)
     pixels: list[str] = field(default_factory=list)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The contents of the file of this side: names, pixels and, where there are any, features, probabilities."""
         found = {"names": np.array(self.names), "pixels": np.array(self.pixels)}
-        for key in ("features", "probabilities"):
+        for key in ("features", "probabilities", "frame_features"):
             rows = getattr(self, key)
             if rows:
                 found[key] = np.stack(rows).astype(np.float32)
@@ -48,14 +50,12 @@ class Described:
 
 @dataclass(frozen=True)
 class Networks:
-    """The feature networks of a protocol, by use; None where none is wanted.
-
-    changes: ways to spoil a real clip whose features are wanted too, by name (sanity rows).
-    """
+    """The feature networks of a protocol, by use; None where none is wanted."""
 
     real: Extractor | None
     generated: Extractor | None
     classes: Extractor | None
+    frames: FrameExtractor | None = None
 
 
 Change = Callable[[np.ndarray, int], np.ndarray]
@@ -63,7 +63,11 @@ Change = Callable[[np.ndarray, int], np.ndarray]
 
 @dataclass
 class Job:
-    """One protocol's share of a pass over the items of a side."""
+    """One protocol's share of a pass over the items of a side.
+
+    changes: ways to spoil a clip whose features are wanted too, by name; each is told the clip's number. spoilt: these
+    features, in clip order.
+    """
 
     protocol: Protocol
     networks: Networks
@@ -110,10 +114,11 @@ def _describe_clip(
     pixels = hashlib.sha256(clip.tobytes()).hexdigest()
     network = job.networks.real if real else job.networks.generated
 
-    def rows(call: Callable, owner: Extractor, shown: np.ndarray, mark: str) -> np.ndarray:
+    def rows(call: Callable, owner: Extractor | FrameExtractor, shown: np.ndarray, mark: str) -> np.ndarray:
         key = (f"{call.__name__} {mark}", id(owner))
         if key not in known:
-            known[key] = call(shown[None]).numpy()[0]
+            found = call(shown[None]).numpy()
+            known[key] = found if owner is job.networks.frames else found[0]
             if not np.isfinite(known[key]).all():
                 raise ValueError(f"clip {item.name}: its {call.__name__} by {owner.name} are not finite")
         return known[key]
@@ -130,6 +135,9 @@ def _describe_clip(
     classes = job.networks.classes
     if classes is not None:
         side.probabilities.append(rows(classes.probabilities, classes, clip, pixels))
+    encoder = job.networks.frames
+    if encoder is not None:
+        side.frame_features.append(rows(encoder.frame_features, encoder, clip, pixels))
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> str:

@@ -71,3 +71,18 @@ def dinov2_images(frames: np.ndarray) -> Tensor:
     images = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255  # (F, 3, 224, 224)
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / deviation
+
+
+def load_frame_encoder(path: Path | str, device: str = "cpu") -> FrameExtractor:
+    """The frame encoder of a path: a folder of transformers holds DINOv2, a TorchScript file holds Inception.
+
+    Raises ValueError, one line, for anything else.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return Dinov2Extractor(path, device)
+    if not path.is_file():
+        raise ValueError(
+            f"frame encoder: looked for {path}: it is not there; give a TorchScript file or a DINOv2 folder"
+        )
+    return TorchScriptInception(path, device)

@@ -44,7 +44,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--frame-encoder",
         type=Path,
         metavar="PATH",
-        help="also a frame distance (fid): Inception as TorchScript, DINOv2",
+        help="also fid, by Inception (TorchScript) or DINOv2 (folder)",
     )
     parser.add_argument(
         "--weights",

@@ -198,3 +198,26 @@ def test_not_finite_features_name_the_clip(given, call, monkeypatch):
     monkeypatch.setattr(EmbeddedExtractor, "forward_features", broken)
     done = call(*sides(given), "--protocol", "stylegan-v", "--clips", N, "--metrics", "fvd", *SMALL)
     assert done.code == 2 and "clip r02: its features by embedded are not finite" in done.err
+
+
+class FrameNet(torch.nn.Module):
+    """A stand-in of Inception's packaging: 2048 numbers a picture, three of which say something."""
+
+    def forward(self, image: torch.Tensor, return_features: bool) -> torch.Tensor:
+        x = image.float().mean(dim=(2, 3))
+        return torch.cat([x, torch.zeros(len(x), 2045)], dim=1)
+
+
+def test_a_frame_encoder_adds_fid(given, call, tmp_path):
+    torch.jit.script(FrameNet()).save(str(tmp_path / "frames.pt"))
+    wanted = [*sides(given), "--protocol", "stylegan-v", "--clips", N, *SMALL]
+    assert call(*wanted, "--frame-encoder", tmp_path / "frames.pt", "--out", tmp_path / "out").code == 0
+    table = {row["metric"]: row for row in rows(tmp_path / "out" / "rows.csv")}
+    means = [np.load(tmp_path / "out" / f"{side}.npz")["frame_features"][..., :3] for side in ("real", "generated")]
+    assert [mean.shape for mean in means] == [(N, 4, 3)] * 2
+    by_hand = frechet_distance(*(mean.reshape(-1, 3) for mean in means))
+    assert float(table["fid_inception_n12_f4"]["value"]) == pytest.approx(by_hand, rel=1e-9)
+    assert table["fid_inception_n12_f4"]["extractor"] == "inception"
+    assert call("--from-features", tmp_path / "out").code == 0
+    gone = call(*wanted, "--frame-encoder", tmp_path / "gone.pt")
+    assert gone.code == 1 and f"looked for {tmp_path}/gone.pt" in gone.out

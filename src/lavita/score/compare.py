@@ -28,8 +28,8 @@ def scores_of(
 ) -> list[dict[str, Any]]:
     """One entry a metric that the arrays allow: metric, stage, value, unit, lower_is_better, interval if there is one.
 
-    real, generated: features float32 (n, d), probabilities float32 (n, K), frame_features float32 (n, F, d), names (n,),
-    as `described` stores them.
+    real, generated: features float32 (n, d), probabilities float32 (n, K), frame_features float32 (n, F, d) and names
+    (n,), as `described` stores them.
     names: full metric names by short one. Raises ValueError for features that are not finite, naming the clip.
     """
     entries = []

@@ -15,8 +15,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     rows = [HEADS, tuple("---" for _ in HEADS)]
     rows += [row for record in records for row in rows_of(record)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    notes = [note for record in records for note in notes_of(record)]
-    return "\n".join([*lines, "", *notes])
+    return "\n".join([*lines, "", *unspecified(records), *interval_kinds(records), *remarks(records)])
 
 
 def rows_of(record: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -54,14 +53,29 @@ def infinite_text(score: dict[str, Any]) -> str:
     return f"{score['extrapolated']:.5g} ({interval_text(score, 'extrapolated_low', 'extrapolated_high')}){mark}"
 
 
-def notes_of(record: dict[str, Any]) -> list[str]:
-    """What a reader must know of a protocol and of the intervals."""
-    p, described = record["protocol"], record["protocol_described"]
-    notes = []
-    if p["unspecified"]:
-        ours = "; ".join(f"{key} {described[key]}" for key in p["unspecified"])
-        notes.append(f"{p['name']}: {ours}")
-    kinds = dict.fromkeys(f"{score['metric']}: {score['ci_kind']}" for score in record["scores"] if "ci_kind" in score)
-    notes += [f"{p['name']}: interval of {kind}" for kind in kinds]
-    remarks = [score for score in record["scores"] if "interval_remark" in score]
-    return notes + [f"{p['name']}: (?) {score['metric']}: {score['interval_remark']}" for score in remarks]
+def unspecified(records: Sequence[dict[str, Any]]) -> list[str]:
+    """A line a protocol whose source leaves something open: what, and our choice."""
+    lines = []
+    for record in records:
+        p, described = record["protocol"], record["protocol_described"]
+        if p["unspecified"]:
+            lines.append(f"{p['name']}: " + "; ".join(f"{key} {described[key]}" for key in p["unspecified"]))
+    return lines
+
+
+def interval_kinds(records: Sequence[dict[str, Any]]) -> list[str]:
+    """A line a kind of interval, with the metrics that have it."""
+    kinds: dict[str, dict[str, None]] = {}
+    for score in (score for record in records for score in record["scores"] if "ci_kind" in score):
+        kinds.setdefault(score["ci_kind"], {})[score["metric"].split("_")[0]] = None
+    return [f"interval of {', '.join(metrics)}: {kind}" for kind, metrics in kinds.items()]
+
+
+def remarks(records: Sequence[dict[str, Any]]) -> list[str]:
+    """A line a score that the line in 1/n does not fit."""
+    return [
+        f"(?) {record['protocol']['name']}, {score['metric']}: {score['interval_remark']}"
+        for record in records
+        for score in record["scores"]
+        if "interval_remark" in score
+    ]

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from lavita.parity.i3d import fill_i3d
 from lavita.score.i3d import I3D, MIN_FRAMES, Pool, pad_same, same_padding
-from lavita.score.i3d_folded import FoldedI3D, FoldedPool, max_along
+from lavita.score.i3d_folded import FoldedI3D, FoldedPool
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +26,19 @@ def test_padding_is_tensorflows_same(size, kernel, stride):
     assert after - before in (0, 1)
 
 
-@pytest.mark.parametrize("kernel, stride", [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((3, 3, 3), (1, 1, 1))])
-@pytest.mark.parametrize("frames", [3, 4])
-def test_maxima_along_axes_are_the_maximum_over_the_box(kernel, stride, frames):
-    x = torch.randn(1, 5, frames, 7, 8, generator=torch.Generator().manual_seed(0)).relu()
-    wanted = functional.max_pool3d(pad_same(x, kernel, stride), kernel, stride)
-    assert torch.equal(FoldedPool(Pool(kernel, stride))(x), wanted)
-
-
-def test_maximum_along_an_axis_by_hand():
-    x = torch.tensor([1.0, 5, 2, 0, 3]).view(1, 1, 5, 1, 1)
-    assert max_along(x, 2, 3, 2).flatten().tolist() == [5, 5, 3]  # windows 0 1 5 | 5 2 0 | 0 3 0
-    assert max_along(x, 2, 3, 1).flatten().tolist() == [5, 5, 5, 3, 3]
+@pytest.mark.parametrize(
+    "pool", [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((3, 3, 3), (1, 1, 1)), ((2, 2, 2),) * 2]
+)
+@pytest.mark.parametrize("frames, height, width", [(3, 7, 8), (4, 8, 8), (4, 8, 7)])
+def test_pooling_without_written_zeros_is_the_padded_one(pool, frames, height, width):
+    x = torch.randn(1, 5, frames, height, width, generator=torch.Generator().manual_seed(0)).relu()
+    wanted = functional.max_pool3d(pad_same(x, *pool), *pool)
+    assert wanted.shape[2:] == tuple(
+        math.ceil(size / stride) for size, stride in zip(x.shape[2:], pool[1], strict=True)
+    )
+    assert torch.equal(Pool(*pool)(x), wanted)
+    channels_last = x.permute(0, 2, 3, 4, 1).contiguous()
+    assert torch.equal(FoldedPool(Pool(*pool))(channels_last).permute(0, 4, 1, 2, 3), wanted)
 
 
 @torch.no_grad()

@@ -37,6 +37,10 @@ LEGEND = """\
   fvd and kvd (down arrow), higher for is (up arrow). `_n64_f8` = 64 generated clips of 8 frames. A name between metric
   and `_n` is the feature network: `fvd_embedded` is made with the suite's own small network and is **not** comparable
   with any published FVD.
+* fvd-train, fvd-heldout: the distance to real clips of the training and of the held-out split, as many windows as there
+  are (at most four times those of fvd), so numbers of clips differ: each is compared down its own column only.
+* memorisation: median distance of a generated clip to the nearest training clip, in units of the same of held-out real
+  clips: about 1 for new clips, near 0 for copies; `record.json` names the closest.
 * untrained: the same network at its starting weights, zero steps, same protocol.
 * clips: training clips seen, all stages together; the suite's own codec is charged in full to each method that uses it.
 * train TFLOPs: counted forward and backward of all trained stages, codec included, 1e12 floating-point operations,
@@ -68,9 +72,10 @@ def wide_row(group: pd.DataFrame) -> dict[str, Any]:
     trained = group[group["stage"] == "train"]
     for _, row in trained.iterrows():
         start = group[(group["stage"] == "untrained") & (group["metric"] == row["metric"])]
-        arrow = "↓" if row["lower_is_better"] else "↑"
+        arrow = {True: "↓", False: "↑"}.get(row["lower_is_better"], "(1 = new)")
         line[f"{row['metric']} {arrow}"] = row["value"]
-        line[f"{row['metric']} {arrow} untrained"] = start.iloc[0]["value"] if len(start) else ""
+        if len(start):
+            line[f"{row['metric']} {arrow} untrained"] = start.iloc[0]["value"]
     for column, title in COST.items():
         value = (trained.iloc[0] if len(trained) else first)[column]
         line[title] = value * SCALE[column] if column in SCALE and value != "" else value

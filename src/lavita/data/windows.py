@@ -40,6 +40,15 @@ def real_windows(
     return chosen[:n]
 
 
+def spread_windows(
+    catalogue: Catalogue, split: str, frames: int, interval: int, most: int, seed: int
+) -> list[tuple[VideoEntry, int]]:
+    """As `real_windows`, but as many as there are, at most `most`; [] where no video holds one."""
+    videos = catalogue.split(split)
+    found = sum(len(window_starts(video.frames, frames, interval)) for video in videos)
+    return real_windows(catalogue, split, frames, interval, None, min(found, most), seed)
+
+
 def load_window(video: VideoEntry, start: int, frames: int, interval: int, resolution: int) -> np.ndarray:
     """The pixels of one window: uint8 (F, resolution, resolution, 3), 0..255. Raises UnreadableVideo."""
     indices = frame_indices(start, frames, interval)

@@ -92,7 +92,7 @@ def score_method(
     remark = None if given is None else given.remark
     save_samples(out, clips, seeds, labels, cell, keep_clips=stage == "train", condition=remark)
     common = {"stage": stage, "sampling_seconds_per_clip": seconds}
-    return [score | common for score in scorer.score(clips)]
+    return [score | common for score in scorer.score(clips, by_split=stage == "train")]
 
 
 def first_stage_scores(

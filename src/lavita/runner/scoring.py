@@ -13,7 +13,14 @@ from lavita.bench.suite import CellConfig
 from lavita.score.embedded import load_embedded
 from lavita.score.extractors import Extractor
 from lavita.score.interval_columns import interval_columns
-from lavita.score.metrics import ClipMetric, FrechetVideoDistance, KernelVideoDistance, VideoInceptionScore
+from lavita.score.intervals import LEAST_CLIPS
+from lavita.score.metrics import (
+    ClipMetric,
+    FrechetVideoDistance,
+    KernelVideoDistance,
+    MemorisationCheck,
+    VideoInceptionScore,
+)
 from lavita.score.subsets import FrechetOfSubsets, KernelOfSubsets
 from lavita.score.torchscript import TorchScriptC3D, TorchScriptI3D
 
@@ -51,11 +58,15 @@ class Scorer:
         self.protocol = cell.protocol
         self.extractors = load_extractors(cell, shared["extractor"], device)
         self.real = torch.from_numpy(np.load(shared["real"])["features"])
+        self.splits = {split: np.load(path) for split, path in shared["splits"].items()} if "splits" in shared else {}
         # An inception score needs classes that mean something for this data set.
         self.has_classes = self.extractors["classes"].num_classes is not None and shared["num_classes"] is not None
 
-    def score(self, clips: np.ndarray) -> list[dict[str, Any]]:
-        """One entry a metric for clips uint8 (N, F, H, W, 3): metric, value, unit, lower_is_better, spread."""
+    def score(self, clips: np.ndarray, by_split: bool = False) -> list[dict[str, Any]]:
+        """One entry a metric for clips uint8 (N, F, H, W, 3): metric, value, unit, lower_is_better, interval.
+
+        by_split: also the distances to train and to held-out clips, and how near clips come to training clips.
+        """
         p, distance = self.protocol, self.extractors["distance"]
         features = distance.features(clips)
         fvd = FrechetVideoDistance(distance, n=p.n_generated, n_real=p.n_real, ddof=p.ddof)
@@ -67,6 +78,8 @@ class Scorer:
             metric.add_rows(features, real=False)
             value = float(metric.compute())
             entries.append(self.entry(metric, distance, value, p.n_generated) | interval_columns(parts, value))
+        if by_split:
+            entries += self.split_entries(features)
         if self.has_classes:
             classes = self.extractors["classes"]
             metric = VideoInceptionScore(classes, p.n_generated, splits=p.is_splits, shuffle_seed=p.is_shuffle_seed)
@@ -78,6 +91,31 @@ class Scorer:
                 entry |= {"ci_kind": f"mean +- std over {p.is_splits} splits"}
             entries.append(entry)
         return entries
+
+    def split_entries(self, features: torch.Tensor) -> list[dict[str, Any]]:
+        """Distances to the real clips of each split, and the memorisation check, where a split has clips enough."""
+        p, distance, entries = self.protocol, self.extractors["distance"], []
+        counts = {split: len(rows["features"]) for split, rows in self.splits.items()}
+        for split, count in counts.items():
+            if count >= LEAST_CLIPS:
+                metric = FrechetVideoDistance(distance, n=p.n_generated, n_real=count, ddof=p.ddof, against=split)
+                metric.add_rows(torch.from_numpy(self.splits[split]["features"]), real=True)
+                metric.add_rows(features, real=False)
+                entries.append(self.entry(metric, distance, float(metric.compute()), p.n_generated) | {"n_real": count})
+        if len(entries) < len(self.splits) or not entries:
+            return entries
+        names = {"train": list(self.splits["train"]["names"])}
+        check = MemorisationCheck(distance, p.n_generated, counts["train"], counts["heldout"], names=names)
+        for side, rows in (("train", None), ("heldout", None), ("generated", features)):
+            check.add_rows(torch.from_numpy(self.splits[side]["features"]) if rows is None else rows, side)
+        found = check.found()
+        closest = [
+            {"clip": clip, "training_clip": name, "distance": far, "ratio": ratio}
+            for clip, name, far, ratio in found.closest(5)
+        ]
+        entry = self.entry(check, distance, found.ratio, p.n_generated)
+        entry |= {"n_real": counts["train"], "copies": len(found.copies), "closest": closest}
+        return [*entries, entry]
 
     def reconstruction_distance(self, batches: Iterable[np.ndarray]) -> dict[str, Any]:
         """rfvd: the real clips against themselves after a first stage, which come in batches uint8 (b, F, H, W, 3)."""
@@ -92,10 +130,10 @@ class Scorer:
     def entry(self, metric: ClipMetric, extractor: Extractor, value: float, n: int) -> dict[str, Any]:
         """A score of n clips under its full name, which says the feature network unless it is the standard one."""
         return {
-            "metric": metric.key(extractor.name, n, self.protocol.frames, extractor.weights_hash),
+            "metric": metric.key(extractor.name, n, self.protocol.frames, extractor.weights_hash, metric.against),
             "value": value,
             "unit": metric.unit,
-            "lower_is_better": not metric.higher_is_better,
+            "lower_is_better": None if metric.higher_is_better is None else not metric.higher_is_better,
             "extractor": extractor.name,
             "extractor_hash": extractor.weights_hash,
         }

@@ -20,10 +20,10 @@ import torch
 from lavita.bench.plan import cell_from_dict
 from lavita.bench.suite import CellConfig
 from lavita.checkpoints import read_state
-from lavita.data.catalogue import Catalogue
+from lavita.data.catalogue import SPLITS, Catalogue
 from lavita.data.clip import centre_crop_resize
 from lavita.data.video import read_frames
-from lavita.data.windows import load_window, real_windows
+from lavita.data.windows import load_window, real_windows, spread_windows
 from lavita.registry import ROOT
 from lavita.runner.build import check_purse, codec_training_config, load_suite_codec
 from lavita.runner.events import emit, progress
@@ -38,6 +38,7 @@ from lavita.whole import write_whole
 
 STATISTICS_CLIPS = 64
 HELDOUT_CLIPS = 32
+MEMORY_TIMES = 4  # windows of a split that are described, at most so many times those that are scored
 STRETCH_SPANS = 4  # of each training video, at most so many clips' spans, so that memory stays bounded
 
 
@@ -64,6 +65,7 @@ def main(folder: Path) -> None:
     shared |= fill_cache(cell, catalogue, shared, cache)
     shared |= fit_extractor(cell, catalogue, cache, num_classes)
     shared |= real_clips(cell, windows, shared, folder)
+    shared |= splits_described(cell, catalogue, shared, folder)
     shared["codec_scores"] = codec_scores(cell, catalogue, windows, shared, folder / "codec.gif")
     keys = ("codec_hash", "extractor_hash", "protocol_hash")
     parts = [catalogue.fingerprint, cell.suite, cell.tier, str(cell.budget), *(str(shared[key]) for key in keys)]
@@ -240,6 +242,23 @@ def real_clips(
         "sanity": asdict(report),
         "sanity_text": sanity_text(report),
     }
+
+
+def splits_described(cell: CellConfig, catalogue: Catalogue, shared: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Features of windows of each split, spread evenly over its videos: what distances to train and to held-out clips
+    are made from, and what a generated clip is held against to see whether it was copied."""
+    p = cell.protocol
+    extractor = load_extractors(cell, shared["extractor"], "cpu")["distance"]
+    for split in SPLITS:
+        windows = spread_windows(catalogue, split, p.frames, p.real_interval, MEMORY_TIMES * p.n_real, p.clip_seed)
+        rows = [
+            extractor.features(load_window(video, start, p.frames, p.real_interval, p.resolution)[None]).numpy()
+            for video, start in windows
+        ]
+        names = [f"{video.video_id}@{start}" for video, start in windows]
+        features = np.concatenate(rows) if rows else np.zeros((0, extractor.num_features), np.float32)
+        np.savez(folder / f"{split}.npz", features=features, names=np.array(names, dtype=str))
+    return {"splits": {split: str(folder / f"{split}.npz") for split in SPLITS}}
 
 
 def codec_scores(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from lavita.score.distance import frechet_distance, kernel_distance
+from lavita.score import distance as module
+from lavita.score.distance import Moments, frechet_distance, frechet_of_moments, frechet_of_rows, kernel_distance
 
 CASES = Path(__file__).parents[1] / "parity"
 
@@ -89,3 +90,87 @@ def test_what_cannot_be_scored_is_refused(distance):
         distance(good, good[:, :3])
     with pytest.raises(ValueError, match="wanted 2"):
         distance(good[0], good)
+
+
+def random_covariances(rng, d):
+    """Factors A, B of covariances A^T A and B^T B: axis-aligned or turned, in any order, of one shape or of two."""
+
+    def one():
+        spectrum = np.exp(-np.log(10 ** rng.uniform(0, 12)) * np.linspace(0, 1, d) ** rng.choice([0.3, 1.0, 3.0]))
+        turn = np.linalg.qr(rng.standard_normal((d, d)))[0] if rng.random() < 0.3 else np.eye(d)
+        return np.sqrt(rng.permutation(spectrum))[:, None] * turn.T
+
+    first = one()
+    return first, rng.uniform(0.9, 1.1) * first if rng.random() < 0.5 else one()
+
+
+def test_covariances_give_the_distance_wherever_they_say_they_do():
+    rng, taken = np.random.default_rng(4), 0
+    for _ in range(60):
+        a, b = random_covariances(rng, 40)
+        x, y = rng.standard_normal((200, 40)) @ a, rng.standard_normal((200, 40)) @ b + rng.choice([0, 0.5])
+        wanted = frechet_of_rows(x, y)
+        value, error = frechet_of_moments(Moments.of(x), Moments.of(y))
+        if error <= module.ACCEPTED_ERROR * value:
+            taken += 1
+            # The estimate allows 1e-8; the docstring says what is found.
+            assert value == pytest.approx(wanted, rel=1e-11)
+    assert taken > 30
+
+
+def test_a_covariance_without_full_rank_is_never_trusted():
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((200, 8)) @ rng.standard_normal((8, 12))
+    for y in (rng.standard_normal((200, 12)), x, x[::-1]):
+        value, error = frechet_of_moments(Moments.of(x), Moments.of(y))
+        assert not error <= module.ACCEPTED_ERROR * value
+    # Known exactly: a set against itself moved by one in each of 12 features.
+    assert frechet_distance(x, x + 1) == pytest.approx(12, abs=1e-10)
+
+
+def test_large_means_cost_no_digits():
+    rng = np.random.default_rng(6)
+    x, y = rng.standard_normal((300, 6)), 1.5 * rng.standard_normal((300, 6))
+    near = frechet_distance(x, y)
+    # Adding 2^20 rounds features to 2^-33, so the distance by some 1e-10 times its own derivative of order 1.
+    assert frechet_distance(x + 2.0**20, y + 2.0**20) == pytest.approx(near, rel=1e-8)
+    assert Moments.of(x + 1).rounding > Moments.of(x).rounding > 1 == Moments.of(x + 5).rounding
+    wanted = np.cov(x.T, ddof=1)
+    for shift in (0, 1, 5):
+        assert np.allclose(Moments.of(x + shift, ddof=1).covariance, wanted, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("n, m, d", [(300, 260, 40), (30, 300, 40), (30, 20, 40)])
+def test_exchanging_the_sets_changes_no_bit(n, m, d):
+    rng = np.random.default_rng(7)
+    x, y = rng.standard_normal((n, d)), rng.standard_normal((m, d)) * np.linspace(0.1, 3, d)
+    assert frechet_distance(x, y) == frechet_distance(y, x)
+
+
+def test_features_of_every_width_and_type():
+    rng = np.random.default_rng(8)
+    for d in (1, 2, 3):
+        x, y = rng.standard_normal((50, d)), rng.standard_normal((60, d)) + 1
+        assert frechet_distance(x, y) == pytest.approx(frechet_of_rows(x, y), rel=1e-12)
+    # One feature: the distance of two numbers twice, means and standard deviations.
+    x, y = x[:, :1], y[:, :1]
+    assert frechet_distance(x, y) == pytest.approx((x.mean() - y.mean()) ** 2 + (x.std() - y.std()) ** 2, rel=1e-12)
+    single = x.astype(np.float32)
+    assert frechet_distance(single, y) == frechet_distance(single.astype(np.float64), y)
+
+
+def test_kernel_sums_do_not_depend_on_how_many_rows_are_held(monkeypatch):
+    rng = np.random.default_rng(9)
+    x, y = rng.standard_normal((50, 5)), rng.standard_normal((41, 5))
+    whole = kernel_distance(x, y)
+    monkeypatch.setattr(module, "KERNEL_ENTRIES", 300)  # 6 or 7 rows
+    assert kernel_distance(x, y) == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_clip_that_is_not_finite_is_named():
+    rows = np.ones((3, 2))
+    rows[1, 0] = np.inf
+    with pytest.raises(ValueError, match=r"real features: clip v_dog_7 has .* \(1 of 3 clips do\)"):
+        module.check_features(rows, "real", names=["a", "v_dog_7", "b"])
+    # Values whose sum overflows are finite all the same.
+    assert module.check_features(np.full((3, 2), 1e308), "real").max() == 1e308

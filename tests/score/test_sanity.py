@@ -7,6 +7,7 @@ import torch
 from lavita.score.changes import still
 from lavita.score.distance import frechet_distance
 from lavita.score.extractors import Extractor
+from lavita.score.inception import inception_score
 from lavita.score.sanity import sanity_rows, verdict
 
 
@@ -50,7 +51,8 @@ def test_an_extractor_that_sees_only_one_frame_is_found_out():
 def test_an_extractor_that_sees_motion_and_detail_is_informative():
     report = sanity_rows(Motion(), sliding())
     assert report.informative and report.verdict.startswith("informative")
-    assert list(report.rows) == ["halves", "shuffled", "still", "blurred"]
+    assert list(report.rows) == ["halves", "shuffled", "still", "blurred", "swapped", "half_frozen"]
+    assert all(report.low[name] > report.high["halves"] for name in report.ratios())
     assert all(ratio >= 3 for ratio in report.ratios().values())
     assert all(report.low[name] <= value <= report.high[name] for name, value in report.rows.items())
 
@@ -80,3 +82,38 @@ def test_the_verdict_names_what_is_not_seen():
     assert verdict({"halves": 1.0, "still": float("nan")}, 8)[0] is False
     with pytest.raises(ValueError, match="got 3 real clips, wanted at least 4"):
         sanity_rows(Motion(), sliding(3))
+
+
+def test_a_row_that_touches_the_floor_is_not_informative():
+    rows, low = {"halves": 1.0, "still": 9.0}, {"halves": 0.5, "still": 3.0}
+    assert verdict(rows, 8, low, {"halves": 2.9, "still": 20.0})[0]
+    informative, text = verdict(rows, 8, low, {"halves": 3.0, "still": 20.0})
+    assert not informative and "some split of still lies no further than some two real halves" in text
+
+
+def test_other_clips_are_a_row_of_as_many_clips():
+    clips, noise = sliding(4), np.random.default_rng(1).integers(0, 256, (3, 6, 16, 16, 3), dtype=np.uint8)
+    report = sanity_rows(Motion(), clips, seed=3, changes=[], splits=1, others={"noise": noise})
+    rng = np.random.default_rng(3)
+    one, drawn = clips[rng.permutation(4)[:2]], noise[rng.permutation(3)[:2]]
+    assert report.rows["noise"] == frechet_distance(*(Motion().features(part).numpy() for part in (one, drawn)))
+    with pytest.raises(ValueError, match="got 1 clips of noise, wanted 2; 1 are missing"):
+        sanity_rows(Motion(), clips, others={"noise": noise[:1]})
+    with pytest.raises(ValueError, match="'still' names a row already"):
+        sanity_rows(Motion(), clips, others={"still": noise})
+
+
+class Colours(FirstFrame):
+    """Classes by the mean colour of the first frame."""
+
+    num_classes = 3
+
+    def forward_probabilities(self, clips):
+        return torch.softmax(self.forward_features(clips) / 8, dim=1)
+
+
+def test_the_inception_score_of_the_real_clips_where_there_are_classes():
+    clips = sliding(6)
+    assert sanity_rows(Motion(), clips, changes=[], splits=1, classes=Motion()).inception is None
+    report = sanity_rows(Motion(), clips, changes=[], splits=1, classes=Colours(), is_splits=2)
+    assert report.inception == inception_score(Colours().probabilities(clips).numpy(), 2)

@@ -37,6 +37,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser("evaluate.py", __doc__, EPILOG)
     parser.add_argument("--real", type=Path, help="real clips or videos: a folder, .npz or .npy")
     parser.add_argument("--generated", type=Path, help="generated clips: a folder, .npz or .npy")
+    parser.add_argument("--train", type=Path, help="training videos: also the distance to them, and (with --heldout)")
+    parser.add_argument("--heldout", type=Path, help="held-out videos: whether generated clips copy training clips")
+    parser.add_argument("--no-sanity", action="store_true", help="leave out what the metric sees of spoilt real clips")
     parser.add_argument("--protocol", help=f"one or more of {', '.join(names_in('protocols'))}, separated by commas")
     parser.add_argument("--clips", type=int, help="score so many clips on each side instead of the protocol's number")
     parser.add_argument("--extractor", help="i3d, c3d, videomae, embedded:FILE or FILE (default: the protocol's own)")
@@ -96,6 +99,8 @@ def options_of(arguments: argparse.Namespace):
     return Options(
         real=arguments.real,
         generated=arguments.generated,
+        splits={key: getattr(arguments, key) for key in ("train", "heldout") if getattr(arguments, key)},
+        sanity=not arguments.no_sanity,
         protocols=protocols,
         clips=arguments.clips,
         extractor=arguments.extractor,

@@ -20,7 +20,7 @@ from lavita.score.embedded import EmbeddedExtractor, EmbeddedNet, save_embedded
 from lavita.score.inception import inception_score
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["protocol.resolution=16", "protocol.frames=4"]
+SMALL = ["protocol.resolution=16", "protocol.frames=4", "--no-sanity"]
 N = 12
 
 
@@ -221,3 +221,30 @@ def test_a_frame_encoder_adds_fid(given, call, tmp_path):
     assert call("--from-features", tmp_path / "out").code == 0
     gone = call(*wanted, "--frame-encoder", tmp_path / "gone.pt")
     assert gone.code == 1 and f"looked for {tmp_path}/gone.pt" in gone.out
+
+
+def test_sanity_rows_and_splits(given, call, tmp_path):
+    """Spoilt real clips, the real clips' own IS, distances to both splits, and a copied training clip that is named."""
+    with np.load(given / "generated.npz") as loaded:
+        clips = loaded["clips"][:N]
+    np.save(tmp_path / "train.npy", np.concatenate([clips[7:8], 255 - clips]))
+    np.save(tmp_path / "heldout.npy", np.roll(clips, 5, axis=2) // 2)
+    wanted = [*sides(given), "--protocol", "stylegan-v", "--clips", N, *SMALL[:2], "--out", tmp_path / "out"]
+    done = call(*wanted, "--train", tmp_path / "train.npy", "--heldout", tmp_path / "heldout.npy")
+    assert done.code == 0, done.err
+    for name in ("half B (the floor)", "half B, shuffled", "half B, swapped", "half B, half frozen"):
+        assert f"| {name} |" in done.out
+    assert "Inception score of the real clips: " in done.out
+    table = {row["metric"]: row for row in rows(tmp_path / "out" / "rows.csv")}
+    out = {side: np.load(tmp_path / "out" / f"{side}.npz")["features"] for side in ("train", "heldout", "generated")}
+    for split, count in (("train", N + 1), ("heldout", N)):
+        row = table[f"fvd-{split}_embedded_n12_f4"]
+        assert float(row["value"]) == frechet_distance(out[split], out["generated"], 0) and row["n_real"] == str(count)
+    (memory,) = [
+        score
+        for score in json.loads((tmp_path / "out" / "record.json").read_text())["scores"]
+        if score["metric"] == "memorisation_embedded_n12_f4"
+    ]
+    assert memory["copies"] == 1 and memory["closest"][0]["clip"] == 7 and memory["closest"][0]["ratio"] == 0
+    assert memory["closest"][0]["training_clip"] == "000000"
+    assert call("--from-features", tmp_path / "out").code == 0

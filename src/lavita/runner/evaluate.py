@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,29 +18,35 @@ from lavita.config import ConfigError
 from lavita.registry import names_in
 from lavita.runner import provenance
 from lavita.score.clip_items import ClipItem, clip_items, names_are_unique
-from lavita.score.clip_view import picks
+from lavita.score.clip_view import picks, spread_picks
 from lavita.score.compare import METRICS, scores_of
 from lavita.score.described import Described, Job, Networks, describe, save_arrays
 from lavita.score.extractors import Extractor, FrameExtractor
 from lavita.score.frame_encoders import load_frame_encoder
 from lavita.score.frames import file_hash
+from lavita.score.inception import inception_score
 from lavita.score.loading import KNOWN, load_extractor
 from lavita.score.metrics import metric_key
 from lavita.score.protocol import Protocol
+from lavita.score.sanity import Sight, sanity_text
 from lavita.whole import write_whole
 
 RECORD, ROWS, FILES = "record.json", "rows.csv", ("real.npz", "generated.npz")
+SPLIT_TIMES = 4  # clips of a split that are described, at most so many times the real ones that are scored
 STANDARD = {"fvd": "i3d", "kvd": "i3d", "is": "c3d"}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What evaluate.py is asked for. protocols: by name; clips, extractor: derive from each; weights: files by name of
-    their network; metrics None: fvd, kvd, and is where its network is at hand.
+    """What evaluate.py is asked for. splits: real clips of train and heldout, where given; protocols: by name; clips,
+    extractor: derive from each; weights: files by name of their network; metrics None: fvd, kvd, and is where its
+    network is at hand.
     """
 
     real: Path
     generated: Path
+    splits: dict[str, Path]
+    sanity: bool
     protocols: tuple[str, ...]
     clips: int | None
     extractor: str | None
@@ -60,11 +66,10 @@ class NotScored(ValueError):
 
 @dataclass
 class Scored:
-    """What came out under one protocol: its record, and the arrays of both sides."""
+    """What came out under one protocol: its record, and the arrays of its sides (real, generated, train, heldout)."""
 
     record: dict[str, Any]
-    real: dict[str, np.ndarray]
-    generated: dict[str, np.ndarray]
+    sides: dict[str, dict[str, np.ndarray]]
 
 
 def read_protocol(name: str, changes: dict[str, Any]) -> Protocol:
@@ -86,15 +91,17 @@ def evaluate(options: Options, say: Callable[[str], None]) -> tuple[list[Scored]
             prepared.append(prepare(options, name, networks, sides))
         except NotScored as error:
             reasons.append(f"{name}: {error}")
-    jobs: dict[bool, list[Job]] = {}
-    for real in (True, False):
-        jobs[real] = [Job(one.protocol, one.networks, picks(sides[real], one.protocol, real)) for one in prepared]
-        report = partial(counted, say, "real" if real else "generated")
-        describe(sides[real], jobs[real], real, options.workers, report)
-    results = [
-        scored(options, one, real.described, generated.described)
-        for one, real, generated in zip(prepared, jobs[True], jobs[False], strict=True)
-    ]
+    jobs: dict[str, list[Job]] = {}
+    for side, real in (("real", True), ("generated", False)):
+        jobs[side] = [Job(one.protocol, one.networks, picks(sides[real], one.protocol, real)) for one in prepared]
+        for job in jobs[side] if real and options.sanity else []:
+            job.sight = Sight(job.networks.real) if job.networks.real else None
+        describe(sides[real], jobs[side], real, options.workers, partial(counted, say, side))
+    for split, path in options.splits.items():
+        items = listed(path)
+        jobs[split] = [split_job(one, items) for one in prepared]
+        describe(items, jobs[split], True, options.workers, partial(counted, say, split))
+    results = [scored(options, one, {side: jobs[side][number] for side in jobs}) for number, one in enumerate(prepared)]
     reasons += [f"{one.protocol.name}: {why}" for one in prepared for why in one.not_made]
     return results, reasons
 
@@ -229,20 +236,31 @@ def class_network(options: Options, protocol: Protocol, loader: Loader, not_made
         return None
 
 
-def scored(options: Options, one: Prepared, real: Described, generated: Described) -> Scored:
+def split_job(one: Prepared, items: Sequence[ClipItem]) -> Job:
+    """The pass over the clips of a split: features for distances only."""
+    chosen = spread_picks(items, one.protocol, SPLIT_TIMES * one.protocol.n_real)
+    if len(chosen) < 2:
+        raise ValueError(f"protocol {one.protocol.name}: a split gives {len(chosen)} clips, wanted at least 2")
+    return Job(one.protocol, Networks(one.networks.real, None, None), chosen)
+
+
+def scored(options: Options, one: Prepared, jobs: dict[str, Job]) -> Scored:
     """The record of one protocol."""
-    sides = {"real": real.arrays(), "generated": generated.arrays()}
+    sides = {side: job.described.arrays() for side, job in jobs.items()}
+    splits = {side: arrays for side, arrays in sides.items() if side in options.splits}
     names = metric_names(one.protocol, one.networks)
     head, dirty = provenance.commit()
     record = {
         "protocol": one.protocol.to_dict(),
         "protocol_described": one.protocol.described(),
         "protocol_hash": one.protocol.hash(),
-        "real": side_facts(options.real, real),
-        "generated": side_facts(options.generated, generated),
+        "real": side_facts(options.real, jobs["real"].described),
+        "generated": side_facts(options.generated, jobs["generated"].described),
+        "splits": {split: side_facts(path, jobs[split].described) for split, path in options.splits.items()},
+        "sanity": sanity_facts(one.protocol, jobs["real"]),
         "metric_names": names,
         "frame_encoder": None if one.networks.frames is None else encoder_facts(one.networks.frames),
-        "scores": scores_of(one.protocol, sides["real"], sides["generated"], names),
+        "scores": scores_of(one.protocol, sides["real"], sides["generated"], names, splits),
         "not_made": one.not_made,
         "commit": head,
         "dirty": dirty,
@@ -250,7 +268,18 @@ def scored(options: Options, one: Prepared, real: Described, generated: Describe
         "versions": provenance.versions(),
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return Scored(record, sides["real"], sides["generated"])
+    return Scored(record, sides)
+
+
+def sanity_facts(protocol: Protocol, job: Job) -> dict[str, Any] | None:
+    """What the distance can see of changes to the real clips, as numbers and as text; None where it was not asked."""
+    if job.sight is None or len(job.sight.real) < 4:
+        return None
+    rows = job.described.probabilities
+    splits = min(protocol.is_splits, len(rows))
+    score = inception_score(np.stack(rows), splits, protocol.is_shuffle_seed) if rows else None
+    report = job.sight.report(ddof=protocol.ddof, inception=score)
+    return asdict(report) | {"text": sanity_text(report)}
 
 
 def encoder_facts(encoder: FrameExtractor) -> dict[str, str]:
@@ -272,6 +301,11 @@ def metric_names(protocol: Protocol, networks: Networks) -> dict[str, str]:
             found[metric] = metric_key(
                 metric, network.name, protocol.n_generated, protocol.frames, network.weights_hash, known
             )
+    if networks.generated is not None:
+        g, known = networks.generated, (STANDARD["fvd"], KNOWN[STANDARD["fvd"]].git_blob)
+        facts = (g.name, protocol.n_generated, protocol.frames, g.weights_hash)
+        found |= {f"fvd-{split}": metric_key("fvd", *facts, known, split) for split in ("train", "heldout")}
+        found["memorisation"] = metric_key("memorisation", *facts, known)
     if networks.frames is not None:
         found["fid"] = metric_key(
             "fid", networks.frames.name, protocol.n_generated, protocol.frames, standard=("", None)
@@ -285,10 +319,7 @@ def write_results(folder: Path, results: Sequence[Scored]) -> None:
     for one in results:
         place = folder if len(results) == 1 else folder / folder_name(one.record["protocol"]["name"])
         place.mkdir(parents=True, exist_ok=True)
-        hashes = {
-            name: save_arrays(place / name, arrays)
-            for name, arrays in zip(FILES, (one.real, one.generated), strict=True)
-        }
+        hashes = {f"{side}.npz": save_arrays(place / f"{side}.npz", arrays) for side, arrays in one.sides.items()}
         write_whole(place / RECORD, json.dumps(one.record | {"files": hashes}, indent=1, sort_keys=True) + "\n")
         write_rows(place / ROWS, rows_of_record(one.record))
     if len(results) > 1:
@@ -342,22 +373,25 @@ def recomputed(folder: Path) -> tuple[dict[str, Any], list[str]]:
     path = folder / RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        files = {name: record["files"][name] for name in FILES}
+        files = {name: record["files"][name] for name in (*FILES, *sorted(set(record["files"]) - set(FILES)))}
         protocol = Protocol.from_dict(record["protocol"])
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; give a folder that evaluate.py --out wrote") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a record of evaluate.py ({type(error).__name__}: {error})") from None
-    sides = []
+    sides = {}
     for name, wanted in files.items():
+        if Path(name).name != name:
+            raise ValueError(f"{path}: names a file {name!r} outside of its folder")
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: is missing, the record names it")
         found = file_hash(folder / name)
         if found != wanted:
             raise ValueError(f"{folder / name}: has sha256 {found[:12]}, the record says {wanted[:12]}: it was changed")
         with np.load(folder / name, allow_pickle=False) as loaded:
-            sides.append({key: loaded[key] for key in loaded.files})
-    scores = scores_of(protocol, *sides, record["metric_names"])
+            sides[name.removesuffix(".npz")] = {key: loaded[key] for key in loaded.files}
+    splits = {side: arrays for side, arrays in sides.items() if side in ("train", "heldout")}
+    scores = scores_of(protocol, sides["real"], sides["generated"], record["metric_names"], splits)
     before = {(score["metric"], score["stage"]): score for score in record["scores"]}
     differing = [
         f"{score['metric']} ({score['stage']}): {before.get((score['metric'], score['stage']), {}).get('value')} -> "

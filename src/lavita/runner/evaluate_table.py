@@ -15,14 +15,14 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     rows = [HEADS, tuple("---" for _ in HEADS)]
     rows += [row for record in records for row in rows_of(record)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", *unspecified(records), *interval_kinds(records), *remarks(records)])
+    return "\n".join([*lines, "", *unspecified(records), *interval_kinds(records), *remarks(records), *sanity(records)])
 
 
 def rows_of(record: dict[str, Any]) -> list[tuple[str, ...]]:
     """The scores of one record."""
     p, found = record["protocol"], []
     for score in record["scores"]:
-        arrow = "↓" if score["lower_is_better"] else "↑"
+        arrow = {True: "↓", False: "↑"}.get(score["lower_is_better"], "(1 = new)")
         name, mark = network_of(record, score)
         found.append(
             (
@@ -33,7 +33,7 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, ...]]:
                 f"{score['value']:.6g}",
                 interval_text(score, "ci_low", "ci_high"),
                 infinite_text(score),
-                str(record["real"]["num_clips"]),
+                str(score.get("n_real", record["real"]["num_clips"])),
                 str(record["generated"]["num_clips"]),
                 f"{name} {mark[:12]}",
             )
@@ -78,4 +78,13 @@ def remarks(records: Sequence[dict[str, Any]]) -> list[str]:
         for record in records
         for score in record["scores"]
         if "interval_remark" in score
+    ]
+
+
+def sanity(records: Sequence[dict[str, Any]]) -> list[str]:
+    """What each protocol's distance can see on these real clips."""
+    return [
+        f"\nWhat {record['protocol']['name']} can see on these real clips:\n\n{record['sanity']['text']}"
+        for record in records
+        if record.get("sanity")
     ]

@@ -32,12 +32,14 @@ from lavita.runner.loading import stage_data
 from lavita.runner.scoring import Scorer, load_extractors
 from lavita.runner.source import usable_catalogue
 from lavita.score.frames import file_hash
-from lavita.score.sanity import FLOOR, SanityReport, sanity_rows
+from lavita.score.inception import inception_score
+from lavita.score.sanity import Sight, sanity_text
 from lavita.train.module import TrainedStage
 from lavita.whole import write_whole
 
 STATISTICS_CLIPS = 64
 HELDOUT_CLIPS = 32
+GRID_CLIPS = 16
 MEMORY_TIMES = 4  # windows of a split that are described, at most so many times those that are scored
 STRETCH_SPANS = 4  # of each training video, at most so many clips' spans, so that memory stays bounded
 
@@ -224,16 +226,26 @@ def real_clips(
     """Features of the protocol's real clips, a grid of the first of them, and what the metric can see of changes."""
     from lavita.score.grid import write_grid
 
-    p = cell.protocol
-    clips = np.stack([load_window(video, start, p.frames, p.real_interval, p.resolution) for video, start in windows])
-    extractor = load_extractors(cell, shared["extractor"], "cpu")["distance"]
+    p, networks = cell.protocol, load_extractors(cell, shared["extractor"], "cpu")
+    classes = networks["classes"] if shared["num_classes"] and networks["classes"].num_classes else None
+    sight, first, probabilities = Sight(networks["distance"]), [], []
+    for number, (video, start) in enumerate(windows, start=1):
+        clip = load_window(video, start, p.frames, p.real_interval, p.resolution)
+        sight.add(clip)
+        if classes:
+            probabilities.append(classes.probabilities(clip[None]).numpy()[0])
+        if len(first) < GRID_CLIPS:
+            first.append(clip)
+        if number % 100 == 0 or number == len(windows):
+            progress("real clips", number, len(windows))
     np.savez(
         folder / "real.npz",
-        features=extractor.features(clips).numpy(),
+        features=np.stack(sight.real),
         names=[f"{video.video_id}@{start}" for video, start in windows],
     )
-    write_grid(folder / "real.gif", clips[:16], columns=4)
-    report = sanity_rows(extractor, clips, seed=0)
+    write_grid(folder / "real.gif", np.stack(first), columns=4)
+    score = inception_score(np.stack(probabilities), p.is_splits, p.is_shuffle_seed) if classes else None
+    report = sight.report(ddof=p.ddof, inception=score)
     videos = len({video.video_id for video, _ in windows})
     return {
         "real": str(folder / "real.npz"),
@@ -275,17 +287,6 @@ def codec_scores(
     scorer = Scorer(shared, cell, str(device))
     video = heldout["video"].to(device)
     return reconstruction_scores(codec, "codec", video, windows, scorer, lambda *_: None, picture)
-
-
-def sanity_text(report: SanityReport) -> str:
-    """The sanity rows as Markdown: distance of half A of the real clips to half B, whole or changed."""
-    lines = ["| half A against | Frechet distance, mean of 20 splits | least to greatest | times the floor |"]
-    lines.append("| --- | --- | --- | --- |")
-    for name, value in report.rows.items():
-        title = "half B (the floor)" if name == FLOOR else f"half B, {name}"
-        times = f"{value / report.rows[FLOOR]:.1f}"
-        lines.append(f"| {title} | {value:.4g} | {report.low[name]:.4g} to {report.high[name]:.4g} | {times} |")
-    return "\n".join([*lines, "", report.verdict])
 
 
 if __name__ == "__main__":

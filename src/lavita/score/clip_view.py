@@ -29,8 +29,9 @@ def picks(items: Sequence[ClipItem], protocol: Protocol, real: bool) -> list[Pic
     """
     n = protocol.n_real if real else protocol.n_generated
     every = [Pick(position, None if real else 0) for position in range(len(items))]
+    cap = protocol.windows_per_video
     if real and protocol.clip_selection in ("windows", "every-window"):
-        every = [pick for position, item in enumerate(items) for pick in _windows(position, item, protocol)]
+        every = [pick for position, item in enumerate(items) for pick in _windows(position, item, protocol, cap)]
     if len(every) < n:
         kind = "real" if real else "generated"
         raise TooFew(
@@ -47,6 +48,13 @@ def picks(items: Sequence[ClipItem], protocol: Protocol, real: bool) -> list[Pic
     return [every[position] for position in sorted(drawn)]
 
 
+def spread_picks(items: Sequence[ClipItem], protocol: Protocol, most: int) -> list[Pick]:
+    """Windows of all items, spread evenly over them, at most `most`: what is known of a whole split."""
+    every = [pick for position, item in enumerate(items) for pick in _windows(position, item, protocol, None)]
+    rng = np.random.default_rng([protocol.clip_seed, len(every)])
+    return [every[position] for position in sorted(_round_by_round(every, rng.permutation(len(every)))[:most])]
+
+
 class TooFew(ValueError):
     """Fewer clips than the protocol scores: an error, never a smaller number quietly."""
 
@@ -61,13 +69,13 @@ def _round_by_round(every: Sequence[Pick], order: Sequence[int]) -> list[int]:
     return [position for _, _, position in sorted(turns)]
 
 
-def _windows(position: int, item: ClipItem, protocol: Protocol) -> list[Pick]:
-    """The non-overlapping windows of an item, or the item itself where it is cut to F frames already."""
+def _windows(position: int, item: ClipItem, protocol: Protocol, cap: int | None) -> list[Pick]:
+    """The non-overlapping windows of an item, `cap` at most, or the item itself where it is cut to F frames already."""
     frames = item.count()
     if frames == protocol.frames:
         return [Pick(position, 0)]
     starts = window_starts(frames, protocol.frames, protocol.real_interval)
-    return [Pick(position, start) for start in starts[: protocol.windows_per_video]]
+    return [Pick(position, start) for start in starts[:cap]]
 
 
 def view(item: ClipItem, frames: np.ndarray, protocol: Protocol, real: bool, pick: Pick) -> np.ndarray:

@@ -11,12 +11,16 @@ from lavita.score.distance import frechet_distance, kernel_distance
 from lavita.score.distance_float32 import frechet_distance_float32
 from lavita.score.inception import inception_score
 from lavita.score.interval_columns import interval_columns
+from lavita.score.memorisation import memorisation
 from lavita.score.protocol import Protocol
 from lavita.score.subsets import FrechetOfSubsets, KernelOfSubsets
 
 METRICS = ("fvd", "kvd", "is", "fid")
 UNITS = {
     "fid": "squared feature distance",
+    "fvd-train": "squared feature distance",
+    "fvd-heldout": "squared feature distance",
+    "memorisation": "distance of held-out clips",
     "fvd": "squared feature distance",
     "kvd": "squared kernel distance",
     "is": "effective number of classes",
@@ -24,13 +28,18 @@ UNITS = {
 
 
 def scores_of(
-    protocol: Protocol, real: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray], names: Mapping[str, str]
+    protocol: Protocol,
+    real: Mapping[str, np.ndarray],
+    generated: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    splits: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> list[dict[str, Any]]:
     """One entry a metric that the arrays allow: metric, stage, value, unit, lower_is_better, interval if there is one.
 
     real, generated: features float32 (n, d), probabilities float32 (n, K), frame_features float32 (n, F, d) and names
     (n,), as `described` stores them.
-    names: full metric names by short one. Raises ValueError for features that are not finite, naming the clip.
+    names: full metric names by short one. splits: features of real clips of train and heldout. Raises
+    ValueError for features that are not finite, naming the clip.
     """
     entries = []
     if "features" in real and "features" in generated:
@@ -40,6 +49,7 @@ def scores_of(
             ("kvd", kernel_distance(x, y), KernelOfSubsets(x, y)),
         ):
             entries.append(entry(metric, names, value) | interval_columns(parts, value))
+        entries += split_entries(protocol, names, y, splits or {})
     if "frame_features" in real and "frame_features" in generated:
         frames = [
             finite(side["frame_features"].reshape(len(side["names"]), -1), side["names"]) for side in (real, generated)
@@ -51,6 +61,28 @@ def scores_of(
         entries.append(class_entry(protocol, names, generated, "generated"))
         if "probabilities" in real:
             entries.append(class_entry(protocol, names, real, "real"))
+    return entries
+
+
+def split_entries(
+    protocol: Protocol,
+    names: Mapping[str, str],
+    generated: np.ndarray,
+    splits: Mapping[str, Mapping[str, np.ndarray]],
+) -> list[dict[str, Any]]:
+    """Distances to real clips of each split, and how near generated clips come to training clips."""
+    rows = {split: finite(side["features"], side["names"]) for split, side in splits.items()}
+    entries = [
+        entry(f"fvd-{split}", names, distance(protocol, x, generated)) | {"n_real": len(x)} for split, x in rows.items()
+    ]
+    if {"train", "heldout"} <= set(rows):
+        found = memorisation(generated, rows["train"], rows["heldout"], list(splits["train"]["names"]))
+        closest = [
+            {"clip": clip, "training_clip": name, "distance": far, "ratio": ratio}
+            for clip, name, far, ratio in found.closest(5)
+        ]
+        one = entry("memorisation", names, found.ratio) | {"n_real": len(rows["train"]), "lower_is_better": None}
+        entries.append(one | {"copies": len(found.copies), "closest": closest})
     return entries
 
 

@@ -15,6 +15,7 @@ from lavita.score.clip_items import ClipItem
 from lavita.score.clip_view import Pick, view
 from lavita.score.extractors import Extractor, FrameExtractor
 from lavita.score.protocol import Protocol
+from lavita.score.sanity import Sight
 
 AHEAD = 8  # items decoded before they are wanted
 
@@ -58,23 +59,18 @@ class Networks:
     frames: FrameExtractor | None = None
 
 
-Change = Callable[[np.ndarray, int], np.ndarray]
-
-
 @dataclass
 class Job:
     """One protocol's share of a pass over the items of a side.
 
-    changes: ways to spoil a clip whose features are wanted too, by name; each is told the clip's number. spoilt: these
-    features, in clip order.
+    sight: gathers the features of spoilt clips too, for the sanity rows; None where they are not wanted.
     """
 
     protocol: Protocol
     networks: Networks
     picks: Sequence[Pick]
-    changes: dict[str, Change] = field(default_factory=dict)
+    sight: Sight | None = None
     described: Described = field(default_factory=Described)
-    spoilt: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
 
 def describe(
@@ -129,9 +125,8 @@ def _describe_clip(
     side.pixels.append(pixels)
     if network is not None:
         side.features.append(rows(network.features, network, clip, pixels))
-        for name, change in job.changes.items():
-            changed = change(clip, len(side.names))
-            job.spoilt.setdefault(name, []).append(rows(network.features, network, changed, f"{pixels} {name}"))
+    if job.sight is not None:
+        job.sight.add(clip)
     classes = job.networks.classes
     if classes is not None:
         side.probabilities.append(rows(classes.probabilities, classes, clip, pixels))

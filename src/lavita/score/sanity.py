@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lavita.score.changes import change_clips
+from lavita.score.changes import CHANGES
 from lavita.score.distance import frechet_distance
 from lavita.score.extractors import Extractor
 from lavita.score.inception import inception_score
@@ -60,38 +60,87 @@ def sanity_rows(
     classes: the network of the inception score of the real clips, if they have classes that it knows. Raises
     ValueError for fewer clips, an unknown change, or a set named like another row.
     """
-    half, others = len(clips) // 2, dict(others or {})
-    if half < 2:
-        raise ValueError(f"sanity rows: got {len(clips)} real clips, wanted at least 4")
-    for name, other in others.items():
-        if name in (FLOOR, *changes):
-            raise ValueError(f"sanity rows: {name!r} names a row already; give the other clips another name")
-        if len(other) < half:
-            raise ValueError(
-                f"sanity rows: got {len(other)} clips of {name}, wanted {half}; {half - len(other)} are missing"
-            )
-    real = extractor.features(clips).numpy()
-    spoilt = {name: extractor.features(change_clips(name, clips, seed)).numpy() for name in changes}
-    foreign = {name: extractor.features(other).numpy() for name, other in others.items()}
-    rng = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {name: [] for name in (FLOOR, *changes, *others)}
-    for _ in range(splits):
-        order = rng.permutation(len(clips))
-        a, b = order[:half], order[half : 2 * half]
-        found[FLOOR].append(frechet_distance(real[a], real[b], ddof))
-        for name in changes:
-            found[name].append(frechet_distance(real[a], spoilt[name][b], ddof))
-        for name in others:
-            drawn = rng.permutation(len(foreign[name]))[:half]
-            found[name].append(frechet_distance(real[a], foreign[name][drawn], ddof))
-    rows = {name: float(np.mean(values)) for name, values in found.items()}
-    low, high = ({name: float(end(values)) for name, values in found.items()} for end in (min, max))
-    informative, sentence = verdict(rows, half, low, high)
+    sight = Sight(extractor, changes, seed)
+    for clip in clips:
+        sight.add(clip)
+    foreign = {name: extractor.features(other).numpy() for name, other in (others or {}).items()}
     score = None
     if classes is not None and classes.num_classes is not None:
         probabilities = classes.probabilities(clips).numpy()
         score = inception_score(probabilities, min(is_splits, len(clips)), is_shuffle_seed)
-    return SanityReport(rows, low, high, half, informative, sentence, score)
+    return sight.report(splits, ddof, foreign, score)
+
+
+class Sight:
+    """Features of real clips, whole and spoilt, gathered clip by clip, so that no set of clips is held in memory."""
+
+    def __init__(self, extractor: Extractor, changes: Sequence[str] = SANITY_CHANGES, seed: int = 0) -> None:
+        """Raises ValueError for an unknown change."""
+        unknown = [name for name in changes if name not in CHANGES]
+        if unknown:
+            raise ValueError(f"change: got {unknown[0]!r}, allowed {', '.join(CHANGES)}")
+        self.extractor, self.changes, self.seed = extractor, tuple(changes), seed
+        self.real: list[np.ndarray] = []
+        self.spoilt: dict[str, list[np.ndarray]] = {name: [] for name in changes}
+
+    def add(self, clip: np.ndarray) -> np.ndarray:
+        """Take note of the next clip, uint8 (F, H, W, 3), 0..255; returns its features, float32 (d,)."""
+        number = len(self.real)
+        for name in self.changes:
+            changed = CHANGES[name](clip, np.random.default_rng((self.seed, number)))
+            self.spoilt[name].append(self.extractor.features(changed[None]).numpy()[0])
+        self.real.append(self.extractor.features(clip[None]).numpy()[0])
+        return self.real[-1]
+
+    def report(
+        self,
+        splits: int = 20,
+        ddof: int = 0,
+        foreign: Mapping[str, np.ndarray] | None = None,
+        inception: tuple[float, float] | None = None,
+    ) -> SanityReport:
+        """The report as `sanity_rows` gives it; foreign: features (M, d) of other sets of clips, by name."""
+        foreign, half = dict(foreign or {}), len(self.real) // 2
+        if half < 2:
+            raise ValueError(f"sanity rows: got {len(self.real)} real clips, wanted at least 4")
+        for name, other in foreign.items():
+            if name in (FLOOR, *self.changes):
+                raise ValueError(f"sanity rows: {name!r} names a row already; give the other clips another name")
+            if len(other) < half:
+                raise ValueError(
+                    f"sanity rows: got {len(other)} clips of {name}, wanted {half}; {half - len(other)} are missing"
+                )
+        real, spoilt = np.stack(self.real), {name: np.stack(rows) for name, rows in self.spoilt.items()}
+        rng = np.random.default_rng(self.seed)
+        found: dict[str, list[float]] = {name: [] for name in (FLOOR, *spoilt, *foreign)}
+        for _ in range(splits):
+            order = rng.permutation(len(real))
+            a, b = order[:half], order[half : 2 * half]
+            found[FLOOR].append(frechet_distance(real[a], real[b], ddof))
+            for name, rows in spoilt.items():
+                found[name].append(frechet_distance(real[a], rows[b], ddof))
+            for name, rows in foreign.items():
+                found[name].append(frechet_distance(real[a], rows[rng.permutation(len(rows))[:half]], ddof))
+        rows = {name: float(np.mean(values)) for name, values in found.items()}
+        low, high = ({name: float(end(values)) for name, values in found.items()} for end in (min, max))
+        informative, sentence = verdict(rows, half, low, high)
+        return SanityReport(rows, low, high, half, informative, sentence, inception)
+
+
+def sanity_text(report: SanityReport) -> str:
+    """The sanity rows as Markdown: distance of half A of the real clips to half B, whole or changed."""
+    lines = ["| half A against | Frechet distance, mean of 20 splits | least to greatest | times the floor |"]
+    lines.append("| --- | --- | --- | --- |")
+    for name, value in report.rows.items():
+        title = "half B (the floor)" if name == FLOOR else f"half B, {name.replace('_', ' ')}"
+        times = f"{value / report.rows[FLOOR]:.1f}" if report.rows[FLOOR] > 0 else ""
+        lines.append(f"| {title} | {value:.4g} | {report.low[name]:.4g} to {report.high[name]:.4g} | {times} |")
+    lines += ["", report.verdict]
+    if report.inception is not None:
+        lines.append(
+            f"Inception score of the real clips: {report.inception[0]:.4g} (deviation {report.inception[1]:.2g})."
+        )
+    return "\n".join(lines)
 
 
 def verdict(

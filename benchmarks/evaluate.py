@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from lavita.command_line import Parser  # noqa: E402
+from lavita.command_line import Parser, exit_status  # noqa: E402
 from lavita.config import one_of  # noqa: E402
 from lavita.registry import names_in  # noqa: E402
 
@@ -122,7 +122,8 @@ def default_device() -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from lavita.runner.evaluate import evaluate, recomputed, write_results
+    from lavita.runner.evaluate import evaluate
+    from lavita.runner.evaluate_record import recomputed, write_results
     from lavita.runner.evaluate_table import table
 
     if arguments.from_features is not None:
@@ -145,14 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str]) -> int:
     arguments = parse(argv)
-    try:
-        return run(arguments)
-    except ValueError as error:
-        print(f"evaluate.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"evaluate.py: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return 2
+    return exit_status("evaluate.py", lambda: run(arguments))
 
 
 if __name__ == "__main__":

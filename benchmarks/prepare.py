@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from lavita.command_line import Parser  # noqa: E402
+from lavita.command_line import Parser, exit_status  # noqa: E402
 from lavita.config import one_of  # noqa: E402
 from lavita.data.facts import dataset_names  # noqa: E402
 
@@ -59,25 +59,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def main(argv: list[str]) -> int:
-    arguments = parse(argv)
+def run(arguments: argparse.Namespace) -> int:
+    """Fetch where asked, then check; returns the exit status."""
     # Imported late: --help and wrong arguments must not wait for the decoder.
     from lavita.runner.prepare import Options, prepare
 
-    try:
-        if arguments.download:
-            from lavita.runner.fetch import fetched
+    if arguments.download:
+        from lavita.runner.fetch import fetched
 
-            if not fetched(arguments.dataset, arguments.root):
-                return 1
-        values = {key: value for key, value in vars(arguments).items() if key != "download"}
-        return prepare(Options(**values))
-    except ValueError as error:
-        print(f"prepare.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"prepare.py: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return 2
+        if not fetched(arguments.dataset, arguments.root):
+            return 1
+    return prepare(Options(**{key: value for key, value in vars(arguments).items() if key != "download"}))
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse(argv)
+    try:
+        return exit_status("prepare.py", lambda: run(arguments))
     except KeyboardInterrupt:
         print("prepare.py: interrupted; the same command goes on", file=sys.stderr)
         return 1

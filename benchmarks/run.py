@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from lavita.command_line import Parser  # noqa: E402
+from lavita.command_line import Parser, exit_status  # noqa: E402
 from lavita.config import ConfigError  # noqa: E402
 from lavita.registry import add_plugin, names_in  # noqa: E402
 
@@ -132,14 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str]) -> int:
     arguments = parse(argv)
-    try:
-        return run(arguments)
-    except (ConfigError, ValueError) as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"run.py: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return 2
+    return exit_status("run.py", lambda: run(arguments))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from lavita.config import nearest
@@ -33,3 +34,14 @@ class Parser(argparse.ArgumentParser):
             flags = [string for action in self._actions for string in action.option_strings]
             self.error(f"unknown argument {extra[0]!r}: {nearest(extra[0], flags)}")
         return arguments
+
+
+def exit_status(prog: str, call: Callable[[], int]) -> int:
+    """The status that a command's work returns, or 2 after one line on standard error for what the user can mend."""
+    try:
+        return call()
+    except ValueError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"{prog}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+    return 2

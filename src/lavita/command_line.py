@@ -38,6 +38,9 @@ class Parser(argparse.ArgumentParser):
 
 def exit_status(prog: str, call: Callable[[], int]) -> int:
     """The status that a command's work returns, or 2 after one line on standard error for what the user can mend."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
     try:
         return call()
     except ValueError as error:

@@ -23,4 +23,5 @@ def fill_whole(path: Path, fill: Callable[[Path], Any]) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file, UTF-8 with LF line ends, so that a reader sees the old one or the new one, never a part."""
-    fill_whole(path, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
+    # Names of files may hold bytes that are no UTF-8; they are written as the bytes that they are.
+    fill_whole(path, lambda part: part.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n"))

@@ -187,6 +187,21 @@ def test_missing_and_unlisted_videos_of_ucf101(tmp_path):
     assert (stray["split"], stray["reason"]) == ("", "stands in neither trainlist01.txt nor testlist01.txt")
 
 
+def test_a_name_that_is_no_text(tmp_path):
+    """Bytes of another encoding, as copies from old file systems have them: written, printed and verified."""
+    write(tmp_path / "data" / "test" / "b.mp4", 20)
+    write(tmp_path / "data" / "train" / "a.mp4", 20)
+    write(tmp_path / "data" / "train" / "short.mp4", 5)
+    for name, odd in ((b"a.mp4", b"caf\xe9.mp4"), (b"short.mp4", b"\xfcber.mp4")):
+        folder = os.fsencode(tmp_path / "data" / "train")
+        os.rename(os.path.join(folder, name), os.path.join(folder, odd))
+    done = prepare("faceforensics", tmp_path / "data")
+    assert done.returncode == 1 and "train/\\udcfcber.mp4: too_short: 5 frames, wanted at least 16" in done.stdout
+    assert b"train/caf\xe9.mp4,caf\xe9," in (tmp_path / "data" / "manifest.csv").read_bytes()
+    again = prepare("faceforensics", tmp_path / "data", "--verify")
+    assert again.stdout.splitlines()[-1].endswith("manifest.csv: equal")
+
+
 def test_wrong_arguments_end_with_two_and_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, words in (

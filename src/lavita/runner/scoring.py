@@ -14,6 +14,7 @@ from lavita.score.embedded import load_embedded
 from lavita.score.extractors import Extractor
 from lavita.score.interval_columns import interval_columns
 from lavita.score.intervals import LEAST_CLIPS
+from lavita.score.loading import KNOWN
 from lavita.score.metrics import (
     ClipMetric,
     FrechetVideoDistance,
@@ -23,6 +24,7 @@ from lavita.score.metrics import (
 )
 from lavita.score.subsets import FrechetOfSubsets, KernelOfSubsets
 from lavita.score.torchscript import TorchScriptC3D, TorchScriptI3D
+from lavita.score.weights import find_weights
 
 
 def load_extractors(cell: CellConfig, embedded: str | None, device: str) -> dict[str, Extractor]:
@@ -42,13 +44,19 @@ def load_extractors(cell: CellConfig, embedded: str | None, device: str) -> dict
 
 
 def given(path: str | None, name: str) -> str:
-    """The path of a feature network. Raises ValueError saying how to give one."""
-    if path is None:
+    """The path of a feature network: as given, or in the cache of weights, where evaluate.py fetches it to.
+
+    Raises ValueError saying where it was looked for and how to give one.
+    """
+    if path is not None:
+        return path
+    try:
+        return str(find_weights(KNOWN[name], offline=True))
+    except ValueError as error:
         raise ValueError(
-            f"protocol.extractor={name} needs its weights: give weights.{name}=FILE, or score with the suite's own "
-            "small network, protocol.extractor=embedded protocol.is_extractor=embedded (its scores have another name)"
-        )
-    return path
+            f"protocol.extractor={name}: {error}; or give weights.{name}=FILE, or score with the suite's own small "
+            "network, protocol.extractor=embedded protocol.is_extractor=embedded (its scores have another name)"
+        ) from None
 
 
 class Scorer:

@@ -7,6 +7,8 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+from lavita.bench.apart import TEXT as APART_TEXT
+from lavita.bench.apart import apart_lines
 from lavita.bench.chart import Point, scatter
 from lavita.bench.ledger import RECORD, csv_text, read_record, rows_of, text_of, write_rows
 from lavita.bench.pairs import COLUMNS as PAIR_COLUMNS
@@ -105,6 +107,9 @@ def notes_of(
     notes["Deviations from the authors' settings"] = "\n".join(
         f"* {record['cell']}: " + "; ".join(record["deviations"]) for record in records
     )
+    apart = apart_lines(records)
+    if apart:
+        notes["Which rows differ"] = APART_TEXT + "\n" + "\n".join(apart)
     seeds = seeds_note(records)
     if seeds:
         notes["Spread over training seeds"] = seeds

@@ -8,7 +8,14 @@ from torchmetrics import Metric
 from lavita.score.distance import frechet_distance, kernel_distance
 from lavita.score.extractors import I3D_TORCHSCRIPT_HASH, Extractor
 from lavita.score.inception import inception_score
-from lavita.score.metrics import FrechetVideoDistance, KernelVideoDistance, VideoInceptionScore
+from lavita.score.memorisation import memorisation
+from lavita.score.metrics import (
+    FrechetFrameDistance,
+    FrechetVideoDistance,
+    KernelVideoDistance,
+    MemorisationCheck,
+    VideoInceptionScore,
+)
 
 
 class Corners(Extractor):
@@ -136,3 +143,74 @@ def test_only_the_standard_network_goes_without_its_name():
     assert VideoInceptionScore.key("c3d", 2048, 16, "abc") == "is_c3d_n2048_f16"
     assert VideoInceptionScore.key("c3d", 2048, 16, None) == "is_c3d_n2048_f16"
     assert FrechetVideoDistance(Corners(), n=9).key_for(4) == "fvd_corners_n9_f4"
+
+
+def test_distances_to_train_and_to_held_out_clips_have_names_of_their_own():
+    metric = FrechetVideoDistance(Corners(), n=9, against="train")
+    assert metric.key_for(4) == "fvd-train_corners_n9_f4"
+    assert FrechetVideoDistance(Corners(), n=9, against="heldout").key_for(4) == "fvd-heldout_corners_n9_f4"
+    key = FrechetVideoDistance.key
+    assert key("i3d", 2048, 16, I3D_TORCHSCRIPT_HASH, "train") == "fvd-train_n2048_f16"
+    assert KernelVideoDistance.key("i3d", 48, 16, None, "heldout") == "kvd-heldout_i3d_n48_f16"
+    metric.update(REAL, real=True)
+    metric.update(FAKE, real=False)
+    assert metric.compute().item() == frechet_distance(features(REAL), features(FAKE))
+    with pytest.raises(ValueError, match="against is 'test', allowed None, 'train', 'heldout'"):
+        FrechetVideoDistance(Corners(), n=9, against="test")
+
+
+def test_a_clip_that_is_not_finite_is_named_where_it_has_a_name():
+    metric = FrechetVideoDistance(Corners(), n=9, names={"generated": [f"clip{i}.avi" for i in range(9)]})
+    metric.add_rows(Corners().features(REAL), real=True)
+    rows = Corners().features(FAKE)
+    rows[6, 1] = torch.inf
+    metric.add_rows(rows, real=False)
+    with pytest.raises(ValueError, match="generated features: clip clip6.avi has a value that is not finite"):
+        metric.compute()
+
+
+def test_one_index_for_two_clips_is_refused():
+    metric = FrechetVideoDistance(Corners(), n=9)
+    metric.update(REAL, real=True, indices=range(9))
+    metric.update(FAKE[:2], real=True, indices=[4, 5])
+    metric.update(FAKE, real=False)
+    with pytest.raises(ValueError, match="real clips: index 4 came with two clips"):
+        metric.compute()
+
+
+class FrameCorners:
+    """Features of each frame: its first pixels."""
+
+    name, weights_hash, num_features = "corners", "abc", 3
+
+    def frame_features(self, clips):
+        return torch.as_tensor(clips[:, :, 0, 0]).flatten(0, 1).float()
+
+
+def test_fid_is_of_all_frames_of_all_clips():
+    metric = FrechetFrameDistance(FrameCorners(), n=9)
+    metric.update(FAKE[[3, 4, 5, 6, 7, 8]], real=False, indices=[3, 4, 5, 6, 7, 8])
+    metric.update(FAKE[:3], real=False, indices=[0, 1, 2])
+    metric.update(REAL, real=True)
+    frames = [array[:, :, 0, 0].reshape(-1, 3).astype(np.float64) for array in (REAL, FAKE)]
+    assert metric.compute().item() == frechet_distance(*frames)
+    # No hash of an Inception file is recorded, so the network's name is always there.
+    assert FrechetFrameDistance.key("inception", 2048, 16, "abc") == "fid_inception_n2048_f16"
+    metric.extractor.num_features = 4
+    with pytest.raises(ValueError, match=r"fid: extractor corners gave \(8, 3\) features, wanted \(8, 4\)"):
+        metric.update(FAKE[:2], real=False)
+
+
+def test_memorisation_names_the_training_clip():
+    train, heldout = clips(12, 2), clips(7, 3)
+    metric = MemorisationCheck(Corners(), n=9, n_train=12, n_heldout=7, names={"train": [f"v{i}" for i in range(12)]})
+    copied = FAKE.copy()
+    copied[4] = train[10]
+    for side, part in (("train", train), ("heldout", heldout), ("generated", copied)):
+        metric.update(part, side)
+    found, wanted = metric.found(), memorisation(features(copied), features(train), features(heldout))
+    assert found.ratio == wanted.ratio == metric.compute().item()
+    assert found.closest(1) == [(4, "v10", 0.0, 0.0)] and list(found.copies) == [4]
+    assert metric.key_for(4) == "memorisation_corners_n9_f4"
+    with pytest.raises(ValueError, match="got side 'real', allowed train, heldout, generated"):
+        metric.update(train, "real")

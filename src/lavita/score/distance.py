@@ -10,7 +10,7 @@ import numpy as np
 EPSILON = 2.0**-52
 # A distance from covariances whose error estimate exceeds this part of it is computed from the features instead.
 ACCEPTED_ERROR = 1e-8
-LARGEST_MEAN = 16.0  # squared, in variances, of a feature that is not centred before its products are summed
+LARGEST_MEAN = 16.0  # squared, in variances, of features that are not centred before their products are summed
 KERNEL_ENTRIES = 2**22  # of a kernel matrix held at once, 32 MiB
 
 
@@ -28,9 +28,7 @@ def check_features(features: np.ndarray, name: str, minimum: int = 2, names: Seq
         raise ValueError(
             f"{name} features: got {len(array)} clips, wanted at least {minimum}; {minimum - len(array)} missing"
         )
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = array.sum()  # finite only if every value is: one pass without a mask
-    bad = [] if np.isfinite(total) else np.flatnonzero(~np.isfinite(array).all(axis=1))
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if len(bad):
         clip = bad[0] if names is None else names[bad[0]]
         raise ValueError(
@@ -63,20 +61,28 @@ class Moments:
     def of(cls, features: np.ndarray, ddof: int = 0) -> Moments:
         """Moments of float64 features (n, d); the covariance is divided by n - ddof.
 
-        Features are centred first only where means are large: the mean of products less the product of means, which
-        saves a copy, rounds S_ij to epsilon (S_ij + mean_i mean_j), at most 1 + max mean_i^2 / S_ii times as much.
+        Features are centred first where means are large, as a sample of the clips tells. Elsewhere the mean of products
+        less the product of means, which saves a copy, does: see `mean_in_variances` for what that costs.
         """
         n, mean = len(features), features.mean(axis=0)
+        if mean_in_variances(mean, features[:: max(1, n // 128)].var(axis=0)) > LARGEST_MEAN:
+            centred = features - mean
+            return cls(mean, centred.T @ centred / (n - ddof))
         products = features.T @ features
         products -= np.outer(n * mean, mean)
-        squares, variance = mean * mean, np.diag(products) / n
-        if (squares <= LARGEST_MEAN * variance).all():
-            rounding = 1.0 + float(np.max(squares / np.where(variance > 0, variance, 1.0)))
-        else:
-            centred, rounding = features - mean, 1.0
-            products = centred.T @ centred
         products /= n - ddof
-        return cls(mean, products, rounding)
+        return cls(mean, products, 1.0 + mean_in_variances(mean, np.diag(products)))
+
+
+def mean_in_variances(mean: np.ndarray, variance: np.ndarray) -> float:
+    """How many times as large as epsilon S the error of S is at most for means that were not subtracted first.
+
+    It is epsilon mean_i mean_j in S_ij: in units of (S_ii S_jj)^(1/2) at most max mean_i^2 / S_ii, and in units of the
+    spectral norm |S|, which is at least max S_ii, at most |mean|^2 / max S_ii. The smaller one holds.
+    """
+    squares, largest = mean * mean, float(variance.max())
+    each = float(np.max(squares / variance)) if variance.min() > 0 else np.inf
+    return min(each, float(squares.sum()) / largest if largest > 0 else np.inf)
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray, ddof: int = 0) -> float:
@@ -89,12 +95,14 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray, ddof: int = 0) -> 
     Raises ValueError for too few clips, unequal widths, or a value that is not finite.
     Source: Dowson & Landau 1982, equation 4; Heusel et al. 2017, equation 6 (arXiv:1706.08500).
     """
-    x, y = check_pair(real, generated, max(2, ddof + 1))
-    if min(len(x), len(y)) > x.shape[1]:
-        value, error = frechet_of_moments(Moments.of(x, ddof), Moments.of(y, ddof))
+    x, y = (np.ascontiguousarray(features, dtype=np.float64) for features in (real, generated))
+    if x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1] < min(len(x), len(y)):
+        # Not checked yet: a value that is not finite reaches the error, and a pass over the features is saved.
+        with np.errstate(over="ignore", invalid="ignore"):
+            value, error = frechet_of_moments(Moments.of(x, ddof), Moments.of(y, ddof))
         if error <= ACCEPTED_ERROR * value:
             return value
-    return frechet_of_rows(x, y, ddof)
+    return frechet_of_rows(*check_pair(x, y, max(2, ddof + 1)), ddof)
 
 
 def frechet_of_rows(x: np.ndarray, y: np.ndarray, ddof: int = 0) -> float:
@@ -134,12 +142,15 @@ def frechet_of_moments(a: Moments, b: Moments) -> tuple[float, float]:
         2 epsilon |S1| |S2| sum 1 / s_i
     times what the covariances say of their own rounding, and infinite where one is numerically singular. It assumes
     that errors hit the smallest s_i as hard as the largest. Graded matrices do much better if large entries stand
-    first, hence `graded`: on 300 pairs of covariances with condition numbers up to 1e12 the error found was at most
-    0.03 of the estimate, and below 1e-12 of the distance wherever the estimate was below 1e-8 of it.
+    first, hence `graded`: on 1500 pairs of sets with condition numbers up to 1e12 and means up to 30 standard
+    deviations the error found was at most 0.1 of the estimate, and at most 2e-11 of the distance wherever the estimate
+    was below 1e-8 of it.
     """
     apart = np.sum((a.mean - b.mean) ** 2) + (np.trace(a.covariance) + np.trace(b.covariance))
     if np.trace(a.covariance) < np.trace(b.covariance):  # one order of the two, as in frechet_of_rows
         a, b = b, a
+    if not np.isfinite(apart):
+        return float("nan"), float("inf")
     s1, s2 = graded(a.covariance, b.covariance)
     try:
         squares = np.linalg.eigvalsh(lower_product(s2, np.linalg.cholesky(s1)))
@@ -173,7 +184,7 @@ def lower_product(s: np.ndarray, factor: np.ndarray) -> np.ndarray:
     return product
 
 
-def spectral_norm(s: np.ndarray, steps: int = 4) -> float:
+def spectral_norm(s: np.ndarray, steps: int = 2) -> float:
     """The largest eigenvalue of a covariance (d, d), from below: power iteration from its longest column."""
     vector = s[int(np.argmax(np.diag(s)))]
     for _ in range(steps):

@@ -95,7 +95,7 @@ def pairs_of_rows(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[
 
     rows are tidy rows of the ledger; order holds the labels of the suite's rows, the first being the base.
     """
-    trained = [row for row in rows if row["stage"] == "train" and row["metric"].startswith("fvd")]
+    trained = [row for row in rows if row["stage"] == "train" and row["metric"].startswith("fvd_")]
     trained = [row for row in trained if float(row["value"]) > 0]  # ratios and logarithms need it
     base = order[0]
     base_protocols = {row["protocol_hash"] for row in trained if label_of(row) == base}

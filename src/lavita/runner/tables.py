@@ -223,7 +223,7 @@ def sentence(pair: Pair) -> str:
 def write_chart(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
     """Distance against training FLOPs for the trained cells, where there are any."""
     trained = [
-        row for row in rows if row["stage"] == "train" and row["metric"].startswith("fvd") and row["train_flops"]
+        row for row in rows if row["stage"] == "train" and row["metric"].startswith("fvd_") and row["train_flops"]
     ]
     points = [
         Point(label_of(row), float(row["train_flops"]) * 1e-12, float(row["value"]))

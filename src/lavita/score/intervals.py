@@ -38,7 +38,9 @@ class ScoreOfSubsets(Protocol):
 
     def whole(self) -> float: ...
 
-    def parts(self, real: Sequence[np.ndarray], generated: Sequence[np.ndarray]) -> Sequence[float]: ...
+    def parts(
+        self, real: Sequence[np.ndarray], generated: Sequence[np.ndarray], turns: int
+    ) -> Sequence[Sequence[float]]: ...
 
 
 @dataclass(frozen=True)
@@ -84,19 +86,19 @@ def resample(score: ScoreOfSubsets, resamples: int = 400, seed: int = 0) -> Resa
     for name, n in (("real", score.num_real), ("generated", score.num_generated)):
         if n < LEAST_CLIPS and (n or name == "generated"):
             raise ValueError(f"interval: got {n} {name} clips, wanted {LEAST_CLIPS}; {LEAST_CLIPS - n} are missing")
+    # Where there are real clips, each cut is used twice: real A with generated A, B with B; then A with B, B with A.
+    turns = 2 if score.num_real else 1
     num_quarters = resamples // 40
-    draws = [np.random.default_rng((seed, place)) for place in (0, 1)]
+    num_halves = (resamples - 4 * num_quarters) // (2 * turns)
+    draws = [(np.random.default_rng((seed, k)), n) for k, n in enumerate((score.num_real, score.num_generated))]
 
-    def scores(pieces: int, cuts: int) -> np.ndarray:
-        counts = (score.num_real, score.num_generated)
-        return np.array(
-            [
-                score.parts(*(np.array_split(rng.permutation(n), pieces) for rng, n in zip(draws, counts, strict=True)))
-                for _ in range(cuts)
-            ]
-        )
+    def scores(pieces: int, cuts: int, turns: int) -> np.ndarray:
+        rows = []
+        for _ in range(cuts):
+            rows += score.parts(*(np.array_split(rng.permutation(n), pieces) for rng, n in draws), turns)
+        return np.array(rows)
 
-    halves, quarters = scores(2, (resamples - 4 * num_quarters) // 2), scores(4, num_quarters)
+    halves, quarters = scores(2, num_halves, turns), scores(4, num_quarters, 1)
     return Resampled(score.whole(), halves, quarters, score.num_real, score.num_generated, seed, score.key)
 
 

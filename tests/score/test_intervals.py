@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lavita.score.distance_ends import chi_squared_factor, crossing, distance_ends, variance_slope
 from lavita.score.intervals import (
     Interval,
     Resampled,
@@ -55,8 +56,8 @@ class Quadratic:
     def whole(self):
         return float(np.sum((self.a + self.x.mean(axis=0)) ** 2))
 
-    def parts(self, real, generated):
-        return [float(np.sum((self.a + self.x[part].mean(axis=0)) ** 2)) for part in generated]
+    def parts(self, real, generated, turns):
+        return [[float(np.sum((self.a + self.x[part].mean(axis=0)) ** 2)) for part in generated]] * turns
 
 
 @pytest.mark.parametrize("length", [0.0, 0.5])
@@ -105,8 +106,8 @@ def test_a_line_in_one_over_n_and_what_a_parabola_says():
         def whole(self):
             return self.at(400)
 
-        def parts(self, real, generated):
-            return [self.at(len(part)) for part in generated]
+        def parts(self, real, generated, turns):
+            return [[self.at(len(part)) for part in generated]] * turns
 
     straight = interval(resample(Known(0.0)))
     assert straight.extrapolated == pytest.approx(5, abs=1e-12) and straight.parabola == pytest.approx(5, abs=1e-12)
@@ -237,3 +238,37 @@ def test_seeds():
     assert (made.low, made.high) == pytest.approx(wanted) and made.seeds == 3
     with pytest.raises(ValueError, match="got 1 training seed, wanted at least 2"):
         seed_spread([1.0])
+
+
+@pytest.mark.parametrize("freedom", [1, 3, 10, 100, 1e4])
+def test_chi_squared_factor(freedom):
+    wanted = (stats.chi2.ppf(0.975, freedom) - freedom) / np.sqrt(2 * freedom)
+    assert chi_squared_factor(freedom, stats.norm.ppf(0.975)) == pytest.approx(wanted, rel=0.03)
+
+
+def halvings(value, gaps, sways):
+    """A Resampled of these D and G."""
+    middle = value - np.asarray(gaps)
+    halves = np.stack([middle + sways, middle - sways], axis=1)
+    return Resampled(value, halves, np.full((2, 4), value), 10**6, 10**6, 0, "")
+
+
+def test_ends_are_where_what_was_found_is_as_far_as_may_be():
+    rng = np.random.default_rng(10)
+    noise = rng.standard_normal(200)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    sways = rng.standard_normal(200)
+    sways /= np.sqrt(np.mean(sways**2))
+    # b/n = 50 and v = 1: 5000 degrees of freedom, normal; l = 8 at x = 30: V(x) = 1 + 8 x / 30.
+    made = halvings(80.0, -50 + noise / np.sqrt(1.005), np.sqrt(10.0) * sways)
+    assert variance_slope(made) == pytest.approx(8 / 30)
+    low, high = distance_ends(made, 2.0)
+    for end in (low, high):
+        assert 30 - end == pytest.approx(np.sign(30 - end) * 2 * np.sqrt(1 + end * 8 / 30), rel=0.02)
+    assert (crossing(30, 1, 8 / 30, 2)[1]) == high
+    # At a truth of 0 only v counts, with the skewness of k = 2 (b/n)^2 / v = 8 degrees of freedom.
+    bound = chi_squared_factor(8, 2.0)
+    assert bound > 2.2
+    for x, inside in ((bound - 0.05, True), (bound + 0.05, False)):
+        made = halvings(x + 2, -2 + noise / np.sqrt(1.005), 3 * sways)
+        assert (distance_ends(made, 2.0)[0] <= 0) == inside

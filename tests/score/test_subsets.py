@@ -26,9 +26,12 @@ def sets(n, m, d, rank=None):
 def test_frechet_of_parts(n, m, d, rank, pieces, ddof):
     x, y = sets(n, m, d, rank)
     score, one, other = FrechetOfSubsets(x, y, ddof), cut(n, pieces, 0), cut(m, pieces, 1)
-    wanted = [frechet_distance(x[i], y[j], ddof) for i, j in zip(one, other, strict=True)]
+    straight = [frechet_distance(x[i], y[j], ddof) for i, j in zip(one, other, strict=True)]
+    turned = [frechet_distance(x[i], y[j], ddof) for i, j in zip(one, [*other[1:], other[0]], strict=True)]
+    found = score.parts(one, other, 2)
     # What is accepted is within 1e-6, far less in fact; see test_distance.
-    assert score.parts(one, other) == pytest.approx(wanted, rel=1e-9)
+    assert found[0] == pytest.approx(straight, rel=1e-9) and found[1] == pytest.approx(turned, rel=1e-9)
+    assert score.parts(one, other) == found[:1]
     assert score.whole() == frechet_distance(x, y, ddof)
     assert (score.num_real, score.num_generated) == (n, m)
 
@@ -38,15 +41,16 @@ def test_kernel_of_parts(kept, monkeypatch):
     monkeypatch.setattr(subsets, "KERNEL_CLIPS", kept)
     x, y = sets(23, 18, 5)
     score, one, other = KernelOfSubsets(x, y), cut(23, 3, 0), cut(18, 3, 1)
-    wanted = [kernel_distance(x[i], y[j]) for i, j in zip(one, other, strict=True)]
-    assert score.parts(one, other) == pytest.approx(wanted, rel=1e-10)
+    found = score.parts(one, other, 3)
+    for turn, row in enumerate(found):
+        assert row == pytest.approx([kernel_distance(x[one[i]], y[other[(i + turn) % 3]]) for i in range(3)], rel=1e-10)
     assert score.whole() == kernel_distance(x, y)
 
 
 def test_inception_of_parts():
     rows = np.random.default_rng(0).dirichlet(np.ones(5), 30)
     score, parts = InceptionOfSubsets(rows, 3), cut(30, 2, 0)
-    assert score.parts(cut(0, 2, 1), parts) == [inception_score(rows[part], 3)[0] for part in parts]
+    assert score.parts(cut(0, 2, 1), parts) == [[inception_score(rows[part], 3)[0] for part in parts]]
     assert score.whole() == inception_score(rows, 3)[0] and score.num_real == 0
 
 

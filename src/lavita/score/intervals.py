@@ -1,16 +1,7 @@
-"""How sure a score is: intervals from random halves of the clips, values for infinitely many clips, comparisons.
+"""How sure a score is: intervals, values for infinitely many clips, comparisons of two rows, spread over seeds.
 
-Write a score of n clips as theta + sum L_i / n + sum Q_ij / n^2, with L_i of mean 0 and Q_ij of mean 0 for i != j; the
-mean of Q_ii, b, makes the score biased by b / n. Cut the clips at random into halves A and B and form
-    D = score(all) - (score(A) + score(B)) / 2      G = (score(A) - score(B)) / 2.
-L cancels in D and, up to sign, each clip's effect in G is what it is in score(all). Over the random halvings
-    mean of D = -b / n     variance of D = v, that of the part of score(all) that is due to Q_ij, i != j
-    mean of G^2 = l + 2 v in expectation over the clips, with l the variance due to L,
-because halves are drawn without replacement: the factor (1/m - 1/n) of a sample of m = n/2 out of n is exactly 1/n. So
-    score(all) + mean D         is free of the bias: the line in 1/n through n and n/2 at 1/n = 0
-    mean G^2 - variance of D    estimates its variance l + v, without the upward bias that a bootstrap has, whose
-resampled sets have fewer distinct clips and thus lie further from everything.
-Sources: Chong & Forsyth 2020 (arXiv:1911.07023) for the line in 1/n; Efron & Stein 1981 for why l + 2 v overstates.
+`resampling` says what random halves of the clips tell of a score's bias and variance, `distance_ends` how the ends of
+a distance's interval follow. Coverage is measured in docs/scoring.md.
 """
 
 from __future__ import annotations
@@ -18,86 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
+from lavita.score.distance_ends import distance_ends
+from lavita.score.resampling import LEAST_CLIPS, Resampled, ScoreOfSubsets, resample
 from lavita.score.student import student_quantile
 
 LEVEL = 0.95
 BETTER, WORSE, NOT_APART = "better", "worse", "not told apart"
-LEAST_CLIPS = 8  # quarters of two
-
-
-class ScoreOfSubsets(Protocol):
-    """See `lavita.score.subsets`."""
-
-    num_real: int
-    num_generated: int
-    key: str
-
-    def whole(self) -> float: ...
-
-    def parts(self, real: Sequence[np.ndarray], generated: Sequence[np.ndarray]) -> Sequence[float]: ...
-
-
-@dataclass(frozen=True)
-class Resampled:
-    """A score and those of its halves (H, 2) and quarters (Q, 4), float64; equal seeds cut equal numbers of clips
-    alike, whatever is scored, so two of them can be compared part by part.
-    """
-
-    value: float
-    halves: np.ndarray
-    quarters: np.ndarray
-    num_real: int
-    num_generated: int
-    seed: int
-    key: str
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON takes it; `from_plain` undoes it."""
-        return vars(self) | {"halves": self.halves.tolist(), "quarters": self.quarters.tolist()}
-
-    @classmethod
-    def from_plain(cls, values: dict[str, Any]) -> Resampled:
-        """Undo `plain`, to the last bit."""
-        return cls(**values | {name: np.array(values[name]) for name in ("halves", "quarters")})
-
-    def gaps(self) -> np.ndarray:
-        """D of each halving, (H,)."""
-        return self.value - self.halves.mean(axis=1)
-
-    def sways(self) -> np.ndarray:
-        """G of each halving, (H,)."""
-        return (self.halves[:, 0] - self.halves[:, 1]) / 2
-
-
-def resample(score: ScoreOfSubsets, resamples: int = 400, seed: int = 0) -> Resampled:
-    """Score random halves of the clips, and some quarters to see whether the score is linear in 1/n.
-
-    resamples counts scores of parts: nine tenths of them are of halves. Raises ValueError for fewer than 8 clips
-    (says how many are missing) or fewer than 40 resamples.
-    """
-    if resamples < 40:
-        raise ValueError(f"resamples: got {resamples}, wanted at least 40 for a spread to be known to a third")
-    for name, n in (("real", score.num_real), ("generated", score.num_generated)):
-        if n < LEAST_CLIPS and (n or name == "generated"):
-            raise ValueError(f"interval: got {n} {name} clips, wanted {LEAST_CLIPS}; {LEAST_CLIPS - n} are missing")
-    num_quarters = resamples // 40
-    draws = [np.random.default_rng((seed, place)) for place in (0, 1)]
-
-    def scores(pieces: int, cuts: int) -> np.ndarray:
-        counts = (score.num_real, score.num_generated)
-        return np.array(
-            [
-                score.parts(*(np.array_split(rng.permutation(n), pieces) for rng, n in zip(draws, counts, strict=True)))
-                for _ in range(cuts)
-            ]
-        )
-
-    halves, quarters = scores(2, (resamples - 4 * num_quarters) // 2), scores(4, num_quarters)
-    return Resampled(score.whole(), halves, quarters, score.num_real, score.num_generated, seed, score.key)
+__all__ = [
+    "BETTER", "LEAST_CLIPS", "LEVEL", "NOT_APART", "WORSE", "Comparison", "Interval", "Resampled", "ScoreOfSubsets",
+    "SeedSpread", "compare", "compare_intervals", "interval", "resample", "seed_spread", "verdict",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,26 +50,22 @@ class Interval:
 def interval(resampled: Resampled, is_distance: bool = True, level: float = LEVEL) -> Interval:
     """The interval of a score in the limit of infinitely many clips.
 
-    is_distance: the score's limit is 0 for equal distributions and else above; the ends then solve
-    (extrapolated - x)^2 = t^2 V(x), with V(x) the variance if x were the truth, as in Wilson's interval of a share,
-    see `variance_slope`. For any other score, or a difference of scores, the ends are extrapolated -+ t V^(1/2).
-    t is Student's with as many degrees of freedom as there are halvings.
+    is_distance: the score's limit is 0 for equal distributions and else above, see `distance_ends`. For any other
+    score the ends are extrapolated -+ t V^(1/2).
     """
-    gaps, count = resampled.gaps(), len(resampled.halves)
+    gaps, t = resampled.gaps(), quantile(resampled, level)
     extrapolated = resampled.value + float(gaps.mean())
-    t = student_quantile((1 + level) / 2, count)
     if is_distance:
-        least, slope = variance_slope(resampled)
-        middle = extrapolated + t * t * slope / 2
-        half = t * math.sqrt(max(0.0, slope * extrapolated + t * t * slope * slope / 4 + least))
+        low, high = distance_ends(resampled, t)
     else:
-        middle, half = extrapolated, t * math.sqrt(variance(resampled.gaps(), resampled.sways()))
+        half = t * math.sqrt(variance(gaps, resampled.sways()))
+        low, high = extrapolated - half, extrapolated + half
     n, (x2, x4) = resampled.num_generated, (2.0, 4.0)
     means = (resampled.value, float(resampled.halves.mean()), float(resampled.quarters.mean()))
     parabola = means[0] * x2 * x4 / ((x2 - 1) * (x4 - 1)) - means[1] * x4 / ((x2 - 1) * (x4 - x2))
     parabola += means[2] * x2 / ((x4 - 1) * (x4 - x2))
     remark = ""
-    if abs(parabola - extrapolated) > half:
+    if abs(parabola - extrapolated) > (high - low) / 2:
         remark = (
             f"not linear in 1/n at this size: a parabola through n, n/2 and n/4 gives {parabola:.4g}, the line "
             f"{extrapolated:.4g}; these features need more clips to be extrapolated"
@@ -153,14 +73,23 @@ def interval(resampled: Resampled, is_distance: bool = True, level: float = LEVE
     return Interval(
         resampled.value,
         extrapolated,
-        middle - half,
-        middle + half,
+        low,
+        high,
         parabola,
         dict(zip((n, n // 2, n // 4), means, strict=True)),
         level,
-        f"{100 * level:g} % of the value at infinitely many clips, {count} random halvings",
+        f"{100 * level:g} % of the value at infinitely many clips, {len(gaps)} random halvings",
         remark,
     )
+
+
+def quantile(resampled: Resampled, level: float) -> float:
+    """Student's t. The degrees of freedom are those of the halvings or of the variance found from the clips, whichever
+    are fewer: a quarter of the clips, as single clips act on a distance by squares of normal variables or so, whose
+    kurtosis is far above that of normal ones.
+    """
+    clips = min(n for n in (resampled.num_real, resampled.num_generated) if n)
+    return student_quantile((1 + level) / 2, max(1, min(len(resampled.halves), clips // 4)))
 
 
 def variance(gaps: np.ndarray, sways: np.ndarray) -> float:
@@ -169,25 +98,6 @@ def variance(gaps: np.ndarray, sways: np.ndarray) -> float:
     """
     v = float(gaps.var(ddof=1))
     return max(float(np.mean(sways**2)) - v, v) + v / len(gaps)
-
-
-def variance_slope(resampled: Resampled) -> tuple[float, float]:
-    """(v, s) of V(x) = v + s x: variance of an extrapolated distance whose truth is x.
-
-    A distance near 0 behaves as a sum of squares w_k (a_k + noise)^2: its truth is sum w_k a_k^2 and the variance due
-    to L is proportional to it, so s = l / extrapolated, and at x = 0 only v is left. An estimate of l from few clips
-    may by chance be near 0 together with the distance, so s is at least half of what it is for a_k^2 in the
-    proportions of the noise, 2 v / (b / n); that matters only where l is not large against v.
-    Coverage: docs/scoring.md, measured.
-    """
-    gaps = resampled.gaps()
-    v = float(gaps.var(ddof=1)) * (1 + 1 / len(gaps))
-    linear = max(float(np.mean(resampled.sways() ** 2)) - 2 * v, 0.0)
-    if v == 0.0:  # identical sets: every part scores the same
-        return 0.0, 0.0
-    extrapolated, bias = resampled.value + float(gaps.mean()), abs(float(gaps.mean()))
-    slope = linear / max(extrapolated, math.sqrt(v))
-    return v, max(slope, v / bias * v / (v + linear) if bias else 0.0)
 
 
 @dataclass(frozen=True)
@@ -219,7 +129,7 @@ def compare(one: Resampled, other: Resampled, lower_is_better: bool = True, leve
         raise ValueError(f"compare: {len(one.halves)} and {len(other.halves)} halvings; resample both equally often")
     gaps, sways = one.gaps() - other.gaps(), one.sways() - other.sways()
     difference = float(one.value - other.value + gaps.mean())
-    half = student_quantile((1 + level) / 2, len(gaps)) * math.sqrt(variance(gaps, sways))
+    half = quantile(one, level) * math.sqrt(variance(gaps, sways))
     low, high = difference - half, difference + half
     kind = f"{100 * level:g} % of the paired difference, {len(gaps)} random halvings"
     return Comparison(difference, low, high, verdict(low, high, lower_is_better), kind)
@@ -229,7 +139,7 @@ def compare_intervals(one: Interval, other: Interval, lower_is_better: bool = Tr
     """Compare two rows of which only the intervals are known, as if they were independent.
 
     Rows that share their real clips share a part of their spread, which this can't take out: `compare` tells more
-    apart. Source: Zou & Donner 2008, Statistics in Medicine 27, equation 7 (intervals need not be symmetric).
+    apart. Source: Zou & Donner 2008, Statistics in Medicine 27 (intervals need not be symmetric).
     """
     if one.level != other.level:
         raise ValueError(f"compare: intervals of {one.level:g} and {other.level:g}; make both at one level")

@@ -1,7 +1,8 @@
 """Scores of parts of a set of clips, from what is computed once for the whole set: what intervals are made of.
 
-Each class answers `whole()`, the score of all clips, and `parts(real, generated)`, the scores of the parts of one
-partition of the real and of the generated clips, given as index arrays that together hold every clip once.
+Each class answers `whole()`, the score of all clips, and `parts(real, generated, turns)`, the scores of the parts of
+one partition of the real and of the generated clips, given as index arrays that together hold every clip once. The
+generated parts are turned by 0, 1, ... turns - 1 places against the real ones: a list a turn, of a score a part.
 `num_real` and `num_generated` count the clips; `key` is equal only for equal real clips scored in the same way.
 """
 
@@ -76,16 +77,20 @@ class FrechetOfSubsets:
         """The distance of all clips."""
         return frechet_distance(self.real.features, self.generated.features, self.ddof)
 
-    def parts(self, real: Parts, generated: Parts) -> list[float]:
-        """The distance of each part of the real clips to the same part of the generated ones."""
-        if min(map(len, [*real, *generated])) <= len(self.real.mean):
-            return [self.of_rows(i, j) for i, j in zip(real, generated, strict=True)]
-        pairs = zip(self.real.moments(real), self.generated.moments(generated), strict=True)
-        quick = [frechet_of_moments(a, b) for a, b in pairs]
-        return [
-            value if error <= ACCEPTED_ERROR * value else self.of_rows(i, j)
-            for (value, error), i, j in zip(quick, real, generated, strict=True)
-        ]
+    def parts(self, real: Parts, generated: Parts, turns: int = 1) -> list[list[float]]:
+        """The distance of each part of the real clips to a part of the generated ones, turn by turn."""
+        moments = None
+        if min(map(len, [*real, *generated])) > len(self.real.mean):
+            moments = self.real.moments(real), self.generated.moments(generated)
+
+        def distance(i: int, j: int) -> float:
+            if moments is not None:
+                value, error = frechet_of_moments(moments[0][i], moments[1][j])
+                if error <= ACCEPTED_ERROR * value:
+                    return value
+            return self.of_rows(real[i], generated[j])
+
+        return [[distance(i, (i + turn) % len(real)) for i in range(len(real))] for turn in range(turns)]
 
     def of_rows(self, i: np.ndarray, j: np.ndarray) -> float:
         """The distance of some real clips to some generated ones."""
@@ -109,22 +114,22 @@ class KernelOfSubsets:
         """The distance of all clips."""
         return kernel_distance(*self.features)
 
-    def parts(self, real: Parts, generated: Parts) -> list[float]:
-        """The distance of each part of the real clips to the same part of the generated ones."""
+    def parts(self, real: Parts, generated: Parts, turns: int = 1) -> list[list[float]]:
+        """The distance of each part of the real clips to a part of the generated ones, turn by turn."""
         x, y = self.features
+        pairs = [[(i, (i + turn) % len(real)) for i in range(len(real))] for turn in range(turns)]
         if self.matrices is None:
-            return [kernel_distance(x[i], y[j]) for i, j in zip(real, generated, strict=True)]
-        inside = [membership(parts, n) for parts, n in ((real, len(x)), (generated, len(y)))]  # (k, n) and (k, m)
+            return [[kernel_distance(x[real[i]], y[generated[j]]) for i, j in row] for row in pairs]
+        one, other = membership(real, len(x)), membership(generated, len(y))  # (k, n) and (k, m)
+        n, m = one.sum(axis=1), other.sum(axis=1)
         sums = [
-            np.einsum("kn,kn->k", one @ matrix, other)
-            for matrix, one, other in zip(
-                self.matrices, (inside[0], inside[1], inside[0]), (inside[0], inside[1], inside[1]), strict=True
-            )
+            np.einsum("kn,kn->k", inside @ matrix, inside)
+            for inside, matrix in zip((one, other), self.matrices[:2], strict=True)
         ]
-        own = [one @ diagonal for one, diagonal in zip(inside, self.diagonals, strict=True)]
-        n, m = (one.sum(axis=1) for one in inside)
-        same = [(s - o) / (c * (c - 1)) for s, o, c in zip(sums[:2], own, (n, m), strict=True)]
-        return list(same[0] + same[1] - 2 * sums[2] / (n * m))
+        same_x = (sums[0] - one @ self.diagonals[0]) / (n * (n - 1))
+        same_y = (sums[1] - other @ self.diagonals[1]) / (m * (m - 1))
+        between = one @ self.matrices[2] @ other.T / np.outer(n, m)  # (k, k)
+        return [[float(same_x[i] + same_y[j] - 2 * between[i, j]) for i, j in row] for row in pairs]
 
 
 def membership(parts: Parts, n: int) -> np.ndarray:
@@ -147,6 +152,6 @@ class InceptionOfSubsets:
         """The score of all clips: the mean over the splits."""
         return inception_score(self.probabilities, self.splits, self.shuffle_seed)[0]
 
-    def parts(self, real: Parts, generated: Parts) -> list[float]:
-        """The score of each part of the generated clips, in as many splits."""
-        return [inception_score(self.probabilities[j], self.splits, self.shuffle_seed)[0] for j in generated]
+    def parts(self, real: Parts, generated: Parts, turns: int = 1) -> list[list[float]]:
+        """The score of each part of the generated clips, in as many splits; the same in each turn."""
+        return [[inception_score(self.probabilities[j], self.splits, self.shuffle_seed)[0] for j in generated]] * turns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,9 +98,16 @@ class Sight:
         ddof: int = 0,
         foreign: Mapping[str, np.ndarray] | None = None,
         inception: tuple[float, float] | None = None,
+        groups: Sequence[str] | None = None,
     ) -> SanityReport:
-        """The report as `sanity_rows` gives it; foreign: features (M, d) of other sets of clips, by name."""
-        foreign, half = dict(foreign or {}), len(self.real) // 2
+        """The report as `sanity_rows` gives it; foreign: features (M, d) of other sets of clips, by name.
+
+        groups: one a clip, such as its video; then no group has clips in both halves, and each half is as large as the
+        smallest half of all splits.
+        """
+        rng = np.random.default_rng(self.seed)
+        halves = list(halvings(len(self.real), splits, rng, groups))
+        foreign, half = dict(foreign or {}), len(halves[0][0])
         if half < 2:
             raise ValueError(f"sanity rows: got {len(self.real)} real clips, wanted at least 4")
         for name, other in foreign.items():
@@ -111,11 +118,8 @@ class Sight:
                     f"sanity rows: got {len(other)} clips of {name}, wanted {half}; {half - len(other)} are missing"
                 )
         real, spoilt = np.stack(self.real), {name: np.stack(rows) for name, rows in self.spoilt.items()}
-        rng = np.random.default_rng(self.seed)
         found: dict[str, list[float]] = {name: [] for name in (FLOOR, *spoilt, *foreign)}
-        for _ in range(splits):
-            order = rng.permutation(len(real))
-            a, b = order[:half], order[half : 2 * half]
+        for a, b in halves:
             found[FLOOR].append(frechet_distance(real[a], real[b], ddof))
             for name, rows in spoilt.items():
                 found[name].append(frechet_distance(real[a], rows[b], ddof))
@@ -125,6 +129,26 @@ class Sight:
         low, high = ({name: float(end(values)) for name, values in found.items()} for end in (min, max))
         informative, sentence = verdict(rows, half, low, high)
         return SanityReport(rows, low, high, half, informative, sentence, inception)
+
+
+def halvings(
+    count: int, splits: int, rng: np.random.Generator, groups: Sequence[str] | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of index arrays of equal length, random halves of `count` clips; with groups no group is in both."""
+    if groups is None:
+        for order in [rng.permutation(count) for _ in range(splits)]:
+            yield order[: count // 2], order[count // 2 : 2 * (count // 2)]
+        return
+    names, of = np.unique(np.asarray(groups)), np.asarray(groups)
+    pairs = []
+    for _ in range(splits):
+        order = rng.permutation(names)
+        first = np.isin(of, order[: len(names) // 2])
+        second = np.isin(of, order[len(names) // 2 : 2 * (len(names) // 2)])
+        pairs.append([rng.permutation(np.flatnonzero(side)) for side in (first, second)])
+    least = min((len(side) for pair in pairs for side in pair), default=0)
+    for a, b in pairs:
+        yield a[:least], b[:least]
 
 
 def sanity_text(report: SanityReport) -> str:

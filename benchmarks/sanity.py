@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy starts, as in evaluate.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from lavita.command_line import Parser, exit_status  # noqa: E402
@@ -19,7 +21,7 @@ examples:
   python benchmarks/sanity.py skytimelapse SKY --extractor untrained-i3d
       the same table for an I3D that was never trained
   python benchmarks/sanity.py ucf101 WEIZMANN --extractor net.safetensors --by-video
-      halves that share no video; an extractor that --save kept
+      halves that share no person or other source; an extractor that --save kept
 
 Rows: half A of the held-out windows against half B (the floor), and against half B changed, or as many clips of another
 data set; mean, least and greatest of 20 random splits. The verdict asks for three times the floor and no overlap.
@@ -38,7 +40,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=16, help="frames a clip (default: 16)")
     parser.add_argument("--interval", type=int, default=1, help="frame interval (default: 1)")
     parser.add_argument("--hop", type=int, help="frames from one window to the next (default: no frame is shared)")
-    parser.add_argument("--by-video", action="store_true", help="no video gives clips to both halves")
+    by_video = "halves share no group of videos of one source; no video, where there are under 4 groups"
+    parser.add_argument("--by-video", action="store_true", help=by_video)
     parser.add_argument(
         "--extractor", default="embedded", help="embedded (trained here, default), untrained-i3d, or a name or file"
     )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,21 +38,8 @@ def given(tmp_path_factory):
 
 
 @pytest.fixture
-def call(capsys):
-    """evaluate.py's main, in this process."""
-    spec = importlib.util.spec_from_file_location("evaluate_script", ROOT / "benchmarks" / "evaluate.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-
-    def run(*arguments: object) -> SimpleNamespace:
-        try:
-            code = script.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        said = capsys.readouterr()
-        return SimpleNamespace(code=code, out=said.out, err=said.err)
-
-    return run
+def call(script):
+    return script("evaluate")
 
 
 def sides(base: Path) -> list[object]:

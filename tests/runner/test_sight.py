@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
+from lavita.data.catalogue import VideoEntry
 from lavita.data.video import write_video
+from lavita.runner.sight import halved_by
 from lavita.score.embedded import EmbeddedExtractor, EmbeddedNet, save_embedded
 from lavita.score.sanity import halvings
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
-def call(capsys):
-    spec = importlib.util.spec_from_file_location("sanity_script", ROOT / "benchmarks" / "sanity.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-
-    def run(*arguments: object) -> SimpleNamespace:
-        try:
-            code = script.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        said = capsys.readouterr()
-        return SimpleNamespace(code=code, out=said.out, err=said.err)
-
-    return run
+def call(script):
+    return script("sanity")
 
 
 @pytest.fixture
@@ -69,6 +53,17 @@ def test_wrong_arguments_are_one_line(call, trees):
     ):
         done = call(*arguments)
         assert done.code == 2 and words in done.err and "Traceback" not in done.err
+
+
+def test_mirrored_copies_of_a_video_stay_in_one_half():
+    def windows(groups):
+        return [(VideoEntry(f"v{number}", "", group, None, None, "heldout"), 0) for number, group in enumerate(groups)]
+
+    words, groups = halved_by(windows(["anna", "anna", "ben", "eva", "eva", "ida"]))
+    assert "no group" in words and groups == ["anna", "anna", "ben", "eva", "eva", "ida"]
+    # Three groups can't fill two halves of two.
+    words, groups = halved_by(windows(["anna", "ben", "eva", "eva"]))
+    assert "no video" in words and groups == ["v0", "v1", "v2", "v3"]
 
 
 def test_halves_are_equal_and_share_no_group():

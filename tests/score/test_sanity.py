@@ -8,7 +8,7 @@ from lavita.score.changes import still
 from lavita.score.distance import frechet_distance
 from lavita.score.extractors import Extractor
 from lavita.score.inception import inception_score
-from lavita.score.sanity import sanity_rows, verdict
+from lavita.score.sanity import SANITY_CHANGES, Sight, sanity_rows, verdict
 
 
 class FirstFrame(Extractor):
@@ -117,3 +117,18 @@ def test_the_inception_score_of_the_real_clips_where_there_are_classes():
     assert sanity_rows(Motion(), clips, changes=[], splits=1, classes=Motion()).inception is None
     report = sanity_rows(Motion(), clips, changes=[], splits=1, classes=Colours(), is_splits=2)
     assert report.inception == inception_score(Colours().probabilities(clips).numpy(), 2)
+
+
+def test_features_that_are_known_are_not_computed_again():
+    class Counting(Motion):
+        calls = 0
+
+        def forward_features(self, clips):
+            self.calls += 1
+            return super().forward_features(clips)
+
+    network, clip = Counting(), sliding(1)[0]
+    fresh, told = Sight(network), Sight(network)
+    features = fresh.add(clip)
+    assert network.calls == 1 + len(SANITY_CHANGES)
+    assert told.add(clip, features) is features and network.calls == 1 + 2 * len(SANITY_CHANGES)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,22 +28,9 @@ class Latte(torch.nn.Module):
 
 
 @pytest.fixture
-def call(capsys):
-    """speed.py's main, in this process: importing torch for every call would take seconds."""
-    spec = importlib.util.spec_from_file_location("speed_script", ROOT / "benchmarks" / "speed.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def call(script):
     threads = torch.get_num_threads()
-
-    def run(*arguments: str) -> SimpleNamespace:
-        try:
-            code = script.main(list(arguments))
-        except SystemExit as stop:
-            code = stop.code
-        said = capsys.readouterr()
-        return SimpleNamespace(returncode=code, stdout=said.out, stderr=said.err)
-
-    yield run
+    yield script("speed")
     torch.set_num_threads(threads)
 
 
@@ -59,8 +44,8 @@ def checkout(folder: Path, text: str) -> str:
 def test_csv_alone_on_standard_output_has_a_row_a_contestant(call, tmp_path):
     official = checkout(tmp_path / "latte", LATTE.replace("WRAP", ""))
     done = call("model", *TINY, "--official", official, "--csv", "-", "--checkpoint-activations")
-    assert done.returncode == 0, done.stderr
-    rows = {row["contestant"]: row for row in csv.DictReader(io.StringIO(done.stdout))}
+    assert done.code == 0, done.err
+    rows = {row["contestant"]: row for row in csv.DictReader(io.StringIO(done.out))}
     assert list(rows) == ["lavita", "plain", "official"]
     for row in rows.values():
         low, median, high = (float(row[f"seconds_{key}"]) for key in ("low", "median", "high"))
@@ -76,15 +61,15 @@ def test_csv_alone_on_standard_output_has_a_row_a_contestant(call, tmp_path):
 
 def test_table_and_file(call, tmp_path):
     done = call("model", *TINY, "--variant", "4", "--precision", "bf16-mixed", "--csv", str(tmp_path / "speed.csv"))
-    assert done.returncode == 0, done.stderr
-    assert "variant 4 XS/2, 5 blocks" in done.stdout and "bf16-mixed" in done.stdout and "1 threads" in done.stdout
+    assert done.code == 0, done.err
+    assert "variant 4 XS/2, 5 blocks" in done.out and "bf16-mixed" in done.out and "1 threads" in done.out
     assert len((tmp_path / "speed.csv").read_text().splitlines()) == 3
 
 
 def test_another_function_is_refused(call, tmp_path):
     official = checkout(tmp_path / "latte", LATTE.replace("WRAP", "Twice") + TWICE)
     done = call("model", *TINY, "--official", official)
-    assert done.returncode == 2 and "official is another function" in done.stderr and not done.stdout
+    assert done.code == 2 and "official is another function" in done.err and not done.out
 
 
 TWICE = """
@@ -116,13 +101,13 @@ class Twice(torch.nn.Module):
 )
 def test_bad_arguments_are_one_line(call, arguments, message):
     done = call(*arguments)
-    assert done.returncode == 2 and not done.stdout
-    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.code == 2 and not done.out
+    assert message in done.err and len(done.err.splitlines()) == 1
 
 
 def test_a_package_that_the_checkout_needs_is_named(call, tmp_path):
     done = call("model", *TINY, "--official", checkout(tmp_path / "latte", "import no_such_package\n"))
-    assert done.returncode == 2 and "no_such_package" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.code == 2 and "no_such_package" in done.err and len(done.err.splitlines()) == 1
 
 
 def test_help_needs_no_torch():
@@ -144,7 +129,7 @@ def test_data_measures_video_files_beside_whole_decodes(call, tmp_path):
     done = call(
         "data", str(tmp_path / "data"), "--dataset", "faceforensics", *small, "--csv", str(tmp_path / "speed.csv")
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     with open(tmp_path / "speed.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["resolution"], row["video"]) for row in rows] == [
@@ -154,7 +139,7 @@ def test_data_measures_video_files_beside_whole_decodes(call, tmp_path):
         assert all(float(row[f"{name}_seconds"]) > 0 for name in ("whole", "loader", "latents", "resize"))
     for key in ("loader_ratio", "latents_ratio"):
         assert float(rows[2][key]) == pytest.approx((float(rows[0][key]) + float(rows[1][key])) / 2)
-    assert "decode at most 57 (counted), not 60" in done.stdout
+    assert "decode at most 57 (counted), not 60" in done.out
 
 
 @pytest.mark.parametrize(
@@ -168,4 +153,4 @@ def test_data_measures_video_files_beside_whole_decodes(call, tmp_path):
 def test_data_refuses_what_it_can_not_measure(call, tmp_path, arguments, words, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = call("data", *arguments)
-    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.code == 2 and words in done.err and len(done.err.splitlines()) == 1

@@ -20,21 +20,14 @@ TINY = ["--clips", "60", "--features", "6", "--resamples", "40", "--rounds", "3"
 
 
 @pytest.fixture
-def call(capsys, monkeypatch):
-    """speed.py's main, in this process, as if its libraries had been started with one thread."""
-    spec = importlib.util.spec_from_file_location("speed_script", ROOT / "benchmarks" / "speed.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def call(script, monkeypatch):
+    """speed.py score, as if its libraries had been started with one thread."""
     for name in score.THREAD_VARIABLES:
         monkeypatch.setenv(name, "1")
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        try:
-            code = script.main(["score", *arguments])
-        except SystemExit as stop:
-            code = stop.code
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        done = script("speed")("score", *arguments)
+        return done.code, done.out, done.err
 
     return run
 

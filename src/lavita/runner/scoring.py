@@ -40,7 +40,20 @@ def load_extractors(cell: CellConfig, embedded: str | None, device: str) -> dict
             raise ValueError(f"protocol.extractor: got {name!r}, allowed {', '.join(loaders)}")
         if name not in found:
             found[name] = loaders[name]()
-    return {"distance": found[cell.protocol.extractor], "classes": found[cell.protocol.is_extractor]}
+    p = cell.protocol
+    check_recorded("extractor", p.extractor_hash, found[p.extractor])
+    check_recorded("is_extractor", p.is_extractor_hash, found[p.is_extractor])
+    return {"distance": found[p.extractor], "classes": found[p.is_extractor]}
+
+
+def check_recorded(key: str, recorded: str | None, network: Extractor) -> None:
+    """Raise ValueError where the protocol records another file than the one at hand."""
+    if recorded not in (None, network.weights_hash):
+        raise ValueError(
+            f"protocol.{key}_hash is {recorded[:12]}, the file of {network.name} at hand has "
+            f"{network.weights_hash[:12]}; give the recorded file, or protocol.{key}_hash={network.weights_hash}, "
+            "which the protocol's name will say"
+        )
 
 
 def given(path: str | None, name: str) -> str:

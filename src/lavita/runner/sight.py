@@ -20,12 +20,14 @@ from lavita.score.sanity import Sight, sanity_text
 
 EMBEDDED, UNTRAINED = "embedded", "untrained-i3d"
 STRETCH_SPANS = 4  # of each training video, as a run trains its extractor
+LEAST_GROUPS = 4  # of held-out videos, so that a half holds two of them
 
 
 @dataclass(frozen=True)
 class Options:
     """What is measured: held-out windows of frames at an interval and resolution, `hop` frames from one to the next
-    (None: without sharing a frame), halved at random or (by_video) so that no video is in both halves.
+    (None: without sharing a frame), halved at random or (by_video) so that no group of videos of one source is in both
+    halves, or no video where there are fewer than LEAST_GROUPS groups.
     """
 
     dataset: str
@@ -45,22 +47,22 @@ def measure(options: Options, say: Callable[[str], None]) -> str:
     """The table and the verdict, as text. Raises ValueError where there are too few clips."""
     catalogue = read_layout(options.dataset, options.root).long_enough(options.frames, options.interval, "skip")
     extractor = network(options, catalogue, say)
-    sight, groups = Sight(extractor), []
+    sight = Sight(extractor)
     windows = heldout_windows(options, catalogue)
     for number, (video, start) in enumerate(windows, start=1):
         sight.add(load_window(video, start, options.frames, options.interval, options.resolution))
-        groups.append(video.video_id)
         if number % 10 == 0 or number == len(windows):
             say(f"held-out clips {number}/{len(windows)}")
     foreign = {
         f"clips of {name}": others(options, name, root, extractor, len(windows))
         for name, root in options.others.items()
     }
-    report = sight.report(foreign=foreign, groups=groups if options.by_video else None)
-    how = "no video in both halves" if options.by_video else "random halves of the windows"
+    how, groups = halved_by(windows) if options.by_video else ("random halves of the windows", None)
+    report = sight.report(foreign=foreign, groups=groups)
+    videos = len({video.video_id for video, _ in windows})
     apart = "without sharing a frame" if options.hop is None else f"{options.hop} frames from one to the next"
     return (
-        f"{options.dataset}: {len(windows)} windows of {len(set(groups))} held-out videos, {apart}; "
+        f"{options.dataset}: {len(windows)} windows of {videos} held-out videos, {apart}; "
         f"{options.frames} frames at interval {options.interval}, {options.resolution} pixels; {how}, "
         f"{report.n} clips a side; extractor {extractor.name} ({extractor.weights_hash[:13]})\n\n"
         f"{sanity_text(report)}"
@@ -74,6 +76,14 @@ def heldout_windows(options: Options, catalogue: Catalogue) -> list[tuple[VideoE
     return [
         (video, start) for video in catalogue.split("heldout") for start in range(0, video.frames - length + 1, hop)
     ]
+
+
+def halved_by(windows: list[tuple[VideoEntry, int]]) -> tuple[str, list[str]]:
+    """What never stands in both halves, in words, and its name for each window."""
+    groups = [video.group for video, _ in windows]
+    if len(set(groups)) >= LEAST_GROUPS:
+        return "no group of videos of one source in both halves", groups
+    return f"no video in both halves (their groups are {len(set(groups))})", [video.video_id for video, _ in windows]
 
 
 def others(options: Options, name: str, root: Path, extractor: Extractor, count: int) -> np.ndarray:

@@ -126,7 +126,7 @@ def _describe_clip(
     if network is not None:
         side.features.append(rows(network.features, network, clip, pixels))
     if job.sight is not None:
-        job.sight.add(clip)
+        job.sight.add(clip, side.features[-1] if network is not None else None)
     classes = job.networks.classes
     if classes is not None:
         side.probabilities.append(rows(classes.probabilities, classes, clip, pixels))

@@ -83,13 +83,16 @@ class Sight:
         self.real: list[np.ndarray] = []
         self.spoilt: dict[str, list[np.ndarray]] = {name: [] for name in changes}
 
-    def add(self, clip: np.ndarray) -> np.ndarray:
-        """Take note of the next clip, uint8 (F, H, W, 3), 0..255; returns its features, float32 (d,)."""
+    def add(self, clip: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
+        """Take note of the next clip, uint8 (F, H, W, 3), 0..255; returns its features, float32 (d,).
+
+        features: the same, where they are known already.
+        """
         number = len(self.real)
         for name in self.changes:
             changed = CHANGES[name](clip, np.random.default_rng((self.seed, number)))
             self.spoilt[name].append(self.extractor.features(changed[None]).numpy()[0])
-        self.real.append(self.extractor.features(clip[None]).numpy()[0])
+        self.real.append(self.extractor.features(clip[None]).numpy()[0] if features is None else features)
         return self.real[-1]
 
     def report(

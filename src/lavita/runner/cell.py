@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import time
 import traceback
@@ -16,6 +15,7 @@ import torch
 
 from lavita.bench.ledger import read_record, write_record
 from lavita.bench.plan import read_config
+from lavita.bench.shared_parts import read_shared
 from lavita.bench.suite import CellConfig
 from lavita.checkpoints import read_state, save, start_from
 from lavita.data.catalogue import Catalogue
@@ -53,7 +53,7 @@ def main(folder: Path, shared_folder: Path) -> None:
     """Run the cell of a folder and complete its record."""
     started = time.monotonic()
     cell = read_config(folder / "config.yaml")
-    shared = json.loads((shared_folder / "shared.json").read_text())
+    shared = read_shared(shared_folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     catalogue = usable_catalogue(cell, cell.data.root, Path(shared["cache"]))
     codec = load_suite_codec(cell.codec, shared["codec"])
@@ -92,7 +92,7 @@ def score_method(
     remark = None if given is None else given.remark
     save_samples(out, clips, seeds, labels, cell, keep_clips=stage == "train", condition=remark)
     common = {"stage": stage, "sampling_seconds_per_clip": seconds}
-    return [score | common for score in scorer.score(clips, by_split=stage == "train")]
+    return [score | common for score in scorer.score(clips, out.with_suffix(".npz"), by_split=stage == "train")]
 
 
 def first_stage_scores(
@@ -133,9 +133,7 @@ def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: d
         data = stage_data(cell, catalogue, cell.seed, module, seen, seen + drawn, latents)
         heldout = data.heldout_batch(HELDOUT_CLIPS)
         started = time.monotonic()
-        losses = fit_stage(
-            module, data.train_dataloader(), clips, folder / "tensorboard", heldout, progress, cell.compute
-        )
+        losses = fit_stage(module, data.train_dataloader(), clips, folder, heldout, progress, cell.compute)
         seconds = time.monotonic() - started
         from_latents = latents is not None and module.reads_latents
         per_clip = training_flops_per_clip(module, next(iter(data.train_dataloader())) if from_latents else heldout)

@@ -18,6 +18,7 @@ from lavita.train.guard import FiniteGuard
 from lavita.train.heldout import HeldoutLoss
 from lavita.train.module import TrainedStage
 from lavita.train.recompute import recomputed_blocks
+from lavita.train.step_log import StepLog
 
 Report = Callable[[str, int, int, float], None]
 
@@ -26,21 +27,23 @@ def fit_stage(
     module: TrainedStage,
     loader: torch.utils.data.DataLoader,
     clips: int,
-    log_dir: Path,
+    folder: Path,
     heldout: dict[str, torch.Tensor],
     report: Report,
     compute: ComputeConfig,
 ) -> list[tuple[int, float]]:
     """Train a stage on exactly `clips` clips; its weights end as their average (EMA) where it uses one.
 
-    loader gives batches of train.batch_clips / compute.accumulate_batches clips. Returns the held-out losses as
-    (clips seen, loss). Raises Diverged on a loss that is not finite.
+    folder takes tensorboard/ and steps.csv. loader gives batches of train.batch_clips / compute.accumulate_batches
+    clips. Returns the held-out losses as (clips seen, loss). Raises Diverged on a loss that is not finite.
     """
     # Lightning's tips and hints would drown the few lines that a user reads.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     heldout_loss = HeldoutLoss(heldout, clips)
-    callbacks = [FiniteGuard(), ClipClock(clips, report, every_seconds=5.0), heldout_loss]
+    folder.mkdir(parents=True, exist_ok=True)
+    clock, steps = ClipClock(clips, report, every_seconds=5.0), StepLog(folder / "steps.csv")
+    callbacks = [FiniteGuard(), clock, steps, heldout_loss]
     if module.uses_ema:
         callbacks.append(Ema(decay_per_step(module.train_config, clips)))
     trainer = lightning.Trainer(
@@ -50,7 +53,7 @@ def fit_stage(
         accumulate_grad_batches=compute.accumulate_batches,
         max_epochs=1,
         callbacks=callbacks,
-        logger=TensorBoardLogger(str(log_dir), name="", version=module.stage_name),
+        logger=TensorBoardLogger(str(folder / "tensorboard"), name="", version=module.stage_name),
         log_every_n_steps=10,
         enable_checkpointing=False,
         enable_progress_bar=False,

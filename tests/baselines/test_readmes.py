@@ -16,12 +16,14 @@ HEADINGS = [
     "Size and cost",
     "Published numbers and under which protocol",
 ]
-FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "baselines").glob("*/module.py"))
+ROOT = Path(__file__).parents[2]
+CARDS = sorted(path.parent / "README.md" for path in (ROOT / "baselines").glob("*/module.py"))
+CARDS.append(ROOT / "docs" / "lavita.md")
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_readme_has_the_fixed_headings_and_something_under_each(folder):
-    text = (folder / "README.md").read_text()
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: f"{card.parent.name}-{card.stem}")
+def test_readme_has_the_fixed_headings_and_something_under_each(card):
+    text = card.read_text()
     title, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
     assert title.startswith("# ")
     assert [section.splitlines()[0] for section in sections] == HEADINGS

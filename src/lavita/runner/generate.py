@@ -14,6 +14,7 @@ from lavita.data.clip import to_uint8
 from lavita.runner.conditions import Conditions
 from lavita.score.frames import write_clips
 from lavita.score.grid import write_grid
+from lavita.score.sprite import write_sprite
 from lavita.train.module import VideoMethod
 
 GRID_CLIPS = 16
@@ -57,7 +58,8 @@ def save_samples(
     keep_clips: bool,
     condition: str | None = None,
 ) -> None:
-    """The lossless folder that scoring reads (where keep_clips), and beside it a moving grid of the first clips.
+    """The lossless folder that scoring reads (where keep_clips), and beside it a moving grid of the first clips, also
+    as a sprite for the report (where keep_clips).
 
     condition says which real clips they were made from, so that they are never taken for clips from noise alone.
     """
@@ -74,4 +76,5 @@ def save_samples(
         }
         names = [f"{seed:06d}" for seed in seeds]
         write_clips(folder, clips, names, sidecar | {"seeds": seeds, "classes": classes})
+        write_sprite(folder.parent, folder.name, clips[:GRID_CLIPS])
     write_grid(folder.with_suffix(".gif"), clips[:GRID_CLIPS], columns=4)

@@ -18,6 +18,7 @@ from lavita.data.windows import load_window
 from lavita.diffusion.draws import ClipDraws
 from lavita.runner.scoring import Scorer
 from lavita.score.grid import write_grid
+from lavita.score.sprite import write_sprite
 
 BATCH_CLIPS = 8
 LOOK_CLIPS = 4
@@ -58,6 +59,7 @@ def write_comparison(path: Path, before: np.ndarray, after: np.ndarray, average:
     """A moving picture of some clips: original, reconstruction, 4x4 average."""
     rows = [clips[i] for i in range(min(LOOK_CLIPS, len(before))) for clips in (before, after, average)]
     write_grid(path, np.stack(rows), columns=3)
+    write_sprite(path.parent, path.stem, np.stack(rows), columns=3)
 
 
 def reconstruction_scores(

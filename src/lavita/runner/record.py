@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lavita.bench.card import card_of
 from lavita.bench.ledger import COLUMNS
 from lavita.bench.plan import code_hash, config_hash, deviations
 from lavita.bench.suite import CellConfig
@@ -31,6 +32,7 @@ def first_record(cell: CellConfig, shared: Shared, mark: str) -> dict[str, Any]:
         "config": asdict(cell),
         "outside": {key: outside_name(path, values) for key, path in cell.outside.items()},
         "deviations": deviations(cell) if cell.method in names_in("methods") else [],
+        "card": card_of(cell) if cell.method in names_in("methods") else {},
         "row": first_row(cell, shared.group, values),
         "scores": [],
     }

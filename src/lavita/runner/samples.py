@@ -19,6 +19,7 @@ from lavita.runner.generate import GRID_CLIPS
 from lavita.runner.scoring import Scorer
 from lavita.score.frames import MANIFEST, read_clips, read_manifest, write_clips
 from lavita.score.grid import write_grid
+from lavita.score.sprite import write_sprite
 
 REMARK = "training not audited"
 
@@ -68,6 +69,7 @@ def main(folder: Path, shared_folder: Path, source: Path) -> None:
     names = [f"{index:06d}" for index in range(len(clips))]
     write_clips(folder / "samples", clips, names, {"method": cell.method, "cell": cell.cell, "source": REMARK})
     write_grid(folder / "samples.gif", clips[:GRID_CLIPS], columns=4)
+    write_sprite(folder, "samples", clips[:GRID_CLIPS])
     scorer = Scorer(shared, cell, "cuda" if torch.cuda.is_available() else "cpu")
     scores = [score | {"stage": "train"} for score in scorer.score(clips, folder / "samples.npz")]
     write_record(folder, read_record(folder) | {"status": "ok", "reason": REMARK, "scores": scores})

@@ -237,6 +237,7 @@ def real_clips(
 ) -> dict[str, Any]:
     """Features of the protocol's real clips, a grid of the first of them, and what the metric can see of changes."""
     from lavita.score.grid import write_grid
+    from lavita.score.sprite import write_sprite
 
     p, networks = cell.protocol, load_extractors(cell, shared["extractor"], "cpu")
     classes = networks["classes"] if shared["num_classes"] and networks["classes"].num_classes else None
@@ -253,6 +254,7 @@ def real_clips(
     kept = {"features": np.stack(sight.real), "names": np.array([f"{v.video_id}@{start}" for v, start in windows])}
     save_arrays(folder / "real.npz", kept | ({"probabilities": np.stack(probabilities)} if classes else {}))
     write_grid(folder / "real.gif", np.stack(first), columns=4)
+    write_sprite(folder, "real", np.stack(first))
     score = inception_score(np.stack(probabilities), p.is_splits, p.is_shuffle_seed) if classes else None
     report = sight.report(ddof=p.ddof, inception=score)
     videos = len({video.video_id for video, _ in windows})

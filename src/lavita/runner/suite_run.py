@@ -10,6 +10,7 @@ from typing import Any
 
 from lavita.bench.attempts import attempts, new_attempt
 from lavita.bench.ledger import read_record, write_record
+from lavita.bench.not_yet import not_yet
 from lavita.bench.plan import code_hash, config_hash, write_config
 from lavita.bench.run_folder import write_plan
 from lavita.bench.seal import seal
@@ -143,6 +144,7 @@ def plan_of(shared: Sequence[Shared], made_elsewhere: Sequence[str]) -> dict[str
         "title": suite.title,
         "order": [row.label for row in rows_of_suite(suite, first.tier)],
         "compares_rows": suite.rows is not None,
+        "not_yet": not_yet() if suite.rows is None else [],
         "cells": cells | {name: {"label": name.rpartition("-s")[0], "identity": ""} for name in made_elsewhere},
         "comparisons": sorted({one.values["comparison"] for one in shared}),
     }

@@ -72,7 +72,7 @@ def scaled(clips: np.ndarray, side: int) -> np.ndarray:
 
 
 def frames_in_one(frames: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
-    """One picture of frames (F, h, w, 3), below each other in as few columns as the format allows, and where they lie."""
+    """One picture of frames (F, h, w, 3), below each other in as few columns as the format has room for, and where."""
     count, height, width, _ = frames.shape
     across = -(-count // max(1, LONGEST_SIDE // height))
     down = -(-count // across)

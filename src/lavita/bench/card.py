@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lavita.bench.plan import deviations
-from lavita.bench.suite import PURSE, CellConfig, load_method, load_suite, load_yaml, rows_of_suite
+from lavita.bench.suite import PURSE, CellConfig, MethodSpec, load_method, load_suite, load_yaml, rows_of_suite
 from lavita.registry import BUILT_IN, ROOT, implementation_folder
 
 SECTIONS = (
@@ -17,6 +18,7 @@ SECTIONS = (
     "What differs here and why",
     "Author settings",
 )
+COMMAND_LINE = "the command line"
 
 
 def card_of(cell: CellConfig) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def card_of(cell: CellConfig) -> dict[str, Any]:
         "provenance": method.provenance,
         "about": sections_of(readme(method.implementation)),
         "authors": authors,
-        "why": {key: origin(cell, key) for key in changed},
+        "why": origins(cell, method, changed),
     }
 
 
@@ -62,12 +64,10 @@ def sections_of(path: Path) -> dict[str, str]:
     return {heading: found[heading] for heading in SECTIONS if heading in found}
 
 
-def origin(cell: CellConfig, name: str) -> str:
-    """Where a value that is not the authors' comes from: the last of the layers that set it, as they are composed."""
-    section, _, key = name.partition(".")
-    suite, method = load_suite(cell.suite), load_method(cell.method)
-    rows = {row.label: row for row in rows_of_suite(suite, cell.tier)}
-    row = rows.get(cell.label)
+def origins(cell: CellConfig, method: MethodSpec, names: Sequence[str]) -> dict[str, str]:
+    """Where values that are not the authors' come from: the last of the layers that set each, as they are composed."""
+    suite = load_suite(cell.suite)
+    row = next((row for row in rows_of_suite(suite, cell.tier) if row.label == cell.label), None)
     layers = [
         (row.changes if row else {}, f"the row {cell.label} of suite {cell.suite}"),
         (suite.tiers.get(cell.tier) or {}, f"suite {cell.suite} at tier {cell.tier}, the same for every row"),
@@ -75,10 +75,14 @@ def origin(cell: CellConfig, name: str) -> str:
         (load_yaml("tiers", cell.tier), f"tier {cell.tier}, one rule for every method"),
         (method.tiers.get(cell.tier) or {}, f"the method's size at tier {cell.tier}"),
     ]
-    here = getattr(cell, section, None)
-    value = here.get(key) if isinstance(here, dict) else getattr(here, key, None)
-    for values, said in layers:
-        given = values.get(section)
-        if isinstance(given, dict) and (not key or (key in given and str(given[key]) == str(value))):
-            return said
-    return "the command line"
+    return {name: next((said for values, said in layers if sets(values, cell, name)), COMMAND_LINE) for name in names}
+
+
+def sets(values: Mapping[str, Any], cell: CellConfig, name: str) -> bool:
+    """Whether a layer sets "section.key" (or a whole section) to the value that the cell has."""
+    section, _, key = name.partition(".")
+    given, here = values.get(section), getattr(cell, section, None)
+    if not isinstance(given, Mapping):
+        return False
+    value = here.get(key) if isinstance(here, Mapping) else getattr(here, key, None)
+    return not key or (key in given and str(given[key]) == str(value))

@@ -1,87 +1,130 @@
-"""A scatter of scores against cost as SVG: both axes logarithmic, every point named, no library needed."""
+"""A scatter of scores against cost as SVG: both axes logarithmic, every point named, no library needed.
+
+What a page may colour anew (for dark screens) has a class: ground, ink, soft, grid, s0 to s9.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT = 720, 440
-LEFT, RIGHT, TOP, BOTTOM = 70, 150, 40, 56
+from lavita.bench.axis import LogAxis
+
+WIDTH, HEIGHT = 640, 420
+LEFT, RIGHT, TOP, BOTTOM = 66, 120, 34, 52
 COLOURS = (
     "#4477aa", "#ee6677", "#228833", "#b8860b", "#2aa5c9", "#aa3377", "#555555", "#d2691e", "#6a5acd", "#2e8b57",
 )  # fmt: skip
+LETTER, LINE = 7.4, 15  # pixels that a letter and a line of text take
 
 
 @dataclass(frozen=True)
 class Point:
-    """One cell: its row's name, cost (x) and score (y), both above 0."""
+    """One cell: its row's name, cost (x), score (y), both above 0, and the ends of the score's interval."""
 
     label: str
     x: float
     y: float
+    low: float | None = None
+    high: float | None = None
 
 
-def scatter(points: Sequence[Point], title: str, x_title: str, y_title: str) -> str:
-    """An SVG document; points of one label share a colour and the label stands beside the last of them."""
-    xs, ys = Axis([p.x for p in points], LEFT, WIDTH - RIGHT), Axis([p.y for p in points], HEIGHT - BOTTOM, TOP)
+def scatter(points: Sequence[Point], title: str, x_title: str, y_title: str, name: str = "chart") -> str:
+    """An SVG document; points of one label share a colour, and the label stands once, beside one of them.
+
+    name: what makes the identifiers of its parts unique in a page that holds several.
+    """
+    ends = [end for p in points for end in (p.low, p.high) if end is not None and end > 0]
+    xs = LogAxis([p.x for p in points], LEFT, WIDTH - RIGHT)
+    ys = LogAxis([*(p.y for p in points), *ends], HEIGHT - BOTTOM, TOP)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        f'font-size="12" role="img"><title>{escape(title)}</title>',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{LEFT}" y="22" font-size="14">{escape(title)}</text>',
+        f'font-size="13" role="img" aria-labelledby="{name}-title {name}-text">',
+        f'<title id="{name}-title">{escape(title)}</title>',
+        f'<desc id="{name}-text">{escape(in_words(points, x_title, y_title))}</desc>',
+        f'<rect class="ground" width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        text(LEFT, 20, title, size=14),
+        *grid(xs, ys),
+        *marks(points, xs, ys),
+        text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, x_title, anchor="middle"),
+        f'<text class="ink" fill="#222" transform="translate(18 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" '
+        f'text-anchor="middle">{escape(y_title)}</text>',
     ]
-    for value in xs.ticks():
-        at = xs.at(value)
-        parts.append(f'<path d="M{at:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#ddd"/>')
-        parts.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value:g}</text>')
-    for value in ys.ticks():
-        at = ys.at(value)
-        parts.append(f'<path d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{value:g}</text>')
-    parts += points_of(points, xs, ys)
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 14}" text-anchor="middle">{escape(x_title)}</text>'
-    )
-    parts.append(f'<text transform="translate(18 {middle}) rotate(-90)" text-anchor="middle">{escape(y_title)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def points_of(points: Sequence[Point], xs: Axis, ys: Axis) -> list[str]:
-    """Dots, and each label once, moved apart where labels would lie on each other."""
-    labels = list(dict.fromkeys(point.label for point in points))
-    parts, taken = [], []
-    for label in sorted(labels, key=lambda name: ys.at([p.y for p in points if p.label == name][-1])):
-        colour = COLOURS[labels.index(label) % len(COLOURS)]
-        mine = [(xs.at(p.x), ys.at(p.y)) for p in points if p.label == label]
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>' for x, y in mine]
-        x, y = mine[-1]
-        place = y + 4
-        while any(abs(place - other) < 13 and abs(x - other_x) < 130 for other_x, other in taken):
-            place += 13
-        taken.append((x, place))
-        parts.append(f'<text x="{x + 8:.1f}" y="{place:.1f}" fill="{colour}">{escape(label)}</text>')
+def in_words(points: Sequence[Point], x_title: str, y_title: str) -> str:
+    """What the chart shows, for those who do not see it."""
+    said = []
+    for p in points:
+        interval = "" if p.low is None or p.high is None else f" ({p.low:.4g} to {p.high:.4g})"
+        said.append(f"{p.label}: {p.x:.4g}, {p.y:.4g}{interval}")
+    return f"Both axes logarithmic. Of each row {x_title}, then {y_title}: {'; '.join(said)}."
+
+
+def text(x: float, y: float, words: str, anchor: str = "start", size: int = 0, kind: str = "ink") -> str:
+    """A line of text whose baseline is at y."""
+    fill = "#222" if kind == "ink" else "#555"
+    style = f' font-size="{size}"' if size else ""
+    style += f' text-anchor="{anchor}"' if anchor != "start" else ""
+    return f'<text class="{kind}" fill="{fill}" x="{x:.1f}" y="{y:.1f}"{style}>{escape(words)}</text>'
+
+
+def grid(xs: LogAxis, ys: LogAxis) -> list[str]:
+    """Lines and numbers of both axes."""
+    parts = []
+    for value in xs.ticks():
+        at = xs.at(value)
+        parts.append(f'<path class="grid" d="M{at:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#ddd"/>')
+        parts.append(text(at, HEIGHT - BOTTOM + 17, f"{value:g}", "middle", kind="soft"))
+    for value in ys.ticks():
+        at = ys.at(value)
+        parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
+        parts.append(text(LEFT - 7, at + 4, f"{value:g}", "end", kind="soft"))
     return parts
 
 
-class Axis:
-    """A logarithmic axis with some room at both ends, from pixel `start` to pixel `stop`."""
+def marks(points: Sequence[Point], xs: LogAxis, ys: LogAxis) -> list[str]:
+    """Dots with their intervals, and each label once, where it lies on nothing else."""
+    labels = list(dict.fromkeys(point.label for point in points))
+    parts, places, taken = [], {}, []
+    for point in points:
+        number = labels.index(point.label) % len(COLOURS)
+        x, y = xs.at(point.x), ys.at(point.y)
+        if point.low is not None and point.high is not None:
+            # An interval that reaches 0 goes on to the end of the axis.
+            low, high = ys.at(point.low) if point.low > 0 else HEIGHT - BOTTOM, ys.at(point.high)
+            way = f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 4:.1f} {low:.1f}h8M{x - 4:.1f} {high:.1f}h8"
+            parts.append(f'<path class="s{number} line" stroke="{COLOURS[number]}" fill="none" d="{way}"/>')
+            taken.append((x - 4, high, x + 4, low))
+        parts.append(f'<circle class="s{number}" cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{COLOURS[number]}"/>')
+        taken.append((x - 5, y - 5, x + 5, y + 5))
+        places[point.label] = (x, y)
+    for label in sorted(labels, key=lambda name: places[name][1]):
+        parts.append(named(label, *places[label], taken))
+    return parts
 
-    def __init__(self, values: Sequence[float], start: float, stop: float) -> None:
-        low, high = math.log10(min(values)), math.log10(max(values))
-        room = max(0.08 * (high - low), 0.05)
-        self.low, self.high, self.start, self.stop = low - room, high + room, start, stop
 
-    def at(self, value: float) -> float:
-        """The pixel of a value."""
-        return self.start + (math.log10(value) - self.low) / (self.high - self.low) * (self.stop - self.start)
+def named(label: str, x: float, y: float, taken: list[tuple[float, float, float, float]]) -> str:
+    """A label beside its dot, further away where others lie there, with a line to the dot if it is far."""
+    width = LETTER * len(label)
+    for step in range(40):
+        move = LINE * (step // 4) * (1 if step % 2 else -1)
+        left = x + 9 if step % 4 < 2 else x - 9 - width
+        box = (left, y + move - 9, left + width, y + move + 5)
+        inside = LEFT <= box[0] and box[2] <= WIDTH and TOP - 6 <= box[1] and box[3] <= HEIGHT - BOTTOM
+        if inside and not any(overlap(box, other) for other in taken):
+            break
+    else:  # nowhere is free: at its dot, on others
+        move, box = 0, (x + 9, y - 9, x + 9 + width, y + 5)
+    taken.append(box)
+    line = ""
+    if abs(move) > LINE:
+        end = box[0] - 2 if box[0] > x else box[2] + 2
+        line = f'<path class="soft line" stroke="#555" d="M{x:.1f} {y:.1f}L{end:.1f} {y + move:.1f}"/>'
+    return line + text(box[0], y + move + 4, label)
 
-    def ticks(self) -> list[float]:
-        """Round values within the axis, the fewer of a power of ten the more powers there are."""
-        powers = range(math.floor(self.low), math.ceil(self.high) + 1)
-        span = self.high - self.low
-        steps = (1, 1.2, 1.5, 2, 3, 4, 5, 7) if span < 0.8 else (1, 2, 5) if span < 2.5 else (1,)
-        values = [float(f"{step}e{power}") for power in powers for step in steps]
-        return [value for value in values if self.low <= math.log10(value) <= self.high]
+
+def overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lavita.bench.cells import for_readers
 from lavita.bench.pairs_note import sentence
+from lavita.bench.report import report_html
 from lavita.bench.run_folder import RunFolder, read_run
 from lavita.bench.tables_of_run import TABLES, tables_of_run
 from lavita.bench.write_table import markdown
@@ -15,9 +16,11 @@ from lavita.runner.display import Display
 from lavita.runner.work import shown
 from lavita.whole import write_whole
 
+REPORT = "report.html"
+
 
 def show_tables(folder: Path, display: Display) -> RunFolder:
-    """Write every table of a results folder, and print what fits a terminal."""
+    """Write every table of a results folder and its report, and print what fits a terminal."""
     run = read_run(folder)
     tables = tables_of_run(run)
     for name in TABLES:
@@ -25,6 +28,7 @@ def show_tables(folder: Path, display: Display) -> RunFolder:
             write_whole(folder / name, tables.texts[name])
         else:
             (folder / name).unlink(missing_ok=True)
+    write_whole(folder / REPORT, report_html(run, audit=None))
     for facts, frame in tables.blocks:
         display.line("")
         if len(tables.blocks) > 1:
@@ -34,6 +38,7 @@ def show_tables(folder: Path, display: Display) -> RunFolder:
         display.line(f"{pair.choice} against {pair.against}: {sentence(pair)}")
     files = ", ".join(name for name in TABLES if name in tables.texts)
     display.line(f"tables: {shown(folder)}/{files}; samples: cells/<cell>/samples.gif")
+    display.line(f"all on one page: {shown(folder)}/{REPORT}")
     for one in run.others:
         display.line(f"left out of the tables: {one.name}: {one.left_out}")
     return run

@@ -164,9 +164,8 @@ def sanity_text(report: SanityReport) -> str:
         lines.append(f"| {title} | {value:.4g} | {report.low[name]:.4g} to {report.high[name]:.4g} | {times} |")
     lines += ["", report.verdict]
     if report.inception is not None:
-        lines.append(
-            f"Inception score of the real clips: {report.inception[0]:.4g} (deviation {report.inception[1]:.2g})."
-        )
+        mean, deviation = report.inception
+        lines += ["", f"Inception score of the real clips: {mean:.4g} (deviation {deviation:.2g})."]
     return "\n".join(lines)
 
 

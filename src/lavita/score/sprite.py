@@ -51,7 +51,7 @@ def candidates(clips: np.ndarray, columns: int) -> Iterator[tuple[bytes, dict]]:
     """The file's bytes with what describes them, from the best to the smallest."""
     largest = max(clips.shape[2:4])
     for side in dict.fromkeys(min(side, largest) for side in SMALLER_CLIPS):
-        sheet, facts = frames_in_one(moving(scaled(clips, side), columns))
+        sheet, facts = frames_in_one(with_alpha(scaled(clips, side), columns))
         if max(sheet.shape[:2]) > LONGEST_SIDE:
             continue
         if side == largest:
@@ -71,13 +71,19 @@ def scaled(clips: np.ndarray, side: int) -> np.ndarray:
     return small.reshape(count, frames, *small.shape[1:])
 
 
+def with_alpha(clips: np.ndarray, columns: int) -> np.ndarray:
+    """One grid a frame, uint8 (F, h, w, 4): see-through between the clips, so that it fits a page of any colour."""
+    inside = moving(np.zeros_like(clips), columns)[..., :1] == 0  # a grid is white between its clips
+    return np.concatenate([moving(clips, columns), np.where(inside, 255, 0).astype(np.uint8)], axis=-1)
+
+
 def frames_in_one(frames: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
-    """One picture of frames (F, h, w, 3), below each other in as few columns as the format has room for, and where."""
-    count, height, width, _ = frames.shape
+    """One picture of frames (F, h, w, C), below each other in as few columns as the format has room for, and where."""
+    count, height, width, channels = frames.shape
     across = -(-count // max(1, LONGEST_SIDE // height))
     down = -(-count // across)
     filled = np.concatenate([frames, np.repeat(frames[-1:], across * down - count, axis=0)])
-    columns = filled.reshape(across, down * height, width, 3)
+    columns = filled.reshape(across, down * height, width, channels)
     facts = {"frames": count, "across": across, "down": down, "width": width, "height": height}
     return np.concatenate(list(columns), axis=1), facts
 

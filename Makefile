@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint browser clean
 
 demo: $(READY)
 	$(VENV)/bin/python benchmarks/run.py --suite ucf101 --tier demo
@@ -15,6 +15,13 @@ test: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# What tests/browser needs beside: Playwright, which downloads no browser, and Debian's chromium where root may install it.
+# Without them those tests skip and say so.
+browser: $(READY)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,browser]'
+	command -v chromium || command -v chromium-browser || test -n "$$LAVITA_CHROMIUM" || test "$$(id -u)" != 0 || \
+	  { apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends chromium; }
 
 # torch first and alone: a version that the rest can't replace by a build with gigabytes of CUDA libraries.
 $(READY): constraints.txt setup.cfg pyproject.toml

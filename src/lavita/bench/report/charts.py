@@ -32,12 +32,14 @@ def cost_section(run: RunFolder, rows: Sequence[dict[str, Any]]) -> Html:
 
 def pair_of_charts(rows: Sequence[dict[str, Any]], seconds: Cost, number: int) -> Html:
     """The charts of the rows of one protocol and a table of what they show."""
-    protocol = f"{rows[0]['protocol']}, extractor {rows[0]['extractor']}"
+    protocol, place = f"{rows[0]['protocol']}, extractor {rows[0]['extractor']}", f"protocol {rows[0]['protocol_hash']}"
     drawn = []
     for cost, name, title in ((FLOPS, "flops", "against training FLOPs"), (seconds, "seconds", "against seconds")):
         chart = quality_cost(rows, cost, f"{rows[0]['metric']} {title}", f"{name}-{number}")
         if chart:
-            drawn.append(scrolling(f"Chart: {rows[0]['metric']} {title}", Html(chart)))
+            drawn.append(
+                scrolling(f"Chart: {rows[0]['metric']} {title}, protocol {rows[0]['protocol_hash']}", Html(chart))
+            )
     lines = [
         (
             row["cell"],
@@ -49,7 +51,9 @@ def pair_of_charts(rows: Sequence[dict[str, Any]], seconds: Cost, number: int) -
         for row in rows
     ]
     columns = ("cell", rows[0]["metric"], "95 % interval", "training TFLOPs", "training seconds")
-    numbers = table("What the charts show.", columns, lines, "Numbers of the charts")
+    numbers = table(
+        "What the charts show.", columns, lines, f"Numbers of the charts, protocol {rows[0]['protocol_hash']}"
+    )
     return together(
         [
             element("p", f"Protocol {protocol}.", class_="facts-line"),
@@ -86,7 +90,7 @@ def losses_section(run: RunFolder) -> Html:
     quarters = [f"training, quarter {number}" for number in (1, 2, 3, 4)]
     columns = ("cell", "stage", "of the budget", *quarters, "held-out, from start to end")
     caption = "Mean training loss of each quarter of a stage, and the losses on held-out clips."
-    numbers = table(caption, columns, rows, "Losses along the budget")
+    numbers = table(caption, columns, rows, "Table of losses")
     return section(
         "losses",
         "Losses along the budget",

@@ -109,4 +109,4 @@ def first_stages_table(records: Sequence[dict[str, Any]]) -> Html:
         values = dict(scores)
         lines.append((stage, *[number(values.get(name, "not measured"), name) for name in metrics], ", ".join(cells)))
     columns = [breakable(name) for name in ("first stage", *metrics, "of")]
-    return table("What each first stage loses by itself.", columns, lines, "First stages", "first-stages")
+    return table("What each first stage loses by itself.", columns, lines, "Table of first stages", "first-stages")

@@ -14,7 +14,11 @@ INLINE = re.compile(r"`([^`]+)`|\*\*([^*]+)\*\*|\[([^\]]+)\]\(([^)\s]+)\)")
 
 def prose(text: str, label: str = "table") -> Html:
     """HTML of a text; whatever is no such Markdown stands as it is written. label: what a table in it is called."""
-    return together(block_html(lines, label) for lines in blocks_of(text))
+    found, tables = [], 0
+    for lines in blocks_of(text):
+        tables += kind_of(lines[0]) == "table"
+        found.append(block_html(lines, label if tables < 2 else f"{label}, table {tables}"))
+    return together(found)
 
 
 def blocks_of(text: str) -> list[list[str]]:

@@ -32,14 +32,13 @@ def cost_section(run: RunFolder, rows: Sequence[dict[str, Any]]) -> Html:
 
 def pair_of_charts(rows: Sequence[dict[str, Any]], seconds: Cost, number: int) -> Html:
     """The charts of the rows of one protocol and a table of what they show."""
-    protocol, place = f"{rows[0]['protocol']}, extractor {rows[0]['extractor']}", f"protocol {rows[0]['protocol_hash']}"
+    first = rows[0]
+    metric, place = first["metric"], f"protocol {first['protocol_hash']}"
     drawn = []
     for cost, name, title in ((FLOPS, "flops", "against training FLOPs"), (seconds, "seconds", "against seconds")):
-        chart = quality_cost(rows, cost, f"{rows[0]['metric']} {title}", f"{name}-{number}")
+        chart = quality_cost(rows, cost, f"{metric} {title}", f"{name}-{number}")
         if chart:
-            drawn.append(
-                scrolling(f"Chart: {rows[0]['metric']} {title}, protocol {rows[0]['protocol_hash']}", Html(chart))
-            )
+            drawn.append(scrolling(f"Chart: {metric} {title}, {place}", Html(chart)))
     lines = [
         (
             row["cell"],
@@ -50,13 +49,11 @@ def pair_of_charts(rows: Sequence[dict[str, Any]], seconds: Cost, number: int) -
         )
         for row in rows
     ]
-    columns = ("cell", rows[0]["metric"], "95 % interval", "training TFLOPs", "training seconds")
-    numbers = table(
-        "What the charts show.", columns, lines, f"Numbers of the charts, protocol {rows[0]['protocol_hash']}"
-    )
+    columns = ("cell", metric, "95 % interval", "training TFLOPs", "training seconds")
+    numbers = table("What the charts show.", columns, lines, f"Numbers of the charts, {place}")
     return together(
         [
-            element("p", f"Protocol {protocol}.", class_="facts-line"),
+            element("p", f"Protocol {first['protocol']}, extractor {first['extractor']}.", class_="facts-line"),
             element("div", *[element("div", one, class_="chart") for one in drawn], class_="charts"),
             details("The same as a table", numbers),
         ]

@@ -134,6 +134,7 @@ def plan_of(shared: Sequence[Shared], made_elsewhere: Sequence[str]) -> dict[str
     """run.json: what stands in the tables, in which order, and what the suite says of itself."""
     first = shared[0].group.cells[0]
     suite = load_suite(first.suite)
+    rows = rows_of_suite(suite, first.tier)
     cells = {
         cell.cell: {"label": cell.label, "identity": identity(cell, one)} for one in shared for cell in one.group.cells
     }
@@ -141,7 +142,8 @@ def plan_of(shared: Sequence[Shared], made_elsewhere: Sequence[str]) -> dict[str
         "suite": first.suite,
         "tier": first.tier,
         "title": suite.title,
-        "order": [row.label for row in rows_of_suite(suite, first.tier)],
+        "order": [row.label for row in rows],
+        "varied": sorted({section for row in rows for section in row.changes}),
         "compares_rows": suite.rows is not None,
         "cells": cells | {name: {"label": name.rpartition("-s")[0], "identity": ""} for name in made_elsewhere},
         "comparisons": sorted({one.values["comparison"] for one in shared}),

@@ -49,7 +49,7 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
     windows = check_cells(cells, catalogue, num_classes)
     outside = outside_hashes(cells)
     if spec["reuse"]:
-        check_weights(cell, read_shared(folder), num_classes)
+        check_weights(cell, catalogue, read_shared(folder), cache)
         return outside
     shared: dict[str, Any] = {"cache": str(cache), "num_classes": num_classes, "class_names": catalogue.class_names}
     shared["classes"] = sorted({v.class_index for v in catalogue.split("train") if v.class_index is not None})
@@ -72,16 +72,18 @@ class Stale(ValueError):
     """Parts that were fitted before can't serve these cells."""
 
 
-def check_weights(cell: CellConfig, shared: dict[str, Any], num_classes: int | None) -> None:
-    """Raise Stale where a codec or feature network that is given, not fitted, has other weights than then."""
+def check_weights(cell: CellConfig, catalogue: Catalogue, shared: dict[str, Any], cache: Path) -> None:
+    """Raise Stale where a codec or feature network that is given, not fitted, has other weights than then; ValueError
+    for a latent cache that can't be used.
+    """
     if cell.codec.kind != "suite" and codec_given(cell)["codec_hash"] != shared["codec_hash"]:
         raise Stale("the codec's weights are others")
     networks = load_extractors(cell, shared["extractor"], "cpu")
     hashes = [networks[use].weights_hash for use in ("distance", "classes")]
     if cell.protocol.with_weights(*hashes).hash() != shared["protocol_hash"]:
         raise Stale("the feature networks' weights are others")
-    if shared["latents"] and not Path(shared["latents"]).is_dir():
-        raise Stale("the latent cache is gone")
+    # A cache that is whole is opened at once; one that is gone, or of something else, is filled or refused.
+    fill_cache(cell, catalogue, shared, cache)
 
 
 def fit_extractor(

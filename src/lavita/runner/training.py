@@ -59,7 +59,8 @@ def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: d
             limit = Limit(None, cell.budget.seconds - spent.total("seconds"))
         train_stage(stage, limit, loaders, spent, folder)
         if stage.module is pretraining:
-            start_network(method, pretraining.network.state_dict(), f"{pretraining.name}'s own training", folder)
+            source = f"{spent.stages[-1]['clips']} clips of {cell.pretraining.method}"
+            start_network(method, pretraining.network.state_dict(), source, folder)
     return spent
 
 

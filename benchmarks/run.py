@@ -32,7 +32,9 @@ Dry run: one line a cell and stage (codec, extractor, autoencoder, autoencoder-g
 counted, 2 a multiply-add: forward is that of the network that the stage trains (codec: encoding and decoding; sample:
 all steps of a clip; score: the feature network), train is forward and backward of the loss with encoding. steps of
 sample are network evaluations. est_seconds are at the rate of a transformer block on this machine: a lower bound.
-Exit status: 0 all well, 1 some cell failed, 2 bad arguments or no data.
+A run ends with its audit (benchmarks/audit.py) and, last, its digest: quoted beside the numbers it lets anybody check
+that a folder is the one they came from. Nothing is written over: a cell that is run again is <cell>.2, <cell>.3, ...
+Exit status: 0 all well, 1 some cell or check of the audit failed, 2 bad arguments or no data.
 """
 
 
@@ -66,6 +68,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="results folder (default: results/<suite>-<tier>-<data name>)")
     parser.add_argument("--cache", type=Path, help="folder for fitted codecs and extractors (default: results/cache)")
     parser.add_argument("--fresh", action="store_true", help="run finished cells again")
+    parser.add_argument(
+        "--publishable", action="store_true", help="mark the tables so; refused unless the code is a clean commit"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="print what every cell would cost, stage by stage; needs no data"
     )
@@ -127,7 +132,16 @@ def run(arguments: argparse.Namespace) -> int:
     from lavita.runner.suite_run import run_suite
 
     samples = samples_of(arguments.samples, names_in("methods") + [cell.label for cell in cells])
-    return run_suite(cells, arguments.out, arguments.cache, arguments.fresh, arguments.workers, samples, flags)
+    return run_suite(
+        cells,
+        arguments.out,
+        arguments.cache,
+        arguments.fresh,
+        arguments.workers,
+        samples,
+        flags,
+        arguments.publishable,
+    )
 
 
 def main(argv: list[str]) -> int:

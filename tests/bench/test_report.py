@@ -184,9 +184,22 @@ def test_audit_lines_stand_there_what_failed_first(folder):
     start = next(i for i, (_, a, _) in enumerate(page.elements) if a.get("id") == "audit")
     cells = ["".join(text) for tag, _, text in page.elements[start:] if tag == "td"]
     assert cells[:3] == ["pvdm-s0", "fail", "8 here, 16 there <b>"]
-    assert any("3 checks: 1 pass, 1 fail, 1 not applicable" in words for _, words in page.all("p"))
-    with pytest.raises(ValueError, match="allowed pass, fail, not applicable"):
-        AuditLine("budget", "dit-s0", "passed", "")
+    assert any("3 checks, 1 pass, 1 fail, 1 not applicable" in words for _, words in page.all("p"))
+    assert len(page.table("audit")[1]) == 1
+    assert any(words == "All 3 checks" for _, words in page.all("summary"))
+
+
+def test_a_budget_in_seconds_is_said_so(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "out")
+    for cell in (tmp_path / "out" / "cells").iterdir():
+        record = json.loads((cell / "record.json").read_text())
+        record["config"]["budget"] |= {"currency": "seconds", "clips": None, "seconds": 40.0}
+        if record["status"] == "ok":
+            record["row"]["clips_seen"] = sum(stage["clips"] for stage in record["stages"])
+        (cell / "record.json").write_text(json.dumps(record))
+    page = Page(report_html(read_run(tmp_path / "out"), None))
+    said = [words for _, words in page.all("dd")]
+    assert any("first step that reached 40 seconds; so rows saw 2,048 to 2,048 clips" in words for words in said)
 
 
 def test_headings_are_in_order_and_charts_have_names(page):

@@ -33,7 +33,10 @@ class StageLosses:
 
 @dataclass(frozen=True)
 class CellLosses:
-    """The stages of a cell in their order; budget: in clips; remark: what a reader must know of the curve."""
+    """The stages of a cell in their order; remark: what a reader must know of the curve.
+
+    budget: in clips; where it is in another currency, the clips that were seen.
+    """
 
     cell: str
     budget: float
@@ -44,7 +47,6 @@ class CellLosses:
 def losses_of(run: RunFolder, attempt: Attempt) -> CellLosses | None:
     """The losses of an attempt, None where nothing was logged. A cell that ended badly has those up to there."""
     record = attempt.record
-    budget = float(record["config"]["budget"]["clips"])
     logs = read_steps(run.path / "cells" / attempt.name / STEPS)
     last = list(logs)[-1:]  # the record has the held-out losses of the last stage only
     heldout = [(float(clips), float(loss)) for clips, loss in record.get("heldout_losses") or []]
@@ -63,7 +65,7 @@ def losses_of(run: RunFolder, attempt: Attempt) -> CellLosses | None:
         return None
     if record["status"] != "ok":
         remark = f"{record['status']}: the log ends there, and the codec's share before it is not drawn"
-    return CellLosses(record["cell"], budget, stages, remark)
+    return CellLosses(record["cell"], float(record["config"]["budget"]["clips"] or start), stages, remark)
 
 
 def stage_lengths(record: dict[str, Any], logs: dict[str, Series]) -> list[tuple[str, float]]:

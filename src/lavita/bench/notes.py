@@ -10,6 +10,8 @@ from lavita.bench.ledger import shown
 from lavita.bench.run_folder import RunFolder
 from lavita.score.intervals import seed_spread
 
+SPLITS = ("train", "heldout")
+
 
 def notes_of(run: RunFolder) -> dict[str, str]:
     """What stands below the table: what the metric can see, deviations, stages, held-out losses."""
@@ -58,7 +60,7 @@ def data_notes(run: RunFolder) -> str:
     """What the rows were made from: name, splits and fingerprint of the data, and each video that was left out."""
     lines = []
     for one in {one["fingerprint"] + one["dataset"]: one for one in run.used_shared.values()}.values():
-        counts = ", ".join(f"{count} {split}" for split, count in one["splits"].items())
+        counts = ", ".join(f"{one['splits'][split]} {split}" for split in SPLITS)
         lines.append(f"* {one['dataset']}: {counts}; fingerprint {one['fingerprint']}")
         lines += [f"  * left out: {note}" for note in one["left_out"]]
     return "\n".join(lines)

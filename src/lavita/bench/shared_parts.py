@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lavita.bench.ledger import csv_text
 from lavita.whole import write_whole
 
-SHARED = "shared.json"
+SHARED, VIDEOS = "shared.json", "videos.csv"
+VIDEO_COLUMNS = ("video_id", "group", "split", "sha256", "used")
 PATHS = ("real", "extractor", "codec")  # kept as names below the folder
 
 
@@ -28,3 +32,17 @@ def read_shared(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{folder / SHARED}: {key} is {name!r}, wanted the name of a file beside it")
     shared |= {key: shared[key] and str(folder / shared[key]) for key in PATHS}
     return shared | {"splits": {split: str(folder / name) for split, name in shared["splits"].items()}}
+
+
+def write_videos(folder: Path, lines: Iterable[Sequence[str]]) -> None:
+    """videos.csv: every video that the fingerprint covers, and whether clips were made from it (true or false)."""
+    write_whole(folder / VIDEOS, csv_text([list(VIDEO_COLUMNS), *map(list, lines)]))
+
+
+def read_videos(folder: Path) -> Iterator[dict[str, str]]:
+    """The lines of videos.csv by column. Raises ValueError for other columns."""
+    with (folder / VIDEOS).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != VIDEO_COLUMNS:
+            raise ValueError(f"{folder / VIDEOS}: columns {reader.fieldnames}, wanted {', '.join(VIDEO_COLUMNS)}")
+        yield from reader

@@ -8,8 +8,8 @@ from lavita.bench.suite import CellConfig
 from lavita.checkpoints import read_state
 from lavita.data.catalogue import Catalogue, VideoEntry
 from lavita.data.windows import real_windows
-from lavita.runner.build import check_purse
 from lavita.runner.loading import stage_data
+from lavita.runner.purse import check_purse
 from lavita.score.frames import file_hash
 
 

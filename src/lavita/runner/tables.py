@@ -1,4 +1,4 @@
-"""Writes the generated tables of a results folder and shows them."""
+"""Writes the generated tables of a results folder, audits it, puts all on one page, and shows what fits a terminal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from lavita.bench.audit.run_audit import audit
+from lavita.bench.audit_line import FAIL
 from lavita.bench.cells import for_readers
 from lavita.bench.pairs_note import sentence
 from lavita.bench.report import report_html
@@ -19,8 +21,22 @@ from lavita.whole import write_whole
 REPORT = "report.html"
 
 
+def show_results(folder: Path, display: Display) -> int:
+    """Tables, audit, report and, last, the digest of a results folder; returns how many checks of the audit failed."""
+    run = show_tables(folder, display)
+    lines = audit(run)
+    write_whole(folder / REPORT, report_html(run, lines))
+    failed = [line for line in lines if line.verdict == FAIL]
+    for line in failed:
+        display.line(f"audit: FAIL {line.check}: {line.where}: {line.text}")
+    display.line(f"audit: {len(lines)} checks, {len(failed)} failed (python benchmarks/audit.py {shown(folder)})")
+    display.line(f"all on one page: {shown(folder)}/{REPORT}")
+    display.line(f"digest {run.digest}")
+    return len(failed)
+
+
 def show_tables(folder: Path, display: Display) -> RunFolder:
-    """Write every table of a results folder and its report, and print what fits a terminal."""
+    """Write every table of a results folder, and print what fits a terminal."""
     run = read_run(folder)
     tables = tables_of_run(run)
     for name in TABLES:
@@ -28,7 +44,6 @@ def show_tables(folder: Path, display: Display) -> RunFolder:
             write_whole(folder / name, tables.texts[name])
         else:
             (folder / name).unlink(missing_ok=True)
-    write_whole(folder / REPORT, report_html(run, audit=None))
     for facts, frame in tables.blocks:
         display.line("")
         if len(tables.blocks) > 1:
@@ -38,7 +53,6 @@ def show_tables(folder: Path, display: Display) -> RunFolder:
         display.line(f"{pair.choice} against {pair.against}: {sentence(pair)}")
     files = ", ".join(name for name in TABLES if name in tables.texts)
     display.line(f"tables: {shown(folder)}/{files}; samples: cells/<cell>/samples.gif")
-    display.line(f"all on one page: {shown(folder)}/{REPORT}")
     for one in run.others:
         display.line(f"left out of the tables: {one.name}: {one.left_out}")
     return run

@@ -112,7 +112,7 @@ def stages_table(label: str, records: list[dict[str, Any]]) -> Html | None:
     """What each stage spent of the budget."""
     lines = []
     for record in records:
-        budget = record["config"]["budget"]["clips"]
+        budget = sum(stage["clips"] for stage in record.get("stages", []))
         for stage in record.get("stages", []):
             whose = "the suite’s, charged in full" if stage.get("charged") else "its own"
             share = f"{100 * stage['clips'] / budget:.1f} %"
@@ -120,7 +120,7 @@ def stages_table(label: str, records: list[dict[str, Any]]) -> Html | None:
                           f"{stage['seconds']:.1f}", f"{stage['flops'] * 1e-12:.4g}", whose))  # fmt: skip
     if not lines:
         return element("p", "No stages are recorded: the row did not end, or was not trained here.")
-    columns = ("stage", "seed", "clips", "share of budget", "seconds", "TFLOPs", "whose")
+    columns = ("stage", "seed", "clips", "share of the clips", "seconds", "TFLOPs", "whose")
     return table("Stages, in the order of training.", columns, lines, f"Stages of {label}")
 
 

@@ -61,13 +61,22 @@ def audit_section(run: RunFolder, audit: Sequence[AuditLine] | None) -> Html:
         said = element("p", element("strong", "The audit was not run when this page was made."), class_="caution")
         return section("audit", "Audit", said, how)
     counts = ", ".join(f"{sum(line.verdict == verdict for line in audit)} {verdict}" for verdict in VERDICTS)
-    order = sorted(audit, key=lambda line: (line.verdict != FAIL, VERDICTS.index(line.verdict)))
-    lines = [
+    bad = [line for line in audit if line.verdict == FAIL]
+    said = f"Made by the run of itself, from this folder and without the digest: {len(audit)} checks, {counts}."
+    parts = [element("p", said)]
+    if bad:
+        parts.append(lines_table("What failed.", bad))
+    parts.append(details(f"All {len(audit)} checks", lines_table("All checks.", audit)))
+    return section("audit", "Audit", *parts, how)
+
+
+def lines_table(caption: str, lines: Sequence[AuditLine]) -> Html:
+    """Lines of the audit."""
+    made = [
         (line.check, line.where, element("span", line.verdict, class_=f"status {slug(line.verdict)}"), line.text)
-        for line in order
+        for line in lines
     ]
-    made = table(f"{counts}.", ("check", "where", "verdict", "what was found"), lines, "Audit")
-    return section("audit", "Audit", element("p", f"{len(audit)} checks: {counts}."), made, how)
+    return table(caption, ("check", "where", "verdict", "what was found"), made, f"Audit: {caption}", "audit")
 
 
 def sources_section(run: RunFolder, rows: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> Html:

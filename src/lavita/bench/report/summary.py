@@ -59,20 +59,25 @@ def compared(run: RunFolder) -> Point:
 
 
 def budget(run: RunFolder) -> Point:
-    """Whether every row spent the same."""
-    spent = {record["cell"]: record["row"].get("clips_seen") for record in run.records if record["status"] == "ok"}
-    amounts = sorted({clips for clips in spent.values() if clips not in ("", None)})
-    unknown = [cell for cell, clips in spent.items() if clips in ("", None)]
-    end = f" Not known of: {', '.join(unknown)}." if unknown else ""
-    if len(amounts) == 1:
-        said = (
-            f"Every row that was trained here saw exactly {amounts[0]:,} clips, all of its stages and the suite’s "
-            f"codec together.{end}"
-        )
-        return ("Budget", said, bool(unknown), "methods")
-    if not amounts:
+    """Whether every row spent the same, in the currency of the budget."""
+    good = [record for record in run.records if record["status"] == "ok"]
+    trained = [record for record in good if record.get("stages")]
+    unknown = [record["cell"] for record in good if not record.get("stages")]
+    end = f" Not known of clips made elsewhere: {', '.join(unknown)}." if unknown else ""
+    if not trained:
         return ("Budget", f"No row was trained here to its end.{end}", True, "methods")
-    return ("Budget", f"Rows spent different budgets: {', '.join(f'{a:,}' for a in amounts)} clips.{end}", True, "cost")
+    kinds = {record["config"]["budget"]["currency"] for record in trained}
+    clips = sorted({record["row"]["clips_seen"] for record in trained})
+    if kinds != {"clips"}:
+        asked = ", ".join(sorted({f"{r['config']['budget'][kind]:g} {kind}" for r in trained for kind in kinds}))
+        said = (
+            f"Each row stopped at the first step that reached {asked}; so rows saw {clips[0]:,} to {clips[-1]:,} clips."
+        )
+        return ("Budget", said + end, len(kinds) > 1, "methods")
+    if len(clips) > 1:
+        return ("Budget", f"Rows saw different numbers of clips: {clips[0]:,} to {clips[-1]:,}.{end}", True, "methods")
+    said = f"Every row that was trained here saw exactly {clips[0]:,} clips, all stages and the suite’s codec together."
+    return ("Budget", said + end, bool(unknown), "methods")
 
 
 def scored(rows: Sequence[dict[str, Any]]) -> list[Point]:

@@ -1,5 +1,6 @@
 """The whole path on tiny numbers: two methods, embedded data, tables, going on, a failing cell, sampling again."""
 
+import base64
 import csv
 import json
 import os
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from lavita.score.frames import read_clips, read_manifest
+from lavita.score.sprite import MOST_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -84,10 +86,22 @@ def test_cell_folder(done):
         cell = base / "out" / "cells" / f"{method}-s0"
         for name in ("config.yaml", "log.txt", "record.json", "checkpoint.safetensors", "samples.gif", "untrained.gif"):
             assert (cell / name).is_file(), name
+        assert (cell / "samples.sprite.webp").stat().st_size <= MOST_BYTES
         assert list((cell / "tensorboard").rglob("events.out*"))
         clips = read_clips(cell / "samples")
         assert clips.shape == (8, 8, 32, 32, 3) and clips.dtype == np.uint8
         assert [clip["seed"] for clip in read_manifest(cell / "samples")["clips"]] == list(range(8))
+
+
+def test_the_report_holds_every_picture_as_it_is(done):
+    base, _, process = done
+    page = (base / "out" / "report.html").read_text()
+    pictures = [*base.glob("out/cells/*/*.sprite.webp"), *base.glob("out/shared/*/*.sprite.webp")]
+    assert len(pictures) == 5  # clips of both, the autoencoder of one, real clips, the codec
+    assert all(base64.b64encode(path.read_bytes()).decode() in page for path in pictures)
+    digest = process.stdout.split()[-1]
+    assert page.count(digest) >= 3 and f"--digest {digest}" in page
+    assert str(base) not in page and "0 fail" in page
 
 
 def test_same_command_goes_on(done):

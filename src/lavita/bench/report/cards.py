@@ -121,7 +121,7 @@ def stages_table(label: str, records: list[dict[str, Any]]) -> Html | None:
     if not lines:
         return element("p", "No stages are recorded: the row did not end, or was not trained here.")
     columns = ("stage", "seed", "clips", "share of the clips", "seconds", "TFLOPs", "whose")
-    return table("Stages, in the order of training.", columns, lines, f"Stages of {label}")
+    return table("Stages, in the order of training.", columns, lines, f"Stages of {label}", "stages")
 
 
 def differences(label: str, record: dict[str, Any], known: dict[str, Any]) -> Html:

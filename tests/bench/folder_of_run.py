@@ -19,7 +19,7 @@ from lavita.score.sprite import write_sprite
 HOSTILE = "<script>alert('x')</script> & \"quoted\" | *"
 KEY = "abc123"
 ROOT_OF_DATA = "/somewhere/on/a/machine"
-PROTOCOL = "demo (8 windows of 8 videos)"
+PROTOCOL = "demo[n=8,real_interval=1,generated_interval=1] (8 windows of 8 videos)"  # a long word
 
 
 def clips(seed: int, count: int = 16, frames: int = 8, side: int = 32) -> np.ndarray:

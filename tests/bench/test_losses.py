@@ -92,7 +92,7 @@ def test_a_loss_below_zero_takes_an_even_axis(folder):
 
 def test_seconds_are_those_of_all_stages_and_intervals_are_the_rows(folder):
     run = read_run(folder)
-    (rows,) = trained_rows([row for record in run.records for row in rows_of(record)]).values()
+    (rows,) = trained_rows([row for record in run.records for row in rows_of(record)])
     drawn = quality_cost(rows, seconds_cost(run.records), "title")
     assert "dit: 20, 33.33 (28.33 to 38.33); pvdm: 36, 133.3 (128.3 to 138.3)" in drawn
     assert "dit: 2, 33.33" in quality_cost(rows, FLOPS, "title")

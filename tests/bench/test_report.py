@@ -20,7 +20,7 @@ from lavita.bench.report.prose import prose
 from lavita.bench.run_folder import read_run
 from lavita.bench.seal import seal
 from lavita.bench.tables_of_run import tables_of_run
-from tests.bench.folder_of_run import HOSTILE, KEY, ROOT_OF_DATA, make_run
+from tests.bench.folder_of_run import HOSTILE, KEY, PROTOCOL, ROOT_OF_DATA, make_run
 
 VOID = {"img", "meta", "br", "link", "wbr"}
 
@@ -147,7 +147,7 @@ def test_no_row_is_silently_absent(page):
 def test_a_score_of_another_network_says_that_it_is_not_comparable(page, text):
     cautions = [words for a, words in page.all("p") if a.get("class") == "caution"]
     assert any(words.startswith("Not comparable with any published FVD") for words in cautions)
-    assert "protocol demo (8 windows of 8 videos) (pppppppppppp); extractor embedded (eeeeeeeeeeee)" in text
+    assert f"protocol {PROTOCOL} (pppppppppppp); extractor embedded (eeeeeeeeeeee)" in text
 
 
 def test_settings_stand_as_published_and_as_here(page):

@@ -8,6 +8,7 @@ from typing import Any
 
 from lavita.bench.chart import Point, scatter
 from lavita.bench.pairs import label_of
+from lavita.bench.table import blocks
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,17 @@ def training_seconds(record: Mapping[str, Any]) -> float | None:
     return sum(stage["seconds"] for stage in record.get("stages", [])) or None
 
 
-def trained_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The rows of trained cells' distances by the hash of their protocol: only these may share a chart."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["stage"] == "train" and row["metric"].startswith("fvd_") and float(row["value"]) > 0:
-            found.setdefault(row["protocol_hash"], []).append(row)
-    return found
+def trained_rows(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The rows of trained cells' distances, those that may share a table together: only they may share a chart."""
+    found = [
+        [
+            row
+            for row in block
+            if row["stage"] == "train" and row["metric"].startswith("fvd_") and float(row["value"]) > 0
+        ]
+        for block in blocks(list(rows))
+    ]
+    return [block for block in found if block]
 
 
 def quality_cost(rows: Sequence[Mapping[str, Any]], cost: Cost, title: str, name: str = "chart") -> str | None:

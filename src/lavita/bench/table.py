@@ -100,5 +100,5 @@ def facts_of(first: dict[str, Any]) -> str:
         f"{first['division']} division; conditioning: {first['conditioning']}; guidance {first['guidance']}; protocol "
         f"{first['protocol']} ({first['protocol_hash']}); extractor {first['extractor']} "
         f"({str(first['extractor_hash'])[:12]}); data {str(first['data_fingerprint'])[:12]}; "
-        f"commit {str(first['commit'])[:12]}{changes}"
+        f"commit {str(first['commit'])[:12] or 'unknown'}{changes}"
     )

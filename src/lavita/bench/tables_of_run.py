@@ -45,7 +45,7 @@ def tables_of_run(run: RunFolder) -> Tables:
     best = told_apart(rows, scores)
     texts, blocks = tables_of(rows, plan["order"], notes, run.digest, best)
     texts["rows.csv"] = rows_csv(rows)
-    for comparable in list(trained_rows(rows).values())[:1]:
+    for comparable in trained_rows(rows)[:1]:
         drawn = quality_cost(comparable, FLOPS, plan["title"])
         texts |= {"quality_cost.svg": drawn} if drawn else {}
     if pairs:

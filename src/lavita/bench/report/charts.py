@@ -23,7 +23,7 @@ def cost_section(run: RunFolder, rows: Sequence[dict[str, Any]]) -> Html:
             "on every machine; seconds depend on the machine and on what ran beside a cell.",
         )
     ]
-    for number, comparable in enumerate(trained_rows(rows).values()):
+    for number, comparable in enumerate(trained_rows(rows)):
         parts.append(pair_of_charts(comparable, seconds, number))
     if len(parts) == 1:
         parts.append(element("p", "No trained row has a distance yet, so there is nothing to draw."))

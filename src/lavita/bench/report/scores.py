@@ -21,7 +21,7 @@ from lavita.bench.tables_of_run import Tables
 
 STANDARD = re.compile(r"[a-z-]+_n\d+_f\d+")  # a metric whose name names no network is made with the standard one
 ROW = ("method", "seed", "status", "remark")
-SECONDS = "training (s)"
+SECONDS, SEEDS = "training (s)", "Spread over training seeds"
 
 
 def is_standard(metric: str) -> bool:
@@ -36,10 +36,12 @@ def scores_section(run: RunFolder, tables: Tables, notes: dict[str, str]) -> Htm
         title = f"Table {number + 1}" if len(tables.blocks) > 1 else ""
         parts.append(block(run, facts, frame, tables.best, title, first=number == 0))
     parts.append(details("What the columns mean", prose(LEGEND), class_="legend"))
-    for heading in ("Which rows differ", PAIRS, "Spread over training seeds"):
+    for heading in ("Which rows differ", PAIRS):
         if heading in notes:
             parts.append(element("h3", heading))
             parts.append(prose(notes[heading], heading))
+    if SEEDS in notes:
+        parts.append(details(SEEDS, prose(notes[SEEDS], SEEDS)))
     if not apart_lines(run.records) and PAIRS not in notes:
         parts.append(element("p", "Fewer than two rows can be compared here, so nothing is said of differences."))
     return section("scores", "Scores and costs", *parts)

@@ -7,6 +7,7 @@ from typing import Any
 
 from lavita.bench.apart import interval_of
 from lavita.bench.audit_line import VERDICTS, AuditLine
+from lavita.bench.pairs import label_of
 from lavita.bench.quality_cost import trained_rows
 from lavita.bench.report.html import Html, element, section, together
 from lavita.bench.report.scores import comparability
@@ -25,7 +26,7 @@ def summary_section(
         compared(run),
         budget(run),
         *scored(rows),
-        *best(run, rows, tables),
+        *results(run, rows, tables),
         *sight(run),
         seeds(run),
         settings(run),
@@ -94,58 +95,69 @@ def scored(rows: Sequence[dict[str, Any]]) -> list[Point]:
     return points
 
 
-def best(run: RunFolder, rows: Sequence[dict[str, Any]], tables: Tables) -> list[Point]:
-    """The smallest distance, and whether it is told apart from the others."""
-    points = []
-    for comparable in trained_rows(rows).values():
-        if len(comparable) < 2:
-            continue
-        first = min(comparable, key=lambda row: float(row["value"]))
-        near = not_apart(run, first, comparable)
+def results(run: RunFolder, rows: Sequence[dict[str, Any]], tables: Tables) -> list[Point]:
+    """Who is told apart from whom: of each table the smallest distance, or each row against the first."""
+    if run.plan["compares_rows"]:
+        return [against_first(tables)] if tables.pairs else []
+    points, comparable = [], [block for block in trained_rows(rows) if len({label_of(row) for row in block}) > 1]
+    for block in comparable:
+        first = min(block, key=lambda row: float(row["value"]))
+        near = not_apart(run, first, block)
         if (first["cell"], first["metric"]) in tables.best:
             verdict = "It is told apart, at 95 %, from every other row."
         elif near:
             verdict = f"Not told apart from it, at 95 %: {', '.join(near)}. So no single row has won."
         else:
-            verdict = (
-                "It is not told apart, at 95 %, from every other row by its training seeds: no single row has won."
-            )
+            verdict = "It is not told apart, at 95 %, from every other row by training seeds: no single row has won."
         said = f"Smallest {first['metric']}: {first['cell']}, {float(first['value']):.1f}. {verdict}"
         points.append(("Result", said, False, "scores"))
     return points
 
 
+def against_first(tables: Tables) -> Point:
+    """What the pairs say, in a sentence."""
+    words: dict[str, list[str]] = {}
+    for pair in tables.pairs:
+        words.setdefault(pair.verdict.partition(":")[0].partition(" at this")[0], []).append(pair.choice)
+        if pair.verdict.startswith("told apart: "):
+            words["told apart"][-1] += f" ({pair.verdict.partition(': ')[2]})"
+    said = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in words.items())
+    return ("Result", f"Against {tables.pairs[0].against}, at 95 %: {said}.", False, "scores")
+
+
 def not_apart(run: RunFolder, first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The cells that the clips' own intervals do not tell apart from the one with the smallest distance."""
+    """The cells of other rows that the clips' own intervals do not tell apart from the smallest distance."""
     scores = {
-        record["cell"]: score
+        record["cell"]: interval_of(score)
         for record in run.records
         for score in record["scores"]
         if score["stage"] == "train" and score["metric"] == first["metric"] and "extrapolated" in score
     }
-    return [
-        row["cell"]
-        for row in others
-        if row["cell"] != first["cell"] and row["cell"] in scores and first["cell"] in scores
-        and compare_intervals(interval_of(scores[first["cell"]]), interval_of(scores[row["cell"]])).verdict != BETTER
-    ]  # fmt: skip
+    cells = [row["cell"] for row in others if label_of(row) != label_of(first) and row["cell"] in scores]
+    if first["cell"] not in scores:
+        return []
+    return [cell for cell in cells if compare_intervals(scores[first["cell"]], scores[cell]).verdict != BETTER]
 
 
 def sight(run: RunFolder) -> list[Point]:
     """Whether the metric could see what matters, at this number of clips."""
     seen = {one["protocol_hash"]: one for one in run.used_shared.values()}
-    return [
-        ("Metric", f"{one['sanity']['verdict'][0].upper()}{one['sanity']['verdict'][1:]}.",
-         not one["sanity"]["informative"], "sanity")
-        for one in seen.values()
-    ]  # fmt: skip
+    points = []
+    for one in seen.values():
+        verdict = one["sanity"]["verdict"]
+        said = (
+            f"Protocol {one['protocol_name']}: {verdict}." if len(seen) > 1 else f"{verdict[0].upper()}{verdict[1:]}."
+        )
+        points.append(("Metric", said, not one["sanity"]["informative"], "sanity"))
+    return points
 
 
 def seeds(run: RunFolder) -> Point:
     """Whether the spread from training seed to training seed is known."""
     by_label: dict[str, int] = {}
     for record in run.records:
-        by_label[record["label"]] = by_label.get(record["label"], 0) + (record["status"] == "ok")
+        if record.get("stages") or record["status"] != "ok":  # clips made elsewhere have no seed
+            by_label[record["label"]] = by_label.get(record["label"], 0) + (record["status"] == "ok")
     least = min(by_label.values(), default=0)
     if least < 2:
         said = "One training seed a row: intervals are of the clips alone, the spread between trainings is not in them."
@@ -190,13 +202,14 @@ def not_helped(tables: Tables) -> list[Point]:
 
 def code(run: RunFolder) -> Point:
     """The commits, and whether files differed from them."""
-    commits = {(str(r["row"].get("commit") or "unknown")[:12], str(r["row"].get("dirty"))) for r in run.records}
+    ours = [record["row"] for record in run.records if record["row"].get("config_hash")]  # not clips made elsewhere
+    commits = {(str(row.get("commit") or "unknown")[:12], str(row.get("dirty"))) for row in ours}
     clean = all(commit != "unknown" and dirty == "false" for commit, dirty in commits)
     said = ", ".join(
         commit + {"false": "", "true": " with uncommitted changes"}.get(dirty, " (changes unknown)")
         for commit, dirty in sorted(commits)
     )
-    return ("Code", f"Commit {said}.", not clean, "sources")
+    return ("Code", f"Commit {said or 'unknown'}.", not clean, "sources")
 
 
 def audited(audit: Sequence[AuditLine] | None) -> Point:

@@ -33,12 +33,15 @@ def cost_section(run: RunFolder, rows: Sequence[dict[str, Any]]) -> Html:
 def pair_of_charts(rows: Sequence[dict[str, Any]], seconds: Cost, number: int) -> Html:
     """The charts of the rows of one protocol and a table of what they show."""
     first = rows[0]
-    metric, place = first["metric"], f"protocol {first['protocol_hash']}"
+    metric, place = first["metric"], f"table {number + 1}, protocol {first['protocol_hash']}"
     drawn = []
     for cost, name, title in ((FLOPS, "flops", "against training FLOPs"), (seconds, "seconds", "against seconds")):
         chart = quality_cost(rows, cost, f"{metric} {title}", f"{name}-{number}")
         if chart:
             drawn.append(scrolling(f"Chart: {metric} {title}, {place}", Html(chart)))
+    if not drawn:
+        said = f"What {', '.join(row['cell'] for row in rows)} cost is not known, so nothing is drawn of it."
+        return element("p", said)
     lines = [
         (
             row["cell"],

@@ -35,7 +35,7 @@ OURS = {path.stem if path.is_file() else path.name for path in (ROOT / "src" / "
 
 @pytest.mark.parametrize("package", sorted(ALLOWED))
 def test_packages(package):
-    files = sorted((ROOT / "src" / "lavita" / package).glob("*.py"))
+    files = sorted((ROOT / "src" / "lavita" / package).rglob("*.py"))
     assert files
     for path in files:
         assert imported(path) & OURS <= ALLOWED[package] | FREE, path.name
@@ -50,5 +50,5 @@ def test_baselines(folder):
 
 
 def test_bench_needs_no_torch():
-    for path in (ROOT / "src" / "lavita" / "bench").glob("*.py"):
+    for path in (ROOT / "src" / "lavita" / "bench").rglob("*.py"):
         assert not imported(path) & {"torch", "lightning", "diffusers"}, path.name

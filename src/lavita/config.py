@@ -106,15 +106,32 @@ class DataConfig:
                 raise ConfigError(f"data.{key}: got {getattr(self, key)}, wanted at least 1")
 
 
+CURRENCIES = ("clips", "flops", "seconds")
+
+
 @dataclass(frozen=True)
 class BudgetConfig:
-    """The one purse of a method. clips: training clips seen, all stages together."""
+    """The one purse of a method, all stages together, in one currency: clips (training clips seen), flops (counted
+    forward and backward, encoding included) or seconds (of training). The amounts of the other two are not read.
+    """
 
     currency: str
-    clips: int
+    clips: int | None
+    flops: float | None
+    seconds: float | None
 
     def __post_init__(self) -> None:
-        one_of("budget.currency", self.currency, ("clips",))
+        one_of("budget.currency", self.currency, CURRENCIES)
+        amount = self.asked
+        if amount is None or amount <= 0:
+            raise ConfigError(
+                f"budget.{self.currency}: got {amount}, wanted a number above 0, since budget.currency={self.currency}"
+            )
+
+    @property
+    def asked(self) -> float | None:
+        """The amount in the chosen currency."""
+        return getattr(self, self.currency)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Ledger and tables: the columns that other programs read, failed cells, remarks, and what may not share a table."""
 
 import csv
+import io
 import json
 
 import pytest
 
 from lavita.bench.ledger import COLUMNS, read_record, rows_of, write_record, write_rows
-from lavita.bench.table import wide, write_tables
+from lavita.bench.table import wide
+from lavita.bench.write_table import tables_of
 from lavita.whole import write_whole
 
 # Spelled out again on purpose: other programs read these columns in this order (fairness rules, section "Row").
@@ -15,6 +17,9 @@ suite tier cell method dataset data_fingerprint division conditioning guidance s
 lower_is_better ci_low ci_high ci_kind n_real n_generated protocol protocol_hash extractor extractor_hash sampler nfe
 clips_seen train_flops wall_seconds accelerator_seconds peak_bytes params_trained params_total external_bytes
 sampling_seconds_per_clip status reason config_hash weights_hash commit dirty hardware versions started_at""".split()
+
+
+DIGEST = "d" * 64
 
 
 def score(stage, value, metric="fvd_embedded_n8_f8", lower=True):
@@ -58,18 +63,18 @@ def test_a_cell_that_is_not_ok_has_one_row_with_the_reason():
     assert (row["metric"], row["value"], row["status"], row["reason"]) == ("", "", "failed", "why")
 
 
-def test_remark_when_training_did_not_help(tmp_path):
+def test_remark_when_training_did_not_help():
     good = record("dit", scores=[score("untrained", 9.0), score("train", 1.0)])
     bad = record("vdt", scores=[score("untrained", 1.0), score("train", 9.0)])
     inception = [score("untrained", 2.0, "is_n8_f8", False), score("train", 1.0, "is_n8_f8", False)]
     low = record("pvdm", scores=inception)
     rows = [row for one in (good, bad, low) for row in rows_of(one)]
-    ((_, frame),) = write_tables(tmp_path, rows, ["pvdm", "dit", "vdt"], {})
+    texts, ((_, frame),) = tables_of(rows, ["pvdm", "dit", "vdt"], {}, DIGEST)
     remarks = dict(zip(frame["method"], frame["remark"], strict=True))
     assert list(frame["method"]) == ["pvdm", "dit", "vdt"]
     assert remarks["dit"] == ""
     assert "not better" in remarks["vdt"] and "not better" in remarks["pvdm"]
-    assert (tmp_path / "table.md").read_text().count("not better") == 2
+    assert texts["table.md"].count("not better") == 2
 
 
 def test_failed_cell_stands_in_the_table_with_its_reason():
@@ -88,18 +93,18 @@ def test_what_can_not_be_compared_shares_no_table(column):
         wide(rows, [])
 
 
-def test_blocks_share_no_column(tmp_path):
-    """Two protocols in one folder: two tables, and in the CSV a column of each, empty where it says nothing."""
+def test_blocks_share_no_column():
+    """Two protocols in one folder: two tables, and in the CSV a column of each, with a reason where it says nothing."""
     one = record("dit", scores=[score("untrained", 9.0), score("train", 1.0)])
     other = record("vdt", scores=[score("train", 2.0)], protocol_hash="q", protocol="Q")
-    tables = write_tables(tmp_path, [row for r in (one, other) for row in rows_of(r)], ["dit", "vdt"], {})
-    own, apart = "fvd_embedded_n8_f8 ↓", "fvd_embedded_n8_f8 ↓ [closed; guidance 1.0; Q]"
-    with open(tmp_path / "table.csv", newline="") as file:
-        reader = csv.DictReader(file)
-        first, second = reader
-    assert (first[own], first[apart], second[own], second[apart]) == ("1.0", "", "", "2.0")
+    texts, tables = tables_of([row for r in (one, other) for row in rows_of(r)], ["dit", "vdt"], {}, DIGEST)
+    own, apart = "fvd_embedded_n8_f8 ↓", "fvd_embedded_n8_f8 ↓ [closed; none; guidance 1.0; Q]"
+    reader = csv.DictReader(io.StringIO(texts["table.csv"]))
+    first, second = reader
+    no = "another block"
+    assert (first[own], first[apart], second[own], second[apart]) == ("1.0", no, no, "2.0")
     assert reader.fieldnames[-1] == "remark" and [facts.count("protocol Q") for facts, _ in tables] == [0, 1]
-    text = (tmp_path / "table.md").read_text()
+    text = texts["table.md"]
     assert text.count("| method | seed |") == 2 and "protocol Q (q)" in text
 
 

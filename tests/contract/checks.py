@@ -17,7 +17,8 @@ from lavita.bench.suite import TIERS, load_yaml
 from lavita.config import ConfigError, read
 from lavita.data.clip import to_uint8
 from lavita.registry import load_implementation
-from lavita.runner.build import build_method, cut_purse, empty_codec, own_clips
+from lavita.runner.build import build_method, empty_codec
+from lavita.runner.purse import cut_purse, shares_codec
 from lavita.train.module import StagePlan, VideoMethod
 
 from .subject import Subject, batch_of, cell_of, draws_of, suite_named, suites_of
@@ -64,10 +65,11 @@ def check_purse(name: str) -> None:
                 method = build_method(cell, classes, empty_codec(cell.codec))
                 check_shares(method.stages())
                 try:
-                    clips = sum(part for _, part in cut_purse(cell, method))
+                    clips = sum(limit.clips for _, limit in cut_purse(cell, method))
                 except ValueError as error:
                     raise AssertionError(f"{name}, tier {tier}: {error}; change batch_clips or the shares") from None
-            require(clips == own_clips(cell, method), f"{name}, tier {tier}: stages spend {clips} clips, not the purse")
+            own = cell.budget.clips - (cell.codec.clips if shares_codec(cell, method) else 0)
+            require(clips == own, f"{name}, tier {tier}: stages spend {clips} clips, not the purse")
 
 
 def check_shares(stages: list[StagePlan]) -> None:

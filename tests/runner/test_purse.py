@@ -5,8 +5,8 @@ import pytest
 from lavita.bench.plan import make_plan
 from lavita.bench.suite import TIERS, load_yaml
 from lavita.registry import names_in
-from lavita.runner.build import check_purse
 from lavita.runner.dry_run import lines_of
+from lavita.runner.purse import check_purse
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,15 +73,27 @@ def text_of(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
-    """Write rows as CSV with exactly these columns in this order."""
+def shown(value: Any) -> str:
+    """A number with four significant digits, for sentences."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+def rows_csv(rows: Iterable[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
+    """Rows as CSV with exactly these columns in this order. Raises ValueError for others."""
     lines = []
     for row in rows:
         unknown = set(row) - set(columns)
         if unknown:
-            raise ValueError(f"{path.name}: unknown columns {sorted(unknown)}")
+            raise ValueError(f"rows: unknown columns {sorted(unknown)}")
         lines.append([text_of(row.get(column)) for column in columns])
-    write_whole(path, csv_text([list(columns), *lines]))
+    return csv_text([list(columns), *lines])
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
+    """`rows_csv` as a file."""
+    write_whole(path, rows_csv(rows, columns))
 
 
 def csv_text(lines: list[list[str]]) -> str:

@@ -119,9 +119,21 @@ def config_hash(cell: CellConfig) -> str:
 def code_hash(cell: CellConfig) -> str:
     """sha256 over every source file that can change a cell's numbers; wherever a plugin's folder lies."""
     own = implementation_folder(cell.implementation)
-    files = {str(path.relative_to(ROOT)): path for path in (ROOT / "src" / "lavita").rglob("*.py")}
     base = ROOT if own.is_relative_to(ROOT) else own.parent
-    files |= {str(path.relative_to(base)): path for path in own.rglob("*.py")}
+    return hash_of_sources(source_files() | {str(path.relative_to(base)): path for path in own.rglob("*.py")})
+
+
+def shared_code_hash() -> str:
+    """The same over what all methods share."""
+    return hash_of_sources(source_files())
+
+
+def source_files() -> dict[str, Path]:
+    """Source files of the package by their paths below the checkout."""
+    return {str(path.relative_to(ROOT)): path for path in (ROOT / "src" / "lavita").rglob("*.py")}
+
+
+def hash_of_sources(files: Mapping[str, Path]) -> str:
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name}\0".encode())

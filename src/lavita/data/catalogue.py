@@ -35,7 +35,7 @@ class Catalogue:
     class_names: by class index, '' where the set's list leaves a gap, () without classes; fingerprint: of
     every video on disk, skipped ones included. Left out of `videos`: num_skipped short ones, num_unreadable that can't
     be read, num_duplicates that repeat another of their split; notes names the last two kinds, a line each, by path
-    below root.
+    below root. unused: each of them all the same, since the fingerprint covers it, without its entries.
     """
 
     dataset: str
@@ -47,6 +47,7 @@ class Catalogue:
     num_unreadable: int = 0
     num_duplicates: int = 0
     notes: tuple[str, ...] = ()
+    unused: tuple[VideoEntry, ...] = ()
 
     @property
     def left_out(self) -> str:
@@ -86,7 +87,8 @@ class Catalogue:
                 raise ValueError(
                     _too_short(self, short, frames, interval, span) + f"; skipping leaves no {split} video"
                 )
-        return replace(self, videos=kept, num_skipped=self.num_skipped + len(short))
+        unused = (*self.unused, *(replace(video, entries=b"") for video in short))
+        return replace(self, videos=kept, num_skipped=self.num_skipped + len(short), unused=unused)
 
 
 def _too_short(catalogue: Catalogue, short: list[VideoEntry], frames: int, interval: int, span: int) -> str:

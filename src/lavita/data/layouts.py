@@ -37,18 +37,20 @@ def read_layout(
     contents = scan(paths, listing.base, cache_file(cache_dir, dataset, listing.base), report=report)
     unreadable = _unreadable(listing, contents, max_unreadable)
     repeated = _repeated(listing, contents)
-    videos = tuple(
-        VideoEntry(
-            item.video_id, item.path, item.group, item.class_name, item.class_index, item.split,
-            content.frames, content.sha256, content.entries,
-        )
-        for number, (item, content) in enumerate(zip(listing.items, contents, strict=True))
-        if content.status == "ok" and number not in repeated
-    )  # fmt: skip
+    videos, unused = [], []
+    for number, (item, content) in enumerate(zip(listing.items, contents, strict=True)):
+        usable = content.status == "ok" and number not in repeated
+        (videos if usable else unused).append(
+            VideoEntry(
+                item.video_id, item.path, item.group, item.class_name, item.class_index, item.split,
+                content.frames, content.sha256, content.entries if usable else b"",
+            )
+        )  # fmt: skip
     mark = fingerprint((i.video_id, c.sha256, i.split) for i, c in zip(listing.items, contents, strict=True))
     return Catalogue(
-        dataset, listing.base, videos, listing.class_names, mark,
+        dataset, listing.base, tuple(videos), listing.class_names, mark,
         num_unreadable=len(unreadable), num_duplicates=len(repeated), notes=(*unreadable, *repeated.values()),
+        unused=tuple(unused),
     )  # fmt: skip
 
 

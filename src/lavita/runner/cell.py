@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,44 +15,31 @@ import torch
 
 from lavita.bench.ledger import read_record, write_record
 from lavita.bench.plan import read_config
+from lavita.bench.shared_parts import read_shared
 from lavita.bench.suite import CellConfig
-from lavita.checkpoints import read_state, save, start_from
+from lavita.checkpoints import read_state, save
+from lavita.config import CURRENCIES
 from lavita.data.catalogue import Catalogue
 from lavita.data.windows import real_windows
-from lavita.runner.build import build_method, build_pretraining, cut_purse, load_suite_codec
+from lavita.runner.build import build_method, load_suite_codec
 from lavita.runner.conditions import Conditions, conditions_of
 from lavita.runner.events import emit, progress
-from lavita.runner.flops import encoding_flops_per_clip, training_flops_per_clip
 from lavita.runner.generate import generate, save_samples
-from lavita.runner.latents import opened
 from lavita.runner.loading import stage_data
 from lavita.runner.provenance import peak_bytes
 from lavita.runner.quality import reconstruction_scores
 from lavita.runner.scoring import Scorer
 from lavita.runner.source import usable_catalogue
-from lavita.train.fit import fit_stage
+from lavita.runner.training import HELDOUT_CLIPS, Spent, check_spent, start_network, train
 from lavita.train.guard import Diverged
 from lavita.train.module import TrainedStage, VideoMethod
-
-HELDOUT_CLIPS = 32
-
-
-@dataclass
-class Spent:
-    """What the trained stages of a cell cost, the codec's share included."""
-
-    stages: list[dict[str, Any]]
-    heldout_losses: list[tuple[int, float]]
-
-    def total(self, key: str) -> float:
-        return sum(stage[key] for stage in self.stages)
 
 
 def main(folder: Path, shared_folder: Path) -> None:
     """Run the cell of a folder and complete its record."""
     started = time.monotonic()
     cell = read_config(folder / "config.yaml")
-    shared = json.loads((shared_folder / "shared.json").read_text())
+    shared = read_shared(shared_folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     catalogue = usable_catalogue(cell, cell.data.root, Path(shared["cache"]))
     codec = load_suite_codec(cell.codec, shared["codec"])
@@ -92,7 +78,7 @@ def score_method(
     remark = None if given is None else given.remark
     save_samples(out, clips, seeds, labels, cell, keep_clips=stage == "train", condition=remark)
     common = {"stage": stage, "sampling_seconds_per_clip": seconds}
-    return [score | common for score in scorer.score(clips, by_split=stage == "train")]
+    return [score | common for score in scorer.score(clips, out.with_suffix(".npz"), by_split=stage == "train")]
 
 
 def first_stage_scores(
@@ -112,52 +98,6 @@ def first_stage_scores(
     heldout = stage_data(cell, catalogue, cell.seed, TrainedStage(cell.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
     video = heldout["video"].to(method.device)
     return reconstruction_scores(codec, "autoencoder", video, windows, scorer, method.perceptual_score, picture)
-
-
-def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: dict[str, Any], folder: Path) -> Spent:
-    """All stages in order, each on its part of the purse; clips are counted over the run, so no stage repeats them."""
-    spent = Spent([], [])
-    if shared["codec"] and not method.owns_first_stage:
-        spent.stages.append(shared["codec_stage"] | {"charged": True})
-    latents = None
-    if shared["latents"] and not method.owns_first_stage:
-        latents = opened(cell, catalogue, method.codec, shared["codec_hash"], shared["latents"])
-        spent.stages.append(shared["latents_stage"] | {"charged": True})
-    seen = 0
-    pretraining = None
-    if cell.pretraining.method:
-        pretraining = build_pretraining(cell, shared["num_classes"], method.codec)
-    for stage, clips in cut_purse(cell, method, pretraining):
-        module = stage.module
-        drawn = int(clips / module.clip_cost)
-        data = stage_data(cell, catalogue, cell.seed, module, seen, seen + drawn, latents)
-        heldout = data.heldout_batch(HELDOUT_CLIPS)
-        started = time.monotonic()
-        losses = fit_stage(
-            module, data.train_dataloader(), clips, folder / "tensorboard", heldout, progress, cell.compute
-        )
-        seconds = time.monotonic() - started
-        from_latents = latents is not None and module.reads_latents
-        per_clip = training_flops_per_clip(module, next(iter(data.train_dataloader())) if from_latents else heldout)
-        entry = {"name": stage.name, "clips": clips, "seconds": seconds, "flops": per_clip * drawn, "charged": False}
-        if module in (method, pretraining) and not method.owns_first_stage and not from_latents:
-            entry["encoding_flops"] = encoding_flops_per_clip(method.codec, heldout) * drawn
-        spent.stages.append(entry)
-        spent.heldout_losses = losses
-        emit("note", text=f"{stage.name}: {clips} clips in {seconds:.1f} s; held-out loss {losses[-1][1]:.4g}")
-        seen += drawn
-        if module is pretraining:
-            start_network(
-                method, pretraining.network.state_dict(), f"{clips} clips of {cell.pretraining.method}", folder
-            )
-    return spent
-
-
-def start_network(method: VideoMethod, state: dict[str, torch.Tensor], source: str, folder: Path) -> None:
-    """Start a method's network from other weights and put into the record what was taken. Raises ValueError."""
-    start = start_from(method.network, state)
-    emit("note", text=f"{len(start.taken)} tensors taken from {source}, {len(start.left)} left at their own start")
-    write_record(folder, read_record(folder) | {"initialised": asdict(start) | {"source": source}})
 
 
 def save_method(method: VideoMethod, cell: CellConfig, shared: dict[str, Any], folder: Path) -> str:
@@ -213,8 +153,9 @@ def finish(
     said = [record["flag"], remark, *(f"{name}: {text}" for name, text in declared.items())]
     record |= {"declared": declared, "reason": "; ".join(part for part in said if part)}
     record |= {"status": "ok", "scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}
-    if spent.total("clips") != cell.budget.clips:
-        raise RuntimeError(f"{cell.cell} spent {spent.total('clips')} clips, its budget is {cell.budget.clips}")
+    totals = {currency: spent.total(currency) for currency in CURRENCIES}
+    record["budget"] = {"currency": cell.budget.currency, "asked": cell.budget.asked, "spent": totals}
+    check_spent(cell, totals, spent)
     write_record(folder, record)
 
 

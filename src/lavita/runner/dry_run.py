@@ -16,18 +16,12 @@ from lavita.bench.suite import CellConfig, load_yaml
 from lavita.codec.base import Codec
 from lavita.config import CodecConfig
 from lavita.diffusion.draws import ClipDraws
-from lavita.runner.build import (
-    build_method,
-    build_pretraining,
-    check_task,
-    codec_training_config,
-    cut_purse,
-    empty_codec,
-)
+from lavita.runner.build import build_method, build_pretraining, codec_training_config, empty_codec
 from lavita.runner.costs import StageCost, counted, stage_cost
 from lavita.runner.devices import accelerators
 from lavita.runner.probe import Probe
 from lavita.runner.provenance import peak_bytes
+from lavita.runner.purse import check_task, cut_purse, meta_flops, planned_charge
 from lavita.train.module import TrainedStage, VideoMethod
 from lavita.whole import write_whole
 
@@ -102,8 +96,8 @@ def lines_of(cell: CellConfig, rate: Probe | None) -> Iterator[Line]:
         yield codec_line(cell, codec, rate)
     yield extractor_line(cell, facts["num_classes"], rate)
     cost = None
-    for stage, clips in cut_purse(cell, method, pretraining):
-        module = stage.module
+    for stage, limit in cut_purse(cell, method, pretraining, planned_charge(cell, method), meta_flops(cell)):
+        module, clips = stage.module, limit.clips
         batch = module.train_config.batch_clips
         cost = stage_cost(cell, module)
         drawn = int(clips / module.clip_cost)

@@ -73,7 +73,7 @@ def reconstruction_scores(
     ssim and (where its weights were given) lpips of held-out clips (B, F, 3, H, W) in [-1, 1].
 
     psnr_average4x4 is that of each frame averaged to 4x4 blocks, which a first stage must beat by far. picture (.gif)
-    is written beside them: original, reconstruction, 4x4 average.
+    is written beside them: original, reconstruction, 4x4 average; and an .npz of its name with the features of rfvd.
     """
     before, after = reconstruction(codec, heldout)
     average = averaged(before)
@@ -90,7 +90,9 @@ def reconstruction_scores(
     if distance is not None:
         value = float(distance.mean())
         entries.append({"metric": f"lpips_{suffix}", "value": value, "unit": "1", "lower_is_better": True})
-    entries.append(scorer.reconstruction_distance(reconstructed(codec, windows, scorer, heldout)))
+    entries.append(
+        scorer.reconstruction_distance(reconstructed(codec, windows, scorer, heldout), picture.with_suffix(".npz"))
+    )
     counts = {"n_real": len(before), "n_generated": len(before)}
     of_windows = {"n_real": len(windows), "n_generated": len(windows)}
     return [entry | {"stage": stage} | (of_windows if entry is entries[-1] else counts) for entry in entries]

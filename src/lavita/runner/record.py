@@ -12,11 +12,13 @@ from lavita.bench.plan import code_hash, config_hash, deviations
 from lavita.bench.suite import CellConfig
 from lavita.registry import names_in
 from lavita.runner.groups import Group
+from lavita.runner.parts import Shared
 from lavita.runner.provenance import commit, hardware, versions
 
 
-def first_record(cell: CellConfig, group: Group, shared: dict[str, Any], mark: str) -> dict[str, Any]:
+def first_record(cell: CellConfig, shared: Shared, mark: str) -> dict[str, Any]:
     """The record of a cell that is about to run."""
+    values = shared.values
     return {
         "cell": cell.cell,
         "label": cell.label,
@@ -24,12 +26,12 @@ def first_record(cell: CellConfig, group: Group, shared: dict[str, Any], mark: s
         "reason": "",
         "identity": mark,
         "code_hash": code_hash(cell),
-        "comparison": shared["comparison"],
-        "shared": group.key,
+        "comparison": values["comparison"],
+        "shared": shared.folder.name,
         "config": asdict(cell),
-        "outside": {key: outside_name(path, shared) for key, path in cell.outside.items()},
+        "outside": {key: outside_name(path, values) for key, path in cell.outside.items()},
         "deviations": deviations(cell) if cell.method in names_in("methods") else [],
-        "row": first_row(cell, group, shared),
+        "row": first_row(cell, shared.group, values),
         "scores": [],
     }
 
@@ -43,9 +45,9 @@ def outside_name(path: str, shared: dict[str, Any]) -> str:
 UNKNOWN_OF_SAMPLES = ("sampler", "nfe", "config_hash", "commit", "dirty")
 
 
-def first_record_of_samples(cell: CellConfig, group: Group, shared: dict[str, Any]) -> dict[str, Any]:
+def first_record_of_samples(cell: CellConfig, shared: Shared) -> dict[str, Any]:
     """The record of a folder of clips made elsewhere: an open row, of which only the scores are known."""
-    record = first_record(cell, group, shared, mark="") | {"deviations": ["made elsewhere, not audited"]}
+    record = first_record(cell, shared, mark="") | {"deviations": ["made elsewhere, not audited"]}
     record["row"] |= {name: "" for name in UNKNOWN_OF_SAMPLES} | {"division": "open", "guidance": "unknown"}
     return record
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from lavita.bench.ledger import read_record, write_record
 from lavita.bench.plan import read_config
+from lavita.bench.shared_parts import read_shared
 from lavita.bench.suite import CellConfig
 from lavita.data.video import VIDEO_SUFFIXES, probe, read_frames
 from lavita.runner.events import emit
@@ -63,13 +63,13 @@ def given_clips(folder: Path, cell: CellConfig) -> np.ndarray:
 def main(folder: Path, shared_folder: Path, source: Path) -> None:
     """Score a folder of clips and complete its record."""
     cell = read_config(folder / "config.yaml")
-    shared = json.loads((shared_folder / "shared.json").read_text())
+    shared = read_shared(shared_folder)
     clips = given_clips(source, cell)
     names = [f"{index:06d}" for index in range(len(clips))]
     write_clips(folder / "samples", clips, names, {"method": cell.method, "cell": cell.cell, "source": REMARK})
     write_grid(folder / "samples.gif", clips[:GRID_CLIPS], columns=4)
     scorer = Scorer(shared, cell, "cuda" if torch.cuda.is_available() else "cpu")
-    scores = [score | {"stage": "train"} for score in scorer.score(clips)]
+    scores = [score | {"stage": "train"} for score in scorer.score(clips, folder / "samples.npz")]
     write_record(folder, read_record(folder) | {"status": "ok", "reason": REMARK, "scores": scores})
 
 

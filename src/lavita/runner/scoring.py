@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lavita.bench.suite import CellConfig
+from lavita.score.described import save_arrays
 from lavita.score.embedded import load_embedded
 from lavita.score.extractors import Extractor
 from lavita.score.interval_columns import interval_columns
@@ -83,13 +84,16 @@ class Scorer:
         # An inception score needs classes that mean something for this data set.
         self.has_classes = self.extractors["classes"].num_classes is not None and shared["num_classes"] is not None
 
-    def score(self, clips: np.ndarray, by_split: bool = False) -> list[dict[str, Any]]:
+    def score(self, clips: np.ndarray, keep: Path, by_split: bool = False) -> list[dict[str, Any]]:
         """One entry a metric for clips uint8 (N, F, H, W, 3): metric, value, unit, lower_is_better, interval.
 
-        by_split: also the distances to train and to held-out clips, and how near clips come to training clips.
+        keep: the .npz that takes what the scores are made from (features, probabilities, names), so that anybody can
+        make them again. by_split: also the distances to train and to held-out clips, and how near clips come to
+        training clips.
         """
         p, distance = self.protocol, self.extractors["distance"]
         features = distance.features(clips)
+        kept = {"features": features.numpy(), "names": np.array([f"{index:06d}" for index in range(len(clips))])}
         fvd = FrechetVideoDistance(distance, n=p.n_generated, n_real=p.n_real, ddof=p.ddof)
         entries = []
         kvd = KernelVideoDistance(distance, n=p.n_generated, n_real=p.n_real)
@@ -104,13 +108,16 @@ class Scorer:
         if self.has_classes:
             classes = self.extractors["classes"]
             metric = VideoInceptionScore(classes, p.n_generated, splits=p.is_splits, shuffle_seed=p.is_shuffle_seed)
-            metric.update(clips)
+            probabilities = classes.probabilities(clips)
+            kept["probabilities"] = probabilities.numpy()
+            metric.add_rows(probabilities, real=False)
             mean, deviation = metric.mean_and_deviation()
             entry = self.entry(metric, classes, mean, p.n_generated)
             if p.is_splits > 1:
                 entry |= {"ci_low": mean - deviation, "ci_high": mean + deviation}
                 entry |= {"ci_kind": f"mean +- std over {p.is_splits} splits"}
             entries.append(entry)
+        save_arrays(keep, kept)
         return entries
 
     def split_entries(self, features: torch.Tensor) -> list[dict[str, Any]]:
@@ -138,13 +145,17 @@ class Scorer:
         entry |= {"n_real": counts["train"], "copies": len(found.copies), "closest": closest}
         return [*entries, entry]
 
-    def reconstruction_distance(self, batches: Iterable[np.ndarray]) -> dict[str, Any]:
-        """rfvd: the real clips against themselves after a first stage, which come in batches uint8 (b, F, H, W, 3)."""
+    def reconstruction_distance(self, batches: Iterable[np.ndarray], keep: Path) -> dict[str, Any]:
+        """rfvd: the real clips against themselves after a first stage, which come in batches uint8 (b, F, H, W, 3).
+
+        keep: the .npz that takes the features of the latter.
+        """
         p, distance = self.protocol, self.extractors["distance"]
         metric = FrechetVideoDistance(distance, n=p.n_real, n_real=p.n_real, ddof=p.ddof)
         metric.add_rows(self.real, real=True)
-        for clips in batches:
-            metric.add_rows(distance.features(clips), real=False)
+        features = torch.cat([distance.features(clips) for clips in batches])
+        metric.add_rows(features, real=False)
+        save_arrays(keep, {"features": features.numpy()})
         entry = self.entry(metric, distance, float(metric.compute()), p.n_real)
         return entry | {"metric": "r" + entry["metric"]}
 

@@ -3,69 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
+from lavita.bench.attempts import attempts, new_attempt
 from lavita.bench.ledger import read_record, write_record
 from lavita.bench.plan import code_hash, config_hash, write_config
-from lavita.bench.suite import CellConfig
+from lavita.bench.run_folder import write_plan
+from lavita.bench.seal import seal
+from lavita.bench.suite import CellConfig, load_suite, rows_of_suite
 from lavita.config import ConfigError
 from lavita.registry import ROOT
 from lavita.runner.devices import default_workers, environment_of
 from lavita.runner.display import Display
 from lavita.runner.groups import Group, grouped
 from lavita.runner.launch import Interrupted, Launcher
+from lavita.runner.parts import Shared, fit_shared
 from lavita.runner.record import first_record, first_record_of_samples
-from lavita.runner.tables import make_tables
-from lavita.whole import write_whole
+from lavita.runner.tables import show_tables
+from lavita.runner.work import Work, shown
 
 
 @dataclass(frozen=True)
-class Run:
-    """Where a run reads and writes, what it starts processes with, and where it says how far it is."""
+class Job:
+    """A cell to run: where it stands among all, its group with what that shares, and the attempt's folder."""
 
-    groups: list[Group]
+    title: str
+    cell: CellConfig
+    shared: Shared
     folder: Path
-    cache: Path
-    workers: int
-    flags: Mapping[str, str]
-    launcher: Launcher
-    display: Display
-
-    def cell_folder(self, cell: CellConfig) -> Path:
-        return self.folder / "cells" / cell.cell
-
-    def shared_folder(self, group: Group) -> Path:
-        return self.folder / "shared" / group.key
-
-    def in_turn(self, tasks: Sequence[Callable[[int], Any]]) -> list[Any]:
-        """Results of the tasks in their order, `workers` at a time; each is told which worker runs it."""
-        free: SimpleQueue[int] = SimpleQueue()
-        for worker in range(self.workers):
-            free.put(worker)
-
-        def call(task: Callable[[int], Any]) -> Any:
-            worker = free.get()
-            try:
-                return task(worker)
-            finally:
-                free.put(worker)
-
-        with ThreadPoolExecutor(self.workers) as pool:
-            futures = [pool.submit(call, task) for task in tasks]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                self.launcher.stop()
-                raise
 
 
 def run_suite(
@@ -80,8 +48,7 @@ def run_suite(
     """Run the cells of a plan and write their tables; returns 0 where every cell is ok, else 1.
 
     samples: folders of clips made elsewhere, by the names of their rows. flags: what rows must say of themselves, by
-    their names. workers None: as many cells at once as there
-    are accelerators, or as the cores have room for.
+    their names. workers None: as many cells at once as there are accelerators, or as the cores have room for.
     Raises ValueError, OSError.
     """
     suite, tier = cells[0].suite, cells[0].tier
@@ -92,22 +59,21 @@ def run_suite(
     folder = (out or ROOT / "results" / f"{suite}-{tier}-{source.name}").resolve()
     check_out_folder(folder)
     workers = min(workers or default_workers(cells[0].compute.threads), len(cells))
-    run = Run(groups, folder, cache, workers, flags, Launcher(), display)
+    work = Work(folder, cache, workers, Launcher(), display)
     try:
-        run.display.line(
+        display.line(
             f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time, "
             f"{cells[0].compute.threads} threads each; results in {shown(folder)}"
         )
-        shared = dict(zip((group.key for group in groups), fit_shared(run), strict=True))
-        bad = run_cells(run, shared, fresh)
-        bad += run_samples(run, shared[groups[0].key], samples)
-        make_tables(run.folder, groups, shared, run.display, [f"{name}-s0" for name in samples])
+        shared = fit_shared(work, groups)
+        bad = run_cells(work, shared, fresh, flags, samples)
+        show_tables(folder, display)
     except (KeyboardInterrupt, Interrupted):
-        run.display.end()
-        run.display.line("interrupted; the same command goes on with the cells that are not finished")
+        display.end()
+        display.line("interrupted; the same command goes on with the cells that are not finished")
         return 1
     finally:
-        run.display.end()
+        display.end()
     return 1 if bad else 0
 
 
@@ -129,119 +95,130 @@ def found_data(cells: Sequence[CellConfig], cache: Path, display: Display) -> li
     return groups
 
 
-def shown(path: Path) -> str:
-    """A path as short as can be: relative to the checkout where it lies inside."""
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
-
-
-def fit_shared(run: Run) -> list[dict[str, Any]]:
-    """Codec, extractor and real features of every group. Raises ValueError where they can't be had."""
-
-    def fit(group: Group, worker: int) -> dict[str, Any]:
-        folder = run.shared_folder(group)
-        folder.mkdir(parents=True, exist_ok=True)
-        spec = {"cells": [asdict(cell) for cell in group.cells], "cache": str(run.cache)}
-        write_whole(folder / "spec.json", json.dumps(spec, indent=1) + "\n")
-        of = "" if len(run.groups) == 1 else f" of {', '.join(dict.fromkeys(cell.label for cell in group.cells))}"
-        channel = run.display.channel(f"shared parts: codec, extractor, real clips{of}")
-        environment = environment_of(worker, group.cells[0].compute.threads)
-        ended = run.launcher.run("lavita.runner.shared", [str(folder)], folder / "log.txt", channel.show, environment)
-        channel.close()
-        if ended.code != 0:
-            raise ValueError(f"{ended.reason} (log: {shown(folder / 'log.txt')})")
-        return json.loads((folder / "shared.json").read_text())
-
-    return run.in_turn([lambda worker, group=group: fit(group, worker) for group in run.groups])
-
-
-def identity(cell: CellConfig, group: Group, shared: dict[str, Any]) -> str:
+def identity(cell: CellConfig, shared: Shared) -> str:
     """A hash of everything that decides a cell's numbers: configuration, code, data, codec, extractor, protocol."""
-    parts = [config_hash(cell), code_hash(cell), group.source.catalogue.fingerprint]
-    parts += [shared["codec_hash"] or "", shared["extractor_hash"], shared["protocol_hash"]]
-    parts += [f"{key} {shared['outside'][path]}" for key, path in cell.outside.items()]
+    values = shared.values
+    parts = [config_hash(cell), code_hash(cell), shared.group.source.catalogue.fingerprint]
+    parts += [values["codec_hash"] or "", values["extractor_hash"], values["protocol_hash"]]
+    parts += [f"{key} {values['outside'][path]}" for key, path in cell.outside.items()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def run_cells(run: Run, shared: dict[str, dict[str, Any]], fresh: bool) -> int:
+def run_cells(
+    work: Work, shared: Sequence[Shared], fresh: bool, flags: Mapping[str, str], samples: Mapping[str, Path]
+) -> int:
     """Run what is not finished; returns how many cells are not ok."""
-    every = [(group, cell) for group in run.groups for cell in group.cells]
+    every = [(one, cell) for one in shared for cell in one.group.cells]
+    made_elsewhere = {name: replace(every[0][1], method=name, choice="", seed=0) for name in samples}
+    write_plan(work.folder, plan_of(shared, [cell.cell for cell in made_elsewhere.values()]))
+    jobs = []
+    for number, (one, cell) in enumerate(every, start=1):
+        title, mark = f"[{number}/{len(every)}] {cell.cell}", identity(cell, one)
+        why = why_to_run(work, cell, mark, fresh)
+        if why is None:
+            work.display.line(f"{title}: finished before with the same code, configuration, data and protocol")
+            continue
+        if why:
+            work.display.line(f"{title}: {why}")
+        folder = queued_attempt(work, cell, mark) or new_attempt(work.folder / "cells", cell.cell)
+        record = first_record(cell, one, mark) | {"flag": flags.get(cell.label, "")}
+        begin(folder, cell, record)
+        jobs.append(Job(title, cell, one, folder))
+    ok = work.in_turn([lambda worker, job=job: run_cell(work, job, worker) for job in jobs])
+    for name, cell in made_elsewhere.items():
+        ok.append(run_samples(work, shared[0], cell, samples[name]))
+    return ok.count(False)
 
-    def one(index: int, group: Group, cell: CellConfig, worker: int) -> bool:
-        title = f"[{index + 1}/{len(every)}] {cell.cell}"
-        mark = identity(cell, group, shared[group.key])
-        old = read_record(run.cell_folder(cell))
-        if old and old["status"] == "ok" and old["identity"] == mark and not fresh:
-            run.display.line(f"{title}: finished before with the same code, configuration, data and protocol")
-            return True
-        if old and old["status"] == "ok" and not fresh:
-            run.display.line(f"{title}: run again, its code, configuration, data, codec or protocol has changed")
-        status, reason = run_cell(run, group, cell, shared[group.key], mark, title, worker)
-        run.display.line(f"{title}: {status}" + (f": {reason}" if reason else ""))
-        return status == "ok"
 
-    tasks = [
-        lambda worker, index=index, group=group, cell=cell: one(index, group, cell, worker)
-        for index, (group, cell) in enumerate(every)
+def plan_of(shared: Sequence[Shared], made_elsewhere: Sequence[str]) -> dict[str, Any]:
+    """run.json: what stands in the tables, in which order, and what the suite says of itself."""
+    first = shared[0].group.cells[0]
+    suite = load_suite(first.suite)
+    rows = rows_of_suite(suite, first.tier)
+    cells = {
+        cell.cell: {"label": cell.label, "identity": identity(cell, one)} for one in shared for cell in one.group.cells
+    }
+    return {
+        "suite": first.suite,
+        "tier": first.tier,
+        "title": suite.title,
+        "order": [row.label for row in rows],
+        "varied": sorted({section for row in rows for section in row.changes}),
+        "compares_rows": suite.rows is not None,
+        "cells": cells | {name: {"label": name.rpartition("-s")[0], "identity": ""} for name in made_elsewhere},
+        "comparisons": sorted({one.values["comparison"] for one in shared}),
+    }
+
+
+def why_to_run(work: Work, cell: CellConfig, mark: str, fresh: bool) -> str | None:
+    """Why a cell is run, '' where it never ended well; None where it is finished."""
+    good = [
+        record
+        for record in map(read_record, attempts(work.folder / "cells", cell.cell))
+        if record and record["status"] == "ok"
     ]
-    return run.in_turn(tasks).count(False)
+    if fresh:
+        return "run again, as asked" if good else ""
+    if any(record["identity"] == mark for record in good):
+        return None
+    return "run again, its code, configuration, data, codec or protocol has changed" if good else ""
 
 
-def run_cell(
-    run: Run, group: Group, cell: CellConfig, shared: dict[str, Any], mark: str, title: str, worker: int
-) -> tuple[str, str]:
-    """One cell in its own process; returns status and reason."""
-    folder = run.cell_folder(cell)
-    record = first_record(cell, group, shared, mark) | {"flag": run.flags.get(cell.label, "")}
-    begin(folder, cell, record)
-    arguments = [str(folder), str(run.shared_folder(group))]
-    return run_recorded(run, cell, "lavita.runner.cell", arguments, record, title, worker)
+def queued_attempt(work: Work, cell: CellConfig, mark: str) -> Path | None:
+    """The last attempt, where it is the same and has not begun."""
+    for folder in reversed(attempts(work.folder / "cells", cell.cell)):
+        record = read_record(folder)
+        return folder if record and record["status"] == "queued" and record["identity"] == mark else None
+    return None
 
 
 def begin(folder: Path, cell: CellConfig, record: dict[str, Any]) -> None:
-    """An empty folder of a cell with its configuration and first record."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    """The configuration and the first record of an attempt that waits for its turn."""
     write_config(cell, folder / "config.yaml")
-    write_record(folder, record)
+    write_record(folder, record | {"status": "queued"})
 
 
-def run_samples(run: Run, shared: dict[str, Any], samples: Mapping[str, Path]) -> int:
-    """Score folders of clips made elsewhere, by the protocol of the first cells; returns how many are not ok."""
-    group, bad = run.groups[0], 0
-    for name, path in samples.items():
-        cell = replace(group.cells[0], method=name, choice="", seed=0)
-        record = first_record_of_samples(cell, group, shared)
-        begin(run.cell_folder(cell), cell, record)
-        arguments = [str(run.cell_folder(cell)), str(run.shared_folder(group)), str(path)]
-        status, reason = run_recorded(run, cell, "lavita.runner.samples", arguments, record, f"clips of {name}", 0)
-        run.display.line(f"clips of {name}: {status}: {reason}")
-        bad += status != "ok"
-    return bad
+def run_cell(work: Work, job: Job, worker: int) -> bool:
+    """One cell in its own process; True where it ended well."""
+    arguments = [str(job.folder), str(job.shared.folder)]
+    status, reason = run_recorded(work, job.cell, job.folder, "lavita.runner.cell", arguments, job.title, worker)
+    work.display.line(f"{job.title}: {status}" + (f": {reason}" if reason else ""))
+    return status == "ok"
+
+
+def run_samples(work: Work, shared: Shared, cell: CellConfig, path: Path) -> bool:
+    """Score a folder of clips made elsewhere by the protocol of the first cells; True where that went well."""
+    folder = new_attempt(work.folder / "cells", cell.cell)
+    begin(folder, cell, first_record_of_samples(cell, shared))
+    title, arguments = f"clips of {cell.method}", [str(folder), str(shared.folder), str(path)]
+    status, reason = run_recorded(work, cell, folder, "lavita.runner.samples", arguments, title, 0)
+    work.display.line(f"{title}: {status}: {reason}")
+    return status == "ok"
 
 
 def run_recorded(
-    run: Run, cell: CellConfig, module: str, arguments: list[str], record: dict[str, Any], title: str, worker: int
+    work: Work, cell: CellConfig, folder: Path, module: str, arguments: list[str], title: str, worker: int
 ) -> tuple[str, str]:
-    """A process that completes the record of its cell; whatever becomes of it, the record says so."""
-    folder = run.cell_folder(cell)
-    channel = run.display.channel(title)
-    channel.prefix = f"{cell.cell}: " if run.workers > 1 else ""
+    """A process that completes the record of its cell; whatever becomes of it, the record says so and is sealed."""
+    channel = work.display.channel(title)
+    channel.prefix = f"{cell.cell}: " if work.workers > 1 else ""
     environment = environment_of(worker, cell.compute.threads)
+    record = read_record(folder) | {"status": "running"}
+    write_record(folder, record)
     try:
-        ended = run.launcher.run(module, arguments, folder / "log.txt", channel.show, environment)
+        ended = work.launcher.run(module, arguments, folder / "log.txt", channel.show, environment)
     except Interrupted:
         write_record(folder, record | {"status": "interrupted", "reason": "interrupted from the keyboard"})
+        seal(folder)
         raise
     finally:
         channel.close()
     result = ended.result or {}
-    if ended.code == 0 and result.get("status") == "ok":
-        record = read_record(folder)
-        return record["status"], record.get("reason", "")
-    status = result.get("status", "failed")
-    write_record(folder, record | {"status": status, "reason": ended.reason})
-    return status, ended.reason
+    if ended.code != 0 or result.get("status") != "ok":
+        write_record(folder, record | {"status": result.get("status", "failed"), "reason": ended.reason})
+    seal(folder)
+    record = read_record(folder)
+    return record["status"], record.get("reason", "")
 
 
 def check_out_folder(folder: Path) -> None:

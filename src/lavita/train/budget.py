@@ -1,9 +1,11 @@
-"""The budget in clips: how it is cut into stages, and the clock that holds every stage to its part."""
+"""The budget: how it is cut into stages, and the clock that holds every stage to its part."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -32,31 +34,84 @@ def split_clips(total: int, shares: list[float], names: list[str], batch: int) -
     return parts
 
 
-class ClipClock(lightning.Callback):
-    """Counts the clips a stage has seen, images and past frames included, and fails unless it ends at its budget.
+def split_flops(total: float, shares: list[float], names: list[str], per_step: list[int]) -> list[int]:
+    """Steps of each stage: shares of total FLOPs rounded to whole steps; the last stage's last step is the one that
+    reaches the total.
 
-    report(stage, clips seen, clips in all, loss) is called at most every `every_seconds` and at the end.
+    per_step: FLOPs of one step of each stage. Raises ValueError where a stage gets no step.
+    """
+    steps = [round(total * share / cost) for share, cost in zip(shares, per_step, strict=True)]
+    before = sum(count * cost for count, cost in zip(steps[:-1], per_step[:-1], strict=True))
+    steps[-1] = math.ceil((total - before) / per_step[-1])
+    for name, count, cost in zip(names, steps, per_step, strict=True):
+        if count < 1:
+            raise ValueError(f"budget: stage {name} gets no step of {cost:.3g} FLOPs out of {total:.3g}")
+    return steps
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What ends a stage: clips, or where these are not known beforehand (None) seconds of training."""
+
+    clips: int | Fraction | None
+    seconds: float | None = None
+
+
+class Clock(lightning.Callback):
+    """Counts the clips a stage has seen, images and past frames included, and its seconds, and ends it at its limit:
+    exactly at its clips, or with the step in which its seconds are over.
+
+    report(stage, clips seen, clips in all, loss) is called at most every `every_seconds` and at the end; clips in all
+    are what they will be at this rate, where seconds are the limit.
     """
 
-    def __init__(self, budget_clips: int, report: Callable[[str, int, int, float], None], every_seconds: float) -> None:
-        self.budget_clips = budget_clips
+    def __init__(self, limit: Limit, report: Callable[[str, int, int, float], None], every_seconds: float) -> None:
+        self.limit = limit
         self.report = report
         self.every_seconds = every_seconds
-        self.last_report = time.monotonic()
+        self.last_report = self.started = time.monotonic()
         self.seen = Fraction(0)
+        self.seconds = 0.0
+        self.steps = 0
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self.started = time.monotonic()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         self.seen += module.clip_cost * len(batch["clip_index"]) * trainer.world_size
-        module.num_clips_seen = float(self.seen) if self.seen.denominator > 1 else int(self.seen)
-        done = module.num_clips_seen >= self.budget_clips
+        module.num_clips_seen = number(self.seen)
+        if (batch_index + 1) % trainer.accumulate_grad_batches:
+            return  # the weights have not moved yet
+        self.steps += 1
+        self.seconds = time.monotonic() - self.started
+        done = self.reached(Fraction(1))
+        if done and self.limit.clips is None:
+            trainer.should_stop = True
         if done or time.monotonic() - self.last_report > self.every_seconds:
             self.last_report = time.monotonic()
             loss = outputs["loss"] if isinstance(outputs, dict) else outputs
             value = float(loss) if isinstance(loss, torch.Tensor) else float("nan")
-            self.report(module.stage_name, module.num_clips_seen, self.budget_clips, value)
+            self.report(module.stage_name, module.num_clips_seen, self.clips_in_all(), value)
+
+    def reached(self, share: Fraction) -> bool:
+        """Whether this share of the limit is spent, at the last step."""
+        if self.limit.clips is not None:
+            return self.seen >= round(self.limit.clips * share)
+        return self.seconds >= self.limit.seconds * float(share)
+
+    def clips_in_all(self) -> int | float:
+        """Clips at the end: known, or at the rate so far."""
+        if self.limit.clips is not None:
+            return number(Fraction(self.limit.clips))
+        return round(max(float(self.seen), float(self.seen) * self.limit.seconds / max(self.seconds, 1e-9)))
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
-        if module.num_clips_seen != self.budget_clips:
+        if self.limit.clips is not None and self.seen != self.limit.clips:
             raise RuntimeError(
-                f"stage {module.stage_name} saw {module.num_clips_seen} clips, its budget is {self.budget_clips}"
+                f"stage {module.stage_name} saw {number(self.seen)} clips, its budget is {self.limit.clips}"
             )
+
+
+def number(clips: Fraction) -> int | float:
+    """A count of clips as it is written: whole where it is."""
+    return float(clips) if clips.denominator > 1 else int(clips)

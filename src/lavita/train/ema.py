@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -10,12 +11,17 @@ import torch
 from lavita.config import TrainConfig
 
 
-def decay_per_step(train: TrainConfig, stage_clips: int) -> float:
-    """The decay of one step: as published, or from a half-life that is a share of the stage's clips."""
+def decay_per_step(train: TrainConfig, stage_clips: float | None) -> Callable[[int], float]:
+    """The decay of step n (from 1): as published, or from a half-life that is a share of the stage's clips; where these
+    are not known beforehand (None), of the clips up to this step.
+    """
     if train.ema_decay is not None:
-        return train.ema_decay
-    halflife_steps = train.ema_halflife_share * stage_clips / train.batch_clips
-    return 0.5 ** (1 / halflife_steps)
+        return lambda step: train.ema_decay
+    share = train.ema_halflife_share
+    if stage_clips is None:
+        return lambda step: 0.5 ** (1 / (share * step))
+    decay = 0.5 ** (1 / (share * stage_clips / train.batch_clips))
+    return lambda step: decay
 
 
 class Ema(lightning.Callback):
@@ -25,9 +31,9 @@ class Ema(lightning.Callback):
     replace the last ones: "last EMA at budget end" is the only checkpoint rule of the suite.
     """
 
-    def __init__(self, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"EMA decay: got {decay}, allowed 0 to below 1")
+    def __init__(self, decay: Callable[[int], float]) -> None:
+        if not 0 <= decay(1) < 1:
+            raise ValueError(f"EMA decay: got {decay(1)}, allowed 0 to below 1")
         self.decay = decay
         self.num_updates = 0
         self.shadow: list[torch.Tensor] = []
@@ -41,7 +47,7 @@ class Ema(lightning.Callback):
         if trainer.global_step == self.num_updates:
             return  # this batch was only accumulated: the weights have not moved
         self.num_updates = trainer.global_step
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        decay = min(self.decay(self.num_updates), (1 + self.num_updates) / (10 + self.num_updates))
         weights = [parameter.detach() for parameter in module.trained_parameters()]
         torch._foreach_lerp_(self.shadow, weights, 1 - decay)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
@@ -12,36 +13,50 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lavita.config import ComputeConfig
-from lavita.train.budget import ClipClock
+from lavita.train.budget import Clock, Limit, number
 from lavita.train.ema import Ema, decay_per_step
 from lavita.train.guard import FiniteGuard
 from lavita.train.heldout import HeldoutLoss
 from lavita.train.module import TrainedStage
 from lavita.train.recompute import recomputed_blocks
+from lavita.train.step_log import StepLog
 
 Report = Callable[[str, int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a stage spent, and its held-out losses as (clips seen, loss)."""
+
+    clips: int | float
+    steps: int
+    seconds: float
+    heldout_losses: list[tuple[int, float]]
 
 
 def fit_stage(
     module: TrainedStage,
     loader: torch.utils.data.DataLoader,
-    clips: int,
-    log_dir: Path,
+    limit: Limit,
+    folder: Path,
     heldout: dict[str, torch.Tensor],
     report: Report,
     compute: ComputeConfig,
-) -> list[tuple[int, float]]:
-    """Train a stage on exactly `clips` clips; its weights end as their average (EMA) where it uses one.
+) -> Fitted:
+    """Train a stage to its limit; its weights end as their average (EMA) where it uses one.
 
-    loader gives batches of train.batch_clips / compute.accumulate_batches clips. Returns the held-out losses as
-    (clips seen, loss). Raises Diverged on a loss that is not finite.
+    folder takes tensorboard/ and steps.csv. loader gives batches of train.batch_clips / compute.accumulate_batches
+    clips, as many as the limit wants. Raises Diverged on a loss that is not finite.
     """
     # Lightning's tips and hints would drown the few lines that a user reads.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    heldout_loss = HeldoutLoss(heldout, clips)
-    callbacks = [FiniteGuard(), ClipClock(clips, report, every_seconds=5.0), heldout_loss]
+    folder.mkdir(parents=True, exist_ok=True)
+    clock = Clock(limit, report, every_seconds=5.0)
+    heldout_loss = HeldoutLoss(heldout, clock)
+    callbacks = [FiniteGuard(), clock, StepLog(folder / "steps.csv", clock), heldout_loss]
     if module.uses_ema:
+        clips = None if limit.clips is None else float(limit.clips)
         callbacks.append(Ema(decay_per_step(module.train_config, clips)))
     trainer = lightning.Trainer(
         accelerator="auto",
@@ -50,7 +65,7 @@ def fit_stage(
         accumulate_grad_batches=compute.accumulate_batches,
         max_epochs=1,
         callbacks=callbacks,
-        logger=TensorBoardLogger(str(log_dir), name="", version=module.stage_name),
+        logger=TensorBoardLogger(str(folder / "tensorboard"), name="", version=module.stage_name),
         log_every_n_steps=10,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -62,4 +77,4 @@ def fit_stage(
     with recomputed_blocks(module, compute.checkpoint_activations):
         trainer.fit(module, train_dataloaders=loader)
     module.eval()
-    return heldout_loss.values
+    return Fitted(number(clock.seen), clock.steps, clock.seconds, heldout_loss.values)

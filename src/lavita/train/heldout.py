@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import lightning
 from torch import Tensor
 
+from lavita.train.budget import Clock
+
 
 class HeldoutLoss(lightning.Callback):
     """Evaluates `module.heldout_loss` on a fixed batch before the first step and `times` times evenly to the end.
 
-    values holds (clips seen, loss). Measured with the weights being trained, not with their average.
+    clock comes before it among the callbacks. values holds (clips seen, loss), measured with the weights being
+    trained, not with their average.
     """
 
-    def __init__(self, batch: dict[str, Tensor], budget_clips: int, times: int = 4) -> None:
-        self.batch = batch
-        self.marks = [round(budget_clips * (i + 1) / times) for i in range(times)]
+    def __init__(self, batch: dict[str, Tensor], clock: Clock, times: int = 4) -> None:
+        self.batch, self.clock = batch, clock
+        self.marks = [Fraction(i + 1, times) for i in range(times)]
         self.values: list[tuple[int, float]] = []
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
@@ -26,8 +30,8 @@ class HeldoutLoss(lightning.Callback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         if (batch_index + 1) % trainer.accumulate_grad_batches:
             return  # the weights have not moved yet
-        if self.marks and module.num_clips_seen >= self.marks[0]:
-            self.marks = [mark for mark in self.marks if mark > module.num_clips_seen]
+        if self.marks and self.clock.reached(self.marks[0]):
+            self.marks = [mark for mark in self.marks if not self.clock.reached(mark)]
             self.measure(trainer, module)
 
     def measure(self, trainer: Any, module: Any) -> None:

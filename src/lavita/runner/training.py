@@ -1,0 +1,128 @@
+"""Trains the stages of a cell on their parts of its purse and counts what each spends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lavita.bench.ledger import read_record, write_record
+from lavita.bench.suite import CellConfig
+from lavita.checkpoints import start_from
+from lavita.data.catalogue import Catalogue
+from lavita.data.latents import LatentCache
+from lavita.data.module import ClipDataModule
+from lavita.runner.build import build_pretraining
+from lavita.runner.events import emit, progress
+from lavita.runner.flops import encoding_flops_per_clip, training_flops_per_clip
+from lavita.runner.latents import opened
+from lavita.runner.loading import stage_data
+from lavita.runner.purse import charged, cut_purse
+from lavita.train.budget import Limit
+from lavita.train.fit import fit_stage
+from lavita.train.module import StagePlan, TrainedStage, VideoMethod
+
+HELDOUT_CLIPS = 32
+ENDLESS_BATCHES = 10**9  # of a stage that ends by its seconds
+
+
+@dataclass
+class Spent:
+    """What the trained stages of a cell cost, the codec's share included."""
+
+    stages: list[dict[str, Any]]
+    heldout_losses: list[tuple[int, float]]
+
+    def total(self, key: str) -> float:
+        return sum(stage[key] for stage in self.stages)
+
+
+def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: dict[str, Any], folder: Path) -> Spent:
+    """All stages in order, each on its part of the purse; clips are counted over the run, so no stage repeats them."""
+    spent = Spent([], [])
+    if shared["codec"] and not method.owns_first_stage:
+        spent.stages.append(shared["codec_stage"] | {"charged": True})
+    latents = None
+    if shared["latents"] and not method.owns_first_stage:
+        latents = opened(cell, catalogue, method.codec, shared["codec_hash"], shared["latents"])
+        spent.stages.append(shared["latents_stage"] | {"charged": True})
+    pretraining = None
+    if cell.pretraining.method:
+        pretraining = build_pretraining(cell, shared["num_classes"], method.codec)
+    loaders = Loaders(cell, catalogue, latents)
+    stages = cut_purse(cell, method, pretraining, charged(spent.stages), loaders.flops_per_clip)
+    for number, (stage, limit) in enumerate(stages, start=1):
+        if limit.clips is None and number == len(stages):
+            limit = Limit(None, cell.budget.seconds - spent.total("seconds"))
+        train_stage(stage, limit, loaders, spent, folder)
+        if stage.module is pretraining:
+            start_network(method, pretraining.network.state_dict(), f"{pretraining.name}'s own training", folder)
+    return spent
+
+
+@dataclass
+class Loaders:
+    """The data of the stages, each on the clips after those of the one before; seen: clips drawn so far."""
+
+    cell: CellConfig
+    catalogue: Catalogue
+    latents: LatentCache | None
+    seen: int = 0
+
+    def data(self, module: TrainedStage, clips: int) -> ClipDataModule:
+        """The next `clips` clips as a stage reads them."""
+        return stage_data(self.cell, self.catalogue, self.cell.seed, module, self.seen, self.seen + clips, self.latents)
+
+    def flops_per_clip(self, module: TrainedStage) -> int:
+        """FLOPs of one clip of a stage, counted on a real one."""
+        data = self.data(module, module.train_config.batch_clips)
+        from_latents = self.latents is not None and module.reads_latents
+        return training_flops_per_clip(
+            module, next(iter(data.train_dataloader())) if from_latents else data.heldout_batch(HELDOUT_CLIPS)
+        )
+
+
+def train_stage(stage: StagePlan, limit: Limit, loaders: Loaders, spent: Spent, folder: Path) -> None:
+    """Train one stage and put what it cost on the ledger."""
+    module, cell = stage.module, loaders.cell
+    batch = module.train_config.batch_clips
+    drawn = ENDLESS_BATCHES * batch if limit.clips is None else int(limit.clips / module.clip_cost)
+    data = loaders.data(module, drawn)
+    heldout = data.heldout_batch(HELDOUT_CLIPS)
+    done = fit_stage(module, data.train_dataloader(), limit, folder, heldout, progress, cell.compute)
+    per_clip, drawn = loaders.flops_per_clip(module), done.steps * batch
+    entry = {"name": stage.name, "clips": done.clips, "seconds": done.seconds, "flops": per_clip * drawn}
+    entry |= {
+        "charged": False,
+        "steps": done.steps,
+        "batch_clips": batch,
+        "clip_cost": str(module.clip_cost),
+        "flops_per_clip": per_clip,
+    }
+    method = isinstance(module, VideoMethod)
+    if method and not module.owns_first_stage and not (loaders.latents is not None and module.reads_latents):
+        entry["encoding_flops"] = encoding_flops_per_clip(module.context.codec, heldout) * drawn
+    spent.stages.append(entry)
+    spent.heldout_losses = done.heldout_losses
+    last = done.heldout_losses[-1][1]
+    emit("note", text=f"{stage.name}: {done.clips} clips in {done.seconds:.1f} s; held-out loss {last:.4g}")
+    loaders.seen += drawn
+
+
+def start_network(method: VideoMethod, state: dict[str, torch.Tensor], source: str, folder: Path) -> None:
+    """Start a method's network from other weights and put into the record what was taken. Raises ValueError."""
+    start = start_from(method.network, state)
+    emit("note", text=f"{len(start.taken)} tensors taken from {source}, {len(start.left)} left at their own start")
+    write_record(folder, read_record(folder) | {"initialised": asdict(start) | {"source": source}})
+
+
+def check_spent(cell: CellConfig, totals: dict[str, float], spent: Spent) -> None:
+    """Raise RuntimeError unless the budget was met: exactly in clips; reached by the last step in flops and seconds."""
+    currency, asked, last = cell.budget.currency, cell.budget.asked, spent.stages[-1]
+    most = {"clips": 0.0, "flops": last["flops"] / last["steps"], "seconds": math.inf}[currency]
+    got = totals[currency]
+    if not asked <= got <= asked + most:
+        raise RuntimeError(f"{cell.cell} spent {got:g} {currency}, its budget is {asked:g}")

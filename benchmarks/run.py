@@ -36,7 +36,9 @@ share is counted in each; empty for a latent cache whose frames nobody counted. 
 (sample: trained and untrained) and est_sampling_seconds (the generated clips once: forward pass times steps, twice with
 guidance) at this machine's rate on a transformer block: lower bounds. done: the results folder holds the cell finished
 with the same configuration. On a terminal hours, disk and FLOPs of all cells and the largest ones follow the table.
-Exit status: 0 all well, 1 some cell failed, 2 bad arguments or no data.
+A run ends with its audit (benchmarks/audit.py) and, last, its digest: quoted beside the numbers it lets anybody check
+that a folder is the one they came from. Nothing is written over: a cell that is run again is <cell>.2, <cell>.3, ...
+Exit status: 0 all well, 1 some cell or check of the audit failed, 2 bad arguments or no data.
 """
 
 
@@ -70,6 +72,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="results folder (default: results/<suite>-<tier>-<data name>)")
     parser.add_argument("--cache", type=Path, help="folder for fitted codecs and extractors (default: results/cache)")
     parser.add_argument("--fresh", action="store_true", help="run finished cells again")
+    parser.add_argument(
+        "--publishable", action="store_true", help="mark the tables so; refused unless the code is a clean commit"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="print what every cell would cost, stage by stage; needs no data"
     )
@@ -133,7 +138,16 @@ def run(arguments: argparse.Namespace) -> int:
     from lavita.runner.suite_run import run_suite
 
     samples = samples_of(arguments.samples, names_in("methods") + [cell.label for cell in cells])
-    return run_suite(cells, arguments.out, arguments.cache, arguments.fresh, arguments.workers, samples, flags)
+    return run_suite(
+        cells,
+        arguments.out,
+        arguments.cache,
+        arguments.fresh,
+        arguments.workers,
+        samples,
+        flags,
+        arguments.publishable,
+    )
 
 
 def main(argv: list[str]) -> int:

@@ -97,7 +97,7 @@ def test_other_clips_are_a_row_of_as_many_clips():
     rng = np.random.default_rng(3)
     one, drawn = clips[rng.permutation(4)[:2]], noise[rng.permutation(3)[:2]]
     assert report.rows["noise"] == frechet_distance(*(Motion().features(part).numpy() for part in (one, drawn)))
-    with pytest.raises(ValueError, match="got 1 clips of noise, wanted 2; 1 are missing"):
+    with pytest.raises(ValueError, match="noise: got 1, wanted 2, as many as a half; 1 are missing"):
         sanity_rows(Motion(), clips, others={"noise": noise[:1]})
     with pytest.raises(ValueError, match="'still' names a row already"):
         sanity_rows(Motion(), clips, others={"still": noise})

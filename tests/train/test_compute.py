@@ -1,5 +1,7 @@
 """How a cell uses its machine must not change what it learns: accumulated batches and recomputed blocks."""
 
+import itertools
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ from lavita.bench.plan import make_plan
 from lavita.codec.pixels import PixelCodec
 from lavita.config import ComputeConfig
 from lavita.runner.build import build_method
+from lavita.train.budget import Limit
 from lavita.train.fit import fit_stage
 from lavita.train.recompute import recomputed_blocks
 
@@ -37,8 +40,38 @@ def trained(tmp_path, compute: ComputeConfig) -> tuple[torch.nn.Module, list]:
     clips = [{key: value[i] for key, value in whole.items()} for i in range(24)]
     module = method()
     loader = DataLoader(clips, batch_size=4 // compute.accumulate_batches)
-    losses = fit_stage(module, loader, 24, tmp_path, batch(99, 4), lambda *_: None, compute)
-    return module, losses
+    done = fit_stage(module, loader, Limit(24), tmp_path, batch(99, 4), lambda *_: None, compute)
+    return module, done.heldout_losses
+
+
+def test_every_step_is_logged_with_its_clips(tmp_path):
+    for passes in (1, 2):
+        folder = tmp_path / str(passes)
+        trained(folder, replace(PLAIN, accumulate_batches=passes))
+        header, *lines = (folder / "steps.csv").read_text().splitlines()
+        assert header == "stage,step,clips_seen,seconds,loss"
+        found = [line.split(",") for line in lines]
+        assert [(int(step), int(clips)) for _, step, clips, _, _ in found] == [(n, 4 * n) for n in range(1, 7)]
+        seconds = [float(line[3]) for line in found]
+        assert seconds == sorted(seconds) and seconds[0] >= 0
+
+
+def test_a_stage_of_seconds_ends_with_the_step_in_which_they_are_over(tmp_path):
+    """Clips without end; each step is slowed to a known time by what the loader waits."""
+
+    class Slow(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            for first in itertools.count():
+                time.sleep(0.05)
+                yield {key: value[0] for key, value in batch(first, 1).items()}
+
+    done = fit_stage(
+        method(), DataLoader(Slow(), batch_size=4), Limit(None, 1.0), tmp_path, batch(99, 4), lambda *_: None, PLAIN
+    )
+    last, before = [float(line.split(",")[3]) for line in (tmp_path / "steps.csv").read_text().splitlines()[:-3:-1]]
+    assert before < 1.0 <= last and done.seconds == pytest.approx(last, abs=1e-3)
+    assert done.steps <= 5 and done.clips == 4 * done.steps  # four clips of a batch take 0.2 s to come
+    assert len(done.heldout_losses) <= 5 and done.heldout_losses[-1][0] == done.clips
 
 
 @pytest.fixture(scope="module")

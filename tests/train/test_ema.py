@@ -14,7 +14,7 @@ def run(decay: float, values: list[float]) -> float:
     """The average that an EMA ends with over weights that take these values, started at values[0]."""
     weight = torch.nn.Parameter(torch.tensor([values[0]], dtype=torch.float64))
     module = SimpleNamespace(trained_parameters=lambda: [weight])
-    ema = Ema(decay)
+    ema = Ema(lambda _: decay)
     ema.on_fit_start(None, module)
     for step, value in enumerate(values[1:], start=1):
         weight.data.fill_(value)
@@ -45,11 +45,21 @@ def test_start_is_forgotten():
 
 def test_half_life_is_the_share_of_the_stage():
     (cell,) = make_plan("ucf101", "demo", ["dit"], [0], [])
-    decay = decay_per_step(cell.train, 2048)
+    decay = decay_per_step(cell.train, 2048)(1)
     halflife_steps = 0.05 * 2048 / cell.train.batch_clips
     assert decay**halflife_steps == pytest.approx(0.5, rel=1e-12)
     (paper,) = make_plan("ucf101", "paper", ["dit"], [0], [])
-    assert decay_per_step(paper.train, 2048) == 0.9999
+    assert decay_per_step(paper.train, 2048)(7) == 0.9999
+    assert decay_per_step(paper.train, None)(7) == 0.9999
+
+
+def test_without_a_known_end_the_half_life_is_the_share_of_the_clips_so_far():
+    (cell,) = make_plan("ucf101", "demo", ["dit"], [0], [])
+    decay = decay_per_step(cell.train, None)
+    for step in (1, 50, 4000):
+        assert decay(step) ** (0.05 * step) == pytest.approx(0.5, rel=1e-12)
+    known = decay_per_step(cell.train, 4000 * cell.train.batch_clips)
+    assert decay(4000) == pytest.approx(known(1), rel=1e-12)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -21,8 +21,9 @@ from lavita.runner.display import Display
 from lavita.runner.groups import Group, grouped
 from lavita.runner.launch import Interrupted, Launcher
 from lavita.runner.parts import Shared, fit_shared
+from lavita.runner.provenance import commit
 from lavita.runner.record import first_record, first_record_of_samples
-from lavita.runner.tables import show_tables
+from lavita.runner.tables import show_results
 from lavita.runner.work import Work, shown
 
 
@@ -44,14 +45,16 @@ def run_suite(
     workers: int | None,
     samples: Mapping[str, Path],
     flags: Mapping[str, str],
+    publishable: bool,
 ) -> int:
     """Run the cells of a plan and write their tables; returns 0 where every cell is ok, else 1.
 
     samples: folders of clips made elsewhere, by the names of their rows. flags: what rows must say of themselves, by
     their names. workers None: as many cells at once as there are accelerators, or as the cores have room for.
-    Raises ValueError, OSError.
+    publishable: the tables are marked so, and only a clean commit makes them. Raises ValueError, OSError.
     """
     suite, tier = cells[0].suite, cells[0].tier
+    check_commit(publishable)
     cache = (cache or ROOT / "results" / "cache").resolve()
     display = Display()
     groups = found_data(cells, cache, display)
@@ -66,8 +69,8 @@ def run_suite(
             f"{cells[0].compute.threads} threads each; results in {shown(folder)}"
         )
         shared = fit_shared(work, groups)
-        bad = run_cells(work, shared, fresh, flags, samples)
-        show_tables(folder, display)
+        bad = run_cells(work, shared, fresh, flags, samples, publishable)
+        bad += show_results(folder, display)
     except (KeyboardInterrupt, Interrupted):
         display.end()
         display.line("interrupted; the same command goes on with the cells that are not finished")
@@ -105,12 +108,18 @@ def identity(cell: CellConfig, shared: Shared) -> str:
 
 
 def run_cells(
-    work: Work, shared: Sequence[Shared], fresh: bool, flags: Mapping[str, str], samples: Mapping[str, Path]
+    work: Work,
+    shared: Sequence[Shared],
+    fresh: bool,
+    flags: Mapping[str, str],
+    samples: Mapping[str, Path],
+    publishable: bool,
 ) -> int:
     """Run what is not finished; returns how many cells are not ok."""
     every = [(one, cell) for one in shared for cell in one.group.cells]
     made_elsewhere = {name: replace(every[0][1], method=name, choice="", seed=0) for name in samples}
-    write_plan(work.folder, plan_of(shared, [cell.cell for cell in made_elsewhere.values()]))
+    plan = plan_of(shared, [cell.cell for cell in made_elsewhere.values()])
+    write_plan(work.folder, plan | {"publishable": publishable})
     jobs = []
     for number, (one, cell) in enumerate(every, start=1):
         title, mark = f"[{number}/{len(every)}] {cell.cell}", identity(cell, one)
@@ -219,6 +228,14 @@ def run_recorded(
     seal(folder)
     record = read_record(folder)
     return record["status"], record.get("reason", "")
+
+
+def check_commit(publishable: bool) -> None:
+    """Raise ConfigError where a table is to be published and the code is not a clean commit."""
+    head, dirty = commit()
+    if publishable and dirty != "false":
+        state = "has uncommitted changes" if dirty == "true" else "is in no repository that git can read"
+        raise ConfigError(f"--publishable: the code at commit {head[:12]} {state}; commit it first")
 
 
 def check_out_folder(folder: Path) -> None:

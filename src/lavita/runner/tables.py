@@ -1,4 +1,4 @@
-"""Writes the generated tables of a results folder and shows them."""
+"""Writes the generated tables of a results folder, audits it, and shows both."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from lavita.bench.audit.run_audit import audit
+from lavita.bench.audit_line import FAIL
 from lavita.bench.cells import for_readers
 from lavita.bench.pairs_note import sentence
 from lavita.bench.run_folder import RunFolder, read_run
@@ -14,6 +16,18 @@ from lavita.bench.write_table import markdown
 from lavita.runner.display import Display
 from lavita.runner.work import shown
 from lavita.whole import write_whole
+
+
+def show_results(folder: Path, display: Display) -> int:
+    """Tables, audit and, last, the digest of a results folder; returns how many checks of the audit failed."""
+    run = show_tables(folder, display)
+    lines = audit(run)
+    failed = [line for line in lines if line.verdict == FAIL]
+    for line in failed:
+        display.line(f"audit: FAIL {line.check}: {line.where}: {line.text}")
+    display.line(f"audit: {len(lines)} checks, {len(failed)} failed (python benchmarks/audit.py {shown(folder)})")
+    display.line(f"digest {run.digest}")
+    return len(failed)
 
 
 def show_tables(folder: Path, display: Display) -> RunFolder:

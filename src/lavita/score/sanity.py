@@ -117,9 +117,8 @@ class Sight:
             if name in (FLOOR, *self.changes):
                 raise ValueError(f"sanity rows: {name!r} names a row already; give the other clips another name")
             if len(other) < half:
-                raise ValueError(
-                    f"sanity rows: got {len(other)} clips of {name}, wanted {half}; {half - len(other)} are missing"
-                )
+                missing = f"{half - len(other)} are missing"
+                raise ValueError(f"sanity rows: {name}: got {len(other)}, wanted {half}, as many as a half; {missing}")
         real, spoilt = np.stack(self.real), {name: np.stack(rows) for name, rows in self.spoilt.items()}
         found: dict[str, list[float]] = {name: [] for name in (FLOOR, *spoilt, *foreign)}
         for a, b in halves:

@@ -19,6 +19,7 @@ from lavita.diffusion.draws import ClipDraws
 from lavita.parity.fill import fill_by_formula
 from lavita.runner.flops import training_flops_per_clip
 from lavita.runner.quality import reconstruction
+from lavita.train.budget import Limit
 from lavita.train.fit import fit_stage
 from lavita.train.module import MethodContext
 
@@ -305,7 +306,7 @@ def test_all_stages_run_through_the_trainer(tmp_path):
     ):
         before = {name: value.clone() for name, value in stage.module.named_parameters()}
         loader = DataLoader(clips[first : first + 4], batch_size=2)
-        losses = fit_stage(stage.module, loader, 4, tmp_path, batch(20), lambda *_: None, COMPUTE)
+        losses = fit_stage(stage.module, loader, Limit(4), tmp_path, batch(20), lambda *_: None, COMPUTE).heldout_losses
         assert losses[-1][0] == 4 and all(value == value for _, value in losses)
         after = dict(stage.module.named_parameters())
         assert {name.split(".")[0] for name, value in after.items() if not value.equal(before[name])} == changes

@@ -1,0 +1,55 @@
+"""All checks of a results folder, in the order in which a reader would ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lavita.bench.audit.budget import budget_lines
+from lavita.bench.audit.clips import clips_lines, data_lines
+from lavita.bench.audit.declared import declared_lines
+from lavita.bench.audit.files import digest_line, files_lines, stray_lines, table_lines
+from lavita.bench.audit.scores import score_lines
+from lavita.bench.audit.settings import record_lines, setting_lines
+from lavita.bench.audit_line import FAIL, AuditLine
+from lavita.bench.run_folder import RunFolder
+
+
+def audit(run: RunFolder, digest: str | None = None, strict: bool = False) -> list[AuditLine]:
+    """Every check as lines. digest: what run.py printed last, if known. strict: uncommitted code fails.
+
+    A check that can't be made, since what it reads was damaged, is a failure.
+    """
+    checks: list[tuple[str, Any]] = [
+        ("data", lambda: data_lines(run)),
+        ("settings", lambda: setting_lines(run)),
+        ("records", lambda: record_lines(run)),
+        ("budget", lambda: budget_lines(run)),
+        ("clips", lambda: clips_lines(run)),
+        ("scores", lambda: score_lines(run)),
+        ("declarations", lambda: declared_lines(run, strict)),
+        ("files", lambda: files_lines(run)),
+        ("folders", lambda: stray_lines(run)),
+        ("tables", lambda: table_lines(run)),
+    ]
+    lines = [line for name, check in checks for line in made(name, check)]
+    return [*lines, digest_line(run, digest)] if digest else lines
+
+
+def made(name: str, check: Any) -> Iterator[AuditLine]:
+    """The lines of a check; whatever a damaged folder makes it raise is a failure of it."""
+    try:
+        yield from check()
+    except Exception as error:  # a record that was edited may lack anything
+        yield AuditLine(f"{name} can be checked", "run", FAIL, f"{type(error).__name__}: {error}")
+
+
+def fails_closed(run: RunFolder, lines: Sequence[AuditLine]) -> bool:
+    """Whether a failure touches a closed table, or the run as a whole."""
+    open_rows = {one.record["cell"] for one in run.cells if one.record["row"].get("division") == "open"}
+    names = {one.name for one in run.cells if one.record["cell"] in open_rows}
+
+    def of_open_row(where: str) -> bool:
+        return where in open_rows or (where.startswith("cells/") and where.split("/")[1] in names)
+
+    return any(line.verdict == FAIL and not of_open_row(line.where) for line in lines)

@@ -4,9 +4,10 @@ import pytest
 
 from lavita.bench.plan import make_plan
 from lavita.bench.suite import TIERS, load_yaml
+from lavita.config import ConfigError
 from lavita.registry import names_in
 from lavita.runner.dry_run import lines_of
-from lavita.runner.purse import check_purse
+from lavita.runner.purse import check_purse, meta_flops, planned_charge
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -61,3 +62,40 @@ def test_what_clips_are_made_from_stands_in_the_row():
 def test_tasks_beside_generation_are_a_row_as_any_other():
     (cell,) = make_plan("skytimelapse", "demo", ["vdt"], [0], ["model.tasks=[generation,prediction]"])
     check_purse(cell, None)
+
+
+def test_a_purse_of_flops_is_reached_by_the_last_step():
+    """The codec's share first; every row gets the steps that it can afford."""
+    asked, spent = 2e12, {}
+    for method in ("lavita-v1", "pvdm"):
+        (cell,) = make_plan("ucf101", "demo", [method], [0], ["budget.currency=flops", f"budget.flops={asked:g}"])
+        stages, total = check_purse(cell, None), 0.0
+        for stage, limit in stages:
+            drawn = limit.clips / stage.module.clip_cost
+            assert drawn % stage.module.train_config.batch_clips == 0
+            total += float(drawn) * meta_flops(cell)(stage.module)
+        last = stages[-1][0].module
+        step = meta_flops(cell)(last) * last.train_config.batch_clips
+        total += planned_charge(cell, last).flops
+        assert asked <= total < asked + step
+        spent[method] = stages[-1][1].clips
+    assert spent["pvdm"] > spent["lavita-v1"]  # its network costs less a clip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["budget.currency=flops"], "budget.flops: got None, wanted a number above 0"),
+        (["budget.currency=hours"], "got 'hours', allowed clips, flops, seconds"),
+        (["budget.currency=seconds", "budget.seconds=-1"], "budget.seconds: got -1"),
+    ],
+)
+def test_a_budget_without_its_amount_is_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        make_plan("ucf101", "demo", ["dit"], [0], overrides)
+
+
+def test_flops_that_the_codec_has_eaten_leave_nothing():
+    (cell,) = make_plan("ucf101", "demo", ["dit"], [0], ["budget.currency=flops", "budget.flops=1e9"])
+    with pytest.raises(ValueError, match="dit: budget: nothing is left of 1e\\+09 flops .*what the rows share costs"):
+        check_purse(cell, None)

@@ -90,7 +90,9 @@ class SuiteSpec:
 class MethodSpec:
     """A method's file: what implements it, its authors' settings, and its numbers at the smaller tiers.
 
-    weight_files, which may be absent: keys of model that name files of outside weights, with where these come from.
+    Two keys may be absent. weight_files: keys of model that name files of outside weights, with where these come from.
+    published_as: under which names results/reported.csv has the method at its published setting, "METHOD" or
+    "METHOD: VARIANT".
     """
 
     name: str
@@ -100,6 +102,7 @@ class MethodSpec:
     suites: tuple[str, ...]
     provenance: str
     weight_files: dict
+    published_as: tuple[str, ...]
     model: dict
     train: dict
     sampling: dict
@@ -178,7 +181,8 @@ def load_suite(name: str) -> SuiteSpec:
 
 
 def load_method(name: str) -> MethodSpec:
-    spec = read(MethodSpec, {"weight_files": {}} | load_yaml("methods", name), f"methods/{name}")
+    absent = {"weight_files": {}, "published_as": []}
+    spec = read(MethodSpec, absent | load_yaml("methods", name), f"methods/{name}")
     for key in spec.weight_files:
         if key not in spec.model:
             raise ConfigError(f"methods/{name}.weight_files: model has no {key}: {nearest(key, spec.model)}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from lavita.bench import three_numbers
 from lavita.bench.best import told_apart
 from lavita.bench.chart import Point, scatter
 from lavita.bench.ledger import rows_csv, rows_of
@@ -15,9 +16,10 @@ from lavita.bench.notes import notes_of
 from lavita.bench.pairs import Pair, label_of, pairs_of_rows
 from lavita.bench.pairs_note import HEADING, pairs_csv, pairs_markdown
 from lavita.bench.run_folder import RunFolder
+from lavita.bench.three_numbers import numbers_of_plan
 from lavita.bench.write_table import tables_of
 
-TABLES = ("rows.csv", "table.csv", "table.md", "table.tex", "quality_cost.svg", "pairs.csv")
+TABLES = ("rows.csv", "table.csv", "table.md", "table.tex", "quality_cost.svg", "pairs.csv", "published.csv")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ def tables_of_run(run: RunFolder) -> Tables:
     rows = [row for record in run.records for row in rows_of(record)]
     pairs = pairs_of_rows(rows, plan["order"]) if plan["compares_rows"] else []
     notes = notes_of(run) | ({HEADING: pairs_markdown(pairs)} if pairs else {})
+    numbers = numbers_of_plan(rows, plan["published"])
+    notes |= {three_numbers.HEADING: three_numbers.three_numbers_markdown(rows, numbers)}
     scores = {
         (record["cell"], score["metric"]): score
         for record in run.records
@@ -43,6 +47,7 @@ def tables_of_run(run: RunFolder) -> Tables:
     }
     texts, blocks = tables_of(rows, plan["order"], notes, run.digest, told_apart(rows, scores))
     texts["rows.csv"] = rows_csv(rows)
+    texts["published.csv"] = rows_csv(three_numbers.csv_rows(numbers), three_numbers.COLUMNS)
     drawn = chart(rows, plan["title"])
     if drawn:
         texts["quality_cost.svg"] = drawn

@@ -6,7 +6,7 @@ What may be compared: comparable.py. When a number is reproduced, within toleran
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lavita.bench.comparable import Known, dataset_of, frames_of, kind_of, read_known, why_not
@@ -64,6 +64,20 @@ def three_numbers(
         for number in published_of(method, dataset, reported, known)
         if number.frames in USUAL_FRAMES or number.frames in {frames_of(row) for row in own}
     ]
+
+
+def published_facts(methods: set[str], dataset: str) -> dict[str, Any]:
+    """What the repository says today of the published numbers of these methods, as plain values for a run's plan: its
+    tables then follow from its folder alone, whatever the repository says later.
+    """
+    known, reported = read_known(methods), read_reported()
+    numbers = [number for method in sorted(methods) for number in published_of(method, dataset, reported, known)]
+    return {"numbers": [asdict(number) for number in numbers], "known": asdict(known)}
+
+
+def numbers_of_plan(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[ThreeNumbers]:
+    """`three_numbers` from what `published_facts` gave."""
+    return three_numbers(rows, [Reported(**number) for number in facts["numbers"]], Known(**facts["known"]))
 
 
 def own_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
@@ -156,12 +170,13 @@ def line_of(one: ThreeNumbers, common: Sequence[str]) -> tuple[str, ...]:
     """A line of the table; reasons that stand above it are not said again."""
     p = one.published
     value = f"{p.bound} {p.value:.10g}".strip() + ("" if p.std is None else f" ± {p.std:g}")
-    difference = "" if one.delta is None else f"{one.delta:+.4g} ({one.delta / p.value:+.1%})"
+    difference = "none given" if one.delta is None else f"{one.delta:+.4g} ({one.delta / p.value:+.1%})"
     name = f"{one.method} ({': '.join(filter(None, (p.method, p.variant)))})"
     source = f"{p.source}, {p.table}".removesuffix(", ")
+    why = "; ".join(why for why in one.reasons if why not in common) or ("as above" if common else "comparable")
     return (
         name, metric_text(p), value, p.evidence, source, p.protocol or "not known", score_text(one.official),
-        score_text(one.trained), difference, one.verdict, "; ".join(why for why in one.reasons if why not in common),
+        score_text(one.trained), difference, one.verdict, why,
     )  # fmt: skip
 
 
@@ -170,8 +185,8 @@ def metric_text(published: Reported) -> str:
 
 
 def score_text(score: Score | None) -> str:
-    """A score with its name and interval, "" for none."""
+    """A score with its name and interval."""
     if score is None:
-        return ""
+        return "not scored"
     interval = "" if score.low is None else f" ({score.low:.4g} to {score.high:.4g})"
     return f"{score.value:.4g}{interval}, {score.metric}" + (f", {score.seeds} seeds" if score.seeds > 1 else "")

@@ -31,7 +31,11 @@ table.md (one method a row), cells/<cell>/ (configuration, log, checkpoint, samp
 Dry run: one line a cell and stage (codec, extractor, autoencoder, autoencoder-gan, train, sample, score). FLOPs are
 counted, 2 a multiply-add: forward is that of the network that the stage trains (codec: encoding and decoding; sample:
 all steps of a clip; score: the feature network), train is forward and backward of the loss with encoding. steps of
-sample are network evaluations. est_seconds are at the rate of a transformer block on this machine: a lower bound.
+sample are network evaluations. est_disk_bytes: checkpoint, logs, features, lossless clips (taken as raw); what cells
+share is counted in each; empty for a latent cache whose frames nobody counted. With --probe: est_seconds of every stage
+(sample: trained and untrained) and est_sampling_seconds (the generated clips once: forward pass times steps, twice with
+guidance) at this machine's rate on a transformer block: lower bounds. done: the results folder holds the cell finished
+with the same configuration. On a terminal hours, disk and FLOPs of all cells and the largest ones follow the table.
 A run ends with its audit (benchmarks/audit.py) and, last, its digest: quoted beside the numbers it lets anybody check
 that a folder is the one they came from. Nothing is written over: a cell that is run again is <cell>.2, <cell>.3, ...
 Exit status: 0 all well, 1 some cell or check of the audit failed, 2 bad arguments or no data.
@@ -76,7 +80,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--csv", metavar="FILE", help="with --dry-run: write it as CSV too; - prints the CSV alone")
     parser.add_argument(
-        "--probe", action="store_true", help="with --dry-run: measure this machine's rate and estimate seconds"
+        "--probe",
+        action="store_true",
+        help="with --dry-run: measure this machine's rate for some seconds, estimate hours",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")
     arguments = parser.parse(argv)
@@ -127,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from lavita.runner.dry_run import dry_run
 
-        dry_run(cells, arguments.csv, arguments.probe)
+        dry_run(cells, arguments.csv, arguments.probe, arguments.out)
         return 0
     from lavita.runner.suite_run import run_suite
 

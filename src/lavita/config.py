@@ -216,15 +216,21 @@ class ComputeConfig:
 class PretrainingConfig:
     """Where a network starts, other than at random; at most one of the two.
 
-    checkpoint: a file of an official ImageNet DiT (outside help: the row is open). method: an image method of the
-    suite, built at the same size and trained first, on `share` of the purse.
+    checkpoint: a file of an official ImageNet DiT (outside help: the row is open); origin: where it comes from, in
+    words. method: an image method of the suite, built at the same size and trained first, on `share` of the purse.
     """
 
     checkpoint: str | None
+    origin: str | None
     method: str | None
     share: float
 
     def __post_init__(self) -> None:
+        if self.checkpoint and not self.origin:
+            raise ConfigError(
+                "pretraining.origin: not set; say where pretraining.checkpoint comes from, for example "
+                'pretraining.origin="DiT-XL/2 256x256, ImageNet, dl.fbaipublicfiles.com/DiT"'
+            )
         if self.checkpoint and self.method:
             raise ConfigError("pretraining: set checkpoint or method, not both")
         if (self.method is not None) != (0 < self.share < 1):

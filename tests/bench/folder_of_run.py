@@ -14,6 +14,7 @@ from lavita.bench.plan import deviations, make_plan
 from lavita.bench.run_folder import write_plan
 from lavita.bench.seal import seal
 from lavita.bench.shared_parts import write_shared
+from lavita.bench.three_numbers import published_facts
 from lavita.score.sprite import write_sprite
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\" | *"
@@ -44,7 +45,8 @@ def make_run(folder: Path, seeds: tuple[int, ...] = (0,)) -> Path:
     write_plan(
         folder,
         {"suite": "ucf101-class", "tier": "demo", "title": "UCF101 & more", "order": order, "compares_rows": False,
-         "cells": planned, "comparisons": ["same"], "not_yet": absent},
+         "cells": planned, "comparisons": ["same"], "not_yet": absent,
+         "published": published_facts({cell.method for cell in cells}, "ucf101")},
     )  # fmt: skip
     make_shared(folder / "shared" / KEY)
     for number, cell in enumerate(cells):

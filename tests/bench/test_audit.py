@@ -228,6 +228,7 @@ def test_an_edited_table(run, audit, name):
 
 
 def test_an_undeclared_pretrained_weight(run, audit):
+    change_config(run, CULPRIT, "pretraining", "origin", "ImageNet")
     change_config(run, CULPRIT, "pretraining", "checkpoint", "imagenet.safetensors")
     done = audit(run)
     assert blamed(done, "outside weights declared", CULPRIT, "imagenet.safetensors", "declares none")

@@ -179,7 +179,10 @@ def test_where_outside_files_lie_is_no_part_of_the_hash():
     def hashed(*overrides):
         return config_hash(make_plan("ucf101", "demo", ["dit"], [0], list(overrides))[0])
 
-    assert hashed("pretraining.checkpoint=a.pt") == hashed("pretraining.checkpoint=b.pt") != hashed()
+    one, other = ((f"pretraining.checkpoint={name}.pt", f"pretraining.origin={name}") for name in "ab")
+    assert hashed(*one) == hashed(*other) != hashed()
+    with pytest.raises(ConfigError, match="pretraining.origin: not set; say where pretraining.checkpoint comes from"):
+        hashed("pretraining.checkpoint=a.pt")
     assert hashed("codec.path=a", "codec.kind=kl") == hashed("codec.path=b", "codec.kind=kl") != hashed()
 
 

@@ -100,6 +100,7 @@ def started_from_a_file(done, tmp_path_factory):
     command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--suite", "ucf101-class", "--tier", "demo"]
     command += ["--methods", "lavita-v1", "--out", str(base / "out"), "--cache", str(done[0].parent / "cache"), *TINY]
     command += [f"pretraining.checkpoint={base / 'DiT-tiny.pt'}", "compute.precision=bf16-mixed"]
+    command += ["pretraining.origin=made by formula"]
     command += ["compute.accumulate_batches=2", "compute.checkpoint_activations=true", "sampling.sampler=dpm-solver++"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT, env=os.environ)
     assert process.returncode == 0, process.stdout + process.stderr
@@ -111,7 +112,8 @@ def test_an_outside_start_makes_the_row_open_and_is_named_by_its_hash(started_fr
     found, file = record(base / "out", "lavita-v1-s0"), base / "DiT-tiny.pt"
     row, start = found["row"], found["initialised"]
     assert row["division"] == "open" and row["external_bytes"] == file.stat().st_size
-    assert start["source"] == f"DiT-tiny.pt (sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]})"
+    mark = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    assert start["source"] == f"DiT-tiny.pt (sha256 {mark}; made by formula)"
     assert f"pretraining.checkpoint: {start['source']}" in (base / "out" / "rows.csv").read_text()
     assert list(start["left"]) == ["y_embedder.embedding_table.weight"]
     assert "pretraining.checkpoint: none -> an outside file" in found["deviations"]

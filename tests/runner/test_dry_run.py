@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Spelled out again on purpose: other programs read these columns in this order.
 EXPECTED = (
     "suite,tier,cell,method,dataset,seed,stage,params,flops_forward_per_clip,flops_train_per_clip,clips,steps,batch,"
-    "est_seconds,est_peak_bytes"
+    "est_seconds,est_peak_bytes,est_disk_bytes,est_sampling_seconds,done"
 ).split(",")
 CHOSEN = "lavita-v1,lavita-v1-pretrained,lavita-v1-joint"
 STAGES = {"codec", "extractor", "autoencoder", "autoencoder-gan", "train", "sample", "score"}
@@ -49,7 +49,11 @@ def test_paper_tier_counts_without_weights():
     # Stable Diffusion's autoencoder, as published: 83.65 M parameters, given and not trained.
     codec = by["lavita-v1-s0", "codec"]
     assert int(codec["params"]) == 83_653_863 and codec["clips"] == "0"
-    assert all(row["est_seconds"] == "" for row in rows)
+    assert all(row["est_seconds"] == row["est_sampling_seconds"] == "" and row["done"] == "false" for row in rows)
+    # The weights in float32, and at most a hundredth more: fixed tables, logs.
+    assert 1 <= int(train["est_disk_bytes"]) / (4 * 673_681_568) < 1.01
+    # 2,048 clips of 16 RGB frames as raw bytes; their list and two moving grids are little beside them.
+    assert 1 <= int(sample["est_disk_bytes"]) / (2048 * 16 * 256 * 256 * 3) < 1.01
     # One XL network in float32 is 2.7 GB: the child would have shown it.
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 2e9
 
@@ -62,6 +66,17 @@ def test_demo_says_what_the_ledger_will_hold():
     assert sum(own) == 2048 and ("pvdm", "codec") not in stages
     assert all(float(row["est_seconds"]) > 0 for row in rows if row["flops_forward_per_clip"])
     assert all(int(row["est_peak_bytes"]) > 0 for row in rows if row["stage"] == "train")
+    assert all(int(row["est_disk_bytes"]) > 0 for row in rows)
+    for method in ("lavita-v1", "pvdm"):
+        train, sample = stages[method, "train"], stages[method, "sample"]
+        # 64 clips of 25 evaluations: FLOPs a second of a CPU's forward pass.
+        flops = int(train["flops_forward_per_clip"]) * 25 * 64
+        assert 1e8 < flops / float(sample["est_sampling_seconds"]) < 1e13
+        assert float(sample["est_seconds"]) == pytest.approx(2 * float(sample["est_sampling_seconds"]))
+    rates = {int(r["flops_forward_per_clip"]) * int(r["clips"]) / float(r["est_sampling_seconds"])
+             for r in rows if r["stage"] == "sample"}  # fmt: skip
+    assert max(rates) == pytest.approx(min(rates))
+    assert all(row["est_sampling_seconds"] == "" for row in rows if row["stage"] != "sample")
 
 
 def test_what_a_choice_costs():

@@ -71,7 +71,7 @@ def test_outside_weights_open_the_row_and_are_named_by_their_hashes(done):
     assert {row["division"] for row in found} == {"open"}
     assert {row["external_bytes"] for row in found} == {str(sum(file.stat().st_size for file in files))}
     for file in files:
-        name = f"{file.name} (sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]})"
+        name = f"{file.name} (sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}; "
         assert all(name in row["reason"] for row in found)
     assert ("autoencoder", "lpips_n24_f8") in {(row["stage"], row["metric"]) for row in found}
     record = json.loads((done / "out" / "cells" / "pvdm-s0" / "record.json").read_text())

@@ -108,6 +108,7 @@ def canonical(cell: CellConfig) -> str:
         values["data"].pop(key)
     values["codec"].pop("path")
     values["pretraining"]["checkpoint"] = bool(cell.pretraining.checkpoint)
+    values["pretraining"].pop("origin")
     values["model"] |= {key: bool(cell.model[key]) or None for key in values.pop("weight_files")}
     return json.dumps(values, sort_keys=True)
 
@@ -154,4 +155,4 @@ def read_config(path: Path) -> CellConfig:
 def cell_from_dict(values: dict) -> CellConfig:
     """A CellConfig from the plain mapping that dataclasses.asdict makes of one."""
     parts = {key: read(SECTIONS[key], value, key) if key in SECTIONS else value for key, value in values.items()}
-    return CellConfig(**parts | {"weight_files": tuple(values.get("weight_files", ()))})
+    return CellConfig(**parts | {"weight_files": dict(values.get("weight_files", {}))})

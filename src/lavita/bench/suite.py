@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -90,7 +90,9 @@ class SuiteSpec:
 class MethodSpec:
     """A method's file: what implements it, its authors' settings, and its numbers at the smaller tiers.
 
-    weight_files, which may be absent: keys of model that name files of outside weights.
+    Two keys may be absent. weight_files: keys of model that name files of outside weights, with where these come from.
+    published_as: under which names results/reported.csv has the method at its published setting, "METHOD" or
+    "METHOD: VARIANT".
     """
 
     name: str
@@ -99,7 +101,8 @@ class MethodSpec:
     order: int
     suites: tuple[str, ...]
     provenance: str
-    weight_files: tuple[str, ...]
+    weight_files: dict
+    published_as: tuple[str, ...]
     model: dict
     train: dict
     sampling: dict
@@ -129,7 +132,7 @@ class CellConfig:
     extractor: ExtractorConfig
     weights: WeightsConfig
     protocol: Protocol
-    weight_files: tuple[str, ...] = ()
+    weight_files: dict = field(default_factory=dict)
 
     @property
     def outside(self) -> dict[str, str]:
@@ -137,6 +140,12 @@ class CellConfig:
         given = {f"model.{key}": self.model[key] for key in self.weight_files}
         given["pretraining.checkpoint"] = self.pretraining.checkpoint
         return {key: path for key, path in given.items() if path}
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Where the files of `outside` come from, in words, by the same keys."""
+        known = {f"model.{key}": origin for key, origin in self.weight_files.items()}
+        return known | {"pretraining.checkpoint": self.pretraining.origin or ""}
 
     @property
     def given(self) -> str:
@@ -172,7 +181,8 @@ def load_suite(name: str) -> SuiteSpec:
 
 
 def load_method(name: str) -> MethodSpec:
-    spec = read(MethodSpec, {"weight_files": []} | load_yaml("methods", name), f"methods/{name}")
+    absent = {"weight_files": {}, "published_as": []}
+    spec = read(MethodSpec, absent | load_yaml("methods", name), f"methods/{name}")
     for key in spec.weight_files:
         if key not in spec.model:
             raise ConfigError(f"methods/{name}.weight_files: model has no {key}: {nearest(key, spec.model)}")

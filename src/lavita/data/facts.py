@@ -19,7 +19,8 @@ class DatasetFacts:
     published; has_classes, num_classes: labels of the full set; homepage, how_to_get: where the data comes
     from; expected_tree: drawing of the folders; interval: frame interval as published; short_videos: error
     or skip; fold: of its own lists, null where it has none; frame_choice: exact or linspace; published_counts: videos
-    of each split of the full set, as its source states them, with that source.
+    of each split of the full set, as its source states them, with that source. published_videos: how many videos whole
+    copies have, train and held-out together, empty where no number is fixed.
     """
 
     name: str
@@ -36,6 +37,7 @@ class DatasetFacts:
     fold: int | None
     frame_choice: str
     published_counts: str
+    published_videos: list[int]
 
 
 def dataset_names() -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,19 @@ from lavita.diffusion.draws import ClipDraws
 from lavita.runner.build import build_method, build_pretraining, codec_training_config, empty_codec
 from lavita.runner.costs import StageCost, counted, stage_cost
 from lavita.runner.devices import accelerators
+from lavita.runner.disk import (
+    CELL_BYTES,
+    checkpoint_bytes,
+    codec_bytes,
+    extractor_bytes,
+    features_bytes,
+    grid_bytes,
+    log_bytes,
+    samples_bytes,
+)
+from lavita.runner.done import is_done, results_folder
+from lavita.runner.dry_run_text import last_line, summary, table
+from lavita.runner.groups import group_key
 from lavita.runner.probe import Probe
 from lavita.runner.provenance import peak_bytes
 from lavita.runner.purse import check_task, cut_purse, meta_flops, planned_charge
@@ -27,31 +41,39 @@ from lavita.whole import write_whole
 
 COLUMNS = (
     "suite,tier,cell,method,dataset,seed,stage,params,flops_forward_per_clip,flops_train_per_clip,clips,steps,batch,"
-    "est_seconds,est_peak_bytes"
+    "est_seconds,est_peak_bytes,est_disk_bytes,est_sampling_seconds,done"
 ).split(",")
 STAGES = ("codec", "extractor", "autoencoder", "autoencoder-gan", "train", "sample", "score")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One stage of one cell; None where a number is not known without data or weights."""
+    """One stage of one cell; None where a number is not known without data or weights.
+
+    disk: bytes that the cell keeps of it; shared_disk: those that all cells of its setting share. sampling_seconds: of
+    the protocol's generated clips, once.
+    """
 
     stage: str
     method: str
     params: int | None
     flops_forward: int | None
     flops_train: int | None
-    clips: int
-    steps: int
+    clips: int | float | None
+    steps: int | None
     batch: int
     peak_bytes: int | None
     seconds: float | None = None
+    disk: int | None = 0
+    shared_disk: int | None = 0
+    sampling_seconds: float | None = None
 
 
-def dry_run(cells: Sequence[CellConfig], csv: str | None, probe: bool) -> None:
+def dry_run(cells: Sequence[CellConfig], csv: str | None, probe: bool, out: Path | None = None) -> None:
     """Print the plan as a table, or as CSV where csv is "-"; any other csv is a file to write besides the table.
 
-    Raises ValueError where a budget does not go into whole batches.
+    On a terminal a summary follows the table. out: the results folder that may hold finished cells, None for the usual
+    one. Raises ValueError where a budget does not go into whole batches.
     """
     rate = Probe() if probe else None
     known: dict[str, list[Line]] = {}
@@ -61,7 +83,8 @@ def dry_run(cells: Sequence[CellConfig], csv: str | None, probe: bool) -> None:
     for cell in cells:
         if cell.label not in known:
             known[cell.label] = list(lines_of(cell, rate))
-        rows += [row_of(cell, line, base) for line in known[cell.label]]
+        done = is_done(cell, results_folder(cell, out))
+        rows += [row_of(cell, line, base, done) for line in known[cell.label]]
     text = csv_text([COLUMNS, *([text_of(row[name]) for name in COLUMNS] for row in rows)])
     if csv == "-":
         sys.stdout.write(text)
@@ -69,14 +92,19 @@ def dry_run(cells: Sequence[CellConfig], csv: str | None, probe: bool) -> None:
     if csv:
         write_whole(Path(csv), text)
     print(table(rows, probe))
+    print(summary(rows, probe) if sys.stdout.isatty() else last_line(rows))
 
 
-def row_of(cell: CellConfig, line: Line, base: int) -> dict[str, Any]:
-    """A line under the names of the columns."""
+def row_of(cell: CellConfig, line: Line, base: int, done: bool) -> dict[str, Any]:
+    """A line under the names of the columns, and what the totals are made from: setting, own and shared bytes."""
     facts = {"suite": cell.suite, "tier": cell.tier, "cell": cell.cell, "method": line.method}
     facts |= {"dataset": cell.data.dataset, "seed": cell.seed, "stage": line.stage, "params": line.params}
     facts |= {"flops_forward_per_clip": line.flops_forward, "flops_train_per_clip": line.flops_train}
     facts |= {"clips": line.clips, "steps": line.steps, "batch": line.batch, "est_seconds": line.seconds}
+    facts |= {"setting": group_key(cell), "own_disk_bytes": line.disk, "shared_disk_bytes": line.shared_disk}
+    parts = (line.disk, line.shared_disk)
+    facts |= {"est_disk_bytes": None if None in parts else sum(parts), "done": done}
+    facts |= {"est_sampling_seconds": line.sampling_seconds}
     return facts | {"est_peak_bytes": None if line.peak_bytes is None else line.peak_bytes + base}
 
 
@@ -93,23 +121,40 @@ def lines_of(cell: CellConfig, rate: Probe | None) -> Iterator[Line]:
     for module in modules:
         module.to("meta")
     if cell.codec.kind != "pixels" and not method.owns_first_stage:
-        yield codec_line(cell, codec, rate)
-    yield extractor_line(cell, facts["num_classes"], rate)
+        line = codec_line(cell, codec, rate)
+        yield replace(line, shared_disk=codec_bytes(cell, codec, line.steps))
+    line = extractor_line(cell, facts["num_classes"], rate)
+    yield replace(line, shared_disk=extractor_bytes(cell, facts["num_classes"]))
     cost = None
     for stage, limit in cut_purse(cell, method, pretraining, planned_charge(cell, method), meta_flops(cell)):
-        module, clips = stage.module, limit.clips
-        batch = module.train_config.batch_clips
+        module, batch = stage.module, stage.module.train_config.batch_clips
         cost = stage_cost(cell, module)
-        drawn = int(clips / module.clip_cost)
-        seconds = None if rate is None else rate.seconds(cost.flops_train * drawn)
-        name = stage.name if stage.name in STAGES else "train"
-        of = cell.pretraining.method if module is pretraining else cell.method
+        # A budget in seconds says how long a stage takes and not how many clips it sees.
+        drawn = steps = None
+        seconds = limit.seconds
+        if limit.clips is not None:
+            drawn = int(limit.clips / module.clip_cost)
+            steps, seconds = drawn // batch, None if rate is None else rate.seconds(cost.flops_train * drawn)
+        kept = log_bytes(steps)
+        if module is method:
+            kept += checkpoint_bytes(cell, method) + CELL_BYTES
+        elif stage.name == "autoencoder":
+            kept += grid_bytes(cell)
         yield Line(
-            name, of, cost.params, cost.flops_forward, cost.flops_train, clips, drawn // batch, batch,
-            cost.peak_bytes, seconds,
+            stage.name if stage.name in STAGES else "train", cell.pretraining.method if module is pretraining else
+            cell.method, cost.params, cost.flops_forward, cost.flops_train, number(limit.clips), steps, batch,
+            cost.peak_bytes, seconds, kept,
         )  # fmt: skip
-    yield sample_line(cell, method, cost, rate)  # the last stage is the method's own network
-    yield score_line(cell, facts["num_classes"], rate)
+    yield replace(sample_line(cell, method, cost, rate), disk=samples_bytes(cell))  # the last stage is the own network
+    own, shared = features_bytes(cell)
+    yield replace(score_line(cell, facts["num_classes"], rate), disk=own, shared_disk=shared)
+
+
+def number(clips: int | Fraction | None) -> int | float | None:
+    """Clips as a plain number; None where the budget is in seconds."""
+    if clips is None or clips == int(clips):
+        return None if clips is None else int(clips)
+    return float(clips)
 
 
 @lru_cache
@@ -178,9 +223,12 @@ def sample_line(cell: CellConfig, method: VideoMethod, train: StageCost, rate: P
     evaluations = s.num_steps * (1 if s.guidance == 1.0 else 2)
     forward = train.flops_forward * evaluations
     clips = cell.protocol.n_generated
-    seconds = None if rate is None else rate.seconds(2 * forward * clips)
+    seconds = None if rate is None else rate.forward_seconds(forward) * clips * s.num_clips_chained
     weights = 4 * sum(p.numel() for p in method.parameters())
-    return Line("sample", cell.method, train.params, forward, 0, clips, s.num_steps, s.batch_clips, weights, seconds)
+    return Line(
+        "sample", cell.method, train.params, forward, 0, clips, s.num_steps, s.batch_clips, weights,
+        None if seconds is None else 2 * seconds, sampling_seconds=seconds,
+    )  # fmt: skip
 
 
 def score_line(cell: CellConfig, num_classes: int | None, rate: Probe | None) -> Line:
@@ -189,28 +237,5 @@ def score_line(cell: CellConfig, num_classes: int | None, rate: Probe | None) ->
     clips = cell.protocol.n_real + 2 * cell.protocol.n_generated
     if cost is None:
         return Line("score", cell.method, None, None, None, clips, 0, 0, None, None)
-    seconds = None if rate is None else rate.seconds(cost[1] * clips)
+    seconds = None if rate is None else rate.forward_seconds(cost[1] * clips)
     return Line("score", cell.method, cost[0], cost[1], 0, clips, 0, 0, None, seconds)
-
-
-def table(rows: Sequence[dict[str, Any]], probed: bool) -> str:
-    """The plan for reading: one line a cell and stage, and what all of it costs."""
-    head = ["cell", "stage", "params (M)", "forward GFLOPs/clip", "train GFLOPs/clip", "clips", "steps", "batch"]
-    head += ["peak GiB"] + (["est. minutes"] if probed else [])
-    lines = [head]
-    for row in rows:
-        name = row["stage"] if row["cell"].startswith(row["method"]) else f"{row['stage']} ({row['method']})"
-        line = [row["cell"], name, scaled(row["params"], 1e-6), scaled(row["flops_forward_per_clip"], 1e-9)]
-        line += [scaled(row["flops_train_per_clip"], 1e-9), str(row["clips"]), str(row["steps"]), str(row["batch"])]
-        line.append(scaled(row["est_peak_bytes"], 2**-30))
-        lines.append(line + ([scaled(row["est_seconds"], 1 / 60)] if probed else []))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    text = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    cells = len({row["cell"] for row in rows})
-    trained = [row for row in rows if row["stage"] != "extractor"]
-    total = sum((row["flops_train_per_clip"] or 0) * row["steps"] * row["batch"] for row in trained)
-    return f"{text}\n{cells} cells, about {total * 1e-12:.4g} TFLOPs of training in all"
-
-
-def scaled(value: float | None, factor: float) -> str:
-    return "?" if value is None else f"{value * factor:.4g}"

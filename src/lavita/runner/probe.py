@@ -1,4 +1,4 @@
-"""This machine's rate on a training step of transformer blocks, from which seconds are estimated."""
+"""This machine's rate on a transformer block, trained and only evaluated, from which seconds are estimated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ WIDTHS = {"cpu": (384, 6), "cuda": (1152, 16)}
 
 
 class Probe:
-    """Forward and backward of one block, repeated for some seconds: achieved FLOPs a second.
+    """Forward and backward of one block, then its forward alone, each repeated for some seconds: achieved FLOPs a
+    second.
 
     An estimate made with it leaves out loading, the optimiser and what small tensors waste, so it is a lower bound.
     """
@@ -32,10 +33,18 @@ class Probe:
         flops = counted(step)
         step()
         self.flops_per_second = flops * rate(step, seconds)
+        with torch.no_grad():
+            flops = counted(lambda: block(x, c))
+            block(x, c)
+            self.forward_flops_per_second = flops * rate(lambda: block(x, c), seconds)
 
     def seconds(self, flops: int) -> float:
-        """How long so many FLOPs take at the measured rate."""
+        """How long so many FLOPs of training take at the measured rate."""
         return flops / self.flops_per_second
+
+    def forward_seconds(self, flops: int) -> float:
+        """How long so many FLOPs of evaluation take, as in sampling and scoring."""
+        return flops / self.forward_flops_per_second
 
 
 def rate(step, seconds: float) -> float:

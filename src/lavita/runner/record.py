@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ def first_record(cell: CellConfig, shared: Shared, mark: str) -> dict[str, Any]:
         "comparison": values["comparison"],
         "shared": shared.folder.name,
         "config": asdict(cell),
-        "outside": {key: outside_name(path, values) for key, path in cell.outside.items()},
+        "outside": outside_names(cell, values),
         "deviations": deviations(cell) if cell.method in names_in("methods") else [],
         "card": card_of(cell) if cell.method in names_in("methods") else {},
         "row": first_row(cell, shared.group, values),
@@ -38,9 +39,25 @@ def first_record(cell: CellConfig, shared: Shared, mark: str) -> dict[str, Any]:
     }
 
 
-def outside_name(path: str, shared: dict[str, Any]) -> str:
-    """A file from outside as the record names it: never by where it lies on a machine."""
-    return f"{Path(path).name} (sha256 {shared['outside'][path][:16]})"
+def outside_names(cell: CellConfig, shared: dict[str, Any]) -> dict[str, str]:
+    """Weights from outside by their key: name, sha256 and origin, never where they lie on a machine."""
+    origins = cell.origins
+    names = {
+        key: f"{Path(path).name} (sha256 {shared['outside'][path][:16]}; {origins[key]})"
+        for key, path in cell.outside.items()
+    }
+    if cell.codec.kind == "kl":
+        mark = shared["codec_hash"][:16]
+        names["codec.path"] = f"{Path(cell.codec.path).name} (sha256 {mark}; {origin_of_codec(cell)})"
+    return names
+
+
+def origin_of_codec(cell: CellConfig) -> str:
+    """The name under which an AutoencoderKL was published: its path, or what its own folder says."""
+    config = Path(cell.codec.path).expanduser() / "config.json"
+    if not config.is_file():
+        return cell.codec.path
+    return str(json.loads(config.read_text()).get("_name_or_path") or "its folder does not say where it comes from")
 
 
 # What is not known of clips that were made elsewhere.

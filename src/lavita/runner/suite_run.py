@@ -15,6 +15,7 @@ from lavita.bench.plan import code_hash, config_hash, write_config
 from lavita.bench.run_folder import write_plan
 from lavita.bench.seal import seal
 from lavita.bench.suite import CellConfig, load_suite, rows_of_suite
+from lavita.bench.three_numbers import published_facts
 from lavita.config import ConfigError
 from lavita.registry import ROOT
 from lavita.runner.devices import default_workers, environment_of
@@ -158,6 +159,7 @@ def plan_of(shared: Sequence[Shared], made_elsewhere: Sequence[str]) -> dict[str
         "not_yet": not_yet() if suite.rows is None else [],
         "cells": cells | {name: {"label": name.rpartition("-s")[0], "identity": ""} for name in made_elsewhere},
         "comparisons": sorted({one.values["comparison"] for one in shared}),
+        "published": published_facts({cell.method for one in shared for cell in one.group.cells}, suite.dataset),
     }
 
 

@@ -34,20 +34,19 @@ def outside_line(one: Attempt) -> AuditLine:
     """Weights from outside are named by their hashes, and no closed row has any."""
     check, record = "outside weights declared", one.record
     cell, names = cell_from_dict(record["config"]), record["outside"]
-    undeclared = sorted(set(cell.outside) - set(names))
+    used = cell.outside | ({"codec.path": str(cell.codec.path)} if cell.codec.kind == "kl" else {})
+    undeclared = sorted(set(used) - set(names))
     if undeclared:
         key = undeclared[0]
-        return AuditLine(
-            check, cell.cell, FAIL, f"{key} is {short(cell.outside[key], 60)}, but the record declares none"
-        )
-    gone = sorted(set(names) - set(cell.outside))
+        return AuditLine(check, cell.cell, FAIL, f"{key} is {short(used[key], 60)}, but the record declares none")
+    gone = sorted(set(names) - set(used))
     if gone:
         return AuditLine(check, cell.cell, FAIL, f"{gone[0]} is declared, but the configuration has none")
-    division, row = "open" if cell.codec.kind == "kl" or cell.outside else "closed", record["row"]
+    division, row = "open" if used else "closed", record["row"]
     if row["division"] != division:
         return AuditLine(check, cell.cell, FAIL, f"division {row['division']}, but its configuration is {division}")
-    if (row["external_bytes"] > 0) != (division == "open"):
-        return AuditLine(check, cell.cell, FAIL, f"{row['external_bytes']} bytes from outside in a {division} row")
+    if row["external_bytes"] > 0 and division == "closed":
+        return AuditLine(check, cell.cell, FAIL, f"{row['external_bytes']} bytes from outside in a closed row")
     started = record.get("initialised")
     if started and not (cell.pretraining.method or cell.pretraining.checkpoint):
         return AuditLine(check, cell.cell, FAIL, f"started from {started['source']}, but its configuration has no such")

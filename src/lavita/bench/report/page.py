@@ -9,9 +9,7 @@ from pathlib import Path
 
 from lavita.bench.audit_line import AuditLine
 from lavita.bench.ledger import rows_of
-from lavita.bench.notes import notes_of
 from lavita.bench.pairs_note import HEADING as PAIRS
-from lavita.bench.pairs_note import pairs_markdown
 from lavita.bench.report.cards import cards_section
 from lavita.bench.report.charts import cost_section, losses_section
 from lavita.bench.report.clips import clips_section, first_stages_section
@@ -22,16 +20,18 @@ from lavita.bench.report.sources import audit_section, sanity_section, sources_s
 from lavita.bench.report.summary import summary_section
 from lavita.bench.run_folder import RunFolder
 from lavita.bench.tables_of_run import tables_of_run
+from lavita.bench.three_numbers import HEADING as PUBLISHED
 
 HERE = Path(__file__).parent
 # Notes that have a place of their own in the page, or that the cards say better; others follow under their headings.
 PLACED = {
     "What this metric can see", "Data", "Stages", "First stages", "Initial weights", "Which rows differ", PAIRS,
-    "Deviations from the authors' settings", "Spread over training seeds", "Other attempts",
+    "Deviations from the authors' settings", "Spread over training seeds", "Other attempts", PUBLISHED,
 }  # fmt: skip
 NAVIGATION = (
     ("short", "In short"),
     ("scores", "Scores"),
+    ("published", "Published"),
     ("cost", "Cost"),
     ("clips", "Clips"),
     ("losses", "Losses"),
@@ -51,10 +51,11 @@ def report_html(run: RunFolder, audit: Sequence[AuditLine] | None) -> str:
     """
     tables = tables_of_run(run)
     rows = [row for record in run.records for row in rows_of(record)]
-    notes = notes_of(run) | ({PAIRS: pairs_markdown(tables.pairs)} if tables.pairs else {})
+    notes = tables.notes
     sections = [
         summary_section(run, rows, tables, audit),
         scores_section(run, tables, notes),
+        section("published", PUBLISHED, prose(notes.get(PUBLISHED, ""), "Published numbers beside ours")),
         cost_section(run, rows),
         clips_section(run),
         losses_section(run),

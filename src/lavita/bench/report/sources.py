@@ -21,6 +21,7 @@ FILES = {  # what lies beside the page, and what for
     "table.tex": "the tables for a paper",
     "quality_cost.svg": "the first chart",
     "pairs.csv": "each row against the first",
+    "published.csv": "published numbers beside ours",
     "run.json": "the plan",
 }
 

@@ -27,6 +27,7 @@ def summary_section(
         budget(run),
         *scored(rows),
         *results(run, rows, tables),
+        published(tables),
         *sight(run),
         seeds(run),
         settings(run),
@@ -112,6 +113,15 @@ def results(run: RunFolder, rows: Sequence[dict[str, Any]], tables: Tables) -> l
         said = f"Smallest {first['metric']}: {first['cell']}, {float(first['value']):.1f}. {verdict}"
         points.append(("Result", said, False, "scores"))
     return points
+
+
+def published(tables: Tables) -> Point:
+    """How many published numbers stand beside the rows, and with which verdicts."""
+    counts: dict[str, int] = {}
+    for number in tables.numbers:
+        counts[number.verdict] = counts.get(number.verdict, 0) + 1
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "none known of these methods here"
+    return ("Published numbers", f"{said[0].upper()}{said[1:]}.", False, "published")
 
 
 def against_first(tables: Tables) -> Point:

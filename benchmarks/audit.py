@@ -50,12 +50,18 @@ def is_digest(text: str) -> bool:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from lavita.bench.audit.run_audit import audit, fails_closed
+    from lavita.bench.audit.files import digest_line
+    from lavita.bench.audit.run_audit import audit, fails_closed, page_lines, strictly
     from lavita.bench.audit_line import FAIL, NOT_APPLICABLE, PASS
     from lavita.bench.run_folder import read_run
 
     folder = read_run(arguments.folder)
-    lines = audit(folder, arguments.digest, arguments.strict)
+    lines = audit(folder)
+    lines += page_lines(folder, lines)
+    if arguments.strict:
+        lines = strictly(folder, lines)
+    if arguments.digest:
+        lines.append(digest_line(folder, arguments.digest))
     if arguments.clips:
         from lavita.runner.audit_features import feature_lines
 
@@ -65,8 +71,19 @@ def run(arguments: argparse.Namespace) -> int:
         if line.verdict == FAIL or not arguments.failures:
             print(f"{words[line.verdict]:{WIDTH}} {line.check}: {line.where}: {line.text}")
     failed = sum(line.verdict == FAIL for line in lines)
+    others = other_commits(folder)
+    if failed and others:
+        print(f"this checkout is not the run's code (commit {others}): tables and page may only be written otherwise")
     print(f"{len(lines)} checks, {failed} failed; digest {folder.digest}")
     return 1 if fails_closed(folder, lines) else 0
+
+
+def other_commits(folder) -> str:
+    """The commits of the rows, where they are not that of this checkout; else ''."""
+    from lavita.runner.provenance import commit
+
+    commits = {str(record["row"].get("commit", "")) for record in folder.records} - {"", commit()[0]}
+    return ", ".join(sorted(name[:12] for name in commits))
 
 
 def main(argv: list[str]) -> int:

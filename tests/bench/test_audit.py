@@ -90,7 +90,7 @@ def test_a_finished_run_passes_and_prints_its_digest_last(finished, audit):
     done = audit(folder, "--digest", digest)
     assert done.code == 0 and not failures(done), done.out
     assert f"pass  digest: run: {digest}" in done.out
-    for table in ("table.md", "table.tex", "table.csv"):
+    for table in ("table.md", "table.tex", "table.csv", "report.html"):
         assert digest in (folder / table).read_text(), table
     # Plan and records, hashed as the words of the documentation say.
     files = [folder / "run.json", *folder.glob("cells/*/record.json"), *folder.glob("shared/*/record.json")]
@@ -217,7 +217,7 @@ def test_a_different_protocol(run, audit):
     assert blamed(audit(run), "same protocol", "0123456789ab")
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "table.csv", "table.md", "table.tex"])
+@pytest.mark.parametrize("name", ["rows.csv", "table.csv", "table.md", "table.tex", "report.html"])
 def test_an_edited_table(run, audit, name):
     path = run / name
     text = path.read_text()

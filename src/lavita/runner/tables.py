@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lavita.bench.audit.files import REPORT
 from lavita.bench.audit.run_audit import audit
 from lavita.bench.audit_line import FAIL
 from lavita.bench.cells import for_readers
@@ -17,8 +18,6 @@ from lavita.bench.write_table import markdown
 from lavita.runner.display import Display
 from lavita.runner.work import shown
 from lavita.whole import write_whole
-
-REPORT = "report.html"
 
 
 def show_results(folder: Path, display: Display) -> int:

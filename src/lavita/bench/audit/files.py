@@ -13,6 +13,7 @@ from lavita.bench.seal import PARTS, Change, changes
 from lavita.bench.tables_of_run import TABLES, tables_of_run
 
 FILES, TABLE, DIGEST, STRAY = "files as recorded", "tables as the records say", "digest", "nothing unrecorded"
+REPORT = "report.html"
 
 
 def files_lines(run: RunFolder) -> Iterator[AuditLine]:
@@ -75,6 +76,17 @@ def table_lines(run: RunFolder) -> Iterator[AuditLine]:
             yield AuditLine(TABLE, name, FAIL, "there, but the records give none")
         else:
             yield AuditLine(TABLE, name, FAIL, first_difference(found, wanted[name]))
+
+
+def page_line(run: RunFolder, wanted: str) -> AuditLine:
+    """report.html against the same made again."""
+    path = run.path / REPORT
+    if not path.is_file():
+        return AuditLine(TABLE, REPORT, FAIL, "not there, but the records give one")
+    found = path.read_text(encoding="utf-8")
+    if found == wanted:
+        return AuditLine(TABLE, REPORT, PASS, "the same made again from the folder and its audit")
+    return AuditLine(TABLE, REPORT, FAIL, first_difference(found, wanted))
 
 
 def first_difference(found: str, wanted: str) -> str:

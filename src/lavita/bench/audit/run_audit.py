@@ -7,16 +7,17 @@ from typing import Any
 
 from lavita.bench.audit.budget import budget_lines
 from lavita.bench.audit.clips import clips_lines, data_lines
-from lavita.bench.audit.declared import declared_lines
-from lavita.bench.audit.files import digest_line, files_lines, stray_lines, table_lines
+from lavita.bench.audit.declared import COMMIT, commit_lines, declared_lines
+from lavita.bench.audit.files import files_lines, page_line, stray_lines, table_lines
 from lavita.bench.audit.scores import score_lines
 from lavita.bench.audit.settings import record_lines, setting_lines
 from lavita.bench.audit_line import FAIL, AuditLine
+from lavita.bench.report import report_html
 from lavita.bench.run_folder import RunFolder
 
 
-def audit(run: RunFolder, digest: str | None = None, strict: bool = False) -> list[AuditLine]:
-    """Every check as lines. digest: what run.py printed last, if known. strict: uncommitted code fails.
+def audit(run: RunFolder) -> list[AuditLine]:
+    """Every check as lines, but for those of the page that shows them (`page_lines`).
 
     A check that can't be made, since what it reads was damaged, is a failure.
     """
@@ -27,13 +28,22 @@ def audit(run: RunFolder, digest: str | None = None, strict: bool = False) -> li
         ("budget", lambda: budget_lines(run)),
         ("clips", lambda: clips_lines(run)),
         ("scores", lambda: score_lines(run)),
-        ("declarations", lambda: declared_lines(run, strict)),
+        ("declarations", lambda: declared_lines(run)),
         ("files", lambda: files_lines(run)),
         ("folders", lambda: stray_lines(run)),
         ("tables", lambda: table_lines(run)),
     ]
-    lines = [line for name, check in checks for line in made(name, check)]
-    return [*lines, digest_line(run, digest)] if digest else lines
+    return [line for name, check in checks for line in made(name, check)]
+
+
+def page_lines(run: RunFolder, lines: Sequence[AuditLine]) -> list[AuditLine]:
+    """report.html against the same made again from the folder and the lines of `audit`."""
+    return list(made("page", lambda: [page_line(run, report_html(run, lines))]))
+
+
+def strictly(run: RunFolder, lines: Sequence[AuditLine]) -> list[AuditLine]:
+    """The lines, where code that is not a clean commit fails."""
+    return [line for line in lines if line.check != COMMIT] + list(commit_lines(run, strict=True))
 
 
 def made(name: str, check: Any) -> Iterator[AuditLine]:

@@ -11,6 +11,7 @@ from lavita.bench.run_folder import RunFolder
 from lavita.score.intervals import seed_spread
 
 SPLITS = ("train", "heldout")
+NOT_YET = "Systems that are not in this table"
 
 
 def notes_of(run: RunFolder) -> dict[str, str]:
@@ -33,9 +34,17 @@ def notes_of(run: RunFolder) -> dict[str, str]:
     seeds = seeds_note(records)
     if seeds:
         notes["Spread over training seeds"] = seeds
+    absent = run.plan.get("not_yet", [])
+    if absent:
+        notes[NOT_YET] = "\n".join(f"* {one['name']}: {one['left_out'] or 'not yet'}. {told(one)}" for one in absent)
     if run.others:
         notes["Other attempts"] = "\n".join(f"* {one.name}: {one.left_out}" for one in run.others)
     return notes
+
+
+def told(system: dict[str, str]) -> str:
+    """Title and paper of a system."""
+    return " ".join(part for part in (system["title"], system["source"]) if part)
 
 
 def seeds_note(records: list[dict[str, Any]]) -> str:

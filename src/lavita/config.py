@@ -135,6 +135,16 @@ class BudgetConfig:
 
 
 @dataclass(frozen=True)
+class FairnessConfig:
+    """batch: authors (each method's published one, or the tier's), or equal (the suite's first row's, for all rows)."""
+
+    batch: str
+
+    def __post_init__(self) -> None:
+        one_of("fairness.batch", self.batch, ("authors", "equal"))
+
+
+@dataclass(frozen=True)
 class CodecConfig:
     """The suite's codec. kind: pixels; kl (diffusers AutoencoderKL at path); suite (trained here on `clips` clips).
 

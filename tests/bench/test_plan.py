@@ -200,3 +200,13 @@ def test_guidance_below_paper_acts_on_the_same_channels_for_every_method(tier):
 def test_a_run_refuses_what_it_can_not_follow(key, value):
     with pytest.raises(ConfigError, match=f"protocol.{key}: a run scores with .*evaluate.py"):
         make_plan("ucf101", "demo", ["dit"], [0], [f"protocol.{key}={value}"])
+
+
+def test_one_batch_for_all_is_the_first_rows_whichever_rows_are_run():
+    own = {cell.label: cell.train.batch_clips for cell in make_plan("ucf101", "paper", None, [0], [])}
+    assert own["lavita-v1"] == 40 and len(set(own.values())) > 1
+    equal = make_plan("ucf101", "paper", ["dit", "pvdm"], [0], ["fairness.batch=equal"])
+    assert {cell.train.batch_clips for cell in equal} == {40}
+    assert "train.batch_clips: 16 -> 40" in deviations(equal[0])
+    with pytest.raises(ConfigError, match="fairness.batch: got 'same', allowed authors, equal"):
+        make_plan("ucf101", "paper", ["dit"], [0], ["fairness.batch=same"])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lavita.train.budget import Clock, Limit, split_clips, split_flops
+from lavita.train.budget import Clock, Limit, OverBudget, split_clips, split_flops
 
 TRAINER = SimpleNamespace(world_size=1, accumulate_grad_batches=1, should_stop=False)
 
@@ -41,7 +41,7 @@ def test_clock_counts_clips_and_refuses_another_total():
     assert seen == [("train", 8, 8, 0.5)]
     clock.on_train_end(trainer, module)
     clock.on_train_batch_end(trainer, module, torch.tensor(0.5), {"clip_index": torch.zeros(4, 1)}, 0)
-    with pytest.raises(RuntimeError, match="saw 12 clips, its budget is 8"):
+    with pytest.raises(OverBudget, match="saw 12 clips, its budget is 8"):
         clock.on_train_end(trainer, module)
 
 

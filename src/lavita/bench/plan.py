@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -57,15 +57,32 @@ def make_plan(
         config = apply_changes(config, row, f"suites/{suite_name}")
         for seed in seeds if seeds is not None else seeds_of_suite(suite, tier):
             cells.append(read_cell(suite, tier, specs[row.method], row.choice, seed, config))
+    if any(cell.fairness.batch == "equal" for cell in cells):
+        cells = with_equal_batch(cells, every_first(suite_name, tier, overrides))
     check_identical(cells, {row.label: set(row.changes) for row in chosen})
     return cells
+
+
+def every_first(suite_name: str, tier: str, overrides: Sequence[str]) -> int:
+    """The batch of the suite's first row, in clips, whichever rows a run picks."""
+    suite = load_suite(suite_name)
+    row = rows_of_suite(suite, tier)[0]
+    config, changed = compose(suite, tier, load_method(row.method)), {item.partition("=")[0] for item in overrides}
+    own = set(flat_keys(config))
+    config = apply_overrides(config, [item for item in overrides if item.partition("=")[0] in own], changed - own)
+    return int(apply_changes(config, row, f"suites/{suite_name}").train.batch_clips)
+
+
+def with_equal_batch(cells: Sequence[CellConfig], batch_clips: int) -> list[CellConfig]:
+    """The cells with one batch in their last stage; that of a first stage of a method's own stays its own."""
+    return [replace(cell, train=replace(cell.train, batch_clips=batch_clips)) for cell in cells]
 
 
 def check_identical(cells: Sequence[CellConfig], varied: Mapping[str, set[str]]) -> None:
     """What fairness.md wants identical must be, except in sections that a row of the suite varies by name."""
     for cell in cells[1:]:
         allowed = varied[cell.label] | varied[cells[0].label]
-        for section in {"data", "budget", "codec", "compute", "extractor", "protocol"} - allowed:
+        for section in {"data", "budget", "fairness", "codec", "compute", "extractor", "protocol"} - allowed:
             if getattr(cell, section) != getattr(cells[0], section):
                 raise ConfigError(f"{section} of {cell.label} differs from that of {cells[0].label}")
 

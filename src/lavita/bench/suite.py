@@ -17,6 +17,7 @@ from lavita.config import (
     ConfigError,
     DataConfig,
     ExtractorConfig,
+    FairnessConfig,
     PretrainingConfig,
     SamplingConfig,
     TrainConfig,
@@ -32,6 +33,7 @@ TIERS = ("paper", "small", "demo")
 SECTIONS = {
     "data": DataConfig,
     "budget": BudgetConfig,
+    "fairness": FairnessConfig,
     "codec": CodecConfig,
     "pretraining": PretrainingConfig,
     "train": TrainConfig,
@@ -123,6 +125,7 @@ class CellConfig:
     conditioning: str
     data: DataConfig
     budget: BudgetConfig
+    fairness: FairnessConfig
     codec: CodecConfig
     model: dict
     pretraining: PretrainingConfig

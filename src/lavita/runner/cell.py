@@ -31,6 +31,7 @@ from lavita.runner.quality import reconstruction_scores
 from lavita.runner.scoring import Scorer
 from lavita.runner.source import usable_catalogue
 from lavita.runner.training import HELDOUT_CLIPS, Spent, check_spent, start_network, train
+from lavita.train.budget import OverBudget
 from lavita.train.guard import Diverged
 from lavita.train.module import TrainedStage, VideoMethod
 
@@ -166,6 +167,7 @@ def external_bytes(cell: CellConfig, method: VideoMethod) -> int:
 
 
 FIXED_TABLES = {"pos_embed", "temp_embed", "time_embed"}
+STATUS_OF = {Diverged: "diverged", OverBudget: "over_budget"}
 
 
 if __name__ == "__main__":
@@ -174,6 +176,6 @@ if __name__ == "__main__":
         emit("result", status="ok", reason="")
     except Exception as error:  # whatever it is, the record must say so and the other cells must run
         traceback.print_exc()
-        status = "diverged" if isinstance(error, Diverged) else "failed"
+        status = next((name for kind, name in STATUS_OF.items() if isinstance(error, kind)), "failed")
         emit("result", status=status, reason=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
         raise SystemExit(1) from None

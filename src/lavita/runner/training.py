@@ -21,7 +21,7 @@ from lavita.runner.flops import encoding_flops_per_clip, training_flops_per_clip
 from lavita.runner.latents import opened
 from lavita.runner.loading import stage_data
 from lavita.runner.purse import charged, cut_purse
-from lavita.train.budget import Limit
+from lavita.train.budget import Limit, OverBudget
 from lavita.train.fit import fit_stage
 from lavita.train.module import StagePlan, TrainedStage, VideoMethod
 
@@ -121,9 +121,10 @@ def start_network(method: VideoMethod, state: dict[str, torch.Tensor], source: s
 
 
 def check_spent(cell: CellConfig, totals: dict[str, float], spent: Spent) -> None:
-    """Raise RuntimeError unless the budget was met: exactly in clips; reached by the last step in flops and seconds."""
+    """Raise RuntimeError (OverBudget for more) unless the budget was met: exactly in clips, else by the last step."""
     currency, asked, last = cell.budget.currency, cell.budget.asked, spent.stages[-1]
     most = {"clips": 0.0, "flops": last["flops"] / last["steps"], "seconds": math.inf}[currency]
     got = totals[currency]
     if not asked <= got <= asked + most:
-        raise RuntimeError(f"{cell.cell} spent {got:g} {currency}, its budget is {asked:g}")
+        kind = RuntimeError if got < asked else OverBudget
+        raise kind(f"{cell.cell} spent {got:g} {currency}, its budget is {asked:g}")

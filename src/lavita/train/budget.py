@@ -57,6 +57,10 @@ class Limit:
     seconds: float | None = None
 
 
+class OverBudget(RuntimeError):
+    """More was spent than was asked for."""
+
+
 class Clock(lightning.Callback):
     """Counts the clips a stage has seen, images and past frames included, and its seconds, and ends it at its limit:
     exactly at its clips, or with the step in which its seconds are over.
@@ -107,9 +111,8 @@ class Clock(lightning.Callback):
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         if self.limit.clips is not None and self.seen != self.limit.clips:
-            raise RuntimeError(
-                f"stage {module.stage_name} saw {number(self.seen)} clips, its budget is {self.limit.clips}"
-            )
+            kind = OverBudget if self.seen > self.limit.clips else RuntimeError
+            raise kind(f"stage {module.stage_name} saw {number(self.seen)} clips, its budget is {self.limit.clips}")
 
 
 def number(clips: Fraction) -> int | float:

@@ -121,7 +121,7 @@ def published(tables: Tables) -> Point:
     for number in tables.numbers:
         counts[number.verdict] = counts.get(number.verdict, 0) + 1
     if not counts:
-        return ("Published numbers", "None of these methods on this data set is known.", False, "published")
+        return ("Published numbers", "None is known of these methods on this data set.", False, "published")
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     return (
         "Published numbers",

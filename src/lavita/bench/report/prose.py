@@ -85,7 +85,13 @@ def table_html(lines: Sequence[str], label: str) -> Html:
     rows = [[cell.strip().replace("\0", "|") for cell in escaped_bars(line).strip("|").split("|")] for line in lines]
     head = element("tr", *[element("th", inline(cell), scope="col") for cell in rows[0]])
     body = [table_row([inline(cell) for cell in row]) for row in rows[1:] if not is_rule(row)]
-    made = element("table", element("caption", element("span", label)), element("thead", head), element("tbody", *body))
+    made = element(
+        "table",
+        element("caption", element("span", label)),
+        element("thead", head),
+        element("tbody", *body),
+        class_="prose",
+    )
     return scrolling_box(label, made)
 
 

@@ -120,8 +120,15 @@ def published(tables: Tables) -> Point:
     counts: dict[str, int] = {}
     for number in tables.numbers:
         counts[number.verdict] = counts.get(number.verdict, 0) + 1
-    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "none known of these methods here"
-    return ("Published numbers", f"{said[0].upper()}{said[1:]}.", False, "published")
+    if not counts:
+        return ("Published numbers", "None is known of these methods on this data set.", False, "published")
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return (
+        "Published numbers",
+        f"Of {len(tables.numbers)} that the methods’ authors print: {said}.",
+        False,
+        "published",
+    )
 
 
 def against_first(tables: Tables) -> Point:

@@ -25,3 +25,9 @@ def test_close_rows_are_not_told_apart_and_far_ones_are():
 def test_other_protocols_and_unfinished_cells_are_left_out():
     assert apart_lines([record("a", 46, 5), record("b", 40, 5, mark="q"), record("c", 60, 5, status="failed")]) == []
     assert apart_lines([]) == []
+
+
+def test_rows_of_another_table_are_no_comparison():
+    open_row = record("b", 40, 5)
+    open_row["row"] |= {"division": "open"}
+    assert apart_lines([record("a", 46, 5), open_row]) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lavita.bench.table import SAME_IN_A_TABLE
 from lavita.score.intervals import LEVEL, NOT_APART, Interval, compare_intervals
 
 TEXT = """\
@@ -17,14 +18,14 @@ The spread of training seeds is not in them.
 def apart_lines(records: Sequence[dict[str, Any]], metric: str = "fvd_") -> list[str]:
     """A line a finished cell: its score and whether it is told apart from the best; [] for fewer than two cells.
 
-    Only cells scored by one protocol are compared with each other.
+    Only cells of one table are compared with each other.
     """
     lines = []
-    for mark in dict.fromkeys(record["row"].get("protocol_hash") for record in records):
+    for mark in dict.fromkeys(table_of(record) for record in records):
         found = {
             record["cell"]: interval_of(score)
             for record in records
-            if record["status"] == "ok" and record["row"].get("protocol_hash") == mark
+            if record["status"] == "ok" and table_of(record) == mark
             for score in record["scores"]
             if score["stage"] == "train" and score["metric"].startswith(metric) and "extrapolated" in score
         }
@@ -32,6 +33,11 @@ def apart_lines(records: Sequence[dict[str, Any]], metric: str = "fvd_") -> list
             best = min(found, key=lambda cell: found[cell].extrapolated)
             lines += [line(cell, one, best, found[best]) for cell, one in found.items()]
     return lines
+
+
+def table_of(record: dict[str, Any]) -> tuple[str, ...]:
+    """What all cells of one table share."""
+    return tuple(str(record["row"].get(column, "")) for column in SAME_IN_A_TABLE)
 
 
 def line(cell: str, one: Interval, best: str, other: Interval) -> str:

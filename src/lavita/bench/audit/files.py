@@ -66,7 +66,7 @@ def table_lines(run: RunFolder) -> Iterator[AuditLine]:
     wanted = tables_of_run(run).texts
     for name in TABLES:
         path = run.path / name
-        found = path.read_text(encoding="utf-8") if path.is_file() else None
+        found = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else None
         if found == wanted.get(name):
             if found is not None:
                 yield AuditLine(TABLE, name, PASS, "the same made again from the records")
@@ -83,7 +83,7 @@ def page_line(run: RunFolder, wanted: str) -> AuditLine:
     path = run.path / REPORT
     if not path.is_file():
         return AuditLine(TABLE, REPORT, FAIL, "not there, but the records give one")
-    found = path.read_text(encoding="utf-8")
+    found = path.read_text(encoding="utf-8", errors="surrogateescape")
     if found == wanted:
         return AuditLine(TABLE, REPORT, PASS, "the same made again from the folder and its audit")
     return AuditLine(TABLE, REPORT, FAIL, first_difference(found, wanted))

@@ -1,7 +1,8 @@
 """Bytes that a run leaves on disk, stage by stage, estimated before it starts.
 
 Estimates are made to be enough: clips are kept as FFV1, which took 0.4 of raw RGB for clips of a trained network and up
-to 1.1 for noise, container included, and are taken as raw; a moving grid is taken as a byte a pixel.
+to 1.1 for noise, container included, and are taken as raw; a moving grid is taken as a byte a pixel, its sprite as raw
+up to the size that sprites keep to, and again in report.html.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from lavita.data.embedded import PLANS
 from lavita.data.manifest import FILE_NAME
 from lavita.runner.generate import GRID_CLIPS
 from lavita.score.grid import GAP, SMALLEST_SIDE
+from lavita.score.sprite import MOST_BYTES
 from lavita.train.module import VideoMethod
 
 COLUMNS_OF_GRID = 4
 STEP_BYTES = 55  # a line of steps.csv (about 40) and, every tenth step, of tensorboard (150)
 STAGE_BYTES = 2**13  # what tensorboard writes of a stage at once
-CELL_BYTES = 2**15  # configuration, record, log
+CELL_BYTES = 2**16  # configuration, record with the method's card, log, and what the page says of it
+IN_THE_PAGE = 4 / 3  # base64
 CLIP_BYTES = 200  # of a clip in clips.json
 NAME_BYTES = 160  # of a clip's name beside its features
 KEPT_TWICE = 2  # fitted parts lie in the cache and, copied, in the results folder
@@ -53,11 +56,17 @@ def grid_bytes(cell: CellConfig, clips: int = GRID_CLIPS) -> int:
     return cell.protocol.frames * (rows * side + GAP) * (COLUMNS_OF_GRID * side + GAP)
 
 
+def sprite_bytes(cell: CellConfig, clips: int = GRID_CLIPS) -> int:
+    """The sprite of some clips, and its copy in the page."""
+    raw = 3 * min(clips, GRID_CLIPS) * cell.protocol.frames * cell.protocol.resolution**2
+    return round(min(MOST_BYTES, raw) * (1 + IN_THE_PAGE))
+
+
 def samples_bytes(cell: CellConfig) -> int:
-    """The protocol's generated clips, and grids of them and of the untrained network's."""
+    """The protocol's generated clips, grids of them and of the untrained network's, and a sprite."""
     p = cell.protocol
     clip = 3 * p.frames * p.resolution**2
-    return p.n_generated * (clip + CLIP_BYTES) + 2 * grid_bytes(cell, p.n_generated)
+    return p.n_generated * (clip + CLIP_BYTES) + 2 * grid_bytes(cell, p.n_generated) + sprite_bytes(cell, p.n_generated)
 
 
 def features_bytes(cell: CellConfig) -> tuple[int, int]:
@@ -66,7 +75,9 @@ def features_bytes(cell: CellConfig) -> tuple[int, int]:
     """
     p = cell.protocol
     row = 4 * FEATURES.get(p.extractor, max(FEATURES.values())) + NAME_BYTES
-    return 2 * p.n_generated * row, p.n_real * (1 + SPLITS_TIMES) * row + grid_bytes(cell, p.n_real)
+    return 2 * p.n_generated * row, p.n_real * (1 + SPLITS_TIMES) * row + grid_bytes(cell, p.n_real) + sprite_bytes(
+        cell, p.n_real
+    )
 
 
 def codec_bytes(cell: CellConfig, codec: Codec, steps: int) -> int | None:
@@ -75,7 +86,7 @@ def codec_bytes(cell: CellConfig, codec: Codec, steps: int) -> int | None:
     """
     own = KEPT_TWICE * (state_bytes(codec) + log_bytes(steps)) if cell.codec.kind == "suite" else 0
     latents = latent_bytes(cell, codec) if cell.data.latent_cache else 0
-    return None if latents is None else own + grid_bytes(cell) + latents
+    return None if latents is None else own + grid_bytes(cell) + sprite_bytes(cell) + latents
 
 
 def extractor_bytes(cell: CellConfig, num_classes: int | None) -> int:

@@ -10,11 +10,11 @@ demo: $(READY)
 
 # A file of tests a process, one thread each: two cores are enough for the time that CI has.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/browser
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/soak
 
 # The long tests, and those that need more than Python; what is skipped, and why, is said at the end.
 soak: browser
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -rs tests/browser
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -rs tests/browser tests/soak
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

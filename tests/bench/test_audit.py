@@ -19,6 +19,10 @@ import numpy as np
 import pytest
 import yaml
 
+from lavita.bench.audit.run_audit import fails_closed
+from lavita.bench.audit_line import FAIL, AuditLine
+from lavita.bench.run_folder import read_run
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "budget.clips=96", "codec.clips=32", "train.warmup_clips=8", "extractor.steps=4", "sampling.steps=4",
@@ -232,6 +236,45 @@ def test_an_undeclared_pretrained_weight(run, audit):
     change_config(run, CULPRIT, "pretraining", "checkpoint", "imagenet.safetensors")
     done = audit(run)
     assert blamed(done, "outside weights declared", CULPRIT, "imagenet.safetensors", "declares none")
+
+
+def test_a_row_that_only_calls_itself_open_is_not_out_of_reach(run, audit):
+    values = record(run, CULPRIT)
+    values["row"]["division"] = "open"
+    write(run, CULPRIT, values)
+    done = audit(run)
+    assert blamed(done, "row as configured", CULPRIT, "division closed, but its row open")
+
+
+def test_an_open_row_beside_a_closed_one_stands_in_a_table_of_its_own(run, audit):
+    change_config(run, CULPRIT, "codec", "kind", "kl")
+    change_config(run, CULPRIT, "codec", "path", "somewhere")
+    values = record(run, CULPRIT)
+    values["row"]["division"], values["outside"] = "open", {"codec.path": "somewhere (sha256 0; x)"}
+    write(run, CULPRIT, values)
+    said = audit(run).out.splitlines()
+    assert {line for line in said if "same division" in line} == {
+        "pass  same division: all rows: closed", "pass  same division: all rows: open",
+    }  # fmt: skip
+    assert not [line for line in said if line.startswith("FAIL  outside weights declared")]
+
+
+def test_failures_of_rows_that_are_open_by_their_configuration_alone_are_no_failure_of_the_run(run):
+    for kind, row, identity, wanted in (
+        ("kl", "open", "x", False), ("suite", "open", "x", True), ("kl", "closed", "x", True),
+        ("suite", "open", "", False),
+    ):  # fmt: skip
+        change_config(run, CULPRIT, "codec", "kind", kind)
+        change_config(run, CULPRIT, "codec", "path", "somewhere")
+        values = record(run, CULPRIT)
+        values["row"]["division"] = row
+        write(run, CULPRIT, values)
+        read = read_run(run)
+        one = next(one for one in read.cells if one.record["cell"] == CULPRIT)
+        one.record["identity"] = identity
+        line = AuditLine("a check", CULPRIT, FAIL, "a, but b")
+        assert fails_closed(read, [line]) is wanted, (kind, row, identity)
+        assert fails_closed(read, [line, AuditLine("a check", "run", FAIL, "a, but b")])
 
 
 def test_a_dirty_commit(run, audit):

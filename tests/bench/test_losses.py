@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from lavita.bench.ledger import rows_of
-from lavita.bench.losses import averaged, losses_of, read_steps
+from lavita.bench.losses import averaged, logged, losses_of
 from lavita.bench.quality_cost import FLOPS, quality_cost, seconds_cost, trained_rows, training_seconds
 from lavita.bench.report.loss_chart import LEFT, RIGHT, WIDTH, loss_chart
 from lavita.bench.run_folder import read_run
@@ -62,7 +62,7 @@ def test_without_a_log_there_is_nothing_to_draw(folder):
         path.unlink()
     record = json.loads((folder / "cells/dit-s0/record.json").read_text())
     (folder / "cells/dit-s0/record.json").write_text(json.dumps(record | {"heldout_losses": []}))
-    assert losses(folder, "dit") is None and read_steps(folder / "nowhere") == {}
+    assert losses(folder, "dit") is None and logged(folder / "nowhere") == {}
 
 
 def test_long_logs_are_averaged_without_losing_their_mean():

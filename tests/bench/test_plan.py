@@ -16,7 +16,6 @@ from lavita.bench.plan import (
 from lavita.bench.suite import TIERS, CellSpec, apply_changes, compose, load_method, load_suite, rows_of_suite
 from lavita.config import ConfigError
 from lavita.registry import names_in
-from lavita.runner.record import division
 
 DATA_SETS = [name for name in names_in("suites") if load_suite(name).rows is None]
 CHOICES = [name for name in names_in("suites") if load_suite(name).rows is not None]
@@ -69,7 +68,7 @@ def test_weight_files_are_outside_help_wherever_they_lie():
     assert not without.outside and cell_from_dict(asdict(here)) == here
     assert config_hash(here) == config_hash(there) != config_hash(without)
     assert deviations(here) == deviations(there) and "model.lpips_vgg: none -> an outside file" in deviations(here)
-    assert division(here) == "open" and division(without) == "closed"
+    assert here.division == "open" and without.division == "closed"
 
 
 def test_grad_clipping_starts_as_published_for_each_data_set():

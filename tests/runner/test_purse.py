@@ -6,6 +6,7 @@ from lavita.bench.plan import make_plan
 from lavita.bench.suite import TIERS, load_yaml
 from lavita.config import ConfigError
 from lavita.registry import names_in
+from lavita.runner import suite_run
 from lavita.runner.dry_run import lines_of
 from lavita.runner.purse import check_purse, meta_flops, planned_charge
 
@@ -99,3 +100,13 @@ def test_flops_that_the_codec_has_eaten_leave_nothing():
     (cell,) = make_plan("ucf101", "demo", ["dit"], [0], ["budget.currency=flops", "budget.flops=1e9"])
     with pytest.raises(ValueError, match="dit: budget: nothing is left of 1e\\+09 flops .*what the rows share costs"):
         check_purse(cell, None)
+
+
+@pytest.mark.parametrize(("dirty", "words"), [("true", "has uncommitted changes"), ("unknown", "is in no repository")])
+def test_tables_to_be_published_need_a_clean_commit(monkeypatch, dirty, words):
+    monkeypatch.setattr(suite_run, "commit", lambda: ("0123456789abcdef", dirty))
+    suite_run.check_commit(publishable=False)
+    with pytest.raises(ConfigError, match=f"--publishable: the code at commit 0123456789ab {words}"):
+        suite_run.check_commit(publishable=True)
+    monkeypatch.setattr(suite_run, "commit", lambda: ("0123456789abcdef", "false"))
+    suite_run.check_commit(publishable=True)

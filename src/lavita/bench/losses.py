@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lavita.bench.run_folder import Attempt, RunFolder
+from lavita.bench.steps import CODEC, STEPS, read_steps
 
-STEPS = "steps.csv"
-CODEC = "codec"
 MOST_POINTS = 100  # of a stage; more are averaged in groups, so that a page stays small
 
 Series = list[tuple[float, float]]  # (clips seen by the stage, loss)
@@ -47,13 +45,13 @@ class CellLosses:
 def losses_of(run: RunFolder, attempt: Attempt) -> CellLosses | None:
     """The losses of an attempt, None where nothing was logged. A cell that ended badly has those up to there."""
     record = attempt.record
-    logs = read_steps(run.path / "cells" / attempt.name / STEPS)
+    logs = logged(run.path / "cells" / attempt.name / STEPS)
     last = list(logs)[-1:]  # the record has the held-out losses of the last stage only
     heldout = [(float(clips), float(loss)) for clips, loss in record.get("heldout_losses") or []]
     stages, start, remark = [], 0.0, ""
     for name, clips in stage_lengths(record, logs):
         if name == CODEC and CODEC not in logs:
-            logs |= read_steps(run.path / "shared" / record["shared"] / CODEC / STEPS)
+            logs |= logged(run.path / "shared" / record["shared"] / CODEC / STEPS)
         values = logs.get(name, [])
         known = [(clip, loss) for clip, loss in values if math.isfinite(loss)]
         if len(known) < len(values):
@@ -76,20 +74,13 @@ def stage_lengths(record: dict[str, Any], logs: dict[str, Series]) -> list[tuple
     return [(name, values[-1][0]) for name, values in logs.items() if values]
 
 
-def read_steps(path: Path) -> dict[str, Series]:
-    """The logged losses by stage; {} where there is no log. A line that is cut short, as a kill leaves it, is none."""
+def logged(path: Path) -> dict[str, Series]:
+    """The logged losses by stage; {} where there is no log."""
     found: dict[str, Series] = {}
-    if not path.is_file():
-        return found
-    with open(path, newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            try:
-                point = (float(line["clips_seen"]), float(line["loss"]) if line["loss"] else None)
-            except (TypeError, ValueError):
-                continue
-            values = found.setdefault(line["stage"], [])
-            if point[1] is not None:
-                values.append(point)
+    for step in read_steps(path, cut_short=True) if path.is_file() else ():
+        values = found.setdefault(step.stage, [])
+        if step.loss is not None:
+            values.append((step.clips_seen, step.loss))
     return found
 
 

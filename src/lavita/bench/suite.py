@@ -145,6 +145,11 @@ class CellConfig:
         return {key: path for key, path in given.items() if path}
 
     @property
+    def division(self) -> str:
+        """open where the cell uses weights that the suite did not train."""
+        return "open" if self.codec.kind == "kl" or self.outside else "closed"
+
+    @property
     def origins(self) -> dict[str, str]:
         """Where the files of `outside` come from, in words, by the same keys."""
         known = {f"model.{key}": origin for key, origin in self.weight_files.items()}

@@ -47,7 +47,7 @@ def serve(work: Work, group: Group, title: str, worker: int) -> Shared:
     parent, mark = work.folder / "shared", identity(group)
     folder = earlier(parent, group.key, mark)
     if folder is not None:
-        scratch = parent / f".check-{group.key}"
+        scratch = work.folder / f".check-{group.key}"  # kept where the check fails: it holds the log
         ended = fitting(work, group, folder, scratch, title, worker, reuse=True)
         shutil.rmtree(scratch)
         if ended.result["status"] == "ok":

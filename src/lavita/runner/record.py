@@ -71,11 +71,6 @@ def first_record_of_samples(cell: CellConfig, shared: Shared) -> dict[str, Any]:
     return record
 
 
-def division(cell: CellConfig) -> str:
-    """open where a cell uses weights that the suite did not train."""
-    return "open" if cell.codec.kind == "kl" or cell.outside else "closed"
-
-
 def first_row(cell: CellConfig, group: Group, shared: dict[str, Any]) -> dict[str, Any]:
     """The ledger's columns that are the same for every score of the cell."""
     head, dirty = commit()
@@ -86,7 +81,7 @@ def first_row(cell: CellConfig, group: Group, shared: dict[str, Any]) -> dict[st
         "method": cell.method,
         "dataset": group.source.label,
         "data_fingerprint": group.source.catalogue.fingerprint,
-        "division": division(cell),
+        "division": cell.division,
         "conditioning": cell.given,
         "guidance": cell.sampling.guidance,
         "seed": cell.seed,

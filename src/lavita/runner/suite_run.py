@@ -72,7 +72,7 @@ def run_suite(
         )
         shared = fit_shared(work, groups)
         bad = run_cells(work, shared, fresh, flags, samples, publishable)
-        bad += show_results(folder, display)
+        bad += not show_results(folder, display)
     except (KeyboardInterrupt, Interrupted):
         display.end()
         display.line("interrupted; the same command goes on with the cells that are not finished")
@@ -120,11 +120,12 @@ def run_cells(
     """Run what is not finished; returns how many cells are not ok."""
     every = [(one, cell) for one in shared for cell in one.group.cells]
     made_elsewhere = {name: replace(every[0][1], method=name, choice="", seed=0) for name in samples}
-    plan = plan_of(shared, [cell.cell for cell in made_elsewhere.values()])
+    marks = {cell.cell: identity(cell, one) for one, cell in every}
+    plan = plan_of(shared, marks, [cell.cell for cell in made_elsewhere.values()])
     write_plan(work.folder, plan | {"publishable": publishable})
     jobs = []
     for number, (one, cell) in enumerate(every, start=1):
-        title, mark = f"[{number}/{len(every)}] {cell.cell}", identity(cell, one)
+        title, mark = f"[{number}/{len(every)}] {cell.cell}", marks[cell.cell]
         why = why_to_run(work, cell, mark, fresh)
         if why is None:
             work.display.line(f"{title}: finished before with the same code, configuration, data and protocol")
@@ -141,13 +142,13 @@ def run_cells(
     return ok.count(False)
 
 
-def plan_of(shared: Sequence[Shared], made_elsewhere: Sequence[str]) -> dict[str, Any]:
-    """run.json: what stands in the tables, in which order, and what the suite says of itself."""
+def plan_of(shared: Sequence[Shared], marks: Mapping[str, str], made_elsewhere: Sequence[str]) -> dict[str, Any]:
+    """run.json: what stands in the tables, in which order, and what the suite says of itself; marks: identities."""
     first = shared[0].group.cells[0]
     suite = load_suite(first.suite)
     rows = rows_of_suite(suite, first.tier)
     cells = {
-        cell.cell: {"label": cell.label, "identity": identity(cell, one)} for one in shared for cell in one.group.cells
+        cell.cell: {"label": cell.label, "identity": marks[cell.cell]} for one in shared for cell in one.group.cells
     }
     return {
         "suite": first.suite,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from lavita.bench.audit.files import REPORT
-from lavita.bench.audit.run_audit import audit
+from lavita.bench.audit.run_audit import audit, fails_closed
 from lavita.bench.audit_line import FAIL
 from lavita.bench.cells import for_readers
 from lavita.bench.pairs_note import sentence
@@ -20,8 +20,8 @@ from lavita.runner.work import shown
 from lavita.whole import write_whole
 
 
-def show_results(folder: Path, display: Display) -> int:
-    """Tables, audit, report and, last, the digest of a results folder; returns how many checks of the audit failed."""
+def show_results(folder: Path, display: Display) -> bool:
+    """Tables, audit, page and, last, the digest of a results folder; False where the audit fails as audit.py has it."""
     run = show_tables(folder, display)
     lines = audit(run)
     write_whole(folder / REPORT, report_html(run, lines))
@@ -31,7 +31,7 @@ def show_results(folder: Path, display: Display) -> int:
     display.line(f"audit: {len(lines)} checks, {len(failed)} failed (python benchmarks/audit.py {shown(folder)})")
     display.line(f"all on one page: {shown(folder)}/{REPORT}")
     display.line(f"digest {run.digest}")
-    return len(failed)
+    return not fails_closed(run, lines)
 
 
 def show_tables(folder: Path, display: Display) -> RunFolder:

@@ -77,13 +77,15 @@ class Loaders:
         """The next `clips` clips as a stage reads them."""
         return stage_data(self.cell, self.catalogue, self.cell.seed, module, self.seen, self.seen + clips, self.latents)
 
+    def from_latents(self, module: TrainedStage) -> bool:
+        """Whether a stage trains from stored latents."""
+        return self.latents is not None and module.reads_latents
+
     def flops_per_clip(self, module: TrainedStage) -> int:
         """FLOPs of one clip of a stage, counted on a real one."""
         data = self.data(module, module.train_config.batch_clips)
-        from_latents = self.latents is not None and module.reads_latents
-        return training_flops_per_clip(
-            module, next(iter(data.train_dataloader())) if from_latents else data.heldout_batch(HELDOUT_CLIPS)
-        )
+        batch = next(iter(data.train_dataloader())) if self.from_latents(module) else data.heldout_batch(1)
+        return training_flops_per_clip(module, batch)
 
 
 def train_stage(stage: StagePlan, limit: Limit, loaders: Loaders, spent: Spent, folder: Path) -> None:
@@ -104,7 +106,7 @@ def train_stage(stage: StagePlan, limit: Limit, loaders: Loaders, spent: Spent, 
         "flops_per_clip": per_clip,
     }
     method = isinstance(module, VideoMethod)
-    if method and not module.owns_first_stage and not (loaders.latents is not None and module.reads_latents):
+    if method and not module.owns_first_stage and not loaders.from_latents(module):
         entry["encoding_flops"] = encoding_flops_per_clip(module.context.codec, heldout) * drawn
     spent.stages.append(entry)
     spent.heldout_losses = done.heldout_losses

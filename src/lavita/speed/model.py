@@ -143,19 +143,10 @@ def times(name: str, seconds: dict[str, list[float]], flops: int, rate: float) -
     """Seconds, ratio to lavita and FLOP/s of one contestant."""
     from lavita.speed import timing
 
-    low, median, high = timing.quartiles(seconds[name])
-    ratio_low, ratio, ratio_high = timing.ratio(seconds[name], seconds["lavita"])
-    return {
-        "contestant": name,
-        "seconds_median": median,
-        "seconds_low": low,
-        "seconds_high": high,
-        "seconds_fastest": min(seconds[name]),
-        "ratio": ratio,
-        "ratio_low": ratio_low,
-        "ratio_high": ratio_high,
+    found = timing.columns(name, seconds, "lavita")
+    return found | {
         "flops_step": flops,
-        "flops_per_second": flops / median,
+        "flops_per_second": flops / found["seconds_median"],
         "matmul_flops_per_second": rate,
         "floor_seconds": flops / rate,
     }

@@ -180,17 +180,7 @@ def times(contestant: str, group: Group, seconds: dict[str, list[float]]) -> dic
     from lavita.speed import timing
 
     ours = next(iter(group.contestants))
-    low, median, high = timing.quartiles(seconds[contestant])
-    ratio_low, ratio, ratio_high = timing.ratio(seconds[contestant], seconds[ours])
-    return {
-        "contestant": contestant,
-        "seconds_median": median,
-        "seconds_low": low,
-        "seconds_high": high,
-        "seconds_fastest": min(seconds[contestant]),
-        "ratio": ratio,
-        "ratio_low": ratio_low,
-        "ratio_high": ratio_high,
+    return timing.columns(contestant, seconds, ours) | {
         "relative_difference": None if contestant == ours else group.difference,
         "self_distance": (group.self_distance or {}).get(contestant),
         "rounds": group.rounds,

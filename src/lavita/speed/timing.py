@@ -34,6 +34,22 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
+def columns(name: str, seconds: dict[str, list[float]], reference: str) -> dict[str, float | str]:
+    """The columns that every measurement has: a contestant's seconds, and its ratio to the reference."""
+    low, median, high = quartiles(seconds[name])
+    ratio_low, middle, ratio_high = ratio(seconds[name], seconds[reference])
+    return {
+        "contestant": name,
+        "seconds_median": median,
+        "seconds_low": low,
+        "seconds_high": high,
+        "seconds_fastest": min(seconds[name]),
+        "ratio": middle,
+        "ratio_low": ratio_low,
+        "ratio_high": ratio_high,
+    }
+
+
 def ratio(values: list[float], reference: list[float]) -> tuple[float, float, float]:
     """(lower quartile, ratio, upper quartile) of values against a reference measured in the same rounds.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ from lavita.bench.audit.compare import same
 from lavita.bench.audit.settings import audited, groups
 from lavita.bench.audit_line import FAIL, PASS, AuditLine
 from lavita.bench.run_folder import Attempt, RunFolder
+from lavita.bench.steps import CODEC, STEPS, read_steps
 
-STEPS = "steps.csv"
 SPENT, ASKED, FINITE = "budget spent as logged", "same budget", "finite losses"
-CODEC = "codec"
 
 
 @dataclass
@@ -30,22 +28,16 @@ class Logged:
     problem: str = ""
 
 
-def read_steps(path: Path) -> dict[str, Logged]:
+def logged(path: Path) -> dict[str, Logged]:
     """The stages of a log of steps. Raises ValueError naming a line that is not one."""
     found: dict[str, Logged] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, line in enumerate(csv.DictReader(file), start=2):
-            try:
-                stage = found.setdefault(line["stage"], Logged())
-                step, clips, seconds = int(line["step"]), float(line["clips_seen"]), float(line["seconds"])
-                loss = float(line["loss"]) if line["loss"] else 0.0
-            except (KeyError, TypeError, ValueError):
-                raise ValueError(f"{path.name}, line {number}: not a step") from None
-            if step != stage.steps + 1 or clips <= stage.clips or seconds < stage.seconds:
-                stage.problem = stage.problem or f"line {number}: step {step} after step {stage.steps}"
-            if not math.isfinite(loss):
-                stage.problem = stage.problem or f"line {number}: loss {loss}"
-            stage.steps, stage.clips, stage.seconds = step, clips, seconds
+    for line in read_steps(path):
+        stage = found.setdefault(line.stage, Logged())
+        if line.step != stage.steps + 1 or line.clips_seen <= stage.clips or line.seconds < stage.seconds:
+            stage.problem = stage.problem or f"line {line.line}: step {line.step} after step {stage.steps}"
+        if line.loss is not None and not math.isfinite(line.loss):
+            stage.problem = stage.problem or f"line {line.line}: loss {line.loss}"
+        stage.steps, stage.clips, stage.seconds = line.step, line.clips_seen, line.seconds
     return found
 
 
@@ -81,10 +73,9 @@ def problems(run: RunFolder, one: Attempt) -> Iterator[str]:
     record, folder = one.record, run.path / "cells" / one.name
     stages, budget = record["stages"], record["budget"]
     try:
-        logs = read_steps(folder / STEPS)
-        codec = run.path / "shared" / record["shared"] / "codec" / STEPS
+        logs = logged(folder / STEPS)
         if any(stage["name"] == CODEC for stage in stages):
-            logs |= read_steps(codec)
+            logs |= logged(run.path / "shared" / record["shared"] / CODEC / STEPS)
     except (OSError, ValueError) as error:
         yield f"no log of steps: {error}"
         return

@@ -43,10 +43,8 @@ def outside_line(one: Attempt) -> AuditLine:
     gone = sorted(set(names) - set(used))
     if gone:
         return AuditLine(check, cell.cell, FAIL, f"{gone[0]} is declared, but the configuration has none")
-    division, row = "open" if used else "closed", record["row"]
-    if row["division"] != division:
-        return AuditLine(check, cell.cell, FAIL, f"division {row['division']}, but its configuration is {division}")
-    if row["external_bytes"] > 0 and division == "closed":
+    row = record["row"]
+    if row["external_bytes"] > 0 and cell.division == "closed":
         return AuditLine(check, cell.cell, FAIL, f"{row['external_bytes']} bytes from outside in a closed row")
     started = record.get("initialised")
     if started and not (cell.pretraining.method or cell.pretraining.checkpoint):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lavita.bench.audit.budget import budget_lines
@@ -12,8 +12,10 @@ from lavita.bench.audit.files import files_lines, page_line, stray_lines, table_
 from lavita.bench.audit.scores import score_lines
 from lavita.bench.audit.settings import record_lines, setting_lines
 from lavita.bench.audit_line import FAIL, AuditLine
+from lavita.bench.plan import cell_from_dict
 from lavita.bench.report import report_html
 from lavita.bench.run_folder import RunFolder
+from lavita.config import ConfigError
 
 
 def audit(run: RunFolder) -> list[AuditLine]:
@@ -54,9 +56,23 @@ def made(name: str, check: Any) -> Iterator[AuditLine]:
         yield AuditLine(f"{name} can be checked", "run", FAIL, f"{type(error).__name__}: {error}")
 
 
+def is_open(record: Mapping[str, Any]) -> bool:
+    """Whether a record is of an open row, by its row and its configuration alike."""
+    if record["row"].get("division") != "open":
+        return False
+    try:
+        return not record["identity"] or cell_from_dict(record["config"]).division == "open"
+    except (ConfigError, KeyError, TypeError):
+        return False
+
+
 def fails_closed(run: RunFolder, lines: Sequence[AuditLine]) -> bool:
-    """Whether a failure touches a closed table, or the run as a whole."""
-    open_rows = {one.record["cell"] for one in run.cells if one.record["row"].get("division") == "open"}
+    """Whether a failure touches a closed table, or the run as a whole.
+
+    A row is open where its configuration is, too, or where it was made elsewhere: a row that only calls itself open
+    would be out of reach else.
+    """
+    open_rows = {one.record["cell"] for one in run.cells if is_open(one.record)}
     names = {one.name for one in run.cells if one.record["cell"] in open_rows}
 
     def of_open_row(where: str) -> bool:

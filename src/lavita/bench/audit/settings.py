@@ -9,6 +9,7 @@ from lavita.bench.audit.compare import ALL, equal, same
 from lavita.bench.audit_line import FAIL, NOT_APPLICABLE, PASS, AuditLine
 from lavita.bench.plan import cell_from_dict, config_hash, read_config
 from lavita.bench.run_folder import Attempt, RunFolder
+from lavita.bench.table import SAME_IN_A_TABLE
 from lavita.config import ConfigError
 from lavita.score.protocol import Protocol
 
@@ -45,8 +46,6 @@ def setting_lines(run: RunFolder) -> Iterator[AuditLine]:
         ("same frames, stride, resolution, crop, flips", "data", data_of),
         ("same protocol", "protocol", lambda r: r["row"]["protocol_hash"]),
         ("same numbers of clips", "protocol", lambda r: f"{r['row']['n_real']} and {r['row']['n_generated']}"),
-        ("same division", "", lambda r: r["row"]["division"]),
-        ("same conditioning and guidance", "", lambda r: f"{r['row']['conditioning']}, {r['row']['guidance']}"),
         ("same precision", "compute", lambda r: r["config"]["compute"]["precision"]),
         ("same codec of the suite", "codec", lambda r: r["config"]["codec"]),
     ]
@@ -56,6 +55,19 @@ def setting_lines(run: RunFolder) -> Iterator[AuditLine]:
                 yield AuditLine(check, ALL, NOT_APPLICABLE, f"the suite's rows vary {section} by name")
             else:
                 yield from same(check, {cell: value(record) for cell, record in records.items()})
+    yield from table_lines(run)
+
+
+def table_lines(run: RunFolder) -> Iterator[AuditLine]:
+    """Within each table, as its rows' columns cut it: what the configurations themselves say of rows side by side."""
+    tables: dict[tuple[str, ...], dict[str, Any]] = {}
+    for cell, record in audited(run).items():
+        columns = tuple(str(record["row"][column]) for column in SAME_IN_A_TABLE)
+        tables.setdefault(columns, {})[cell] = cell_from_dict(record["config"])
+    for cells in tables.values():
+        yield from same("same division", {name: cell.division for name, cell in cells.items()})
+        given = {name: f"{cell.given}, guidance {cell.sampling.guidance}" for name, cell in cells.items()}
+        yield from same("same conditioning and guidance", given)
 
 
 def data_of(record: Mapping[str, Any]) -> str:
@@ -86,7 +98,8 @@ def config_lines(run: RunFolder, one: Attempt) -> Iterator[AuditLine]:
     row = record["row"]
     configured = {
         "cell": recorded.cell, "method": recorded.method, "seed": recorded.seed, "suite": recorded.suite,
-        "tier": recorded.tier, "guidance": recorded.sampling.guidance, "sampler": recorded.sampling.sampler,
+        "tier": recorded.tier, "conditioning": recorded.given, "division": recorded.division,
+        "guidance": recorded.sampling.guidance, "sampler": recorded.sampling.sampler,
         "n_real": recorded.protocol.n_real, "n_generated": recorded.protocol.n_generated,
     }  # fmt: skip
     wrong = [

@@ -223,6 +223,17 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True)
+class CheckpointConfig:
+    """How much training a killed cell may lose: it keeps where it is every every_clips clips. No number depends on it."""
+
+    every_clips: int
+
+    def __post_init__(self) -> None:
+        if self.every_clips < 1:
+            raise ConfigError(f"checkpoint.every_clips: got {self.every_clips}, wanted at least 1")
+
+
+@dataclass(frozen=True)
 class PretrainingConfig:
     """Where a network starts, other than at random; at most one of the two.
 

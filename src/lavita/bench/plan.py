@@ -121,6 +121,7 @@ def canonical(cell: CellConfig) -> str:
     """The configuration as canonical JSON; paths are left out: fingerprint and hashes stand for files."""
     values = asdict(cell)
     values.pop("weights")
+    values.pop("checkpoint")
     for key in DATA_ELSEWHERE:
         values["data"].pop(key)
     values["codec"].pop("path")

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lavita.config import (
     GENERATION,
     BudgetConfig,
+    CheckpointConfig,
     CodecConfig,
     ComputeConfig,
     ConfigError,
@@ -38,6 +39,7 @@ SECTIONS = {
     "pretraining": PretrainingConfig,
     "train": TrainConfig,
     "compute": ComputeConfig,
+    "checkpoint": CheckpointConfig,
     "sampling": SamplingConfig,
     "extractor": ExtractorConfig,
     "weights": WeightsConfig,
@@ -131,6 +133,7 @@ class CellConfig:
     pretraining: PretrainingConfig
     train: TrainConfig
     compute: ComputeConfig
+    checkpoint: CheckpointConfig
     sampling: SamplingConfig
     extractor: ExtractorConfig
     weights: WeightsConfig

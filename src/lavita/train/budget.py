@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -78,8 +78,24 @@ class Clock(lightning.Callback):
         self.seconds = 0.0
         self.steps = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": str(self.seen), "seconds": self.seconds, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.seen, self.seconds, self.steps = Fraction(state["seen"]), float(state["seconds"]), int(state["steps"])
+
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        self.started = time.monotonic()
+        self.started = time.monotonic() - self.seconds
+        module.num_clips_seen = number(self.seen)
+
+    def pause(self, seconds: float) -> None:
+        """Take seconds that were just spent on something else out of the stage's."""
+        self.started += seconds
+
+    @property
+    def done(self) -> bool:
+        """Whether the limit was reached at the last step."""
+        return self.reached(Fraction(1))
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         self.seen += module.clip_cost * len(batch["clip_index"]) * trainer.world_size
@@ -88,13 +104,13 @@ class Clock(lightning.Callback):
             return  # the weights have not moved yet
         self.steps += 1
         self.seconds = time.monotonic() - self.started
-        done = self.reached(Fraction(1))
+        done = self.done
         if done and self.limit.clips is None:
             trainer.should_stop = True
         if done or time.monotonic() - self.last_report > self.every_seconds:
             self.last_report = time.monotonic()
             loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-            value = float(loss) if isinstance(loss, torch.Tensor) else float("nan")
+            value = float(loss.detach()) if isinstance(loss, torch.Tensor) else float("nan")
             self.report(module.stage_name, module.num_clips_seen, self.clips_in_all(), value)
 
     def reached(self, share: Fraction) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning
@@ -38,9 +38,16 @@ class Ema(lightning.Callback):
         self.num_updates = 0
         self.shadow: list[torch.Tensor] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"shadow": self.shadow, "num_updates": self.num_updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.shadow, self.num_updates = list(state["shadow"]), int(state["num_updates"])
+
     def on_fit_start(self, trainer: Any, module: Any) -> None:
-        if not self.shadow:
-            self.shadow = [parameter.detach().clone() for parameter in module.trained_parameters()]
+        parameters = module.trained_parameters()
+        kept = self.shadow or [parameter.detach() for parameter in parameters]
+        self.shadow = [value.to(like.device, copy=True) for value, like in zip(kept, parameters, strict=True)]
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -23,9 +24,17 @@ class HeldoutLoss(lightning.Callback):
         self.marks = [Fraction(i + 1, times) for i in range(times)]
         self.values: list[tuple[int, float]] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": [list(value) for value in self.values], "marks": [str(mark) for mark in self.marks]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.values = [(clips, loss) for clips, loss in state["values"]]
+        self.marks = [Fraction(mark) for mark in state["marks"]]
+
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self.batch = {key: value.to(module.device) for key, value in self.batch.items()}
-        self.measure(trainer, module)
+        if not self.values:
+            self.measure(trainer, module)
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         if (batch_index + 1) % trainer.accumulate_grad_batches:

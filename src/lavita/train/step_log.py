@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 
 from lavita.train.budget import Clock
+from lavita.train.scalars import LOSS_EVERY, loss_of
+from lavita.whole import write_whole
 
 COLUMNS = "stage,step,clips_seen,seconds,loss"
 FLUSH_SECONDS = 5.0
-LOSS_EVERY = 10  # steps: reading a loss makes an accelerator wait
 
 
 class StepLog(lightning.Callback):
@@ -22,15 +22,19 @@ class StepLog(lightning.Callback):
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path, self.clock, self.flushed = path, clock, 0.0
-        self.lines: list[str] = [] if path.exists() else [COLUMNS]
+        self.lines: list[str] = []
+
+    def begin(self, stage: str) -> None:
+        """Drop what an earlier try at the stage has written; other stages' lines stay."""
+        kept = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
+        kept = [line for line in kept if not line.startswith(f"{stage},") and line.endswith("\n")]
+        write_whole(self.path, "".join(kept or [f"{COLUMNS}\n"]))
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         if (batch_index + 1) % trainer.accumulate_grad_batches:
             return  # the weights have not moved yet
-        loss, step = "", self.clock.steps
-        if step % LOSS_EVERY == 0:
-            value = outputs["loss"] if isinstance(outputs, dict) else outputs
-            loss = repr(float(value)) if isinstance(value, torch.Tensor) else ""
+        step = self.clock.steps
+        loss = repr(loss_of(outputs)) if step % LOSS_EVERY == 0 else ""
         self.lines.append(f"{module.stage_name},{step},{module.num_clips_seen},{self.clock.seconds:.3f},{loss}")
         if self.clock.seconds - self.flushed > FLUSH_SECONDS:
             self.flush()

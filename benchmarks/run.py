@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -26,7 +27,10 @@ examples:
       parameters, FLOPs and memory of every cell and stage of the published setting; needs no data
 
 Any value of the configuration can be overridden as section.key=value; the resolved configuration of every cell is
-written to its folder. Results go to results/<suite>-<tier>-<data name>/: rows.csv (one score a row), table.csv and
+written to its folder. The same command again skips finished cells and goes on with the others where they were; a
+cell is finished only with the same code, libraries, configuration, data, weights and protocol. What failed stays so
+unless --retry-failed is given. checkpoint.every_clips says how much training a kill may cost.
+Results go to results/<suite>-<tier>-<data name>/: rows.csv (one score a row), table.csv and
 table.md (one method a row), cells/<cell>/ (configuration, log, checkpoint, samples).
 Dry run: one line a cell and stage (codec, extractor, autoencoder, autoencoder-gan, train, sample, score). FLOPs are
 counted, 2 a multiply-add: forward is that of the network that the stage trains (codec: encoding and decoding; sample:
@@ -38,7 +42,8 @@ guidance) at this machine's rate on a transformer block: lower bounds. done: the
 with the same configuration. On a terminal hours, disk and FLOPs of all cells and the largest ones follow the table.
 A run ends with its audit (benchmarks/audit.py) and, last, its digest: quoted beside the numbers it lets anybody check
 that a folder is the one they came from. Nothing is written over: a cell that is run again is <cell>.2, <cell>.3, ...
-Exit status: 0 all well, 1 some cell or check of the audit failed, 2 bad arguments or no data.
+Exit status: 0 all well, 1 some cell or check of the audit failed, 2 bad arguments, no data, a folder that can't be
+written or is in use, 130 interrupted.
 """
 
 
@@ -71,7 +76,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="results folder (default: results/<suite>-<tier>-<data name>)")
     parser.add_argument("--cache", type=Path, help="folder for fitted codecs and extractors (default: results/cache)")
-    parser.add_argument("--fresh", action="store_true", help="run finished cells again")
+    parser.add_argument("--fresh", action="store_true", help="run every cell from the start, finished ones too")
+    parser.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="run failed cells again: on from where they were, or from the start after a divergence",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=60.0,
+        metavar="MINUTES",
+        help="a process without a sign of life for so long is ended as hung (default: 60)",
+    )
     parser.add_argument(
         "--publishable", action="store_true", help="mark the tables so; refused unless the code is a clean commit"
     )
@@ -135,18 +152,24 @@ def run(arguments: argparse.Namespace) -> int:
 
         dry_run(cells, arguments.csv, arguments.probe, arguments.out)
         return 0
-    from lavita.runner.suite_run import run_suite
+    from lavita.runner.suite_run import Options, run_suite
 
     samples = samples_of(arguments.samples, names_in("methods") + [cell.label for cell in cells])
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # ends a run as cleanly as Ctrl-C does
     return run_suite(
         cells,
-        arguments.out,
-        arguments.cache,
-        arguments.fresh,
-        arguments.workers,
-        samples,
-        flags,
-        arguments.publishable,
+        Options(
+            out=arguments.out,
+            cache=arguments.cache,
+            fresh=arguments.fresh,
+            retry=arguments.retry_failed,
+            workers=arguments.workers,
+            patience=60 * arguments.patience,
+            samples=samples,
+            flags=flags,
+            publishable=arguments.publishable,
+        ),
     )
 
 

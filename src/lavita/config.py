@@ -224,7 +224,9 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """How much training a killed cell may lose: it keeps where it is every every_clips clips. No number depends on it."""
+    """How much training a killed cell may lose: it keeps where it is every every_clips clips. No number
+    depends on it.
+    """
 
     every_clips: int
 

@@ -29,6 +29,7 @@ class Kept:
     """
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.damaged: list[str] = []
 

@@ -50,6 +50,6 @@ class Echo:
 def test_every_clip_gets_its_own_condition_in_any_batch():
     video = torch.arange(7.0)[:, None, None, None, None].expand(7, 8, 3, 4, 4) / 127.5 * 10 - 1
     sampling = cell_of([*TASK, "sampling.batch_clips=3"]).sampling
-    clips, _, seeds = generate(Echo(), sampling, 7, 0, [], lambda *_: None, video)
+    clips, _, seeds, _ = generate(Echo(), sampling, 7, 0, [], lambda *_: None, video)
     assert seeds == list(range(7))
     assert np.array_equal(clips[:, 0, 0, 0, 0], 11 * np.arange(7))

@@ -19,6 +19,7 @@ COLUMNS = (
     "versions,started_at"
 ).split(",")
 STATUSES = ("queued", "running", "ok", "failed", "diverged", "over_budget", "interrupted")
+UNFINISHED = ("queued", "running", "interrupted")  # what the same command goes on with
 RECORD = "record.json"
 
 

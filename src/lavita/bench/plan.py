@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -117,8 +118,8 @@ def same_number(a: object, b: object) -> bool:
 DATA_ELSEWHERE = ("root", "num_workers", "cache_bytes", "max_unreadable")
 
 
-def canonical(cell: CellConfig) -> str:
-    """The configuration as canonical JSON; paths are left out: fingerprint and hashes stand for files."""
+def deciding(cell: CellConfig) -> dict[str, Any]:
+    """The configuration without what no number depends on, and without paths: hashes stand for files."""
     values = asdict(cell)
     values.pop("weights")
     values.pop("checkpoint")
@@ -128,7 +129,28 @@ def canonical(cell: CellConfig) -> str:
     values["pretraining"]["checkpoint"] = bool(cell.pretraining.checkpoint)
     values["pretraining"].pop("origin")
     values["model"] |= {key: bool(cell.model[key]) or None for key in values.pop("weight_files")}
-    return json.dumps(values, sort_keys=True)
+    return values
+
+
+def canonical(cell: CellConfig) -> str:
+    """The same as canonical JSON."""
+    return json.dumps(deciding(cell), sort_keys=True)
+
+
+def changed_keys(cell: CellConfig, before: Mapping[str, Any]) -> list[str]:
+    """What of a configuration is another than in a record's, as "train.learning_rate: 0.001 -> 0.002"."""
+    try:
+        old = deciding(cell_from_dict(dict(before)))
+    except (ConfigError, KeyError, TypeError):
+        return []
+    found = []
+    for section, values in deciding(cell).items():
+        if not isinstance(values, dict):
+            values, old[section] = {"": values}, {"": old[section]}
+        for key, value in values.items():
+            if old[section].get(key) != value:
+                found.append(f"{section}{'.' if key else ''}{key}: {old[section].get(key)} -> {value}")
+    return found
 
 
 def config_hash(cell: CellConfig) -> str:

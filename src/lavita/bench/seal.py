@@ -12,6 +12,7 @@ from lavita.bench.ledger import RECORD, read_record, write_record
 
 PLAN = "run.json"
 PARTS = ("cells", "shared")
+PROGRESS = "progress"  # of an attempt that is not finished: no part of it
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,15 @@ def sha256_of(path: Path) -> str:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """sha256 by path below folder, of every file but the record itself.
+    """sha256 by path below folder, of every file but the record itself and what an unfinished attempt goes on from.
 
     Raises ValueError for a link: what it points to lies outside the seal.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if name.split("/")[0] == PROGRESS:
+            continue
         if path.is_symlink():
             raise ValueError(f"{path}: is a link; a run folder holds its files itself")
         if path.is_file() and name != RECORD:

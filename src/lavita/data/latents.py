@@ -7,7 +7,6 @@ memory and never read whole, and header.json, which says everything that decides
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lavita.locked import locked
 from lavita.whole import write_whole
 
 from .catalogue import VideoEntry
@@ -168,7 +168,7 @@ def fill_latents(
         return json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     part = cache_dir / f".{key.name()}.part"
     part.mkdir(parents=True, exist_ok=True)
-    with _locked(part / LOCK, say):
+    with locked(part / LOCK, lambda: say("latent cache: another run is filling it; waiting")):
         if folder.is_dir():  # another run has filled it meanwhile
             check_header(folder, slots)
             return json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
@@ -251,21 +251,3 @@ def _bytes(moments: Tensor, key: LatentKey, frames: int) -> bytes:
     if tuple(moments.shape) != wanted or not torch.isfinite(moments).all():
         raise ValueError(f"latent cache: the codec gave {tuple(moments.shape)}, wanted finite values {wanted}")
     return moments.detach().float().cpu().numpy().astype("<f4").tobytes()
-
-
-class _locked:
-    """Holds a lock file as long as the block runs; the kernel lets it go when the process ends, however it ends."""
-
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
-        self.path, self.say = path, say
-
-    def __enter__(self) -> None:
-        self.file = open(self.path, "w")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.say("latent cache: another run is filling it; waiting")
-            fcntl.flock(self.file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()

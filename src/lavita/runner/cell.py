@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
-import time
 import traceback
 from dataclasses import asdict
 from functools import partial
@@ -21,44 +21,48 @@ from lavita.checkpoints import read_state, save
 from lavita.config import CURRENCIES
 from lavita.data.catalogue import Catalogue
 from lavita.data.windows import real_windows
+from lavita.kept import Kept
 from lavita.runner.build import build_method, load_suite_codec
+from lavita.runner.child import begin
 from lavita.runner.conditions import Conditions, conditions_of
 from lavita.runner.events import emit, progress
 from lavita.runner.generate import generate, save_samples
+from lavita.runner.in_parts import drop_parts
 from lavita.runner.loading import stage_data
-from lavita.runner.provenance import peak_bytes
 from lavita.runner.quality import reconstruction_scores
 from lavita.runner.scoring import Scorer
+from lavita.runner.sittings import said_once, seconds_of
 from lavita.runner.source import usable_catalogue
 from lavita.runner.training import HELDOUT_CLIPS, Spent, check_spent, start_network, train
-from lavita.train.budget import OverBudget
-from lavita.train.guard import Diverged
+from lavita.runner.unfinished import reason_of, sitting, status_of, tidy
+from lavita.train import stop
 from lavita.train.module import TrainedStage, VideoMethod
 
 
 def main(folder: Path, shared_folder: Path) -> None:
-    """Run the cell of a folder and complete its record."""
-    started = time.monotonic()
+    """Run the cell of a folder, or go on with it, and complete its record."""
     cell = read_config(folder / "config.yaml")
     shared = read_shared(shared_folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    catalogue = usable_catalogue(cell, cell.data.root, Path(shared["cache"]))
-    codec = load_suite_codec(cell.codec, shared["codec"])
-    method = build_method(cell, shared["num_classes"], codec).to(device).eval()
-    if cell.pretraining.checkpoint:
-        source = read_record(folder)["outside"]["pretraining.checkpoint"]
-        start_network(method, read_state(cell.pretraining.checkpoint), source, folder)
-    scorer = Scorer(shared, cell, str(device))
+    with sitting(folder) as (kept, pulse):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        catalogue = usable_catalogue(cell, cell.data.root, Path(shared["cache"]))
+        codec = load_suite_codec(cell.codec, shared["codec"])
+        method = build_method(cell, shared["num_classes"], codec).to(device).eval()
+        if cell.pretraining.checkpoint:
+            source = read_record(folder)["outside"]["pretraining.checkpoint"]
+            start_network(method, read_state(cell.pretraining.checkpoint), source, folder)
+        scorer = Scorer(shared, cell, str(device))
 
-    given = conditions_of(cell, catalogue)
-    scores = score_method(method, cell, scorer, shared["classes"], "untrained", folder / "untrained", given)
-    spent = train(method, cell, catalogue, shared, folder)
-    method.to(device)  # the trainer leaves a module on the CPU
-    weights_hash = save_method(method, cell, shared, folder)
-    scores += score_method(method, cell, scorer, shared["classes"], "train", folder / "samples", given)
-    scores += first_stage_scores(method, cell, catalogue, scorer, shared, folder / "autoencoder.gif")
-    remark = "" if given is None else given.remark
-    finish(folder, method, cell, spent, scores, weights_hash, time.monotonic() - started, remark)
+        given = conditions_of(cell, catalogue)
+        scores = score_method(method, cell, scorer, shared["classes"], "untrained", folder / "untrained", given, kept)
+        spent = train(method, cell, catalogue, shared, folder, kept)
+        method.to(device)  # the trainer leaves a module on the CPU
+        weights_hash = save_method(method, cell, shared, folder)
+        scores += score_method(method, cell, scorer, shared["classes"], "train", folder / "samples", given, kept)
+        scores += first_stage_scores(method, cell, catalogue, scorer, shared, folder / "autoencoder.gif", kept)
+        remark = "" if given is None else given.remark
+        complete(folder, method, cell, spent, scores, weights_hash, remark)
+    finish(folder)
 
 
 def score_method(
@@ -69,17 +73,27 @@ def score_method(
     stage: str,
     out: Path,
     given: Conditions | None,
+    kept: Kept,
 ) -> list[dict[str, Any]]:
     """Sample the protocol's clips, keep them without loss, and score them; one entry a metric."""
-    started = time.monotonic()
     name = "sample" if stage == "train" else "sample untrained"
-    report = partial(progress, name)
-    clips, labels, seeds = generate(method, cell.sampling, cell.protocol.n_generated, 0, classes, report, given)
-    seconds = (time.monotonic() - started) / len(clips)
     remark = None if given is None else given.remark
-    save_samples(out, clips, seeds, labels, cell, keep_clips=stage == "train", condition=remark)
-    common = {"stage": stage, "sampling_seconds_per_clip": seconds}
-    return [score | common for score in scorer.score(clips, out.with_suffix(".npz"), by_split=stage == "train")]
+
+    def make() -> list[dict[str, Any]]:
+        made = generate(
+            method, cell.sampling, cell.protocol.n_generated, 0, classes, partial(progress, name), given, kept, name
+        )
+        if out.is_dir():
+            shutil.rmtree(out)  # of a process that was killed while it wrote them
+        save_samples(out, made.clips, made.seeds, made.labels, cell, keep_clips=stage == "train", condition=remark)
+        common = {"stage": stage, "sampling_seconds_per_clip": made.seconds / len(made.clips)}
+        scored = scorer.score(made.clips, out.with_suffix(".npz"), stage == "train", kept, f"score of {name}")
+        return [score | common for score in scored]
+
+    scores = kept.once(f"scores of {name}", make)
+    for parts in (name, f"score of {name}"):
+        drop_parts(kept, parts)
+    return scores
 
 
 def first_stage_scores(
@@ -89,6 +103,7 @@ def first_stage_scores(
     scorer: Scorer,
     shared: dict[str, Any],
     picture: Path,
+    kept: Kept,
 ) -> list[dict[str, Any]]:
     """What the method's own first stage loses, or else (measured once a run) what the suite's codec loses."""
     codec = method.first_stage()
@@ -98,7 +113,10 @@ def first_stage_scores(
     windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
     heldout = stage_data(cell, catalogue, cell.seed, TrainedStage(cell.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
     video = heldout["video"].to(method.device)
-    return reconstruction_scores(codec, "autoencoder", video, windows, scorer, method.perceptual_score, picture)
+    return kept.once(
+        "scores of the first stage",
+        lambda: reconstruction_scores(codec, "autoencoder", video, windows, scorer, method.perceptual_score, picture),
+    )
 
 
 def save_method(method: VideoMethod, cell: CellConfig, shared: dict[str, Any], folder: Path) -> str:
@@ -122,17 +140,16 @@ def count(parameters: Any) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def finish(
+def complete(
     folder: Path,
     method: VideoMethod,
     cell: CellConfig,
     spent: Spent,
     scores: list[dict[str, Any]],
     weights_hash: str,
-    seconds: float,
     remark: str,
 ) -> None:
-    """Complete the record: what was spent, what came out."""
+    """Put into the record what was spent and what came out; it is finished by `finish`."""
     record = read_record(folder)
     trainable = {id(p): p for stage in method.stages() for p in stage.module.trained_parameters()}
     # Fixed tables are parameters without gradient; a frozen codec has weights too, and they count.
@@ -142,9 +159,6 @@ def finish(
     record["row"] |= {
         "clips_seen": int(spent.total("clips")),
         "train_flops": int(spent.total("flops")),
-        "wall_seconds": seconds,
-        "accelerator_seconds": seconds if torch.cuda.is_available() else 0.0,
-        "peak_bytes": peak_bytes(),
         "params_trained": count(trainable.values()),
         "params_total": count(everything.values()),
         "external_bytes": external_bytes(cell, method),
@@ -152,12 +166,28 @@ def finish(
     }
     declared = dict(method.declared) | record["outside"]
     said = [record["flag"], remark, *(f"{name}: {text}" for name, text in declared.items())]
-    record |= {"declared": declared, "reason": "; ".join(part for part in said if part)}
-    record |= {"status": "ok", "scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}
+    record |= {"declared": declared, "remark": "; ".join(part for part in said if part)}
+    record |= {"scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}
     totals = {currency: spent.total(currency) for currency in CURRENCIES}
     record["budget"] = {"currency": cell.budget.currency, "asked": cell.budget.asked, "spent": totals}
-    check_spent(cell, totals, spent)
     write_record(folder, record)
+    check_spent(cell, totals, spent)
+
+
+def finish(folder: Path) -> None:
+    """Mark the record ok, with what all sittings took together."""
+    record = read_record(folder)
+    sittings = record["sittings"]
+    seconds = seconds_of(sittings)
+    record["row"] |= {
+        "wall_seconds": seconds,
+        "accelerator_seconds": seconds if torch.cuda.is_available() else 0.0,
+        "peak_bytes": max(one["peak_bytes"] for one in sittings),
+        "hardware": said_once(sittings, "hardware"),
+        "versions": said_once(sittings, "versions"),
+    }
+    write_record(folder, record | {"status": "ok", "reason": record.pop("remark")})
+    tidy(folder)
 
 
 def external_bytes(cell: CellConfig, method: VideoMethod) -> int:
@@ -167,15 +197,15 @@ def external_bytes(cell: CellConfig, method: VideoMethod) -> int:
 
 
 FIXED_TABLES = {"pos_embed", "temp_embed", "time_embed"}
-STATUS_OF = {Diverged: "diverged", OverBudget: "over_budget"}
 
 
 if __name__ == "__main__":
+    begin()
+    stop.listen()
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
         emit("result", status="ok", reason="")
     except Exception as error:  # whatever it is, the record must say so and the other cells must run
         traceback.print_exc()
-        status = next((name for kind, name in STATUS_OF.items() if isinstance(error, kind)), "failed")
-        emit("result", status=status, reason=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        emit("result", status=status_of(error), reason=reason_of(error))
         raise SystemExit(1) from None

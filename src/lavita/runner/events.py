@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+
+from lavita.runner.pulse import beat
 
 MARK = "@lavita "
+QUIET_SECONDS = 1.0  # between two lines of how far a stage is: logs of days stay small
+
+
+class _Last:
+    """Which stage was last told of, and when."""
+
+    stage, moment = "", 0.0
 
 
 def emit(kind: str, **values: object) -> None:
@@ -14,8 +24,12 @@ def emit(kind: str, **values: object) -> None:
     sys.stdout.flush()
 
 
-def progress(stage: str, done: int, total: int, loss: float | None = None) -> None:
-    """How far a stage is, in clips."""
+def progress(stage: str, done: float, total: float, loss: float | None = None) -> None:
+    """How far a stage is, in clips; may be called as often as one likes."""
+    beat(stage, done)
+    if done < total and stage == _Last.stage and time.monotonic() - _Last.moment < QUIET_SECONDS:
+        return
+    _Last.stage, _Last.moment = stage, time.monotonic()
     emit("progress", stage=stage, done=done, total=total, loss=loss)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lavita.locked import locked
 from lavita.registry import ROOT
+from lavita.runner.events import emit
 
 
 def source_hash(*packages: str) -> str:
@@ -26,17 +26,16 @@ def key_of(*parts: Any) -> str:
 
 
 def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
-    """The folder cache/name, made by fit where it is not there; it appears whole or not at all."""
-    folder = cache / name
-    if folder.is_dir():
-        return folder
-    part = cache / f".{name}.{os.getpid()}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    fit(part)
-    try:
-        part.rename(folder)
-    except OSError:
-        # Another run put its equal result there meanwhile.
-        shutil.rmtree(part)
+    """The folder cache/name, made by fit where it is not there; it has its name only when it is whole.
+
+    fit gets a folder that holds what an earlier call had come to, where one was ended; of two runs at once the second
+    waits.
+    """
+    folder, part = cache / name, cache / f".{name}.part"
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / f".{name}.lock", lambda: emit("note", text=f"another run fits {name}; waiting")):
+        if not folder.is_dir():
+            part.mkdir(exist_ok=True)
+            fit(part)
+            part.rename(folder)
     return folder

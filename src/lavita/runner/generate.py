@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,13 +13,24 @@ import torch
 from lavita.bench.suite import CellConfig
 from lavita.config import SamplingConfig
 from lavita.data.clip import to_uint8
+from lavita.kept import Kept
 from lavita.runner.conditions import Conditions
+from lavita.runner.in_parts import in_parts, joined, seconds_of
 from lavita.score.frames import write_clips
 from lavita.score.grid import write_grid
 from lavita.score.sprite import write_sprite
 from lavita.train.module import VideoMethod
 
 GRID_CLIPS = 16
+
+
+class Generated(NamedTuple):
+    """clips uint8 (N, F, H, W, 3) with their classes (None without) and seeds, and the seconds that making them took."""
+
+    clips: np.ndarray
+    labels: list[int] | None
+    seeds: list[int]
+    seconds: float
 
 
 def generate(
@@ -28,8 +41,10 @@ def generate(
     classes: Sequence[int],
     report: Callable[[int, int], None],
     condition: torch.Tensor | Conditions | None = None,
-) -> tuple[np.ndarray, list[int] | None, list[int]]:
-    """Clips uint8 (N, F, H, W, 3) of seeds seed_start .. seed_start + N - 1, with their classes and seeds.
+    kept: Kept | None = None,
+    name: str = "sample",
+) -> Generated:
+    """Clips of seeds seed_start .. seed_start + N - 1; each batch is kept under the name as soon as it is made.
 
     condition, float32 (N, F, 3, H, W) in [-1, 1] or what gives it batch by batch, holds the real clip that each is
     made from, where a task wants one.
@@ -39,14 +54,16 @@ def generate(
     labels = None
     if method.context.num_classes is not None:
         labels = [classes[seed % len(classes)] for seed in seeds]
-    parts = []
-    for start in range(0, num_clips, sampling.batch_clips):
-        part = slice(start, min(start + sampling.batch_clips, num_clips))
+
+    def make(part: slice) -> dict[str, np.ndarray]:
+        started = time.monotonic()
         y = None if labels is None else torch.tensor(labels[part])
         given = None if condition is None else condition[part]
-        parts += [to_uint8(clip) for clip in method.sample(seeds[part], y, sampling, given)]
-        report(part.stop, num_clips)
-    return np.stack(parts), labels, seeds
+        clips = np.stack([to_uint8(clip) for clip in method.sample(seeds[part], y, sampling, given)])
+        return {"clips": clips, "seconds": np.array(time.monotonic() - started)}
+
+    parts = in_parts(name, num_clips, sampling.batch_clips, make, report, kept)
+    return Generated(joined(parts, "clips"), labels, seeds, seconds_of(parts))
 
 
 def save_samples(

@@ -1,17 +1,20 @@
-"""Starts one process a task, several at once, and keeps everything each prints in a log. No torch here."""
+"""Starts processes and keeps everything each prints in a log; ends them, asking first. No torch here."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lavita.registry import ROOT
 from lavita.runner.events import parse
+from lavita.runner.pulse import read_pulse
 
 # Threads that wait without spinning don't take the core from those that work, and memory that is kept instead of handed
 # back is not zeroed by the kernel again at every step: a fifth to a half of a training step's time on a CPU.
@@ -20,18 +23,36 @@ STEADY_CPU = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
 }
+PARENT = "LAVITA_PARENT"  # names the process that started one: where it ends, so does the other (child.py)
+GRACE_SECONDS = 60.0  # for a process to end its step and keep where it is, once asked
+LOOK_SECONDS = 2.0  # between two looks for a sign of life
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: its exit code (negative: the signal) and the last "result" event it sent, if any."""
+    """How a process ended: its exit code (negative: the signal), the last "result" event it sent, if any, and whether
+    it was ended because it gave no sign of life."""
 
     code: int
     result: dict | None
+    hung: str = ""
+
+    @property
+    def status(self) -> str:
+        """As a record has it."""
+        if self.code != 0 and self.status_said == "ok":
+            return "failed"
+        return "failed" if self.hung else self.status_said
+
+    @property
+    def status_said(self) -> str:
+        return str(self.result["status"]) if self.result else "failed"
 
     @property
     def reason(self) -> str:
         """One line for the record: what the process said of its end, or how it was ended."""
+        if self.hung:
+            return self.hung
         if self.result and self.result.get("reason"):
             return str(self.result["reason"])
         if self.code < 0:
@@ -44,9 +65,14 @@ class Interrupted(Exception):
 
 
 class Launcher:
-    """Runs processes, from several threads where wanted, and can end them all."""
+    """Runs processes, from several threads where wanted, and can end them all.
 
-    def __init__(self) -> None:
+    patience: seconds without a sign of life (an event, a beat of its pulse) after which a process counts as hung and is
+    killed.
+    """
+
+    def __init__(self, patience: float = 3600.0) -> None:
+        self.patience = patience
         self.running: set[subprocess.Popen] = set()
         self.stopping = False
         self.lock = threading.Lock()
@@ -58,26 +84,31 @@ class Launcher:
         log: Path,
         show: Callable[[dict], None],
         environment: Mapping[str, str],
+        pulse: Path | None = None,
     ) -> Ended:
-        """Run `python -m module arguments`; events go to show, all output to log.
+        """Run `python -m module arguments`; events go to show, all output is added to log.
 
-        environment: variables on top of this process's own. Raises Interrupted once `stop` was called.
+        environment: variables on top of this process's own. pulse: the file in which the process says that it lives.
+        Raises Interrupted once `stop` was called.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "w", encoding="utf-8") as file:
+        with open(log, "a", encoding="utf-8") as file:
             process = self.start([sys.executable, "-m", module, *arguments], file, environment)
+            watch = Watch(process, pulse, self.patience)
             try:
-                result = follow(process, file, show)
+                result = follow(process, file, show, watch)
                 code = process.wait()
             except BaseException:
-                end(process)
+                end([process], grace=0)
                 raise
             finally:
+                watch.stop()
+                end_group(process)
                 with self.lock:
                     self.running.discard(process)
         if self.stopping:
             raise Interrupted
-        return Ended(code, result)
+        return Ended(code, result, watch.verdict)
 
     def start(self, command: list[str], file, environment: Mapping[str, str]) -> subprocess.Popen:
         """A process that `stop` will end."""
@@ -91,17 +122,52 @@ class Launcher:
                 text=True,
                 env=environment_of_processes(environment),
                 stdin=subprocess.DEVNULL,
+                process_group=0,  # a Ctrl-C of the terminal is for the run alone, which then asks its processes
             )
             self.running.add(process)
         return process
 
-    def stop(self) -> None:
-        """End every process; each `run` then raises Interrupted."""
+    def stop(self, grace: float = GRACE_SECONDS) -> None:
+        """Ask every process to end, and kill those that have not within `grace` seconds; each `run` then raises
+        Interrupted. A second call with less grace shortens the first.
+        """
         with self.lock:
             self.stopping = True
             running = list(self.running)
-        for process in running:
-            end(process)
+        end(running, grace)
+
+
+class Watch:
+    """Looks from a thread of its own whether a process goes on, and kills it where it does not."""
+
+    def __init__(self, process: subprocess.Popen, pulse: Path | None, patience: float) -> None:
+        self.process, self.pulse, self.patience = process, pulse, patience
+        self.verdict = ""
+        self.last_sign = time.monotonic()
+        self.ended = threading.Event()
+        threading.Thread(target=self.look, daemon=True).start()
+
+    def sign(self) -> None:
+        """The process has said something."""
+        self.last_sign = time.monotonic()
+
+    def look(self) -> None:
+        """Until the process ends or is hung."""
+        last = None
+        while not self.ended.wait(min(LOOK_SECONDS, self.patience / 4)):
+            state = None if self.pulse is None else read_pulse(self.pulse)
+            if state != last:
+                last = state
+                self.sign()
+            silent = time.monotonic() - self.last_sign
+            if silent > self.patience:
+                where = f" at {last['stage']} {last['done']:g}" if last else ""
+                self.verdict = f"no sign of life for {silent:.0f} s{where}: ended as hung (--patience)"
+                self.process.kill()
+                return
+
+    def stop(self) -> None:
+        self.ended.set()
 
 
 def environment_of_processes(more: Mapping[str, str]) -> dict[str, str]:
@@ -112,10 +178,10 @@ def environment_of_processes(more: Mapping[str, str]) -> dict[str, str]:
     environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for name, value in STEADY_CPU.items():
         environment.setdefault(name, value)
-    return environment | dict(more)
+    return environment | {PARENT: str(os.getpid())} | dict(more)
 
 
-def follow(process: subprocess.Popen, file, show: Callable[[dict], None]) -> dict | None:
+def follow(process: subprocess.Popen, file, show: Callable[[dict], None], watch: Watch) -> dict | None:
     """Copy a process's output to file and its events to show until it ends; returns its last "result" event."""
     result = None
     for line in process.stdout:
@@ -124,17 +190,29 @@ def follow(process: subprocess.Popen, file, show: Callable[[dict], None]) -> dic
         file.flush()
         if event is None:
             continue
+        watch.sign()
         if event["kind"] == "result":
             result = event
         show(event)
     return result
 
 
-def end(process: subprocess.Popen) -> None:
-    """Ask a process to end, and kill it where it does not within ten seconds."""
-    process.terminate()
+def end(processes: list[subprocess.Popen], grace: float) -> None:
+    """Ask processes to end, and kill those that do not within `grace` seconds."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + grace
+    for process in processes:
+        try:
+            process.wait(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def end_group(process: subprocess.Popen) -> None:
+    """Kill what a process that has ended left behind of processes of its own."""
     try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lavita.bench.attempts import attempts, new_attempt
-from lavita.bench.ledger import read_record, write_record
+from lavita.bench.ledger import UNFINISHED, read_record, write_record
 from lavita.bench.plan import shared_code_hash
-from lavita.bench.seal import changes, seal
+from lavita.bench.seal import changes
 from lavita.bench.shared_parts import read_shared
 from lavita.data.catalogue import SPLITS
-from lavita.runner.devices import environment_of
 from lavita.runner.groups import Group
-from lavita.runner.launch import Ended, Interrupted
+from lavita.runner.launch import Ended
+from lavita.runner.provenance import versions
+from lavita.runner.task import LOG, Task
 from lavita.runner.work import Work, shown
 from lavita.whole import write_whole
 
@@ -33,62 +34,90 @@ class Shared:
 
 
 def fit_shared(work: Work, groups: Sequence[Group]) -> list[Shared]:
-    """Codec, extractor and real features of every group. Raises ValueError where they can't be had."""
+    """Codec, extractor and real features of every group, from an earlier attempt where that is whole and was made from
+    the same. Raises ValueError where they can't be had.
+    """
+    titles = {group.key: title_of(group, len(groups)) for group in groups}
+    found = checked(work, groups, titles)
+    return (
+        [found[group.key] for group in groups] if len(found) == len(groups) else fitted_too(work, groups, found, titles)
+    )
 
-    def fit(group: Group, worker: int) -> Shared:
-        of = "" if len(groups) == 1 else f" of {', '.join(dict.fromkeys(cell.label for cell in group.cells))}"
-        return serve(work, group, f"shared parts: codec, extractor, real clips{of}", worker)
 
-    return work.in_turn([lambda worker, group=group: fit(group, worker) for group in groups])
+def title_of(group: Group, groups: int) -> str:
+    """What the display calls the fitting of a group's parts."""
+    of = "" if groups == 1 else f" of {', '.join(dict.fromkeys(cell.label for cell in group.cells))}"
+    return f"shared parts: codec, extractor, real clips{of}"
 
 
-def serve(work: Work, group: Group, title: str, worker: int) -> Shared:
-    """The parts of a group, from an earlier attempt where that is whole and was made from the same."""
-    parent, mark = work.folder / "shared", identity(group)
-    folder = earlier(parent, group.key, mark)
-    if folder is not None:
-        scratch = work.folder / f".check-{group.key}"  # kept where the check fails: it holds the log
-        ended = fitting(work, group, folder, scratch, title, worker, reuse=True)
-        shutil.rmtree(scratch)
-        if ended.result["status"] == "ok":
-            return Shared(group, folder, read_shared(folder) | {"outside": ended.result["outside"]})
-        work.display.line(f"{title}: fitted again: {ended.reason}")
-    folder = new_attempt(parent, group.key)
-    record = first_record(group, mark)
-    write_record(folder, record)
-    try:
-        ended = fitting(work, group, folder, folder, title, worker, reuse=False)
-    except Interrupted:
-        write_record(folder, record | {"status": "interrupted", "reason": "interrupted from the keyboard"})
-        raise
-    except ValueError as error:
-        write_record(folder, record | {"status": "failed", "reason": str(error)})
-        raise
-    write_record(folder, record | {"status": "ok"})
-    seal(folder)
+def checked(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> dict[str, Shared]:
+    """The groups whose earlier parts serve again, by key."""
+    folders = {group.key: earlier(work.folder / "shared", group.key, identity(group)) for group in groups}
+    again = [group for group in groups if folders[group.key] is not None]
+    scratch = {group.key: work.folder / f".check-{group.key}" for group in again}  # kept where it fails: it has the log
+    tasks = [task_of(work, g, titles[g.key], folders[g.key], scratch[g.key], reuse=True) for g in again]
+    found = {}
+    for group, ended in zip(again, work.here.run(tasks), strict=True):
+        raise_unless_ok(ended, scratch[group.key])
+        shutil.rmtree(scratch[group.key])
+        if ended.status_said == "stale":
+            work.display.line(f"{titles[group.key]}: fitted again: {ended.reason}")
+        else:
+            found[group.key] = shared_of(group, folders[group.key], ended)
+    return found
+
+
+def fitted_too(
+    work: Work, groups: Sequence[Group], found: Mapping[str, Shared], titles: Mapping[str, str]
+) -> list[Shared]:
+    """The parts of every group, those that were not found fitted now."""
+    missing = [group for group in groups if group.key not in found]
+    folders = {group.key: attempt_for(work.folder / "shared", group) for group in missing}
+    tasks = [task_of(work, g, titles[g.key], folders[g.key], folders[g.key], reuse=False) for g in missing]
+    made = {}
+    for group, ended in zip(missing, work.executor.run(tasks), strict=True):
+        raise_unless_ok(ended, folders[group.key])
+        made[group.key] = shared_of(group, folders[group.key], ended)
+    return [(dict(found) | made)[group.key] for group in groups]
+
+
+def shared_of(group: Group, folder: Path, ended: Ended) -> Shared:
+    """The parts that lie in a folder."""
     return Shared(group, folder, read_shared(folder) | {"outside": ended.result["outside"]})
 
 
-def fitting(work: Work, group: Group, folder: Path, notes: Path, title: str, worker: int, reuse: bool) -> Ended:
-    """The process that fits the parts into folder, or with reuse only checks that they serve; notes: of its log.
-
-    Raises ValueError in one line where it fails.
-    """
+def task_of(work: Work, group: Group, title: str, folder: Path, notes: Path, reuse: bool) -> Task:
+    """The process that fits the parts into folder, or with reuse only checks that they serve; notes: of its log."""
     spec = {"cells": [asdict(cell) for cell in group.cells], "cache": str(work.cache), "reuse": reuse}
     write_whole(notes / "spec.json", json.dumps(spec, indent=1) + "\n")
-    channel = work.display.channel(title)
-    environment = environment_of(worker, group.cells[0].compute.threads)
-    arguments = [str(notes / "spec.json"), str(folder)]
-    ended = work.launcher.run("lavita.runner.shared", arguments, notes / "log.txt", channel.show, environment)
-    channel.close()
-    if ended.code != 0 or ended.result is None:
-        raise ValueError(f"{ended.reason} (log: {shown(notes / 'log.txt')})")
-    return ended
+    arguments = (str(notes / "spec.json"), str(folder))
+    return Task(title, "", notes, "lavita.runner.shared", arguments, group.cells[0].compute.threads)
+
+
+def raise_unless_ok(ended: Ended, notes: Path) -> None:
+    """Raise ValueError in one line where a process failed."""
+    if ended.code != 0 or ended.result is None or ended.hung:
+        raise ValueError(f"{ended.reason} (log: {shown(notes / LOG)})")
+
+
+def attempt_for(parent: Path, group: Group) -> Path:
+    """A folder to fit the parts in: the last one where nothing came of it (what was fitted lies in the cache), else a
+    new one."""
+    tries = attempts(parent, group.key)
+    record = read_record(tries[-1]) if tries else None
+    if record and record["status"] in UNFINISHED and record["identity"] == identity(group):
+        folder = tries[-1]
+        shutil.rmtree(folder)
+        folder.mkdir()
+    else:
+        folder = new_attempt(parent, group.key)
+    write_record(folder, first_record(group, identity(group)))
+    return folder
 
 
 def identity(group: Group) -> str:
     """A hash of what the parts are made from: configuration, code, data."""
-    parts = [group.key, shared_code_hash(), group.source.catalogue.fingerprint]
+    parts = [group.key, shared_code_hash(), versions(), group.source.catalogue.fingerprint]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

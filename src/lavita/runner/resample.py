@@ -115,7 +115,7 @@ def sample_checkpoint(
     given = None if condition is None else read_condition(condition, cell).expand(num_clips, -1, -1, -1, -1)
     method.to("cuda" if torch.cuda.is_available() else "cpu")
     report = Counter()
-    clips, labels, seeds = generate(method, sampling, num_clips, seed_start, indices, report, given)
+    clips, labels, seeds, _ = generate(method, sampling, num_clips, seed_start, indices, report, given)
     # By name only: a record says nothing of where files lie on a machine.
     name = None if condition is None else condition.name
     save_samples(out, clips, seeds, labels, replace(cell, sampling=sampling), keep_clips=True, condition=name)

@@ -14,6 +14,7 @@ from lavita.bench.plan import read_config
 from lavita.bench.shared_parts import read_shared
 from lavita.bench.suite import CellConfig
 from lavita.data.video import VIDEO_SUFFIXES, probe, read_frames
+from lavita.runner.child import begin
 from lavita.runner.events import emit
 from lavita.runner.generate import GRID_CLIPS
 from lavita.runner.scoring import Scorer
@@ -76,6 +77,7 @@ def main(folder: Path, shared_folder: Path, source: Path) -> None:
 
 
 if __name__ == "__main__":
+    begin()
     try:
         main(*(Path(argument) for argument in sys.argv[1:4]))
         emit("result", status="ok", reason="")

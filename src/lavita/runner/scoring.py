@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 import torch
 
 from lavita.bench.suite import CellConfig
+from lavita.kept import Kept
+from lavita.runner.events import progress
+from lavita.runner.in_parts import in_parts, joined
 from lavita.score.described import save_arrays
 from lavita.score.embedded import load_embedded
 from lavita.score.extractors import Extractor
@@ -26,6 +30,8 @@ from lavita.score.metrics import (
 from lavita.score.subsets import FrechetOfSubsets, KernelOfSubsets
 from lavita.score.torchscript import TorchScriptC3D, TorchScriptI3D
 from lavita.score.weights import find_weights
+
+CLIPS_AT_ONCE = 16  # described between two looks at whether the process is asked to end
 
 
 def load_extractors(cell: CellConfig, embedded: str | None, device: str) -> dict[str, Extractor]:
@@ -84,16 +90,19 @@ class Scorer:
         # An inception score needs classes that mean something for this data set.
         self.has_classes = self.extractors["classes"].num_classes is not None and shared["num_classes"] is not None
 
-    def score(self, clips: np.ndarray, keep: Path, by_split: bool = False) -> list[dict[str, Any]]:
+    def score(
+        self, clips: np.ndarray, keep: Path, by_split: bool = False, kept: Kept | None = None, name: str = "score"
+    ) -> list[dict[str, Any]]:
         """One entry a metric for clips uint8 (N, F, H, W, 3): metric, value, unit, lower_is_better, interval.
 
         keep: the .npz that takes what the scores are made from (features, probabilities, names), so that anybody can
         make them again. by_split: also the distances to train and to held-out clips, and how near clips come to
-        training clips.
+        training clips. kept: features are kept there under the name part by part, and taken from there.
         """
         p, distance = self.protocol, self.extractors["distance"]
-        features = distance.features(clips)
-        kept = {"features": features.numpy(), "names": np.array([f"{index:06d}" for index in range(len(clips))])}
+        described = self.described(clips, kept, name)
+        features = torch.from_numpy(described["features"])
+        arrays = described | {"names": np.array([f"{index:06d}" for index in range(len(clips))])}
         fvd = FrechetVideoDistance(distance, n=p.n_generated, n_real=p.n_real, ddof=p.ddof)
         entries = []
         kvd = KernelVideoDistance(distance, n=p.n_generated, n_real=p.n_real)
@@ -108,17 +117,27 @@ class Scorer:
         if self.has_classes:
             classes = self.extractors["classes"]
             metric = VideoInceptionScore(classes, p.n_generated, splits=p.is_splits, shuffle_seed=p.is_shuffle_seed)
-            probabilities = classes.probabilities(clips)
-            kept["probabilities"] = probabilities.numpy()
-            metric.add_rows(probabilities, real=False)
+            metric.add_rows(torch.from_numpy(described["probabilities"]), real=False)
             mean, deviation = metric.mean_and_deviation()
             entry = self.entry(metric, classes, mean, p.n_generated)
             if p.is_splits > 1:
                 entry |= {"ci_low": mean - deviation, "ci_high": mean + deviation}
                 entry |= {"ci_kind": f"mean +- std over {p.is_splits} splits"}
             entries.append(entry)
-        save_arrays(keep, kept)
+        save_arrays(keep, arrays)
         return entries
+
+    def described(self, clips: np.ndarray, kept: Kept | None, name: str) -> dict[str, np.ndarray]:
+        """Features and, where they mean something, class probabilities of clips."""
+
+        def make(part: slice) -> dict[str, np.ndarray]:
+            rows = {"features": self.extractors["distance"].features(clips[part]).numpy()}
+            if self.has_classes:
+                rows["probabilities"] = self.extractors["classes"].probabilities(clips[part]).numpy()
+            return rows
+
+        parts = in_parts(name, len(clips), CLIPS_AT_ONCE, make, partial(progress, name), kept)
+        return {key: joined(parts, key) for key in parts[0]}
 
     def split_entries(self, features: torch.Tensor) -> list[dict[str, Any]]:
         """Distances to the real clips of each split, and the memorisation check, where a split has clips enough."""

@@ -21,6 +21,7 @@ from lavita.data.clip import centre_crop_resize
 from lavita.data.video import read_frames
 from lavita.data.windows import load_window, spread_windows
 from lavita.runner.check import check_cells, outside_hashes
+from lavita.runner.child import begin
 from lavita.runner.events import emit, progress
 from lavita.runner.fitted import fitted, key_of, source_hash
 from lavita.runner.scoring import load_extractors
@@ -29,6 +30,7 @@ from lavita.runner.source import usable_catalogue
 from lavita.score.described import save_arrays
 from lavita.score.inception import inception_score
 from lavita.score.sanity import Sight, sanity_text
+from lavita.train.stop import Stopped
 
 GRID_CLIPS = 16
 MEMORY_TIMES = 4  # windows of a split that are described, at most so many times those that are scored
@@ -187,10 +189,14 @@ def splits_described(cell: CellConfig, catalogue: Catalogue, shared: dict[str, A
 
 
 if __name__ == "__main__":
+    begin()
     try:
         emit("result", status="ok", reason="", outside=main(Path(sys.argv[1]), Path(sys.argv[2])))
     except Stale as error:
         emit("result", status="stale", reason=str(error))
+    except Stopped as error:
+        emit("result", status="interrupted", reason=str(error))
+        raise SystemExit(1) from None
     except Exception as error:  # the starting process prints the one line; the log has the rest
         traceback.print_exc()
         emit("result", status="failed", reason=str(error).strip() or type(error).__name__)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from lavita.bench.seal import PROGRESS
 from lavita.bench.suite import CellConfig
 from lavita.data.catalogue import Catalogue
+from lavita.kept import Kept
 from lavita.runner.build import codec_training_config, load_suite_codec
 from lavita.runner.events import emit, progress
 from lavita.runner.fitted import fitted, key_of, source_hash
@@ -76,7 +78,10 @@ def train_codec(cell: CellConfig, catalogue: Catalogue, folder: Path) -> None:
     data = stage_data(cell, catalogue, 0, module, 0, clips)
     module.start(next(iter(data.train_dataloader()))["video"])
     heldout = data.heldout_batch(HELDOUT_CLIPS)
-    done = fit_stage(module, data.train_dataloader(), Limit(clips), folder, heldout, progress, cell.compute)
+    kept = Kept(folder / PROGRESS)
+    done = fit_stage(
+        module, data.train_dataloader(), Limit(clips), folder, heldout, progress, cell.compute, kept, cell.checkpoint
+    )
     batch = STATISTICS_CLIPS - STATISTICS_CLIPS % train.batch_clips or train.batch_clips
     statistics = stage_data(cell, catalogue, 0, module, 0, batch).train_dataloader()
     codec = measured_codec(module.autoencoder, statistics, "suite", clips)
@@ -87,6 +92,7 @@ def train_codec(cell: CellConfig, catalogue: Catalogue, folder: Path) -> None:
     stage = {"name": "codec", "clips": clips, "seconds": done.seconds, "flops": per_clip * clips, "psnr": float(psnr)}
     stage |= {"steps": done.steps, "batch_clips": train.batch_clips, "clip_cost": "1", "flops_per_clip": per_clip}
     (folder / "stage.json").write_text(json.dumps(stage) + "\n")
+    shutil.rmtree(kept.folder)
 
 
 def codec_scores(

@@ -2,84 +2,118 @@
 
 from __future__ import annotations
 
-import hashlib
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lavita.bench.attempts import attempts, new_attempt
+from lavita.bench.attempts import new_attempt
 from lavita.bench.ledger import read_record, write_record
 from lavita.bench.not_yet import not_yet
-from lavita.bench.plan import code_hash, config_hash, write_config
+from lavita.bench.plan import write_config
 from lavita.bench.run_folder import write_plan
-from lavita.bench.seal import seal
+from lavita.bench.seal import PLAN
 from lavita.bench.suite import CellConfig, load_suite, rows_of_suite
 from lavita.bench.three_numbers import published_facts
 from lavita.config import ConfigError
 from lavita.registry import ROOT
-from lavita.runner.devices import default_workers, environment_of
+from lavita.runner.decide import BEGIN, FINISHED, LEAVE, Decision, decide, identity, made_from
+from lavita.runner.devices import default_workers
 from lavita.runner.display import Display
 from lavita.runner.groups import Group, grouped
-from lavita.runner.launch import Interrupted, Launcher
+from lavita.runner.launch import Ended, Interrupted, Launcher
+from lavita.runner.local import LocalExecutor
+from lavita.runner.machine import is_of_the_machine, told
 from lavita.runner.parts import Shared, fit_shared
 from lavita.runner.provenance import commit
 from lavita.runner.record import first_record, first_record_of_samples
-from lavita.runner.tables import show_results
+from lavita.runner.tables import show_results, show_tables
+from lavita.runner.task import Task
 from lavita.runner.work import Work, shown
+
+INTERRUPTED = 130  # exit status, as shells have it of a Ctrl-C
+
+
+@dataclass(frozen=True)
+class Options:
+    """out, cache: folders, None for the usual ones. fresh: begin every cell anew; retry: run again what failed.
+
+    workers None: as many cells at once as there are accelerators, or as the cores have room for. patience: seconds
+    without a sign of life after which a process is ended as hung. samples: folders of clips made elsewhere, by the names
+    of their rows. flags: what rows must say of themselves, by their names. publishable: the tables are marked so, and
+    only a clean commit makes them.
+    """
+
+    out: Path | None = None
+    cache: Path | None = None
+    fresh: bool = False
+    retry: bool = False
+    workers: int | None = None
+    patience: float = 3600.0
+    samples: Mapping[str, Path] = field(default_factory=dict)
+    flags: Mapping[str, str] = field(default_factory=dict)
+    publishable: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
-    """A cell to run: where it stands among all, its group with what that shares, and the attempt's folder."""
+    """A cell of the plan, with what it shares, what its numbers are made from, and what becomes of it."""
 
     title: str
     cell: CellConfig
     shared: Shared
-    folder: Path
+    parts: Mapping[str, str]
+    decision: Decision
 
 
-def run_suite(
-    cells: Sequence[CellConfig],
-    out: Path | None,
-    cache: Path | None,
-    fresh: bool,
-    workers: int | None,
-    samples: Mapping[str, Path],
-    flags: Mapping[str, str],
-    publishable: bool,
-) -> int:
-    """Run the cells of a plan and write their tables; returns 0 where every cell is ok, else 1.
+def run_suite(cells: Sequence[CellConfig], options: Options) -> int:
+    """Run the cells of a plan and write their tables.
 
-    samples: folders of clips made elsewhere, by the names of their rows. flags: what rows must say of themselves, by
-    their names. workers None: as many cells at once as there are accelerators, or as the cores have room for.
-    publishable: the tables are marked so, and only a clean commit makes them. Raises ValueError, OSError.
+    Returns 0 where every cell is ok and the audit passes, else 1; INTERRUPTED after a Ctrl-C or SIGTERM. Raises
+    ValueError, OSError.
     """
     suite, tier = cells[0].suite, cells[0].tier
-    check_commit(publishable)
-    cache = (cache or ROOT / "results" / "cache").resolve()
+    check_commit(options.publishable)
+    cache = (options.cache or ROOT / "results" / "cache").resolve()
     display = Display()
     groups = found_data(cells, cache, display)
     source = groups[0].source
-    folder = (out or ROOT / "results" / f"{suite}-{tier}-{source.name}").resolve()
+    folder = (options.out or ROOT / "results" / f"{suite}-{tier}-{source.name}").resolve()
     check_out_folder(folder)
-    workers = min(workers or default_workers(cells[0].compute.threads), len(cells))
-    work = Work(folder, cache, workers, Launcher(), display)
+    workers = min(options.workers or default_workers(cells[0].compute.threads), len(cells))
+    here = LocalExecutor(workers, Launcher(options.patience), display)
+    work = Work(folder, cache, here, here, display)
     try:
         display.line(
             f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time, "
             f"{cells[0].compute.threads} threads each; results in {shown(folder)}"
         )
         shared = fit_shared(work, groups)
-        bad = run_cells(work, shared, fresh, flags, samples, publishable)
+        bad = run_cells(work, shared, options)
         bad += not show_results(folder, display)
     except (KeyboardInterrupt, Interrupted):
         display.end()
-        display.line("interrupted; the same command goes on with the cells that are not finished")
-        return 1
+        say_how_to_go_on(folder, display)
+        return INTERRUPTED
+    except OSError as error:
+        if not is_of_the_machine(error):
+            raise
+        raise ValueError(
+            f"{told(error)}; nothing that was finished is lost: mend it, and the same command goes on"
+        ) from None
     finally:
         display.end()
     return 1 if bad else 0
+
+
+def say_how_to_go_on(folder: Path, display: Display) -> None:
+    """After an interruption: the tables as far as they are, and the command that goes on."""
+    if (folder / PLAN).is_file():
+        show_tables(folder, display)
+    display.line("interrupted; the same command goes on with what is not finished:")
+    display.line(f"  python {shlex.join(sys.argv)}")
 
 
 def found_data(cells: Sequence[CellConfig], cache: Path, display: Display) -> list[Group]:
@@ -100,46 +134,63 @@ def found_data(cells: Sequence[CellConfig], cache: Path, display: Display) -> li
     return groups
 
 
-def identity(cell: CellConfig, shared: Shared) -> str:
-    """A hash of everything that decides a cell's numbers: configuration, code, data, codec, extractor, protocol."""
-    values = shared.values
-    parts = [config_hash(cell), code_hash(cell), shared.group.source.catalogue.fingerprint]
-    parts += [values["codec_hash"] or "", values["extractor_hash"], values["protocol_hash"]]
-    parts += [f"{key} {values['outside'][path]}" for key, path in cell.outside.items()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def run_cells(
-    work: Work,
-    shared: Sequence[Shared],
-    fresh: bool,
-    flags: Mapping[str, str],
-    samples: Mapping[str, Path],
-    publishable: bool,
-) -> int:
-    """Run what is not finished; returns how many cells are not ok."""
-    every = [(one, cell) for one in shared for cell in one.group.cells]
-    made_elsewhere = {name: replace(every[0][1], method=name, choice="", seed=0) for name in samples}
-    marks = {cell.cell: identity(cell, one) for one, cell in every}
+def run_cells(work: Work, shared: Sequence[Shared], options: Options) -> int:
+    """Run what is not finished, saying of each cell why; returns how many are not ok."""
+    jobs = planned(work, shared, options)
+    every = [job.cell for job in jobs]
+    made_elsewhere = {name: replace(every[0], method=name, choice="", seed=0) for name in options.samples}
+    marks = {job.cell.cell: identity(job.parts) for job in jobs}
     plan = plan_of(shared, marks, [cell.cell for cell in made_elsewhere.values()])
-    write_plan(work.folder, plan | {"publishable": publishable})
+    write_plan(work.folder, plan | {"publishable": options.publishable})
+    by_folder = {}
+    for job in jobs:
+        if job.decision.why:
+            work.display.line(f"{job.title}: {job.decision.why}")
+        if job.decision.action not in (FINISHED, LEAVE):
+            by_folder[queue(work, job, options.flags)] = job
+
+    def done(task: Task, ended: Ended) -> None:
+        record = read_record(task.folder)
+        reason = record.get("reason", "")
+        work.display.line(f"{task.title}: {record['status']}" + (f": {reason}" if reason else ""))
+
+    work.executor.run([task_of(job, folder) for folder, job in by_folder.items()], done)
+    bad = sum(job.decision.action == LEAVE for job in jobs)
+    bad += sum(read_record(folder)["status"] != "ok" for folder in by_folder)
+    for name, cell in made_elsewhere.items():
+        bad += not run_samples(work, shared[0], cell, options.samples[name])
+    return bad
+
+
+def planned(work: Work, shared: Sequence[Shared], options: Options) -> list[Job]:
+    """Every cell with what becomes of it."""
+    every = [(one, cell) for one in shared for cell in one.group.cells]
     jobs = []
     for number, (one, cell) in enumerate(every, start=1):
-        title, mark = f"[{number}/{len(every)}] {cell.cell}", marks[cell.cell]
-        why = why_to_run(work, cell, mark, fresh)
-        if why is None:
-            work.display.line(f"{title}: finished before with the same code, configuration, data and protocol")
-            continue
-        if why:
-            work.display.line(f"{title}: {why}")
-        folder = queued_attempt(work, cell, mark) or new_attempt(work.folder / "cells", cell.cell)
-        record = first_record(cell, one, mark) | {"flag": flags.get(cell.label, "")}
-        begin(folder, cell, record)
-        jobs.append(Job(title, cell, one, folder))
-    ok = work.in_turn([lambda worker, job=job: run_cell(work, job, worker) for job in jobs])
-    for name, cell in made_elsewhere.items():
-        ok.append(run_samples(work, shared[0], cell, samples[name]))
-    return ok.count(False)
+        parts = made_from(cell, one)
+        decision = decide(work.folder / "cells", cell, parts, options.fresh, options.retry)
+        jobs.append(Job(f"[{number}/{len(every)}] {cell.cell}", cell, one, parts, decision))
+    return jobs
+
+
+def queue(work: Work, job: Job, flags: Mapping[str, str]) -> Path:
+    """The folder of a cell that is to run, its record saying so: a new attempt, or the one that is gone on with."""
+    if job.decision.action != BEGIN:
+        folder = job.decision.folder
+        write_record(folder, read_record(folder) | {"status": "queued", "reason": ""})
+        return folder
+    folder = new_attempt(work.folder / "cells", job.cell.cell)
+    record = first_record(job.cell, job.shared, identity(job.parts)) | {"flag": flags.get(job.cell.label, "")}
+    write_config(job.cell, folder / "config.yaml")
+    write_record(folder, record | {"status": "queued", "made_from": dict(job.parts), "why": job.decision.why})
+    return folder
+
+
+def task_of(job: Job, folder: Path) -> Task:
+    """The process of a cell."""
+    arguments = (str(folder), str(job.shared.folder))
+    prefix = f"{job.cell.cell}: "
+    return Task(job.title, prefix, folder, "lavita.runner.cell", arguments, job.cell.compute.threads)
 
 
 def plan_of(shared: Sequence[Shared], marks: Mapping[str, str], made_elsewhere: Sequence[str]) -> dict[str, Any]:
@@ -164,75 +215,16 @@ def plan_of(shared: Sequence[Shared], marks: Mapping[str, str], made_elsewhere: 
     }
 
 
-def why_to_run(work: Work, cell: CellConfig, mark: str, fresh: bool) -> str | None:
-    """Why a cell is run, '' where it never ended well; None where it is finished."""
-    good = [
-        record
-        for record in map(read_record, attempts(work.folder / "cells", cell.cell))
-        if record and record["status"] == "ok"
-    ]
-    if fresh:
-        return "run again, as asked" if good else ""
-    if any(record["identity"] == mark for record in good):
-        return None
-    return "run again, its code, configuration, data, codec or protocol has changed" if good else ""
-
-
-def queued_attempt(work: Work, cell: CellConfig, mark: str) -> Path | None:
-    """The last attempt, where it is the same and has not begun."""
-    for folder in reversed(attempts(work.folder / "cells", cell.cell)):
-        record = read_record(folder)
-        return folder if record and record["status"] == "queued" and record["identity"] == mark else None
-    return None
-
-
-def begin(folder: Path, cell: CellConfig, record: dict[str, Any]) -> None:
-    """The configuration and the first record of an attempt that waits for its turn."""
-    write_config(cell, folder / "config.yaml")
-    write_record(folder, record | {"status": "queued"})
-
-
-def run_cell(work: Work, job: Job, worker: int) -> bool:
-    """One cell in its own process; True where it ended well."""
-    arguments = [str(job.folder), str(job.shared.folder)]
-    status, reason = run_recorded(work, job.cell, job.folder, "lavita.runner.cell", arguments, job.title, worker)
-    work.display.line(f"{job.title}: {status}" + (f": {reason}" if reason else ""))
-    return status == "ok"
-
-
 def run_samples(work: Work, shared: Shared, cell: CellConfig, path: Path) -> bool:
     """Score a folder of clips made elsewhere by the protocol of the first cells; True where that went well."""
     folder = new_attempt(work.folder / "cells", cell.cell)
-    begin(folder, cell, first_record_of_samples(cell, shared))
-    title, arguments = f"clips of {cell.method}", [str(folder), str(shared.folder), str(path)]
-    status, reason = run_recorded(work, cell, folder, "lavita.runner.samples", arguments, title, 0)
-    work.display.line(f"{title}: {status}: {reason}")
-    return status == "ok"
-
-
-def run_recorded(
-    work: Work, cell: CellConfig, folder: Path, module: str, arguments: list[str], title: str, worker: int
-) -> tuple[str, str]:
-    """A process that completes the record of its cell; whatever becomes of it, the record says so and is sealed."""
-    channel = work.display.channel(title)
-    channel.prefix = f"{cell.cell}: " if work.workers > 1 else ""
-    environment = environment_of(worker, cell.compute.threads)
-    record = read_record(folder) | {"status": "running"}
-    write_record(folder, record)
-    try:
-        ended = work.launcher.run(module, arguments, folder / "log.txt", channel.show, environment)
-    except Interrupted:
-        write_record(folder, record | {"status": "interrupted", "reason": "interrupted from the keyboard"})
-        seal(folder)
-        raise
-    finally:
-        channel.close()
-    result = ended.result or {}
-    if ended.code != 0 or result.get("status") != "ok":
-        write_record(folder, record | {"status": result.get("status", "failed"), "reason": ended.reason})
-    seal(folder)
+    write_config(cell, folder / "config.yaml")
+    write_record(folder, first_record_of_samples(cell, shared) | {"status": "queued"})
+    title, arguments = f"clips of {cell.method}", (str(folder), str(shared.folder), str(path))
+    work.executor.run([Task(title, "", folder, "lavita.runner.samples", arguments, cell.compute.threads)])
     record = read_record(folder)
-    return record["status"], record.get("reason", "")
+    work.display.line(f"{title}: {record['status']}: {record['reason']}")
+    return record["status"] == "ok"
 
 
 def check_commit(publishable: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from lavita.bench.ledger import read_record, write_record
 from lavita.bench.suite import CellConfig
@@ -15,17 +16,22 @@ from lavita.checkpoints import start_from
 from lavita.data.catalogue import Catalogue
 from lavita.data.latents import LatentCache
 from lavita.data.module import ClipDataModule
+from lavita.diffusion.draws import derive_seed
+from lavita.kept import Kept
 from lavita.runner.build import build_pretraining
 from lavita.runner.events import emit, progress
 from lavita.runner.flops import encoding_flops_per_clip, training_flops_per_clip
 from lavita.runner.latents import opened
 from lavita.runner.loading import stage_data
 from lavita.runner.purse import charged, cut_purse
+from lavita.runner.seeded import seed_everything
 from lavita.train.budget import Limit, OverBudget
+from lavita.train.checkpoint import StageCheckpoints
 from lavita.train.fit import fit_stage
 from lavita.train.module import StagePlan, TrainedStage, VideoMethod
 
 HELDOUT_CLIPS = 32
+WEIGHTS = ".safetensors"
 ENDLESS_BATCHES = 10**9  # of a stage that ends by its seconds
 
 
@@ -40,8 +46,13 @@ class Spent:
         return sum(stage[key] for stage in self.stages)
 
 
-def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: dict[str, Any], folder: Path) -> Spent:
-    """All stages in order, each on its part of the purse; clips are counted over the run, so no stage repeats them."""
+def train(
+    method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: dict[str, Any], folder: Path, kept: Kept
+) -> Spent:
+    """All stages in order, each on its part of the purse; clips are counted over the run, so no stage repeats them.
+
+    kept: where each stage keeps how far it is, and its end; what stands there is not done again.
+    """
     spent = Spent([], [])
     if shared["codec"] and not method.owns_first_stage:
         spent.stages.append(shared["codec_stage"] | {"charged": True})
@@ -57,7 +68,7 @@ def train(method: VideoMethod, cell: CellConfig, catalogue: Catalogue, shared: d
     for number, (stage, limit) in enumerate(stages, start=1):
         if limit.clips is None and number == len(stages):
             limit = Limit(None, cell.budget.seconds - spent.total("seconds"))
-        train_stage(stage, limit, loaders, spent, folder)
+        stage_done(stage, limit, loaders, spent, folder, kept)
         if stage.module is pretraining:
             source = f"{spent.stages[-1]['clips']} clips of {cell.pretraining.method}"
             start_network(method, pretraining.network.state_dict(), source, folder)
@@ -88,14 +99,38 @@ class Loaders:
         return training_flops_per_clip(module, batch)
 
 
-def train_stage(stage: StagePlan, limit: Limit, loaders: Loaders, spent: Spent, folder: Path) -> None:
-    """Train one stage and put what it cost on the ledger."""
+def stage_done(stage: StagePlan, limit: Limit, loaders: Loaders, spent: Spent, folder: Path, kept: Kept) -> None:
+    """Put a stage's cost on the ledger, its module as it ends: trained now, or as it was kept."""
+    name = f"end-{stage.name}"
+    end = kept.find(name, WEIGHTS)
+    if end is None:
+        seed_everything(derive_seed(loaders.cell.seed, "stage", stage.name))
+        entry, losses = train_stage(stage, limit, loaders, folder, kept)
+        kept.put_value(name, {"entry": entry, "heldout_losses": losses})
+        state = {key: value.detach().cpu().contiguous().clone() for key, value in stage.module.state_dict().items()}
+        end = kept.put(name, WEIGHTS, lambda part: save_file(state, part))
+        StageCheckpoints(kept, stage.name).drop()
+    # Read back in any case, so that a stage which follows begins from the same memory wherever this one was trained.
+    stage.module.load_state_dict(load_file(end))
+    stage.module.eval()
+    found = kept.value(name)
+    spent.stages.append(found["entry"])
+    spent.heldout_losses = found["heldout_losses"]
+    loaders.seen += found["entry"]["steps"] * found["entry"]["batch_clips"]
+
+
+def train_stage(
+    stage: StagePlan, limit: Limit, loaders: Loaders, folder: Path, kept: Kept
+) -> tuple[dict[str, Any], list[tuple[float, float]]]:
+    """Train one stage, or go on with it: its entry of the ledger, and its held-out losses."""
     module, cell = stage.module, loaders.cell
     batch = module.train_config.batch_clips
     drawn = ENDLESS_BATCHES * batch if limit.clips is None else int(limit.clips / module.clip_cost)
     data = loaders.data(module, drawn)
     heldout = data.heldout_batch(HELDOUT_CLIPS)
-    done = fit_stage(module, data.train_dataloader(), limit, folder, heldout, progress, cell.compute)
+    done = fit_stage(
+        module, data.train_dataloader(), limit, folder, heldout, progress, cell.compute, kept, cell.checkpoint
+    )
     per_clip, drawn = loaders.flops_per_clip(module), done.steps * batch
     entry = {"name": stage.name, "clips": done.clips, "seconds": done.seconds, "flops": per_clip * drawn}
     entry |= {
@@ -108,11 +143,9 @@ def train_stage(stage: StagePlan, limit: Limit, loaders: Loaders, spent: Spent, 
     method = isinstance(module, VideoMethod)
     if method and not module.owns_first_stage and not loaders.from_latents(module):
         entry["encoding_flops"] = encoding_flops_per_clip(module.context.codec, heldout) * drawn
-    spent.stages.append(entry)
-    spent.heldout_losses = done.heldout_losses
     last = done.heldout_losses[-1][1]
     emit("note", text=f"{stage.name}: {done.clips} clips in {done.seconds:.1f} s; held-out loss {last:.4g}")
-    loaders.seen += drawn
+    return entry, done.heldout_losses
 
 
 def start_network(method: VideoMethod, state: dict[str, torch.Tensor], source: str, folder: Path) -> None:

@@ -1,0 +1,102 @@
+"""What becomes of each cell when a command is given: finished before, gone on with, begun, or left as it failed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lavita.bench.attempts import attempts
+from lavita.bench.ledger import UNFINISHED, read_record
+from lavita.bench.plan import changed_keys, code_hash, config_hash
+from lavita.bench.suite import CellConfig
+from lavita.runner.parts import Shared
+from lavita.runner.provenance import versions
+
+FINISHED, GO_ON, BEGIN, LEAVE = "finished", "go on", "begin", "leave"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """action: FINISHED (nothing to do), GO_ON (in folder), BEGIN (a new attempt) or LEAVE (it failed as it is, in
+    folder); why: for the plan that is printed, and the record.
+    """
+
+    action: str
+    folder: Path | None
+    why: str
+
+
+def made_from(cell: CellConfig, shared: Shared) -> dict[str, str]:
+    """Hashes of everything that decides a cell's numbers, by what each is of."""
+    values = shared.values
+    outside = [f"{key} {values['outside'][path]}" for key, path in cell.outside.items()]
+    return {
+        "configuration": config_hash(cell),
+        "code": code_hash(cell),
+        "libraries": versions(),
+        "data": shared.group.source.catalogue.fingerprint,
+        "codec": values["codec_hash"] or "",
+        "feature network": values["extractor_hash"],
+        "protocol": values["protocol_hash"],
+        "outside weights": "; ".join(outside),
+    }
+
+
+def identity(parts: Mapping[str, str]) -> str:
+    """One hash over all of them: two attempts of one identity give the same numbers."""
+    return hashlib.sha256("\n".join(parts.values()).encode()).hexdigest()[:16]
+
+
+def decide(cells_folder: Path, cell: CellConfig, parts: Mapping[str, str], fresh: bool, retry: bool) -> Decision:
+    """What becomes of a cell whose numbers would be made from `parts`.
+
+    fresh: begin anew whatever is there. retry: run again what failed as it is: gone on with where a process ended
+    unexpectedly, from the start where training itself ended it (diverged, over budget). Raises ValueError for a broken
+    record.
+    """
+    tries = [(folder, record) for folder in attempts(cells_folder, cell.cell) if (record := read_record(folder))]
+    if not tries:
+        return Decision(BEGIN, None, "")
+    if fresh:
+        return Decision(BEGIN, None, "from the start, as asked (--fresh)")
+    same = [(folder, record) for folder, record in tries if record["identity"] == identity(parts)]
+    for folder, record in same:
+        if record["status"] == "ok":
+            return Decision(
+                FINISHED, folder, "finished before with the same code, configuration, data, weights and protocol"
+            )
+    if not same:
+        return Decision(BEGIN, None, f"run again: {difference(cell, parts, tries[-1][1])}")
+    folder, record = same[-1]
+    status = record["status"]
+    if status in UNFINISHED:
+        return Decision(GO_ON, folder, "" if status == "queued" else f"goes on ({status}{last_seen(record)})")
+    said = f"{status} before: {record.get('reason', '')}"
+    if not retry:
+        return Decision(LEAVE, folder, f"{said}; --retry-failed runs it again")
+    if status == "failed":
+        return Decision(GO_ON, folder, f"goes on ({said})")
+    return Decision(BEGIN, None, f"from the start ({said})")
+
+
+def last_seen(record: Mapping[str, Any]) -> str:
+    """Where the last process at an attempt was, as far as its record knows."""
+    sittings: Sequence[Mapping[str, Any]] = record.get("sittings", [])
+    last = sittings[-1] if sittings else {}
+    return f" at {last['stage']} {last['done']:g}" if last.get("stage") else ""
+
+
+def difference(cell: CellConfig, parts: Mapping[str, str], record: Mapping[str, Any]) -> str:
+    """Which of the parts are others than in a record, the configuration key by key."""
+    before = record.get("made_from") or {}
+    changed = [name for name, value in parts.items() if before.get(name) != value]
+    if not before:
+        return "the record does not say what it was made from"
+    said = []
+    for name in changed:
+        keys = changed_keys(cell, record["config"]) if name == "configuration" else []
+        said.append(f"{name} ({', '.join(keys)})" if keys else name)
+    return f"{', '.join(said)} changed since {record['row'].get('started_at', 'then')}"

@@ -25,7 +25,7 @@ GRID_CLIPS = 16
 
 
 class Generated(NamedTuple):
-    """clips uint8 (N, F, H, W, 3) with their classes (None without) and seeds, and the seconds that making them took."""
+    """clips uint8 (N, F, H, W, 3), their classes (None without) and seeds, and the seconds that making them took."""
 
     clips: np.ndarray
     labels: list[int] | None

@@ -1,4 +1,4 @@
-"""Work on many clips cut into parts, each kept as soon as it is made: a process that is ended goes on after the last."""
+"""Work on many clips cut into parts, each kept as soon as it is made: who is ended goes on after the last."""
 
 from __future__ import annotations
 

@@ -39,9 +39,8 @@ def fit_shared(work: Work, groups: Sequence[Group]) -> list[Shared]:
     """
     titles = {group.key: title_of(group, len(groups)) for group in groups}
     found = checked(work, groups, titles)
-    return (
-        [found[group.key] for group in groups] if len(found) == len(groups) else fitted_too(work, groups, found, titles)
-    )
+    found |= fitted_now(work, [group for group in groups if group.key not in found], titles)
+    return [found[group.key] for group in groups]
 
 
 def title_of(group: Group, groups: int) -> str:
@@ -67,18 +66,15 @@ def checked(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> d
     return found
 
 
-def fitted_too(
-    work: Work, groups: Sequence[Group], found: Mapping[str, Shared], titles: Mapping[str, str]
-) -> list[Shared]:
-    """The parts of every group, those that were not found fitted now."""
-    missing = [group for group in groups if group.key not in found]
-    folders = {group.key: attempt_for(work.folder / "shared", group) for group in missing}
-    tasks = [task_of(work, g, titles[g.key], folders[g.key], folders[g.key], reuse=False) for g in missing]
+def fitted_now(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> dict[str, Shared]:
+    """The parts of groups that had none, by key."""
+    folders = {group.key: attempt_for(work.folder / "shared", group) for group in groups}
+    tasks = [task_of(work, g, titles[g.key], folders[g.key], folders[g.key], reuse=False) for g in groups]
     made = {}
-    for group, ended in zip(missing, work.executor.run(tasks), strict=True):
+    for group, ended in zip(groups, work.executor.run(tasks), strict=True):
         raise_unless_ok(ended, folders[group.key])
         made[group.key] = shared_of(group, folders[group.key], ended)
-    return [(dict(found) | made)[group.key] for group in groups]
+    return made
 
 
 def shared_of(group: Group, folder: Path, ended: Ended) -> Shared:

@@ -41,9 +41,9 @@ class Options:
     """out, cache: folders, None for the usual ones. fresh: begin every cell anew; retry: run again what failed.
 
     workers None: as many cells at once as there are accelerators, or as the cores have room for. patience: seconds
-    without a sign of life after which a process is ended as hung. samples: folders of clips made elsewhere, by the names
-    of their rows. flags: what rows must say of themselves, by their names. publishable: the tables are marked so, and
-    only a clean commit makes them.
+    without a sign of life after which a process is ended as hung. samples: folders of clips made elsewhere, by the
+    names of their rows. flags: what rows must say of themselves, by their names. publishable: the tables are marked so,
+    and only a clean commit makes them.
     """
 
     out: Path | None = None
@@ -100,9 +100,7 @@ def run_suite(cells: Sequence[CellConfig], options: Options) -> int:
     except OSError as error:
         if not is_of_the_machine(error):
             raise
-        raise ValueError(
-            f"{told(error)}; nothing that was finished is lost: mend it, and the same command goes on"
-        ) from None
+        raise ValueError(f"{told(error)}; mend that, and the same command goes on: nothing is lost") from None
     finally:
         display.end()
     return 1 if bad else 0

@@ -12,7 +12,7 @@ from lavita.runner.launch import Ended, Interrupted, Launcher
 from lavita.runner.pulse import PULSE
 
 LOG = "log.txt"
-STOPPED = "interrupted; the same command goes on where it was"
+STOPPED = "stopped from outside; the same command goes on where it was"
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def sitting(folder: Path) -> Iterator[tuple[Kept, Pulse]]:
     sittings = begin_sitting(read_record(folder), progress)
     pulse = start_pulse(progress / PULSE)
     write_record(folder, read_record(folder) | {"status": "running", "reason": "", "sittings": sittings})
+    pulse.beat("start", 0)
     kept = Kept(progress)
     ended = "failed"
     try:

@@ -21,6 +21,11 @@ def record(cell: str, status: str, identity: str, comparison: str = "c") -> dict
     }  # fmt: skip
 
 
+def fill(part) -> None:
+    """An attempt is there with its files, or not at all; without one two renamed at once would fall into one."""
+    (part / "config.yaml").touch()
+
+
 @pytest.fixture
 def folder(tmp_path):
     plan = {"order": ["dit", "vdt"], "cells": {"dit-s0": {"label": "dit", "identity": "new"}}, "comparisons": ["c"]}
@@ -29,23 +34,23 @@ def folder(tmp_path):
 
 
 def attempt(folder, cell, status, identity, comparison="c"):
-    path = new_attempt(folder / "cells", cell)
+    path = new_attempt(folder / "cells", cell, fill)
     write_record(path, record(cell, status, identity, comparison))
     return path
 
 
 def test_attempts_are_numbered_and_never_reused(tmp_path):
-    assert [new_attempt(tmp_path, "dit-s0").name for _ in range(3)] == ["dit-s0", "dit-s0.2", "dit-s0.3"]
+    assert [new_attempt(tmp_path, "dit-s0", fill).name for _ in range(3)] == ["dit-s0", "dit-s0.2", "dit-s0.3"]
     assert part_of(tmp_path / "dit-s0.3") == ("dit-s0", 3) and part_of(tmp_path / "dit-s0") == ("dit-s0", 1)
-    new_attempt(tmp_path, "dit-s01")
+    new_attempt(tmp_path, "dit-s01", fill)
     for number in range(4, 12):
-        assert new_attempt(tmp_path, "dit-s0").name == f"dit-s0.{number}"
+        assert new_attempt(tmp_path, "dit-s0", fill).name == f"dit-s0.{number}"
     assert [path.name for path in attempts(tmp_path, "dit-s0")][-2:] == ["dit-s0.10", "dit-s0.11"]
 
 
 def test_two_that_ask_at_once_get_folders_of_their_own(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: new_attempt(tmp_path, "dit-s0"), range(40)))
+        made = list(pool.map(lambda _: new_attempt(tmp_path, "dit-s0", fill), range(40)))
     assert len(set(made)) == 40
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+BEGUN = ".begun-"
 LATER = re.compile(r"(?P<name>.+)\.(?P<number>[1-9][0-9]*)")
 
 
@@ -20,15 +27,36 @@ def attempts(parent: Path, name: str) -> list[Path]:
     return sorted(found, key=lambda path: part_of(path)[1])
 
 
-def new_attempt(parent: Path, name: str) -> Path:
-    """An empty folder for the next attempt; of two processes that ask at once each gets one of its own."""
+def new_attempt(parent: Path, name: str, fill: Callable[[Path], Any]) -> Path:
+    """The folder of the next attempt, with what fill writes into it: there whole or not at all.
+
+    Of two processes that ask at once each gets one of its own.
+    """
     parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=BEGUN, dir=parent))
+    part.chmod(0o777 & ~umask())
+    fill(part)
     while True:
         old = attempts(parent, name)
         number = part_of(old[-1])[1] + 1 if old else 1
         folder = parent / (name if number == 1 else f"{name}.{number}")
         try:
-            folder.mkdir()
-        except FileExistsError:
+            part.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
             continue
         return folder
+
+
+def umask() -> int:
+    """The process's mask for new files, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def remove_begun(parent: Path) -> None:
+    """Remove folders that never became an attempt: of processes that were killed at that moment."""
+    for path in parent.glob(f"{BEGUN}*"):
+        shutil.rmtree(path)

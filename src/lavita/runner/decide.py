@@ -63,7 +63,7 @@ def decide(cells_folder: Path, cell: CellConfig, parts: Mapping[str, str], fresh
     if fresh:
         return Decision(BEGIN, None, "from the start, as asked (--fresh)")
     same = [(folder, record) for folder, record in tries if record["identity"] == identity(parts)]
-    for folder, record in same:
+    for folder, record in reversed(same):
         if record["status"] == "ok":
             return Decision(
                 FINISHED, folder, "finished before with the same code, configuration, data, weights and protocol"

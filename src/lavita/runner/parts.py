@@ -102,13 +102,8 @@ def attempt_for(parent: Path, group: Group) -> Path:
     tries = attempts(parent, group.key)
     record = read_record(tries[-1]) if tries else None
     if record and record["status"] in UNFINISHED and record["identity"] == identity(group):
-        folder = tries[-1]
-        shutil.rmtree(folder)
-        folder.mkdir()
-    else:
-        folder = new_attempt(parent, group.key)
-    write_record(folder, first_record(group, identity(group)))
-    return folder
+        shutil.rmtree(tries[-1])
+    return new_attempt(parent, group.key, lambda folder: write_record(folder, first_record(group, identity(group))))
 
 
 def identity(group: Group) -> str:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lavita.bench.attempts import new_attempt
+from lavita.bench.attempts import new_attempt, remove_begun
 from lavita.bench.ledger import read_record, write_record
 from lavita.bench.not_yet import not_yet
 from lavita.bench.plan import write_config
 from lavita.bench.run_folder import write_plan
-from lavita.bench.seal import PLAN
+from lavita.bench.seal import PARTS, PLAN, seal
 from lavita.bench.suite import CellConfig, load_suite, rows_of_suite
 from lavita.bench.three_numbers import published_facts
 from lavita.config import ConfigError
@@ -85,6 +85,8 @@ def run_suite(cells: Sequence[CellConfig], options: Options) -> int:
     workers = min(options.workers or default_workers(cells[0].compute.threads), len(cells))
     here = LocalExecutor(workers, Launcher(options.patience), display)
     work = Work(folder, cache, here, here, display)
+    for part in PARTS:
+        remove_begun(folder / part)
     try:
         display.line(
             f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time, "
@@ -142,6 +144,8 @@ def run_cells(work: Work, shared: Sequence[Shared], options: Options) -> int:
     write_plan(work.folder, plan | {"publishable": options.publishable})
     by_folder = {}
     for job in jobs:
+        if job.decision.action == FINISHED and "files" not in read_record(job.decision.folder):
+            seal(job.decision.folder)  # its run was killed just before
         if job.decision.why:
             work.display.line(f"{job.title}: {job.decision.why}")
         if job.decision.action not in (FINISHED, LEAVE):
@@ -177,11 +181,15 @@ def queue(work: Work, job: Job, flags: Mapping[str, str]) -> Path:
         folder = job.decision.folder
         write_record(folder, read_record(folder) | {"status": "queued", "reason": ""})
         return folder
-    folder = new_attempt(work.folder / "cells", job.cell.cell)
     record = first_record(job.cell, job.shared, identity(job.parts)) | {"flag": flags.get(job.cell.label, "")}
-    write_config(job.cell, folder / "config.yaml")
-    write_record(folder, record | {"status": "queued", "made_from": dict(job.parts), "why": job.decision.why})
-    return folder
+    record |= {"status": "queued", "made_from": dict(job.parts), "why": job.decision.why}
+    return new_attempt(work.folder / "cells", job.cell.cell, lambda folder: begin(folder, job.cell, record))
+
+
+def begin(folder: Path, cell: CellConfig, record: Mapping[str, Any]) -> None:
+    """The configuration and the first record of an attempt."""
+    write_config(cell, folder / "config.yaml")
+    write_record(folder, dict(record))
 
 
 def task_of(job: Job, folder: Path) -> Task:
@@ -215,9 +223,8 @@ def plan_of(shared: Sequence[Shared], marks: Mapping[str, str], made_elsewhere: 
 
 def run_samples(work: Work, shared: Shared, cell: CellConfig, path: Path) -> bool:
     """Score a folder of clips made elsewhere by the protocol of the first cells; True where that went well."""
-    folder = new_attempt(work.folder / "cells", cell.cell)
-    write_config(cell, folder / "config.yaml")
-    write_record(folder, first_record_of_samples(cell, shared) | {"status": "queued"})
+    record = first_record_of_samples(cell, shared) | {"status": "queued"}
+    folder = new_attempt(work.folder / "cells", cell.cell, lambda folder: begin(folder, cell, record))
     title, arguments = f"clips of {cell.method}", (str(folder), str(shared.folder), str(path))
     work.executor.run([Task(title, "", folder, "lavita.runner.samples", arguments, cell.compute.threads)])
     record = read_record(folder)

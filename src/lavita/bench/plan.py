@@ -163,6 +163,7 @@ def source_files(cell: CellConfig | None = None) -> dict[str, Path]:
 
     A cell's are what its process reaches, the folders of its methods and what they reach, and what the shared parts are
     made by: a cell is scored against their real clips, of which nothing else in its identity says how they were made.
+    The shared parts' process builds the methods only to refuse what would not run: no number comes from them.
     Of a method that loads code by a name that its source does not say, every file of ours may be one.
     """
     roots = {"lavita": ROOT / "src" / "lavita"}

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -257,6 +258,26 @@ def test_the_file_is_the_same_after_release_and_a_removed_one_comes_back(path):
             time.sleep(0.05)
         with pytest.raises(Held):
             quick(path).__enter__()
+
+
+def test_who_waits_on_a_file_that_is_replaced_looks_at_the_new_one(path):
+    said = []
+
+    def enter() -> None:
+        try:
+            quick(path).__enter__()
+        except Held as error:
+            said.append(str(error))
+
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        waiter = threading.Thread(target=enter)
+        waiter.start()
+        time.sleep(0.2)
+        path.unlink()
+        path.write_text(json.dumps(lock.content_of("the new one", 1.0)))
+    waiter.join(10)
+    assert len(said) == 1 and "the new one" in said[0]
 
 
 def test_a_folder_that_vanishes_ends_quietly(tmp_path):

@@ -52,7 +52,7 @@ class FolderLock:
     def __init__(
         self, path: Path, what: str, beat_seconds: float = BEAT_SECONDS, patience_beats: int = PATIENCE_BEATS
     ) -> None:
-        self.path, self.what = Path(path), what
+        self.path, self.what = Path(path).absolute(), what  # a beat must find it after a chdir
         self.beat_seconds, self.patience_beats = beat_seconds, patience_beats
         self.taken_from = self.lost = ""
         self.content: dict[str, Any] = {}

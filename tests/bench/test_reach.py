@@ -236,7 +236,7 @@ def test_the_one_exempt_function_is_there():
 
 
 def test_it_takes_a_part_of_a_second():
-    """0.23 s of a core for a hundred files, more than half of it in Python's own parser; the bound leaves slow machines room."""
+    """0.23 s of a core for a hundred files, half of it in Python's own parser; the bound leaves slow machines room."""
     seconds = []
     for _ in range(3):
         reach.imports_of.cache_clear()

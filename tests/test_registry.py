@@ -72,7 +72,7 @@ def test_code_hash_follows_the_folders_sources_and_not_its_place(tmp_path, monke
     (cell,) = make_plan("ucf101", "demo", ["moved"], [0], [])
     before = code_hash(cell)
     assert before != code_hash(replace(cell, implementation="vdt"))
-    (first / "notes.txt").write_text("no source")
+    (first / "notes.md").write_text("no source")
     assert code_hash(cell) == before
     shutil.copytree(first, tmp_path / "b" / "moved")
     monkeypatch.setenv(PLUGINS, str(tmp_path / "b" / "moved"))

@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from lavita.bench.reach import Unresolved, everything, modules, reach
 from lavita.bench.suite import (
     PURSE,
     SECTIONS,
@@ -27,7 +29,15 @@ from lavita.bench.suite import (
     seeds_of_suite,
 )
 from lavita.config import ConfigError, nearest, one_of, read
-from lavita.registry import ROOT, implementation_folder
+from lavita.registry import (
+    BASELINES,
+    BUILT_IN,
+    METHOD_FILE,
+    ROOT,
+    config_path,
+    implementation_folder,
+    plugins,
+)
 
 
 def make_plan(
@@ -158,28 +168,69 @@ def config_hash(cell: CellConfig) -> str:
 
 
 def code_hash(cell: CellConfig) -> str:
-    """sha256 over every source file that can change a cell's numbers; wherever a plugin's folder lies."""
-    own = implementation_folder(cell.implementation)
-    base = ROOT if own.is_relative_to(ROOT) else own.parent
-    return hash_of_sources(source_files() | {str(path.relative_to(base)): path for path in own.rglob("*.py")})
+    """sha256 over every source file that can change a cell's numbers, wherever a plugin's folder lies."""
+    return hash_of_sources(source_files(cell))
 
 
 def shared_code_hash() -> str:
-    """The same over what all methods share."""
+    """The same over what can change the parts that all methods share."""
     return hash_of_sources(source_files())
 
 
-def source_files() -> dict[str, Path]:
-    """Source files of the package by their paths below the checkout."""
-    return {str(path.relative_to(ROOT)): path for path in (ROOT / "src" / "lavita").rglob("*.py")}
+# The modules that a run starts in a process of its own, for a cell and for what all cells share.
+CELL, SHARED = "lavita.runner.cell", "lavita.runner.shared"
+
+
+def source_files(cell: CellConfig | None = None) -> dict[str, Path]:
+    """The files that can change the numbers of a cell, or (None) of the shared parts, by names that say no place.
+
+    A cell's are what its process reaches, the folders of its methods and what they reach, and what the shared parts are
+    made by: a cell is scored against their real clips, of which nothing else in its identity says how they were made.
+    The shared parts' process builds the methods only to refuse what would not run: no number comes from them.
+    Of a method that loads code by a name that its source does not say, every file of ours may be one.
+    """
+    roots = {"lavita": ROOT / "src" / "lavita"}
+    starts, own = [SHARED] if cell is None else [SHARED, CELL], {}
+    for method in [] if cell is None else methods_of(cell):
+        if method == BUILT_IN:
+            starts.append("lavita.module")
+        else:
+            package = f"{'plugins' if method in plugins() else BASELINES.name}.{method}"
+            roots[package] = implementation_folder(method)
+            own |= everything({package: roots[package]})
+            starts += modules({package: roots[package]})
+    try:
+        found = reach(starts, roots) | own
+    except Unresolved:
+        found = everything(roots)
+    found = {name: path for name, path in found.items() if path.name != METHOD_FILE}  # that is the configuration
+    if cell is not None and cell.pretraining.method:
+        found["pretraining.yaml"] = config_path("methods", cell.pretraining.method)  # read in the cell's process
+    return found
+
+
+def methods_of(cell: CellConfig) -> list[str]:
+    """The implementations that a cell's process loads: its own and that of the method it is pretrained by."""
+    other = cell.pretraining.method
+    return [cell.implementation, *([load_method(other).implementation] if other else [])]
 
 
 def hash_of_sources(files: Mapping[str, Path]) -> str:
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name}\0".encode())
-        digest.update(files[name].read_bytes())
+        path = files[name]
+        facts = path.stat()
+        data = path.read_bytes() if path.suffix == ".py" else digest_of_data(path, facts.st_size, facts.st_mtime_ns)
+        digest.update(data)
     return digest.hexdigest()[:16]
+
+
+@cache
+def digest_of_data(path: Path, size: int, changed_ns: int) -> bytes:
+    """sha256 of a file that may be large; read once in a process as long as size and time stay."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def write_config(cell: CellConfig, path: Path) -> None:

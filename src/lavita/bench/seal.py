@@ -12,6 +12,7 @@ from lavita.bench.ledger import RECORD, read_record, write_record
 
 PLAN = "run.json"
 PARTS = ("cells", "shared")
+LOCK = ".lock"  # in a results folder, and in an attempt that is worked on: who does
 PROGRESS = "progress"  # of an attempt that is not finished: no part of it
 
 

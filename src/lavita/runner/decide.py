@@ -10,7 +10,9 @@ from typing import Any
 
 from lavita.bench.attempts import attempts
 from lavita.bench.ledger import UNFINISHED, read_record
+from lavita.bench.lock import FolderLock
 from lavita.bench.plan import changed_keys, code_hash, config_hash
+from lavita.bench.seal import LOCK, PROGRESS
 from lavita.bench.suite import CellConfig
 from lavita.runner.parts import Shared
 from lavita.runner.provenance import versions
@@ -72,6 +74,9 @@ def decide(cells_folder: Path, cell: CellConfig, parts: Mapping[str, str], fresh
         return Decision(BEGIN, None, f"run again: {difference(cell, parts, tries[-1][1])}")
     folder, record = same[-1]
     status = record["status"]
+    if (folder / PROGRESS).is_dir():
+        with FolderLock(folder / PROGRESS / LOCK, "run.py"):
+            pass  # raises Held where a process still works on it, started by a run that is gone
     if status in UNFINISHED:
         return Decision(GO_ON, folder, "" if status == "queued" else f"goes on ({status}{last_seen(record)})")
     said = f"{status} before: {record.get('reason', '')}"

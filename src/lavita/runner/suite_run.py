@@ -11,10 +11,11 @@ from typing import Any
 
 from lavita.bench.attempts import new_attempt, remove_begun
 from lavita.bench.ledger import read_record, write_record
+from lavita.bench.lock import FolderLock
 from lavita.bench.not_yet import not_yet
 from lavita.bench.plan import write_config
 from lavita.bench.run_folder import write_plan
-from lavita.bench.seal import PARTS, PLAN, seal
+from lavita.bench.seal import LOCK, PARTS, PLAN, seal
 from lavita.bench.suite import CellConfig, load_suite, rows_of_suite
 from lavita.bench.three_numbers import published_facts
 from lavita.config import ConfigError
@@ -29,6 +30,7 @@ from lavita.runner.machine import is_of_the_machine, told
 from lavita.runner.parts import Shared, fit_shared
 from lavita.runner.provenance import commit
 from lavita.runner.record import first_record, first_record_of_samples
+from lavita.runner.source import DataSource
 from lavita.runner.tables import show_results, show_tables
 from lavita.runner.task import Task
 from lavita.runner.work import Work, shown
@@ -74,30 +76,22 @@ def run_suite(cells: Sequence[CellConfig], options: Options) -> int:
     Returns 0 where every cell is ok and the audit passes, else 1; INTERRUPTED after a Ctrl-C or SIGTERM. Raises
     ValueError, OSError.
     """
-    suite, tier = cells[0].suite, cells[0].tier
     check_commit(options.publishable)
-    cache = (options.cache or ROOT / "results" / "cache").resolve()
     display = Display()
-    groups = found_data(cells, cache, display)
-    source = groups[0].source
-    folder = (options.out or ROOT / "results" / f"{suite}-{tier}-{source.name}").resolve()
-    check_out_folder(folder)
-    workers = min(options.workers or default_workers(cells[0].compute.threads), len(cells))
-    here = LocalExecutor(workers, Launcher(options.patience), display)
-    work = Work(folder, cache, here, here, display)
-    for part in PARTS:
-        remove_begun(folder / part)
     try:
-        display.line(
-            f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time, "
-            f"{cells[0].compute.threads} threads each; results in {shown(folder)}"
-        )
-        shared = fit_shared(work, groups)
-        bad = run_cells(work, shared, options)
-        bad += not show_results(folder, display)
+        cache = (options.cache or ROOT / "results" / "cache").resolve()
+        groups = found_data(cells, cache, display)
+        work = work_of(cells, groups[0].source, cache, options, display)
+        with FolderLock(work.folder / LOCK, "run.py") as lock:
+            if lock.taken_from:
+                display.line(f"going on after {lock.taken_from}")
+            for part in PARTS:
+                remove_begun(work.folder / part)
+            return run_locked(work, groups, options)
     except (KeyboardInterrupt, Interrupted):
         display.end()
-        say_how_to_go_on(folder, display)
+        display.line("interrupted; the same command goes on with what is not finished:")
+        display.line(f"  python {shlex.join(sys.argv)}")
         return INTERRUPTED
     except OSError as error:
         if not is_of_the_machine(error):
@@ -105,15 +99,34 @@ def run_suite(cells: Sequence[CellConfig], options: Options) -> int:
         raise ValueError(f"{told(error)}; mend that, and the same command goes on: nothing is lost") from None
     finally:
         display.end()
-    return 1 if bad else 0
 
 
-def say_how_to_go_on(folder: Path, display: Display) -> None:
-    """After an interruption: the tables as far as they are, and the command that goes on."""
-    if (folder / PLAN).is_file():
-        show_tables(folder, display)
-    display.line("interrupted; the same command goes on with what is not finished:")
-    display.line(f"  python {shlex.join(sys.argv)}")
+def work_of(cells: Sequence[CellConfig], source: DataSource, cache: Path, options: Options, display: Display) -> Work:
+    """Where the run writes and what it starts processes with. Raises ConfigError, OSError."""
+    suite, tier, threads = cells[0].suite, cells[0].tier, cells[0].compute.threads
+    folder = (options.out or ROOT / "results" / f"{suite}-{tier}-{source.name}").resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out: {folder} is a file, wanted a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    workers = min(options.workers or default_workers(threads), len(cells))
+    display.line(
+        f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time, {threads} threads each; "
+        f"results in {shown(folder)}"
+    )
+    here = LocalExecutor(workers, Launcher(options.patience), display)
+    return Work(folder, cache, here, here, display)
+
+
+def run_locked(work: Work, groups: Sequence[Group], options: Options) -> int:
+    """Shared parts, cells, tables; 0 where every cell is ok and the audit passes, else 1."""
+    try:
+        bad = run_cells(work, fit_shared(work, groups), options)
+    except (KeyboardInterrupt, Interrupted):
+        work.display.end()
+        if (work.folder / PLAN).is_file():
+            show_tables(work.folder, work.display)
+        raise
+    return 1 if not show_results(work.folder, work.display) or bad else 0
 
 
 def found_data(cells: Sequence[CellConfig], cache: Path, display: Display) -> list[Group]:
@@ -238,9 +251,3 @@ def check_commit(publishable: bool) -> None:
     if publishable and dirty != "false":
         state = "has uncommitted changes" if dirty == "true" else "is in no repository that git can read"
         raise ConfigError(f"--publishable: the code at commit {head[:12]} {state}; commit it first")
-
-
-def check_out_folder(folder: Path) -> None:
-    """Raise ConfigError where the results folder is a file."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--out: {folder} is a file, wanted a folder")

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lavita.bench.ledger import read_record, write_record
-from lavita.bench.seal import PROGRESS
+from lavita.bench.lock import FolderLock
+from lavita.bench.seal import LOCK, PROGRESS
 from lavita.kept import Kept
 from lavita.runner.events import emit
 from lavita.runner.machine import is_of_the_machine, told
@@ -28,6 +29,12 @@ def sitting(folder: Path) -> Iterator[tuple[Kept, Pulse]]:
     """
     progress = folder / PROGRESS
     progress.mkdir(parents=True, exist_ok=True)
+    with FolderLock(progress / LOCK, "the process of a cell"):
+        yield from sat(folder, progress)
+
+
+def sat(folder: Path, progress: Path) -> Iterator[tuple[Kept, Pulse]]:
+    """A sitting of a process that has the attempt for itself."""
     for stray in progress.glob(".*.part"):  # of a process that was killed while it wrote
         stray.unlink()
     sittings = begin_sitting(read_record(folder), progress)

@@ -18,6 +18,7 @@ from lavita.runner.sittings import begin_sitting, end_sitting
 from lavita.train.budget import OverBudget
 from lavita.train.guard import Diverged
 from lavita.train.stop import Stopped
+from lavita.whole import remove_parts
 
 STATUS_OF = {Diverged: "diverged", OverBudget: "over_budget", Stopped: "interrupted"}
 
@@ -35,8 +36,7 @@ def sitting(folder: Path) -> Iterator[tuple[Kept, Pulse]]:
 
 def sat(folder: Path, progress: Path) -> Iterator[tuple[Kept, Pulse]]:
     """A sitting of a process that has the attempt for itself."""
-    for stray in progress.glob(".*.part"):  # of a process that was killed while it wrote
-        stray.unlink()
+    remove_parts(folder)
     sittings = begin_sitting(read_record(folder), progress)
     pulse = start_pulse(progress / PULSE)
     write_record(folder, read_record(folder) | {"status": "running", "reason": "", "sittings": sittings})

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lavita.config import ComputeConfig
+from lavita.train import ranks
 from lavita.train.budget import Clock, Limit, number
 from lavita.train.ema import Ema, decay_per_step
 from lavita.train.guard import FiniteGuard
@@ -20,6 +21,7 @@ from lavita.train.heldout import HeldoutLoss
 from lavita.train.module import TrainedStage
 from lavita.train.recompute import recomputed_blocks
 from lavita.train.step_log import StepLog
+from lavita.train.strategy import placed, placement
 
 Report = Callable[[str, int, int, float], None]
 
@@ -45,26 +47,30 @@ def fit_stage(
 ) -> Fitted:
     """Train a stage to its limit; its weights end as their average (EMA) where it uses one.
 
-    folder takes tensorboard/ and steps.csv. loader gives batches of train.batch_clips / compute.accumulate_batches
-    clips, as many as the limit wants. Raises Diverged on a loss that is not finite.
+    folder takes tensorboard/ and steps.csv. loader gives batches of train.batch_clips / (compute.accumulate_batches x
+    processes) clips, as many as the limit wants. Where several processes train together, each calls this; all end with
+    the same whole weights, and the first alone writes and reports. Raises Diverged on a loss that is not finite.
     """
     # Lightning's tips and hints would drown the few lines that a user reads.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     folder.mkdir(parents=True, exist_ok=True)
-    clock = Clock(limit, report, every_seconds=5.0)
+    clock = Clock(limit, report if ranks.is_first() else lambda *_: None, every_seconds=5.0)
     heldout_loss = HeldoutLoss(heldout, clock)
-    callbacks = [FiniteGuard(), clock, StepLog(folder / "steps.csv", clock), heldout_loss]
+    callbacks = [FiniteGuard(), clock, heldout_loss]
+    if ranks.is_first():
+        callbacks.insert(2, StepLog(folder / "steps.csv", clock))
     if module.uses_ema:
         clips = None if limit.clips is None else float(limit.clips)
         callbacks.append(Ema(decay_per_step(module.train_config, clips)))
     trainer = lightning.Trainer(
         accelerator="auto",
-        devices=1,
+        **placement(compute, module),
         precision=compute.precision,
         accumulate_grad_batches=compute.accumulate_batches,
         max_epochs=1,
         callbacks=callbacks,
+        default_root_dir=str(folder),  # where a Slurm job's own checkpoints would be looked for: there are none
         logger=TensorBoardLogger(str(folder / "tensorboard"), name="", version=module.stage_name),
         log_every_n_steps=10,
         enable_checkpointing=False,
@@ -74,7 +80,7 @@ def fit_stage(
         use_distributed_sampler=False,
     )
     module.train()
-    with recomputed_blocks(module, compute.checkpoint_activations):
-        trainer.fit(module, train_dataloaders=loader)
+    with placed(module, compute) as fitted, recomputed_blocks(fitted, compute.checkpoint_activations):
+        trainer.fit(fitted, train_dataloaders=loader)
     module.eval()
-    return Fitted(number(clock.seen), clock.steps, clock.seconds, heldout_loss.values)
+    return Fitted(number(clock.seen), clock.steps, ranks.of_first(clock.seconds), heldout_loss.values)

@@ -21,6 +21,8 @@ from lavita.codec.base import Codec
 from lavita.config import GENERATION, SamplingConfig, TrainConfig
 from lavita.diffusion.draws import ClipDraws
 from lavita.shape import check
+from lavita.train import ranks
+from lavita.train.shards import shard
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,10 @@ class TrainedStage(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         draws = ClipDraws.for_training(self.seed, self.stage_name, batch["clip_index"], self.device)
         parts = {key: value.mean() for key, value in self.loss(batch, draws).items()}
+        means = dict(zip(parts, ranks.mean(torch.stack([value.detach() for value in parts.values()])), strict=True))
         # The clock of every curve is clips seen; a metric named "step" is what the logger takes for its axis.
-        seen = self.num_clips_seen + float(self.clip_cost * len(batch["clip_index"]))
-        self.log_dict({f"{self.stage_name}/{key}": value.detach() for key, value in parts.items()} | {"step": seen})
+        seen = self.num_clips_seen + float(self.clip_cost * len(batch["clip_index"]) * ranks.world())
+        self.log_dict({f"{self.stage_name}/{key}": value for key, value in means.items()} | {"step": seen})
         return parts["loss"]
 
     @torch.no_grad()
@@ -98,6 +101,11 @@ class TrainedStage(lightning.LightningModule):
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         """Parameters that this stage optimises; by default all that need a gradient."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def configure_model(self) -> None:
+        """Called by the trainer: cuts the stage into shards where the strategy wants that."""
+        if self._device_mesh is not None:
+            shard(self, self._device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> dict[str, Any]:
         c = self.train_config

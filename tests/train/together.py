@@ -1,6 +1,6 @@
 """One of the processes of test_two_processes.py: trains small stages and writes what came of them.
 
-python tests/train/together.py OUT COMPUTE CASE...   COMPUTE is devices:strategy:passes; a case is one below.
+python tests/train/together.py OUT CASE...
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from baselines.pvdm import stages
+from lavita.bench.plan import make_plan
+from lavita.codec.training import CodecTraining
 from lavita.config import ComputeConfig
 from lavita.data.share import ClipShare
+from lavita.parity.fill import fill_by_formula
 from lavita.train import budget, ranks, step_log
 from lavita.train.budget import Limit
 from lavita.train.fit import fit_stage
@@ -35,7 +40,18 @@ def golden() -> Any:
     spec.loader.exec_module(module)
     module.TRAIN = replace(module.TRAIN, batch_clips=BATCH, ema_decay=0.9, warmup_clips=12)
     module.SYSTEMS["lavita-images"] = ("lavita-v1", module.LAVITA | {"joint_images": 2}, 4, 8, 0)
+    module.SYSTEMS["codec"] = (None, None, 2, 16, 0)
     return module
+
+
+def build(system: str) -> TrainedStage:
+    """The stage of a system, or the suite's own codec, with formula weights."""
+    if system != "codec":
+        return golden().build(system)
+    (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], ["codec.width=16", "codec.norm_groups=4"])
+    module = CodecTraining(cell.codec, golden().TRAIN, 0)
+    fill_by_formula(module)
+    return module.train()
 
 
 class Clips(Dataset):
@@ -70,7 +86,7 @@ def heldout_of(clips: Clips) -> dict[str, Tensor]:
 
 def fit(system: str, compute: ComputeConfig, folder: Path, limit: Limit | None = None, poisoned: int | None = None):
     """Train a system; the module, the clips read for training, and what fit_stage returns."""
-    module = golden().build(system)
+    module = build(system)
     kind = type(module)
     clips = clips_of(system, module, poisoned)
     heldout = heldout_of(clips)
@@ -92,7 +108,7 @@ def train(system: str, compute: ComputeConfig, folder: Path) -> dict[str, Any]:
     return {"read": read, "state": state, "heldout": done.heldout_losses, "clips": done.clips, "steps": done.steps}
 
 
-def diverge(compute: ComputeConfig, folder: Path) -> dict[str, Any]:
+def diverge(system: str, compute: ComputeConfig, folder: Path) -> dict[str, Any]:
     """The message of a run in which the last clip of the second batch, the last process's, is not finite."""
     try:
         fit("dit-frame", compute, folder, poisoned=2 * BATCH - 1)
@@ -101,31 +117,47 @@ def diverge(compute: ComputeConfig, folder: Path) -> dict[str, Any]:
     return {"said": "nothing"}
 
 
-def by_seconds(compute: ComputeConfig, folder: Path) -> dict[str, Any]:
-    """Steps and seconds of a run of one second; for all but the first process time goes a hundred times as fast."""
+def by_seconds(system: str, compute: ComputeConfig, folder: Path) -> dict[str, Any]:
+    """Steps and seconds of half a second; for all but the first process time goes a hundred times as fast."""
     clock = time.monotonic
     if not ranks.is_first():
-        budget.time = type("Fast", (), {"monotonic": staticmethod(lambda: 100 * clock())})
-    _, _, done = fit("dit-frame", compute, folder, limit=Limit(None, 1.0))
+        budget.time = SimpleNamespace(monotonic=lambda: 100 * clock())
+    _, _, done = fit("dit-frame", compute, folder, limit=Limit(None, 0.5))
     budget.time = time
     return {"steps": done.steps, "seconds": done.seconds, "heldout": done.heldout_losses}
 
 
-def main(out: Path, compute: str, cases: list[str]) -> None:
-    torch.set_num_threads(1)
+def apart(system: str, compute: ComputeConfig, folder: Path) -> dict[str, Any]:
+    """The adversarial stage with each process's own batch statistics, which must be noticed."""
+    shared, stages.share_statistics = stages.share_statistics, lambda *_: None
+    result = train("pvdm-adversarial", compute, folder)
+    stages.share_statistics = shared
+    return result
+
+
+SPECIAL = {"diverge": diverge, "by-seconds": by_seconds, "apart": apart}
+
+
+def run(case: str, out: Path) -> dict[str, Any]:
+    """A case, STRATEGY_PASSES_DTYPE_SYSTEM, by as many processes as there are."""
+    strategy, passes, dtype, system = case.split("_")
+    compute = ComputeConfig("32-true", 1, int(passes), passes == "2", ranks.world(), 1, strategy)
+    usual, every = torch.get_default_dtype(), step_log.LOSS_EVERY
+    torch.set_default_dtype(getattr(torch, dtype))
     step_log.LOSS_EVERY = 1
-    devices, strategy, passes = compute.split(":")
-    setting = ComputeConfig("32-true", 1, int(passes), False, int(devices), 1, strategy)
-    results = {}
-    for case in cases:
-        folder, (system, _, dtype) = out / case, case.partition("@")
-        torch.set_default_dtype(getattr(torch, dtype or "float32"))
-        special = {"diverge": diverge, "by_seconds": by_seconds}.get(system)
-        results[case] = special(setting, folder) if special else train(system, setting, folder)
-    torch.save(results, out / f"rank{ranks.rank()}.pt")
+    try:
+        return SPECIAL.get(system, train)(system, compute, out / case)
+    finally:
+        torch.set_default_dtype(usual)
+        step_log.LOSS_EVERY = every
+
+
+def main(out: Path, cases: list[str]) -> None:
+    torch.set_num_threads(1)
+    torch.save({case: run(case, out) for case in cases}, out / f"rank{ranks.rank()}.pt")
     ranks.end_group()
     assert not torch.distributed.is_initialized()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -17,16 +17,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 WORKER = Path(__file__).with_name("together.py")
 ROOT = WORKER.parents[2]
-STAGES = (
-    "lavita-v1", "lavita-v4", "lavita-images", "dit-frame", "dit-joint", "vdt",
-    "codec", "pvdm-autoencoder", "pvdm-adversarial", "pvdm-diffusion",
-)  # fmt: skip
+STAGES = ("lavita-v4", "dit-joint", "vdt", "codec", "pvdm-autoencoder", "pvdm-adversarial", "pvdm-diffusion")
 # strategy, passes (two: with blocks that run again), dtype, stage
 CASES = [
     *(f"ddp_1_float64_{stage}" for stage in STAGES),
-    *(f"fsdp_1_float64_{stage}" for stage in ("lavita-v4", "vdt", "codec", "pvdm-adversarial", "pvdm-diffusion")),
-    *(f"{strategy}_2_float64_{stage}" for strategy in ("ddp", "fsdp") for stage in ("lavita-images",)),
+    # Of the transformers one: they are cut in the same way, and cut weights are slow on a CPU.
+    *(f"fsdp_1_float64_{stage}" for stage in ("lavita-v4", "codec", "pvdm-adversarial", "pvdm-diffusion")),
+    "ddp_2_float64_lavita-images",
     "ddp_2_float64_pvdm-adversarial",
+    "fsdp_2_float64_lavita-images",
     "ddp_1_float32_lavita-v1",
     "ddp_1_float32_pvdm-adversarial",
 ]

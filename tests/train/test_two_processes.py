@@ -23,12 +23,11 @@ CASES = [
     *(f"ddp_1_float64_{stage}" for stage in STAGES),
     # Of the transformers one, below: they are cut in the same way, and cut weights are slow on a CPU.
     *(f"fsdp_1_float64_{stage}" for stage in ("codec", "pvdm-adversarial", "pvdm-diffusion")),
-    "ddp_2_float64_lavita-images",
     "ddp_2_float64_pvdm-adversarial",
     "fsdp_2_float64_lavita-images",
     "ddp_1_float32_lavita-v1",
 ]
-SPECIAL = ["ddp_1_float64_apart", "ddp_1_float32_diverge", "ddp_1_float32_by-seconds", "fsdp_1_float32_diverge"]
+SPECIAL = ["ddp_1_float64_apart", "ddp_1_float32_diverge", "ddp_1_float32_by-seconds"]
 # float64: losses are sums of at most 1e5 terms of like size, in another order: 1e5 x 2^-53 relative; through ten steps
 # the same again. float32: as the golden losses.
 LOSS_TOLERANCE = {"float64": 1e-11, "float32": 1e-5}
@@ -136,10 +135,9 @@ def test_batch_statistics_of_each_process_alone_would_be_noticed(one, two):
     assert furthest(results[0][case]["state"], alone["state"]) > 1e3 * WEIGHT_TOLERANCE
 
 
-@pytest.mark.parametrize("case", ["ddp_1_float32_diverge", "fsdp_1_float32_diverge"])
-def test_a_loss_that_is_not_finite_on_one_process_ends_both(case, two):
+def test_a_loss_that_is_not_finite_on_one_process_ends_both(two):
     for result in two[1]:
-        assert result[case]["said"] == "loss is nan at step 2 of stage train (4 clips seen)"
+        assert result["ddp_1_float32_diverge"]["said"] == "loss is nan at step 2 of stage train (4 clips seen)"
 
 
 def test_the_first_process_says_when_the_seconds_are_over(two):

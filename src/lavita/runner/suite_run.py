@@ -108,7 +108,7 @@ def work_of(cells: Sequence[CellConfig], source: DataSource, cache: Path, option
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out: {folder} is a file, wanted a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    workers = min(options.workers or default_workers(threads), len(cells))
+    workers = min(options.workers or default_workers(threads, cells[0].compute.devices), len(cells))
     display.line(
         f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time, {threads} threads each; "
         f"results in {shown(folder)}"
@@ -209,7 +209,8 @@ def task_of(job: Job, folder: Path) -> Task:
     """The process of a cell."""
     arguments = (str(folder), str(job.shared.folder))
     prefix = f"{job.cell.cell}: "
-    return Task(job.title, prefix, folder, "lavita.runner.cell", arguments, job.cell.compute.threads)
+    compute = job.cell.compute
+    return Task(job.title, prefix, folder, "lavita.runner.cell", arguments, compute.threads, compute.devices)
 
 
 def plan_of(shared: Sequence[Shared], marks: Mapping[str, str], made_elsewhere: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from glob import escape
 from pathlib import Path
 
 LATER = re.compile(r"(?P<name>.+)\.(?P<number>[1-9][0-9]*)")
@@ -16,7 +17,7 @@ def part_of(folder: Path) -> tuple[str, int]:
 
 def attempts(parent: Path, name: str) -> list[Path]:
     """The folders of a part's attempts, oldest first: name, name.2, name.3, ..."""
-    found = [path for path in parent.glob(f"{name}*") if path.is_dir() and part_of(path)[0] == name]
+    found = [path for path in parent.glob(f"{escape(name)}*") if path.is_dir() and part_of(path)[0] == name]
     return sorted(found, key=lambda path: part_of(path)[1])
 
 

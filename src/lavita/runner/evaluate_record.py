@@ -13,6 +13,7 @@ import numpy as np
 
 from lavita.bench.ledger import COLUMNS, write_rows
 from lavita.data.catalogue import SPLITS
+from lavita.inside import inside
 from lavita.runner import provenance
 from lavita.score.clip_metric import metric_key
 from lavita.score.compare import scores_of
@@ -177,8 +178,7 @@ def recomputed(folder: Path) -> tuple[dict[str, Any], list[str]]:
         raise ValueError(f"{path}: not a record of evaluate.py ({type(error).__name__}: {error})") from None
     sides = {}
     for name, wanted in files.items():
-        if Path(name).name != name:
-            raise ValueError(f"{path}: names a file {name!r} outside of its folder")
+        inside(folder, name, f"{path}: a name in files")
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: is missing, the record names it")
         found = file_hash(folder / name)

@@ -22,16 +22,17 @@ def read_yaml(path: Path, where: str = "") -> Any:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except Exception as error:  # the YAML reader raises many kinds; each is the user's one line
         raise ConfigError(f"{where}: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
-    for key, value in texts(values):
-        if "${" in key or "${" in value:
-            raise ConfigError(f"{where}: {key or 'its text'} is {value[:80]!r}, a reference; write the value itself")
+    for key, text in texts(values):
+        if "${" in text:
+            raise ConfigError(f"{where}: {key} is {text[:80]!r}, a reference; write the value itself")
     return values
 
 
 def texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of nested plain values with its dotted key; a key that is a text counts by itself."""
+    """Every text of nested plain values with its dotted key; keys are among them."""
     if isinstance(values, dict):
         for name, value in values.items():
+            yield f"a key of {key or 'the file'}", str(name)
             yield from texts(value, f"{key}.{name}" if key else str(name))
     elif isinstance(values, list):
         for number, value in enumerate(values):

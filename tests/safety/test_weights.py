@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -85,10 +86,10 @@ def test_the_pickles_are_dangerous(tmp_path):
     marker = tmp_path / "marker"
     found = files_of_weights(tmp_path / "files", marker)
     for name in ("bare", "ema", "old", "plain pickle", "named safetensors"):
-        try:
+        if name in ("bare", "ema", "old"):
             torch.load(found[name], weights_only=False)
-        except Exception as error:  # a plain pickle is no file of torch.save, but its content was run first
-            assert name in ("plain pickle", "named safetensors"), error
+        else:
+            pickle.loads(found[name].read_bytes())
         assert marker.is_dir(), name
         marker.rmdir()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -184,8 +185,11 @@ def recomputed(folder: Path) -> tuple[dict[str, Any], list[str]]:
         found = file_hash(folder / name)
         if found != wanted:
             raise ValueError(f"{folder / name}: has sha256 {found[:12]}, the record says {wanted[:12]}: it was changed")
-        with np.load(folder / name, allow_pickle=False) as loaded:
-            sides[name.removesuffix(".npz")] = {key: loaded[key] for key in loaded.files}
+        try:
+            with np.load(folder / name, allow_pickle=False) as loaded:
+                sides[name.removesuffix(".npz")] = {key: loaded[key] for key in loaded.files}
+        except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{folder / name}: no arrays that can be read ({error})") from None
     splits = {side: arrays for side, arrays in sides.items() if side in SPLITS}
     scores = scores_of(protocol, sides["real"], sides["generated"], record["metric_names"], splits)
     before = {(score["metric"], score["stage"]): score for score in record["scores"]}

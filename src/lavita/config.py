@@ -167,7 +167,7 @@ class CodecConfig:
     def __post_init__(self) -> None:
         one_of("codec.kind", self.kind, ("pixels", "kl", "suite"))
         if self.kind == "kl" and not self.path:
-            raise ConfigError("codec.path: codec.kind=kl needs a local folder or a hub name, got null")
+            raise ConfigError("codec.path: codec.kind=kl needs a local folder or a hub name fetched before, got null")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lavita.bench.ledger import read_record, write_record
 from lavita.bench.lock import FolderLock
 from lavita.bench.not_yet import not_yet
 from lavita.bench.plan import write_config
-from lavita.bench.run_folder import write_plan
+from lavita.bench.run_folder import refuse_links, write_plan
 from lavita.bench.seal import LOCK, PARTS, PLAN, seal
 from lavita.bench.suite import CellConfig, load_suite, rows_of_suite
 from lavita.bench.three_numbers import published_facts
@@ -85,6 +85,7 @@ def run_suite(cells: Sequence[CellConfig], options: Options) -> int:
         with FolderLock(work.folder / LOCK, "run.py") as lock:
             if lock.taken_from:
                 display.line(f"going on after {lock.taken_from}")
+            refuse_links(work.folder)
             for part in PARTS:
                 remove_begun(work.folder / part)
             return run_locked(work, groups, options)

@@ -46,8 +46,8 @@ def notes_of(run: RunFolder) -> dict[str, str]:
 
 
 SITTINGS_TEXT = """\
-Cells that more than one process worked on, one after the other: how each ended, and where it then was. Each goes on from
-the last checkpoint, to the same numbers; wall_seconds counts all of them.
+Cells that more than one process worked on, one after the other: how each ended, and where it then was. Each goes on
+from the last checkpoint, to the same numbers; wall_seconds counts all of them.
 """
 
 

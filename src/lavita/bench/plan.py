@@ -179,7 +179,7 @@ def shared_code_hash() -> str:
 
 
 # The modules that a run starts in a process of its own, for a cell and for what all cells share.
-CELL, SHARED = "lavita.runner.cell", "lavita.runner.shared"
+CELL, SHARED, SAMPLES = "lavita.runner.cell", "lavita.runner.shared", "lavita.runner.samples"
 
 
 def source_files(cell: CellConfig | None = None) -> dict[str, Path]:
@@ -208,6 +208,11 @@ def source_files(cell: CellConfig | None = None) -> dict[str, Path]:
     if cell is not None and cell.pretraining.method:
         found["pretraining.yaml"] = config_path("methods", cell.pretraining.method)  # read in the cell's process
     return found
+
+
+def samples_files() -> dict[str, Path]:
+    """The files that can change the scores of clips made elsewhere, by names that say no place."""
+    return reach([SAMPLES, SHARED], {"lavita": ROOT / "src" / "lavita"})
 
 
 def methods_of(cell: CellConfig) -> list[str]:

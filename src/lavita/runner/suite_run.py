@@ -20,7 +20,17 @@ from lavita.bench.suite import CellConfig, load_suite, rows_of_suite
 from lavita.bench.three_numbers import published_facts
 from lavita.config import ConfigError
 from lavita.registry import ROOT
-from lavita.runner.decide import BEGIN, FINISHED, LEAVE, Decision, decide, identity, made_from
+from lavita.runner.decide import (
+    BEGIN,
+    FINISHED,
+    LEAVE,
+    Decision,
+    decide,
+    identity,
+    made_from,
+    samples_made_from,
+    samples_scored,
+)
 from lavita.runner.devices import default_workers
 from lavita.runner.display import Display
 from lavita.runner.groups import Group, grouped
@@ -174,7 +184,7 @@ def run_cells(work: Work, shared: Sequence[Shared], options: Options) -> int:
     bad = sum(job.decision.action == LEAVE for job in jobs)
     bad += sum(read_record(folder)["status"] != "ok" for folder in by_folder)
     for name, cell in made_elsewhere.items():
-        bad += not run_samples(work, shared[0], cell, options.samples[name])
+        bad += not run_samples(work, shared[0], cell, options.samples[name], options.fresh)
     return bad
 
 
@@ -236,9 +246,13 @@ def plan_of(shared: Sequence[Shared], marks: Mapping[str, str], made_elsewhere: 
     }
 
 
-def run_samples(work: Work, shared: Shared, cell: CellConfig, path: Path) -> bool:
+def run_samples(work: Work, shared: Shared, cell: CellConfig, path: Path, fresh: bool) -> bool:
     """Score a folder of clips made elsewhere by the protocol of the first cells; True where that went well."""
-    record = first_record_of_samples(cell, shared) | {"status": "queued"}
+    parts = samples_made_from(path, shared)
+    if not fresh and samples_scored(work.folder / "cells", cell.cell, parts):
+        work.display.line(f"clips of {cell.method}: scored before: same clips, code, data, feature network, protocol")
+        return True
+    record = first_record_of_samples(cell, shared) | {"status": "queued", "made_from": parts}
     folder = new_attempt(work.folder / "cells", cell.cell, lambda folder: begin(folder, cell, record))
     title, arguments = f"clips of {cell.method}", (str(folder), str(shared.folder), str(path))
     work.executor.run([Task(title, "", folder, "lavita.runner.samples", arguments, cell.compute.threads)])

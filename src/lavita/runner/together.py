@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lavita.bench.seal import PROGRESS
 from lavita.config import ComputeConfig
-from lavita.runner.launch import PARENT
+from lavita.runner.child import PARENT
 from lavita.train import ranks
 
 ALL_GONE_SECONDS = 30.0  # after one has failed: what the others' own errors take to arrive

@@ -17,7 +17,8 @@ STOPPED = "stopped from outside; the same command goes on where it was"
 
 @dataclass(frozen=True)
 class Task:
-    """`python -m module arguments`, which works in folder. title, prefix: of its lines; threads: of the process."""
+    """`python -m module arguments`, which works in folder. title, prefix: of its lines; threads: of the process;
+    devices: that it uses, a process each."""
 
     title: str
     prefix: str
@@ -25,6 +26,7 @@ class Task:
     module: str
     arguments: tuple[str, ...]
     threads: int
+    devices: int = 1
 
 
 def supervise(launcher: Launcher, task: Task, show: Callable[[dict], None], environment: Mapping[str, str]) -> Ended:

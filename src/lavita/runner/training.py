@@ -26,6 +26,7 @@ from lavita.runner.latents import opened
 from lavita.runner.loading import stage_data
 from lavita.runner.purse import charged, cut_purse
 from lavita.runner.seeded import seed_everything
+from lavita.train import ranks
 from lavita.train.budget import Limit, OverBudget
 from lavita.train.checkpoint import StageCheckpoints
 from lavita.train.fit import fit_stage
@@ -108,14 +109,14 @@ def stage_done(
     name = f"end-{stage.name}"
     end, found = kept.find(name, WEIGHTS), kept.value(name)
     if end is None or found is None:
-        forget(kept, later)
+        if ranks.is_first():
+            forget(kept, later)
         seed_everything(derive_seed(loaders.cell.seed, "stage", stage.name))
         entry, losses = train_stage(stage, limit, loaders, folder, kept)
-        found = {"entry": entry, "heldout_losses": losses}
-        kept.put_value(name, found)
-        state = {key: value.detach().cpu().contiguous().clone() for key, value in stage.module.state_dict().items()}
-        end = kept.put(name, WEIGHTS, lambda part: save_file(state, part))
-        StageCheckpoints(kept, stage.name).drop()
+        if ranks.is_first():
+            keep_end(stage, name, {"entry": entry, "heldout_losses": losses}, kept)
+        ranks.barrier()
+        end, found = kept.find(name, WEIGHTS), kept.value(name)
     # Read back in any case, so that a stage which follows begins from the same memory wherever this one was trained.
     stage.module.load_state_dict(load_file(end))
     stage.module.eval()
@@ -130,6 +131,14 @@ def forget(kept: Kept, stages: Sequence[str]) -> None:
         StageCheckpoints(kept, stage).drop()
         for suffix in (WEIGHTS, ".json"):
             kept.drop(f"end-{stage}", suffix)
+
+
+def keep_end(stage: StagePlan, name: str, said: dict[str, Any], kept: Kept) -> None:
+    """Keep the end of a stage; its weights come last: where they are, the rest is too."""
+    kept.put_value(name, said)
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in stage.module.state_dict().items()}
+    kept.put(name, WEIGHTS, lambda part: save_file(state, part))
+    StageCheckpoints(kept, stage.name).drop()
 
 
 def train_stage(
@@ -168,6 +177,8 @@ def train_stage(
 def start_network(method: VideoMethod, state: dict[str, torch.Tensor], source: str, folder: Path) -> None:
     """Start a method's network from other weights and put into the record what was taken. Raises ValueError."""
     start = start_from(method.network, state)
+    if not ranks.is_first():
+        return
     emit("note", text=f"{len(start.taken)} tensors taken from {source}, {len(start.left)} left at their own start")
     write_record(folder, read_record(folder) | {"initialised": asdict(start) | {"source": source}})
 

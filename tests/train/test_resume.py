@@ -52,7 +52,9 @@ TRAIN = TrainConfig(
     grad_clip_start_clips=4,
     class_dropout=0.3,
 )
-PLAIN = ComputeConfig("32-true", threads=1, accumulate_batches=1, checkpoint_activations=False)
+PLAIN = ComputeConfig(
+    "32-true", threads=1, accumulate_batches=1, checkpoint_activations=False, devices=1, nodes=1, strategy="auto"
+)
 LAVITA = {"size": "XS", "depth": 2, "width": 16, "num_heads": 2}
 PVDM = {
     "autoencoder_batch_clips": None, "channels": 8, "patch_size": 8, "depth": 1, "num_heads": 2, "head_width": 4,

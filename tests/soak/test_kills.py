@@ -144,16 +144,20 @@ def after(seconds: float) -> Callable[[Path, int, float], bool]:
 
 def aims_of(method: str, chance: random.Random) -> list[Aim]:
     """What a cell's processes are killed at, one after the other, in the order of its life."""
-    own = ["autoencoder", "autoencoder-gan"] if method == "pvdm" else []
-    aims = [
+    if method == "pvdm":
+        return [
+            Aim("sampling", pulse_says("sample untrained", 24)),
+            Aim("checkpoint write", writing("autoencoder")),
+            Aim("stage", in_stage("autoencoder")),
+            Aim("checkpoint write", writing("autoencoder-gan")),
+            Aim("stage", in_stage("autoencoder-gan")),
+            Aim("checkpoint write", writing("train")),
+            Aim("sampling", pulse_says("sample", 24)),
+        ]
+    return [
         Aim("random", after(chance.uniform(0.5, SIT_SECONDS / 5))),
         Aim("sampling", pulse_says("sample untrained", 24)),
         Aim("scoring", pulse_says("score of sample untrained", 25), whole_run=method in ("dit", "lavita-v2")),
-    ]
-    for stage in own:
-        aims += [Aim("checkpoint write", writing(stage)), Aim("stage", in_stage(stage))]
-    return [
-        *aims,
         Aim("checkpoint write", writing("train"), whole_run=method in ("vdt", "lavita-v3")),
         Aim("random", after(chance.uniform(0.5, SIT_SECONDS)), whole_run=method == "dit-joint"),
         Aim("sampling", pulse_says("sample", 24), whole_run=method == "lavita-v4"),

@@ -68,11 +68,11 @@ def status_of(error: BaseException) -> str:
     return next((name for kind, name in STATUS_OF.items() if isinstance(error, kind)), "failed")
 
 
-def reason_of(error: BaseException) -> str:
-    """One line for the record."""
+def reason_of(error: BaseException, folder: str) -> str:
+    """One line for the record of an attempt; folder: its own, where an error of the machine names no file."""
     if isinstance(error, Stopped):
         return str(error)
     if is_of_the_machine(error):
-        return told(error)
+        return told(error, folder)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -137,7 +137,7 @@ FULL = {
 @pytest.mark.parametrize("moment", FULL)
 def test_a_full_disk(moment, quiet, tmp_path):
     """Checkpoints, parts, records, logs: whatever is written next fails; a line says so and names the file."""
-    with small_disk(tmp_path / "disk", "size=160m") as disk:
+    with small_disk(tmp_path / "disk", "size=600m") as disk:
         out, said = disk / "out", tmp_path / "said.txt"
         again = words(out, quiet)
         if FULL[moment] is None:
@@ -165,7 +165,7 @@ def test_a_read_only_results_folder(quiet, tmp_path):
 
 def test_a_results_folder_that_becomes_read_only(quiet, tmp_path):
     """A finished one: nothing can be written any more, and nothing is changed."""
-    with small_disk(tmp_path / "disk", "size=160m") as disk:
+    with small_disk(tmp_path / "disk", "size=600m") as disk:
         out = shutil.copytree(quiet.out, disk / "out")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         done = run(words(out, quiet))

@@ -142,12 +142,20 @@ def assert_same_run(found: Path, expected: Path, cells: Sequence[str] | None = N
     """Two results folders are the same but for what is measured: tables, and of every cell (or of some) weights,
     samples, step logs and scalars, the last without repeats."""
     names = sorted(path.name for path in (expected / "cells").iterdir()) if cells is None else list(cells)
-    assert rows_of(found, names) == rows_of(expected, names)
+    assert not different(rows_of(found, names), rows_of(expected, names))
     if cells is None:
-        assert table(found / "table.csv", MEASURED_IN_TABLE) == table(expected / "table.csv", MEASURED_IN_TABLE)
+        assert not different(*(table(run / "table.csv", MEASURED_IN_TABLE) for run in (found, expected)))
         assert sorted(path.name for path in (found / "cells").iterdir()) == names
     for name in names:
         assert_same_cell(found / "cells" / name, expected / "cells" / name)
+
+
+def different(found: Sequence[Mapping[str, str]], expected: Sequence[Mapping[str, str]]) -> list[str]:
+    """Where two tables differ, in words."""
+    if len(found) != len(expected):
+        return [f"{len(found)} lines, {len(expected)} wanted"]
+    pairs = enumerate(zip(found, expected, strict=True), start=1)
+    return [f"line {n}, {key}: {a[key]} != {b[key]}" for n, (a, b) in pairs for key in b if a[key] != b[key]]
 
 
 def rows_of(run: Path, cells: Sequence[str]) -> list[dict[str, str]]:

@@ -275,22 +275,13 @@ def quiet(tmp_path_factory) -> Path:
 
 
 def kill_shared_parts(words: list[str], said: Path, cache: Path) -> int:
-    """Kill what fits the codec, once alone and once with its run, each in the write of a checkpoint; returns 2."""
+    """Kill what fits the codec, once alone and once with its run, each after a checkpoint of it was kept; returns 2."""
     for alone in (True, False):
         process = start(words, said)
         (pid,) = wait_for(lambda process=process: list(children(process.pid)), 60)
 
-        def inside(pid: int = pid) -> bool:
-            folders = list(cache.glob(".codec-*.part"))
-            if not folders or not part_of(folders[0], pid):
-                return False
-            if halted(pid) and part_of(folders[0], pid):
-                return True
-            go_on(pid)
-            return False
-
-        wait_for(inside, 120, every=0.002)
-        assert is_alive(pid)
+        wait_for(lambda: any(cache.glob(".codec-*.part/progress/at-codec-*.ckpt")), 120, every=0.005)
+        assert halted(pid) and is_alive(pid) and any(cache.glob(".codec-*.part"))
         if alone:
             os.kill(pid, signal.SIGKILL)
             assert process.wait(timeout=60) == 2
@@ -365,6 +356,6 @@ def summary(kills: list[dict[str, Any]], of_shared: int, statuses: list[int], se
     lost = [kill["clips_logged"] - kill["resumed_from"] for kill in kills if kill["resumed_from"] != ""]
     return (
         f"{len(kills) + of_shared} kills in {len(statuses) + of_shared} runs, {seconds:.0f} s: {of_shared} in the "
-        f"write of the codec's checkpoint; by aim {counted('aim')}; by what was killed {counted('killed')}; "
+        f"training of the codec; by aim {counted('aim')}; by what was killed {counted('killed')}; "
         f"by stage {counted('stage')}; at most {max(lost):g} logged clips lost of {EVERY} between two checkpoints"
     )

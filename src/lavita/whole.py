@@ -3,22 +3,60 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
 def fill_whole(path: Path, fill: Callable[[Path], Any]) -> None:
-    """Let `fill` write a temporary file in the same folder, store it, and put it in place in one step."""
+    """Let `fill` write a temporary file in the same folder, store it, and put it in place in one step.
+
+    Raises OSError naming the file, also where fill hides it behind an error of its own, as torch does on a full disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with named(path, part):
+        try:
+            fill(part)
+            with open(part, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError:
+            raise
+        except Exception:
+            ask_disk(part)
+            raise
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def ask_disk(part: Path) -> None:
+    """Raise the OSError that going on with a file gives; it is of no more use."""
+    with open(part, "ab") as file:
+        file.write(bytes(2**16))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def named(path: Path, part: Path | None = None) -> Iterator[None]:
+    """Let an OSError of the block name the file that it is about, which writing to an open one does not; part: a name
+    that says nothing to a reader."""
     try:
-        fill(part)
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename not in (None, str(part)):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what processes that were killed have left of files which they were writing, in a folder and below it; no
+    process may be at work there."""
+    for path in folder.rglob(".*.part"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -39,6 +39,7 @@ from lavita.registry import (
     implementation_folder,
     plugins,
 )
+from lavita.whole import write_whole
 
 
 def make_plan(
@@ -241,7 +242,7 @@ def digest_of_data(path: Path, size: int, changed_ns: int) -> bytes:
 
 def write_config(cell: CellConfig, path: Path) -> None:
     """The resolved configuration as YAML, complete: `read_config` gives the same CellConfig back."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(cell))))
+    write_whole(path, OmegaConf.to_yaml(OmegaConf.create(asdict(cell))))
 
 
 def read_config(path: Path) -> CellConfig:

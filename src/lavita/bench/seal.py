@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lavita.bench.ledger import RECORD, read_record, write_record
+from lavita.whole import remove_parts
 
 PLAN = "run.json"
 PARTS = ("cells", "shared")
@@ -48,9 +50,16 @@ def files_of(folder: Path) -> dict[str, str]:
     return found
 
 
-def seal(folder: Path) -> None:
-    """Hash every file of a part into its record. The part is finished: whatever changes later is an edit."""
-    write_record(folder, read_record(folder) | {"files": files_of(folder)})
+def seal(folder: Path, **changes: Any) -> None:
+    """Hash every file of a part into its record, with changes of that. Whatever changes later is an edit.
+
+    Nobody works on the part any more: what a process that was killed has left goes first.
+    """
+    record = read_record(folder) | changes
+    remove_parts(folder)
+    if record["status"] == "ok":
+        shutil.rmtree(folder / PROGRESS, ignore_errors=True)
+    write_record(folder, record | {"files": files_of(folder)})
 
 
 def changes(folder: Path, record: Mapping[str, Any]) -> list[Change]:

@@ -228,5 +228,5 @@ if __name__ == "__main__":
         emit("result", status="ok", reason="")
     except Exception as error:  # whatever it is, the record must say so and the other cells must run
         traceback.print_exc()
-        emit("result", status=status_of(error), reason=reason_of(error))
+        emit("result", status=status_of(error), reason=reason_of(error, sys.argv[1]))
         raise SystemExit(1) from None

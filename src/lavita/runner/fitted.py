@@ -10,6 +10,7 @@ from typing import Any
 from lavita.locked import locked
 from lavita.registry import ROOT
 from lavita.runner.events import emit
+from lavita.whole import remove_parts
 
 
 def source_hash(*packages: str) -> str:
@@ -37,5 +38,6 @@ def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
         if not folder.is_dir():
             part.mkdir(exist_ok=True)
             fit(part)
+            remove_parts(part)
             part.rename(folder)
     return folder

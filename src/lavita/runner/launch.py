@@ -16,6 +16,7 @@ from lavita.registry import ROOT
 from lavita.runner.child import PARENT
 from lavita.runner.events import parse
 from lavita.runner.pulse import read_pulse
+from lavita.whole import named
 
 # Threads that wait without spinning don't take the core from those that work, and memory that is kept instead of handed
 # back is not zeroed by the kernel again at every step: a fifth to a half of a training step's time on a CPU.
@@ -96,7 +97,8 @@ class Launcher:
             process = self.start([sys.executable, "-m", module, *arguments], file, environment)
             watch = Watch(process, pulse, self.patience)
             try:
-                result = follow(process, file, show, watch)
+                with named(log):
+                    result = follow(process, file, show, watch)
                 code = process.wait()
             except BaseException:
                 end([process], grace=0)

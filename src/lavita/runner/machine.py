@@ -13,7 +13,8 @@ def is_of_the_machine(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in OF_THE_MACHINE
 
 
-def told(error: OSError) -> str:
-    """The error in words, with the file where it is known."""
+def told(error: OSError, folder: str = "") -> str:
+    """The error in words, with the file where it is known, else the folder that was written to."""
     said = error.strerror or str(error)
-    return f"{said}: {error.filename}" if error.filename else said
+    where = error.filename or folder
+    return f"{said}: {where}" if where else said

@@ -23,6 +23,8 @@ from lavita.runner.task import LOG, Task
 from lavita.runner.work import Work, shown
 from lavita.whole import write_whole
 
+CHECK = ".check-"  # how folders begin that hold the log of a check, until it is over
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -53,7 +55,7 @@ def checked(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> d
     """The groups whose earlier parts serve again, by key."""
     folders = {group.key: earlier(work.folder / "shared", group.key, identity(group)) for group in groups}
     again = [group for group in groups if folders[group.key] is not None]
-    scratch = {group.key: work.folder / f".check-{group.key}" for group in again}  # kept where it fails: it has the log
+    scratch = {group.key: work.folder / f"{CHECK}{group.key}" for group in again}  # kept where it fails: it has the log
     tasks = [task_of(work, g, titles[g.key], folders[g.key], scratch[g.key], reuse=True) for g in again]
     found = {}
     for group, ended in zip(again, work.here.run(tasks), strict=True):

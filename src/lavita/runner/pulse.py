@@ -59,8 +59,12 @@ def beat(stage: str, done: float) -> None:
 
 
 def read_pulse(path: Path) -> dict[str, Any] | None:
-    """The last sign of life in a file, or None."""
+    """The last sign of life in a file, or None: it is not stored safely, so it may be anything."""
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
+    if not isinstance(found, dict) or not isinstance(found.get("stage"), str):
+        return None
+    numbers = (found.get(key) for key in ("done", "beats", "seconds", "peak_bytes"))
+    return found if all(isinstance(number, int | float) for number in numbers) else None

@@ -24,9 +24,11 @@ from lavita.runner.loading import stage_data
 from lavita.runner.scoring import Scorer
 from lavita.train.budget import Limit
 from lavita.train.module import TrainedStage
+from lavita.whole import write_whole
 
 STATISTICS_CLIPS = 64
 HELDOUT_CLIPS = 32
+STAGE = "stage.json"
 
 
 def codec_given(cell: CellConfig) -> dict[str, Any]:
@@ -48,8 +50,8 @@ def fit_codec(cell: CellConfig, catalogue: Catalogue, cache: Path, out: Path) ->
         source_hash("codec", "train", "data", "diffusion"),
     )  # fmt: skip
     found = (cache / f"codec-{key}").is_dir()
-    folder = fitted(cache, f"codec-{key}", lambda part: train_codec(cell, catalogue, part))
-    stage = json.loads((folder / "stage.json").read_text())
+    folder = fitted(cache, f"codec-{key}", lambda part: trained_codec(cell, catalogue, part))
+    stage = json.loads((folder / STAGE).read_text())
     how = "taken from the cache" if found else "trained"
     emit("note", text=f"codec {how}: {stage['clips']} clips, {stage['seconds']:.0f} s, PSNR {stage['psnr']:.1f} dB")
     weights = hashlib.sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
@@ -64,6 +66,13 @@ def fill_cache(cell: CellConfig, catalogue: Catalogue, shared: dict[str, Any], c
     from lavita.runner.latents import fill
 
     return fill(cell, catalogue, load_suite_codec(cell.codec, shared["codec"]), shared["codec_hash"], cache)
+
+
+def trained_codec(cell: CellConfig, catalogue: Catalogue, folder: Path) -> None:
+    """Train the suite's codec in a folder, where a process that was killed has not just done so."""
+    if not (folder / STAGE).is_file():
+        train_codec(cell, catalogue, folder)
+    shutil.rmtree(folder / PROGRESS, ignore_errors=True)
 
 
 def train_codec(cell: CellConfig, catalogue: Catalogue, folder: Path) -> None:
@@ -95,8 +104,7 @@ def train_codec(cell: CellConfig, catalogue: Catalogue, folder: Path) -> None:
     save_codec(codec, folder)
     stage = {"name": "codec", "clips": clips, "seconds": done.seconds, "flops": per_clip * clips, "psnr": float(psnr)}
     stage |= {"steps": done.steps, "batch_clips": train.batch_clips, "clip_cost": "1", "flops_per_clip": per_clip}
-    (folder / "stage.json").write_text(json.dumps(stage) + "\n")
-    shutil.rmtree(kept.folder)
+    write_whole(folder / STAGE, json.dumps(stage) + "\n")  # last: where it is, all the rest is
 
 
 def codec_scores(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from lavita.runner.groups import Group, grouped
 from lavita.runner.launch import Ended, Interrupted, Launcher
 from lavita.runner.local import LocalExecutor
 from lavita.runner.machine import is_of_the_machine, told
-from lavita.runner.parts import Shared, fit_shared
+from lavita.runner.parts import CHECK, Shared, fit_shared
 from lavita.runner.provenance import commit
 from lavita.runner.record import first_record, first_record_of_samples
 from lavita.runner.source import DataSource
@@ -96,8 +97,7 @@ def run_suite(cells: Sequence[CellConfig], options: Options) -> int:
             if lock.taken_from:
                 display.line(f"going on after {lock.taken_from}")
             refuse_links(work.folder)
-            for part in PARTS:
-                remove_begun(work.folder / part)
+            clear(work.folder)
             return run_locked(work, groups, options)
     except (KeyboardInterrupt, Interrupted):
         display.end()
@@ -110,6 +110,16 @@ def run_suite(cells: Sequence[CellConfig], options: Options) -> int:
         raise ValueError(f"{told(error)}; mend that, and the same command goes on: nothing is lost") from None
     finally:
         display.end()
+
+
+def clear(run: Path) -> None:
+    """Remove what runs that were killed have left unfinished of what a run itself writes."""
+    for path in run.glob(".*.part"):
+        path.unlink()
+    for path in run.glob(f"{CHECK}*"):
+        shutil.rmtree(path)
+    for part in PARTS:
+        remove_begun(run / part)
 
 
 def work_of(cells: Sequence[CellConfig], source: DataSource, cache: Path, options: Options, display: Display) -> Work:
@@ -203,7 +213,10 @@ def queue(work: Work, job: Job, flags: Mapping[str, str]) -> Path:
     """The folder of a cell that is to run, its record saying so: a new attempt, or the one that is gone on with."""
     if job.decision.action != BEGIN:
         folder = job.decision.folder
-        write_record(folder, read_record(folder) | {"status": "queued", "reason": ""})
+        record = read_record(folder) | {"status": "queued", "reason": "", "config": asdict(job.cell)}
+        record.pop("files", None)  # it is not sealed any more
+        write_config(job.cell, folder / "config.yaml")  # the same, but for where things lie now
+        write_record(folder, record)
         return folder
     record = first_record(job.cell, job.shared, identity(job.parts)) | {"flag": flags.get(job.cell.label, "")}
     record |= {"status": "queued", "made_from": dict(job.parts), "why": job.decision.why}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lavita.bench.ledger import read_record, write_record
+from lavita.bench.ledger import read_record
 from lavita.bench.seal import PROGRESS, seal
 from lavita.runner.launch import Ended, Interrupted, Launcher
 from lavita.runner.pulse import PULSE
@@ -50,6 +50,4 @@ def settle(folder: Path, status: str, reason: str) -> None:
     record = read_record(folder)
     if record is None:
         return
-    if record["status"] != "ok":
-        write_record(folder, record | {"status": status, "reason": reason})
-    seal(folder)
+    seal(folder, **({} if record["status"] == "ok" else {"status": status, "reason": reason}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def train(
     for number, (stage, limit) in enumerate(stages, start=1):
         if limit.clips is None and number == len(stages):
             limit = Limit(None, cell.budget.seconds - spent.total("seconds"))
-        stage_done(stage, limit, loaders, spent, folder, kept)
+        later = [other.name for other, _ in stages[number:]]
+        stage_done(stage, limit, loaders, spent, folder, kept, later)
         if stage.module is pretraining:
             source = f"{spent.stages[-1]['clips']} clips of {cell.pretraining.method}"
             start_network(method, pretraining.network.state_dict(), source, folder)
@@ -100,22 +102,35 @@ class Loaders:
         return training_flops_per_clip(module, batch)
 
 
-def stage_done(stage: StagePlan, limit: Limit, loaders: Loaders, spent: Spent, folder: Path, kept: Kept) -> None:
-    """Put a stage's cost on the ledger, its module as it ends: trained now, or as it was kept."""
+def stage_done(
+    stage: StagePlan, limit: Limit, loaders: Loaders, spent: Spent, folder: Path, kept: Kept, later: Sequence[str]
+) -> None:
+    """Put a stage's cost on the ledger, its module as it ends: trained now, or as it was kept. later: stages' names."""
     name = f"end-{stage.name}"
-    if kept.find(name, WEIGHTS) is None:
+    end, found = kept.find(name, WEIGHTS), kept.value(name)
+    if end is None or found is None:
+        if ranks.is_first():
+            forget(kept, later)
         seed_everything(derive_seed(loaders.cell.seed, "stage", stage.name))
         entry, losses = train_stage(stage, limit, loaders, folder, kept)
         if ranks.is_first():
             keep_end(stage, name, {"entry": entry, "heldout_losses": losses}, kept)
         ranks.barrier()
+        end, found = kept.find(name, WEIGHTS), kept.value(name)
     # Read back in any case, so that a stage which follows begins from the same memory wherever this one was trained.
-    stage.module.load_state_dict(load_file(kept.find(name, WEIGHTS)))
+    stage.module.load_state_dict(load_file(end))
     stage.module.eval()
-    found = kept.value(name)
     spent.stages.append(found["entry"])
     spent.heldout_losses = found["heldout_losses"]
     loaders.seen += found["entry"]["steps"] * found["entry"]["batch_clips"]
+
+
+def forget(kept: Kept, stages: Sequence[str]) -> None:
+    """Let go of stages that come after one whose end was damaged: the logs have their lines in the order of time."""
+    for stage in stages:
+        StageCheckpoints(kept, stage).drop()
+        for suffix in (WEIGHTS, ".json"):
+            kept.drop(f"end-{stage}", suffix)
 
 
 def keep_end(stage: StagePlan, name: str, said: dict[str, Any], kept: Kept) -> None:
@@ -135,6 +150,10 @@ def train_stage(
     drawn = ENDLESS_BATCHES * batch if limit.clips is None else int(limit.clips / module.clip_cost)
     data = loaders.data(module, drawn)
     heldout = data.heldout_batch(HELDOUT_CLIPS)
+    slots = StageCheckpoints(kept, stage.name)
+    start = slots.newest()
+    if start is not None:
+        emit("note", text=f"{stage.name}: goes on from {slots.clips_of(start):g} clips")
     done = fit_stage(
         module, data.train_dataloader(), limit, folder, heldout, progress, cell.compute, kept, cell.checkpoint
     )

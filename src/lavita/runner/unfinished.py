@@ -18,6 +18,7 @@ from lavita.runner.sittings import begin_sitting, end_sitting
 from lavita.train.budget import OverBudget
 from lavita.train.guard import Diverged
 from lavita.train.stop import Stopped
+from lavita.whole import remove_parts
 
 STATUS_OF = {Diverged: "diverged", OverBudget: "over_budget", Stopped: "interrupted"}
 
@@ -35,8 +36,7 @@ def sitting(folder: Path) -> Iterator[Kept]:
 
 def sat(folder: Path, progress: Path) -> Iterator[Kept]:
     """A sitting of a process that has the attempt for itself."""
-    for stray in progress.glob(".*.part"):  # of a process that was killed while it wrote
-        stray.unlink()
+    remove_parts(folder)
     sittings = begin_sitting(read_record(folder), progress)
     pulse = start_pulse(progress / PULSE)
     write_record(folder, read_record(folder) | {"status": "running", "reason": "", "sittings": sittings})
@@ -68,11 +68,11 @@ def status_of(error: BaseException) -> str:
     return next((name for kind, name in STATUS_OF.items() if isinstance(error, kind)), "failed")
 
 
-def reason_of(error: BaseException) -> str:
-    """One line for the record."""
+def reason_of(error: BaseException, folder: str) -> str:
+    """One line for the record of an attempt; folder: its own, where an error of the machine names no file."""
     if isinstance(error, Stopped):
         return str(error)
     if is_of_the_machine(error):
-        return told(error)
+        return told(error, folder)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from lavita.train import stop
 from lavita.train.budget import Clock
 
 SUFFIX = ".ckpt"
+COUNT = re.compile(r"[0-9.]+")
 KEPT_AT_ONCE = 2  # the newest, and the one before it in case the disk spoils the newest
 
 
@@ -31,11 +33,16 @@ class StageCheckpoints(CheckpointIO):
         self.kept, self.start = kept, f"at-{stage}-"
 
     def names(self) -> list[str]:
-        return self.kept.names(self.start, SUFFIX)
+        """Oldest first, and none of a stage whose name goes on where this one's ends."""
+        return [name for name in self.kept.names(self.start, SUFFIX) if COUNT.fullmatch(name[len(self.start) :])]
 
     def newest(self) -> Path | None:
         """The newest that is whole; one that is not is passed over and removed."""
         return next((path for name in reversed(self.names()) if (path := self.kept.find(name, SUFFIX))), None)
+
+    def clips_of(self, path: Path) -> float:
+        """Clips seen at a checkpoint."""
+        return float(path.name[len(self.start) :].rpartition(".")[0].rpartition(".")[0])
 
     def callback_states(self, path: Path) -> dict[str, Any]:
         """What the callbacks had kept in a checkpoint, by their classes' names; tensors are not read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import lightning
 
 from lavita.train.budget import Clock
 from lavita.train.scalars import LOSS_EVERY, loss_of
-from lavita.whole import write_whole
+from lavita.whole import named, write_whole
 
 COLUMNS = "stage,step,clips_seen,seconds,loss"
 FLUSH_SECONDS = 5.0
@@ -25,9 +26,9 @@ class StepLog(lightning.Callback):
         self.lines: list[str] = []
 
     def begin(self, stage: str) -> None:
-        """Drop what an earlier try at the stage has written; other stages' lines stay."""
-        kept = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
-        kept = [line for line in kept if not line.startswith(f"{stage},") and line.endswith("\n")]
+        """Drop what an earlier try at the stage, and at those after it, has written; earlier stages' lines stay."""
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
+        kept = list(takewhile(lambda line: not line.startswith(f"{stage},") and line.endswith("\n"), lines))
         write_whole(self.path, "".join(kept or [f"{COLUMNS}\n"]))
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
@@ -45,6 +46,6 @@ class StepLog(lightning.Callback):
     def flush(self) -> None:
         """Write what has gathered."""
         self.flushed = self.clock.seconds
-        with self.path.open("a", encoding="utf-8", newline="") as file:
+        with named(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
             file.writelines(f"{line}\n" for line in self.lines)
         self.lines = []

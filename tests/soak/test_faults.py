@@ -1,0 +1,363 @@
+"""What goes wrong with machines and people, done to whole runs: each says what it is in a line, and loses nothing.
+
+The same command, once the fault is mended, ends with the table of a run that nothing happened to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.soak.runs import (
+    ROOT,
+    assert_same_run,
+    cells_of,
+    command,
+    is_alive,
+    leftovers,
+    run,
+    start,
+    state_of,
+    table,
+    wait_for,
+)
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked at in /proc")
+
+SETTING = [
+    "budget.clips=160", "codec.clips=32", "checkpoint.every_clips=16", "train.warmup_clips=8", "extractor.steps=4",
+    "sampling.steps=4", "sampling.batch_clips=4", "protocol.n_real=16", "protocol.n_generated=16",
+]  # fmt: skip
+METHODS = "lavita-v1,pvdm"
+CELL, OTHER = "lavita-v1-s0", "pvdm-s0"
+
+
+class Quiet(NamedTuple):
+    """The run that nothing happens to, one cell after the other, and what it has fitted."""
+
+    out: Path
+    cache: Path
+
+
+@pytest.fixture(scope="session")
+def quiet(tmp_path_factory) -> Quiet:
+    base = tmp_path_factory.mktemp("quiet")
+    made = Quiet(base / "out", base / "cache")
+    done = run([*words(made.out, made), "--workers", "1"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    return made
+
+
+def words(out: Path, quiet: Quiet, methods: str = METHODS) -> list[str]:
+    """The command of the runs of this file, two cells at once."""
+    return command(out, quiet.cache, "--methods", methods, "--workers", "2", *SETTING)
+
+
+def assert_ends_well(again: list[str], out: Path, quiet: Quiet) -> None:
+    """The command now ends with the table of the undisturbed run, and leaves nothing behind."""
+    done = run(again)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 failed (" in done.stdout
+    assert_same_run(out, quiet.out)
+    assert leftovers(out) == []
+
+
+def assert_one_line(said: str) -> None:
+    """Nothing that a user would not know what to do with."""
+    assert "Traceback" not in said and "Exception" not in said, said
+
+
+def kept_something(cell: Path) -> bool:
+    return any((cell / "progress").glob("at-*.ckpt"))
+
+
+def samples(cell: Path) -> bool:
+    return any((cell / "progress").glob("sample-*.npz"))
+
+
+def record(out: Path, cell: str) -> dict:
+    return json.loads((out / "cells" / cell / "record.json").read_text())
+
+
+def goes_on(process: subprocess.Popen, said: Path, what: Callable[[], object]) -> None:
+    """Wait for a moment of a run that has not ended before it."""
+
+    def look() -> object:
+        assert process.poll() is None, said.read_text()[-3000:]
+        return what()
+
+    wait_for(look, 240)
+
+
+@contextmanager
+def small_disk(path: Path, options: str) -> Iterator[Path]:
+    """A file system of its own in memory; skips where this machine lets nobody mount one."""
+    path.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"a tmpfs can't be mounted here: {done.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        wait_for(lambda: subprocess.run(["umount", str(path)], capture_output=True).returncode == 0, 60, every=1)
+
+
+def fill(disk: Path) -> Path:
+    """Take all that is left of a disk."""
+    ballast = disk / "ballast"
+    with open(ballast, "ab", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            try:
+                while file.write(bytes(size)) == size:
+                    pass
+            except OSError:
+                pass
+    return ballast
+
+
+FULL = {
+    "before anything": None,
+    "in training": kept_something,
+    "in sampling": samples,
+}
+
+
+@pytest.mark.parametrize("moment", FULL)
+def test_a_full_disk(moment, quiet, tmp_path):
+    """Checkpoints, parts, records, logs: whatever is written next fails; a line says so and names the file."""
+    with small_disk(tmp_path / "disk", "size=600m") as disk:
+        out, said = disk / "out", tmp_path / "said.txt"
+        again = words(out, quiet)
+        if FULL[moment] is None:
+            ballast = fill(disk)
+            process = start(again, said)
+        else:
+            process = start(again, said)
+            goes_on(process, said, lambda: FULL[moment](out / "cells" / CELL))
+            ballast = fill(disk)
+        status = process.wait(timeout=180)
+        lines = said.read_text()
+        assert status in (1, 2), lines
+        assert re.search(rf"No space left on device: {disk}/\S+|{disk}/\S+: No space left on device", lines), lines
+        assert_one_line(lines)
+        ballast.unlink()
+        assert_ends_well(again, out, quiet)
+
+
+def test_a_read_only_results_folder(quiet, tmp_path):
+    with small_disk(tmp_path / "disk", "ro") as disk:
+        done = run(words(disk / "out", quiet))
+    assert done.returncode == 2 and "Read-only file system" in done.stderr and str(disk) in done.stderr
+    assert_one_line(done.stdout + done.stderr)
+
+
+def test_a_results_folder_that_becomes_read_only(quiet, tmp_path):
+    """A finished one: nothing can be written any more, and nothing is changed."""
+    with small_disk(tmp_path / "disk", "size=600m") as disk:
+        out = shutil.copytree(quiet.out, disk / "out")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        done = run(words(out, quiet))
+        assert done.returncode == 2 and "Read-only file system" in done.stderr and str(out) in done.stderr
+        assert_one_line(done.stdout + done.stderr)
+        assert_same_run(out, quiet.out)
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        assert_ends_well(words(out, quiet), out, quiet)
+
+
+def test_a_read_only_cache(quiet, tmp_path):
+    with small_disk(tmp_path / "disk", "ro") as disk:
+        done = run(command(tmp_path / "out", disk / "cache", "--methods", METHODS, *SETTING))
+    assert done.returncode == 2 and "Read-only file system" in done.stderr and str(disk) in done.stderr
+    assert_one_line(done.stdout + done.stderr)
+    assert_ends_well(words(tmp_path / "out", quiet), tmp_path / "out", quiet)
+
+
+BACKWARDS = """
+import time
+_began, _plain = time.time(), time.time
+time.time = lambda: _began - 10 * (_plain() - _began)
+time.time_ns = lambda: int(1e9 * time.time())
+"""
+
+
+def test_a_clock_that_goes_backwards(quiet, tmp_path):
+    """Ten seconds back for each that goes by, in every process, with a stop and a resumption between."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(BACKWARDS)
+    more, out, said = {"PYTHONPATH": str(tmp_path / "site")}, tmp_path / "out", tmp_path / "said.txt"
+    process = start(words(out, quiet), said, more)
+    goes_on(process, said, lambda: kept_something(out / "cells" / CELL))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 130
+    done = run(words(out, quiet), more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 failed (" in done.stdout
+    assert_same_run(out, quiet.out)
+    assert leftovers(out) == []
+
+
+def test_two_runs_into_one_folder(quiet, tmp_path):
+    out, said = tmp_path / "out", tmp_path / "said.txt"
+    first = start(words(out, quiet), said)
+    goes_on(first, said, lambda: (out / ".lock").exists() and (out / ".lock").stat().st_size)
+    for moment in (lambda: True, lambda: kept_something(out / "cells" / CELL)):
+        goes_on(first, said, moment)
+        second = run(words(out, quiet, "dit"))
+        wanted = rf"run.py: {out}: in use by run.py on {socket.gethostname()} \(pid {first.pid}, since "
+        assert second.returncode == 2 and re.match(wanted, second.stderr), second.stderr
+        assert len(second.stderr.splitlines()) == 1
+    assert first.wait(timeout=240) == 0, said.read_text()
+    assert_same_run(out, quiet.out)
+    assert leftovers(out) == []
+
+
+def test_a_process_that_hangs(quiet, tmp_path):
+    """It is ended after the patience that was asked for, the other cell is well, and the retry is as if it had not."""
+    out, said = tmp_path / "out", tmp_path / "said.txt"
+    process = start([*words(out, quiet), "--patience", "0.75"], said)
+    goes_on(process, said, lambda: kept_something(out / "cells" / CELL))
+    pid = cells_of(process.pid)[CELL]
+    os.kill(pid, signal.SIGSTOP)
+    assert process.wait(timeout=240) == 1
+    assert not is_alive(pid)
+    found = record(out, CELL)
+    assert found["status"] == "failed", found["reason"]
+    assert re.fullmatch(r"no sign of life for \d+ s at train \d+: ended as hung \(--patience\)", found["reason"])
+    lines = {line["cell"]: line for line in table(out / "rows.csv", ())}
+    assert lines[CELL]["status"] == "failed" and lines[CELL]["reason"] == found["reason"]
+    assert lines[OTHER]["status"] == "ok"
+    same = run(words(out, quiet))
+    assert same.returncode == 1 and "--retry-failed runs it again" in same.stdout
+    assert_ends_well([*words(out, quiet), "--retry-failed"], out, quiet)
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "Ctrl-C twice"])
+def test_asked_to_stop(how, quiet, tmp_path):
+    """Both cells keep where they are; one that does not listen is killed by the second Ctrl-C."""
+    out, said = tmp_path / "out", tmp_path / "said.txt"
+    process = start(words(out, quiet), said)
+    goes_on(process, said, lambda: all(kept_something(out / "cells" / cell) for cell in (CELL, OTHER)))
+    pids = cells_of(process.pid)
+    deaf = how == "Ctrl-C twice"
+    if deaf:
+        os.kill(pids[CELL], signal.SIGSTOP)
+        wait_for(lambda: state_of(pids[CELL]) == "T", 10)
+    process.send_signal(signal.SIGTERM if how == "SIGTERM" else signal.SIGINT)
+    if deaf:
+        goes_on(process, said, lambda: "Ctrl-C again kills them" in said.read_text())
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+    assert process.wait(timeout=90) == 130
+    lines = said.read_text()
+    assert "interrupted; the same command goes on with what is not finished" in lines
+    assert_one_line(lines)
+    assert not any(is_alive(pid) for pid in pids.values())
+    for cell in (CELL, OTHER):
+        found = record(out, cell)
+        assert found["status"] in ("interrupted", "ok"), found
+        last = found["sittings"][-1]
+        if cell == CELL and not deaf and found["status"] == "interrupted":
+            assert last["ended"] == "interrupted" and last["stage"] == "train"
+    assert_ends_well(words(out, quiet), out, quiet)
+
+
+def plugin(folder: Path, name: str, loss: str) -> Path:
+    """A method that is the template but for its loss."""
+    shutil.copytree(ROOT / "docs" / "template", folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    settings = folder / name / "method.yaml"
+    settings.write_text(settings.read_text().replace(": template\n", f": {name}\n"))
+    module = folder / name / "module.py"
+    module.write_text(module.read_text() + f"\n    def loss(self, batch, draws):\n        {loss}\n")
+    return folder / name
+
+
+RAISES = "raise RuntimeError('no such thing')"
+DIVERGES = """found = super().loss(batch, draws)
+        return {"loss": found["loss"] * (float("nan") if self.num_clips_seen >= 40 else 1.0)}"""
+
+
+def test_a_cell_that_diverges_and_one_that_raises_leave_the_others(quiet, tmp_path):
+    out = tmp_path / "out"
+    more = []
+    for name, loss in (("raises", RAISES), ("diverges", DIVERGES)):
+        more += ["--plugin", str(plugin(tmp_path, name, loss))]
+    again = [*words(out, quiet, f"{METHODS},raises,diverges"), *more]
+    done = run(again)
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = {line["cell"]: line for line in table(out / "rows.csv", ())}
+    diverged = "Diverged: loss is nan at step 6 of stage train (48 clips seen)"
+    assert (lines["diverges-s0"]["status"], lines["diverges-s0"]["reason"]) == ("diverged", diverged)
+    assert (lines["raises-s0"]["status"], lines["raises-s0"]["reason"]) == ("failed", "RuntimeError: no such thing")
+    assert diverged in (out / "table.md").read_text() and "no such thing" in (out / "table.md").read_text()
+    assert_same_run(out, quiet.out, [CELL, OTHER])
+    same = run(again)
+    assert same.returncode == 1 and same.stdout.count("--retry-failed runs it again") == 2
+    retried = run([*again, "--retry-failed"])
+    assert retried.returncode == 1 and "from the start (diverged before" in retried.stdout
+    assert sorted(path.name for path in (out / "cells").glob("diverges*")) == ["diverges-s0", "diverges-s0.2"]
+    assert_same_run(out, quiet.out, [CELL, OTHER])
+
+
+@pytest.fixture(scope="module")
+def interrupted(quiet, tmp_path_factory) -> Path:
+    """A results folder whose cells are not finished: one in training, one in the stage after its first."""
+    base = tmp_path_factory.mktemp("interrupted")
+    out, said = base / "out", base / "said.txt"
+    process = start(words(out, quiet), said)
+    second = out / "cells" / OTHER / "progress"
+    goes_on(process, said, lambda: kept_something(out / "cells" / CELL) and any(second.glob("at-train-*.ckpt")))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 130
+    assert {record(out, cell)["status"] for cell in (CELL, OTHER)} == {"interrupted"}
+    return out
+
+
+def test_a_record_that_was_cut(interrupted, quiet, tmp_path):
+    out = shutil.copytree(interrupted, tmp_path / "out")
+    path = out / "cells" / CELL / "record.json"
+    content = path.read_text()
+    path.write_text(content[: len(content) // 2])
+    done = run(words(out, quiet))
+    assert done.returncode == 2
+    assert re.search(rf"run.py: {path}: not a record \(.*\); remove the cell's folder to run it again", done.stderr)
+    shutil.rmtree(path.parent)
+    assert_ends_well(words(out, quiet), out, quiet)
+
+
+def test_everything_that_was_kept_was_cut(interrupted, quiet, tmp_path):
+    """Checkpoints, ends of stages, scores, the pulse and the configuration: made again, and a note says of each."""
+    out = shutil.copytree(interrupted, tmp_path / "out")
+    spoilt = []
+    for cell in (CELL, OTHER):
+        folder = out / "cells" / cell
+        for path in [folder / "config.yaml", *(folder / "progress").glob("*.*")]:
+            if path.name != ".lock":
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+                spoilt.append(path)
+    assert any(path.name.startswith("end-autoencoder.") for path in spoilt)
+    assert any(path.name.startswith("at-train") for path in spoilt)
+    assert_ends_well(words(out, quiet), out, quiet)
+    for cell in (CELL, OTHER):
+        assert "damaged, made again" in (out / "cells" / cell / "log.txt").read_text()
+
+
+def test_the_end_of_an_earlier_stage_was_cut(interrupted, quiet, tmp_path):
+    """It is trained again, and so is what came after it: its logs stand in the order of time."""
+    out = shutil.copytree(interrupted, tmp_path / "out")
+    progress = out / "cells" / OTHER / "progress"
+    (value,) = progress.glob("end-autoencoder.*.json")
+    value.write_text("")
+    assert_ends_well(words(out, quiet), out, quiet)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lavita.bench.attempts import attempts
 from lavita.bench.ledger import UNFINISHED, read_record
-from lavita.bench.lock import FolderLock
+from lavita.bench.lock import FolderLock, Held
 from lavita.bench.plan import changed_keys, code_hash, config_hash
 from lavita.bench.seal import LOCK, PROGRESS
 from lavita.bench.suite import CellConfig
@@ -75,8 +75,7 @@ def decide(cells_folder: Path, cell: CellConfig, parts: Mapping[str, str], fresh
     folder, record = same[-1]
     status = record["status"]
     if (folder / PROGRESS).is_dir():
-        with FolderLock(folder / PROGRESS / LOCK, "run.py"):
-            pass  # raises Held where a process still works on it, started by a run that is gone
+        refuse_worked_on(folder, record)
     if status in UNFINISHED:
         return Decision(GO_ON, folder, "" if status == "queued" else f"goes on ({status}{last_seen(record)})")
     said = f"{status} before: {record.get('reason', '')}"
@@ -85,6 +84,17 @@ def decide(cells_folder: Path, cell: CellConfig, parts: Mapping[str, str], fresh
     if status == "failed":
         return Decision(GO_ON, folder, f"goes on ({said})")
     return Decision(BEGIN, None, f"from the start ({said})")
+
+
+def refuse_worked_on(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raise Held where a process still works on an attempt, started by a run that is gone."""
+    try:
+        with FolderLock(folder / PROGRESS / LOCK, "run.py"):
+            pass
+    except Held as error:
+        sittings: Sequence[Mapping[str, Any]] = record.get("sittings", [])
+        job = sittings[-1].get("job") if sittings else ""
+        raise Held(f"{error}" + (f"; it is Slurm job {job}, which `scancel {job}` ends" if job else "")) from None
 
 
 def last_seen(record: Mapping[str, Any]) -> str:

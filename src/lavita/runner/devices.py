@@ -29,4 +29,9 @@ def environment_of(worker: int, threads: int) -> dict[str, str]:
     """Variables of the process of a cell: its number of threads, and its accelerator where there are some."""
     names = accelerators()
     device = {"CUDA_VISIBLE_DEVICES": names[worker % len(names)]} if names else {}
-    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} | device
+    return threads_of(threads) | device
+
+
+def threads_of(threads: int) -> dict[str, str]:
+    """Variables that give a process its number of threads."""
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

@@ -136,8 +136,8 @@ class Waiting:
     def show(self, states: Mapping[str, JobState] | None) -> None:
         """A line where something has changed, at most every QUIET_SECONDS. None: Slurm does not answer."""
         waits = [state for state in (states or {}).values() if state.waits]
-        reasons = ", ".join(dict.fromkeys(state.reason for state in waits))
-        text = f"  {len(waits)} waiting in the queue: {reasons}" if waits else ""
+        reasons = ", ".join(dict.fromkeys(state.reason for state in waits if state.reason != "None"))
+        text = f"  {len(waits)} waiting in the queue: {reasons}" if reasons else ""
         if states is None:
             text = "  squeue does not answer; trying on"
         if text and text != self.said and time.monotonic() - self.moment >= QUIET_SECONDS:

@@ -30,9 +30,11 @@ class ClusterJob:
 
     def look(self, state: JobState | None) -> Ended | None:
         """Show what is new; how the task ended, once it has. state: None where Slurm has forgotten the job."""
-        self.show_state(state)
+        if state is not None and not state.waits:
+            self.show_state(state)
         for event in self.tail.events():
             self.show_in().show(event)
+        self.show_state(state)
         if state is not None and not state.ended:
             return None
         ended = self.end_of("" if state is None else state.state)

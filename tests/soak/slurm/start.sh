@@ -1,6 +1,6 @@
 #!/bin/bash
 # start.sh DIR: two nodes of a real Slurm on loopback with all of their files in DIR, until this process is asked to end
-# (SIGTERM). DIR/slurm.conf is there at once, DIR/up when the cluster takes jobs. As root; fixed ports: one at a time.
+# (SIGTERM) or its parent ends. DIR/slurm.conf is there at once, DIR/up when the cluster takes jobs. As root; fixed ports: one at a time.
 set -u
 dir=$1
 host=$(hostname)
@@ -74,4 +74,5 @@ for _ in $(seq 200); do
   fi
   sleep 0.1
 done
-wait -n "${daemons[@]}"
+# Until a daemon dies, or whoever started this.
+while kill -0 "$PPID" "${daemons[@]}" 2> /dev/null; do sleep 0.5; done

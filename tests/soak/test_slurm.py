@@ -21,9 +21,9 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster(base):
+def cluster():
     pytest.importorskip("submitit", reason="submitit is not installed: pip install -e '.[slurm]'")
-    with started(base / "cluster") as found:
+    with started() as found:
         yield found
 
 

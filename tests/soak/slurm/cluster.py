@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,16 +35,23 @@ def why_not() -> str:
 
 
 @contextmanager
-def started(folder: Path, parameters: str = "preempt_send_user_signal") -> Iterator[Cluster]:
-    """A cluster with its files in folder, for as long as the context. Raises RuntimeError where it does not come up."""
+def started(parameters: str = "preempt_send_user_signal") -> Iterator[Cluster]:
+    """A cluster for as long as the context. Raises RuntimeError where it does not come up."""
+    folder = Path(tempfile.mkdtemp(prefix="lavita-slurm-"))
+    folder.chmod(0o755)  # munge's socket must be reached by everybody
     environment = os.environ | {"PATH": PLACES, "LAVITA_SLURMCTLD_PARAMETERS": parameters}
     process = subprocess.Popen([str(Path(__file__).with_name("start.sh")), str(folder)], env=environment)
     try:
-        wait_until((folder / "up").exists, 40, "Slurm to come up")
+        try:
+            wait_until((folder / "up").exists, 40, "Slurm to come up")
+        except RuntimeError as error:
+            logs = "\n".join(path.read_text(errors="replace")[-800:] for path in sorted(folder.glob("*.log")))
+            raise RuntimeError(f"{error}\n{logs}") from None
         yield Cluster(folder)
     finally:
         process.terminate()
         process.wait(timeout=40)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:

@@ -16,7 +16,8 @@ from lavita.runner.launch import Ended, Interrupted, Launcher
 from lavita.runner.task import Task, supervise
 
 FIRST_PORT, PORTS = 20000, 20000
-FOLLOW_SECONDS = 60.0  # after another process of the job has failed, for the first one to notice and say why
+LISTEN_SECONDS = 0.5
+FOLLOW_SECONDS = 60.0  # for the first process to notice that another one has ended, and to say why
 
 
 class SlurmTask:
@@ -42,13 +43,13 @@ class SlurmTask:
         self.thread = threading.Thread(target=self.work)
         self.thread.start()
         signal.signal(signal.SIGTERM, lambda *_: self.begin_stop())
-        self.thread.join()
+        self.wait()
         rank = rank_of(os.environ)
-        if self.ended is None:
+        # Slurm's SIGTERM reaches the process too, which may end of it before this one has heard its own.
+        if self.ended is None or self.ended.status == "interrupted":
             requeue_if_preempted(rank)
-        elif rank > 0 and self.ended.status not in ("ok", "interrupted"):
-            time.sleep(FOLLOW_SECONDS)
-            raise RuntimeError(self.ended.reason)
+        elif rank > 0 and self.ended.status != "ok":
+            self.leave_it_to_the_first()
 
     def work(self) -> None:
         """The task from start to end, in a thread of its own: a process dies with the thread that started it."""
@@ -57,6 +58,22 @@ class SlurmTask:
             self.ended = supervise(self.launcher, self.task, lambda _: None, environment, rank_of(os.environ))
         except Interrupted:
             pass
+
+    def wait(self) -> None:
+        """Until the task has ended. The kernel may give a signal to the other thread: without a limit this one would
+        sleep on, and its handler with it."""
+        while self.thread.is_alive():
+            self.thread.join(LISTEN_SECONDS)
+
+    def leave_it_to_the_first(self) -> None:
+        """Wait until the first process has written how the task ended; raises RuntimeError where it does not notice."""
+        deadline = time.monotonic() + FOLLOW_SECONDS
+        while time.monotonic() < deadline and not self.launcher.stopping:
+            record = read_record(self.task.folder)
+            if record is not None and record["status"] not in ("queued", "running"):
+                return
+            time.sleep(LISTEN_SECONDS)
+        raise RuntimeError(self.ended.reason)
 
     def begin_stop(self) -> None:
         """Ask the process to end, from another thread: a handler must not wait for a lock."""
@@ -69,7 +86,7 @@ class SlurmTask:
         from submitit.helpers import DelayedSubmission
 
         self.begin_stop()
-        self.thread.join()
+        self.wait()
         return DelayedSubmission(SlurmTask(self.task, self.patience, self.grace))
 
     def __getstate__(self) -> dict[str, Any]:

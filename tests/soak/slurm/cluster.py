@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue", "scancel")
 PLACES = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 TINY = [
-    "budget.clips=640", "codec.clips=32", "train.warmup_clips=8", "extractor.steps=4", "sampling.steps=4",
+    "budget.clips=480", "codec.clips=32", "train.warmup_clips=8", "extractor.steps=4", "sampling.steps=4",
     "protocol.n_real=8", "protocol.n_generated=8", "checkpoint.every_clips=32",
 ]  # fmt: skip
 # What is measured, and differs between any two runs.
@@ -35,12 +35,12 @@ def why_not() -> str:
 
 
 @contextmanager
-def started(parameters: str = "preempt_send_user_signal") -> Iterator[Cluster]:
+def started() -> Iterator[Cluster]:
     """A cluster for as long as the context. Raises RuntimeError where it does not come up."""
     folder = Path(tempfile.mkdtemp(prefix="lavita-slurm-"))
     folder.chmod(0o755)  # munge's socket must be reached by everybody
-    environment = os.environ | {"PATH": PLACES, "LAVITA_SLURMCTLD_PARAMETERS": parameters}
-    process = subprocess.Popen([str(Path(__file__).with_name("start.sh")), str(folder)], env=environment)
+    start = str(Path(__file__).with_name("start.sh"))
+    process = subprocess.Popen([start, str(folder)], env=os.environ | {"PATH": PLACES})
     try:
         try:
             wait_until((folder / "up").exists, 40, "Slurm to come up")
@@ -67,9 +67,10 @@ class Cluster:
     """Commands of a cluster, and runs on it."""
 
     def __init__(self, folder: Path) -> None:
+        self.settings = folder / "slurm.conf"
         self.environment = os.environ | {
             "PATH": PLACES,
-            "SLURM_CONF": str(folder / "slurm.conf"),
+            "SLURM_CONF": str(self.settings),
             "OMP_NUM_THREADS": "1",
             # Both nodes are this machine, and their names mean nothing outside of Slurm.
             "MASTER_ADDR": "127.0.0.1",
@@ -93,6 +94,11 @@ class Cluster:
         """A job of the high partition that wants whole nodes for some seconds; its id."""
         words = ("sbatch", "--parsable", "--partition=high", "--exclusive", "--time=1", "--output=/dev/null", *where)
         return self.say(*words, "--wrap=sleep 2")
+
+    def change(self, before: str, after: str) -> None:
+        """Other settings, from now on."""
+        self.settings.write_text(self.settings.read_text().replace(before, after))
+        self.say("scontrol", "reconfigure")
 
     def start(self, out: Path, *more: str) -> Run:
         """A run of lavita-v1 and dit, or of what more says, as jobs."""
@@ -126,7 +132,7 @@ class Run:
         return self.log.read_text()
 
     def until_trained(self, *cells: str, steps: int = 10) -> None:
-        """Wait until each cell has made some steps of training, of the 76 that it makes."""
+        """Wait until each cell has made some steps of training, of the 56 that it makes."""
         for cell in cells:
             path = self.out / "cells" / cell / "steps.csv"
             wait_until(

@@ -34,7 +34,7 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0
-SlurmctldParameters=${LAVITA_SLURMCTLD_PARAMETERS-preempt_send_user_signal}
+SlurmctldParameters=preempt_send_user_signal
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=5

@@ -232,6 +232,19 @@ def test_submitits_signal_ends_the_process_and_gives_the_same_task_again(modules
     assert (again.task, again.patience, again.grace) == (call.task, 60.0, 20.0)
 
 
+def test_a_signal_before_the_task_began_only_requeues(modules):
+    pytest.importorskip("submitit")
+    call = SlurmTask(task_in(modules / "cell"), 60.0, 20.0)
+    assert call.checkpoint().function.task == call.task
+
+
+def test_a_folder_that_cannot_be_written_fails_the_job(modules, own_handlers):
+    task = task_in(modules / "cell")
+    (task.folder / "log.txt").mkdir()
+    with pytest.raises(IsADirectoryError):
+        SlurmTask(task, 60.0, 20.0)()
+
+
 def test_a_job_that_slurm_starts_again_after_its_end_does_nothing(modules, own_handlers):
     task = task_in(modules / "cell")
     write_record(task.folder, {"cell": "cell", "status": "ok", "reason": ""})
@@ -353,7 +366,7 @@ def test_a_job_that_ends_without_a_word(tmp_path, monkeypatch, state, status, sa
     task = task_in(tmp_path / "one")
     executor, *_ = waited(tmp_path, [task], [["RUNNING"], [state]])
     (tmp_path / "slurm").mkdir()
-    (tmp_path / "slurm" / "7_0_0_log.err").write_text("first\nno such file: python\n")
+    (tmp_path / "slurm" / "7_0_0_log.err").write_text("first\nno such file: python\nsrun: error: node1: task 0\n")
     (ended,) = executor.run([task])
     assert ended.code != 0 and (ended.status, ended.reason) == (status, said)
     record = read_record(task.folder)
@@ -370,7 +383,8 @@ def test_ctrl_c_asks_the_jobs_then_cancels_them(tmp_path, monkeypatch, capsys):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lavita.runner.cluster.GRACE_SECONDS", 0.05)
+    monkeypatch.setattr("lavita.runner.cluster.END_SECONDS", 0.05)
+    monkeypatch.setattr(SlurmExecutor, "grace", 0.05)
     executor, queue, _ = waited(tmp_path, [task_in(tmp_path / "one")], [["RUNNING"]], {1: interrupt})
     with pytest.raises(KeyboardInterrupt):
         executor.run([task_in(tmp_path / "one")])

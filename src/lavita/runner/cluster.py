@@ -13,7 +13,7 @@ from lavita.config import ConfigError
 from lavita.registry import ROOT
 from lavita.runner.cluster_job import ClusterJob
 from lavita.runner.display import Display
-from lavita.runner.launch import GRACE_SECONDS, Ended
+from lavita.runner.launch import Ended
 from lavita.runner.slurm_node import SlurmTask
 from lavita.runner.slurm_queue import JobState, Queue, last_line
 from lavita.runner.task import Task
@@ -22,6 +22,7 @@ Done = Callable[[Task, Ended], None]
 Submit = Callable[[Path, Sequence[SlurmTask], Mapping[str, Any]], list[str]]
 
 POLL_SECONDS = 3.0
+END_SECONDS = 45.0  # for Slurm to end a job whose process has ended or is killed (KillWait is 30 as a rule)
 QUIET_SECONDS = 60.0  # between two lines that say what still waits
 REQUEUES = 10**9  # submitit counts them down; here only the budget ends a cell
 
@@ -53,17 +54,22 @@ class SlurmExecutor:
         if not tasks:
             return []
         try:
-            jobs = self.submitted(tasks)
-            return self.see_through(jobs, done)
+            return self.see_through(self.submitted(tasks), done)
+        except ConfigError:
+            raise  # Slurm took no job
         except BaseException:
             self.stop()
             raise
 
+    @property
+    def grace(self) -> float:
+        """Seconds for a process to keep where it is: two thirds of the warning before a time limit. The rest is for its
+        record, and for a signal that comes late."""
+        return self.asked["signal_delay_s"] * 2 / 3
+
     def submitted(self, tasks: Sequence[Task]) -> list[ClusterJob]:
         """One array with a job a task."""
-        # Two thirds of the warning: the rest is for the record, and for the signal that comes late.
-        grace = GRACE_SECONDS * self.asked["signal_delay_s"] / 90
-        calls = [SlurmTask(task, self.patience, grace) for task in tasks]
+        calls = [SlurmTask(task, self.patience, self.grace) for task in tasks]
         prefixed = len(tasks) > 1 and self.workers != 1
         parameters = parameters_of(tasks, self.workers, self.asked) | {"job_name": self.queue.name}
         ids = self.submit(self.folder, calls, parameters)
@@ -98,12 +104,12 @@ class SlurmExecutor:
         try:
             if self.left():
                 self.display.line("stopping: each job keeps where it is (Ctrl-C again cancels them at once)")
-            self.wait_for_end(GRACE_SECONDS)
+            self.wait_for_end(self.grace + END_SECONDS)
         except KeyboardInterrupt:
             pass
         if self.left():
             self.queue.end()
-            self.wait_for_end(GRACE_SECONDS, ask=False)
+            self.wait_for_end(END_SECONDS, ask=False)
         if left := self.left():
             jobs = ", ".join(state.job for state in left)
             self.display.line(f"Slurm still has jobs {jobs}; the same command goes on once they have ended")

@@ -16,6 +16,7 @@ from lavita.runner.task import LOG, Task, settle
 FROM_OUTSIDE = {"BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT", ""}
 # A network file system may show another machine's files so much later. A job that ended well has written them.
 SETTLE_SECONDS = 60.0
+OF_SLURM = ("srun:", "slurmstepd")  # lines that only say that a process has ended
 
 
 class ClusterJob:
@@ -100,6 +101,7 @@ class ClusterJob:
             said += "; --slurm mem_gb=N asks for more"
         log = self.logs / f"{self.job}_0_log.err"
         lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+        lines = [line for line in lines if not line.startswith(OF_SLURM)]
         if state == "FAILED" and lines:
             said += f": {lines[-1].strip()}"
         return said

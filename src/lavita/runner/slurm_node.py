@@ -21,7 +21,7 @@ FOLLOW_SECONDS = 60.0  # for the first process to notice that another one has en
 
 
 class SlurmTask:
-    """submitit's callable: plain data until it is called.
+    """submitit's callable, stored as plain data.
 
     patience: seconds without a sign of life after which the process counts as hung. grace: seconds that it has to keep
     where it is.
@@ -29,21 +29,24 @@ class SlurmTask:
 
     def __init__(self, task: Task, patience: float, grace: float) -> None:
         self.task, self.patience, self.grace = task, patience, grace
+        self.launcher = Launcher(patience)
+        # The main thread must stay free for signals, whose handlers wait for the process.
+        self.thread = threading.Thread(target=self.work)
+        self.ended: Ended | None = None
+        self.error: OSError | None = None
 
     def __call__(self) -> None:
-        """See the task through on this node; its end is in its record and log. Raises RuntimeError where a process
-        other than the job's first one fails: Slurm then ends the job.
+        """See the task through on this node; its end is in its record and log. Raises OSError where these can't be
+        written, RuntimeError where a process other than the job's first one fails unnoticed: Slurm then ends the job.
         """
         record = read_record(self.task.folder)
         if record is not None and record["status"] == "ok":
             return  # a node failed after the task was done, and Slurm started the job again
-        self.launcher = Launcher(self.patience)
-        self.ended: Ended | None = None
-        # The main thread must stay free for signals, whose handlers wait for the process.
-        self.thread = threading.Thread(target=self.work)
-        self.thread.start()
         signal.signal(signal.SIGTERM, lambda *_: self.begin_stop())
+        self.thread.start()
         self.wait()
+        if self.error is not None:
+            raise self.error
         rank = rank_of(os.environ)
         # Slurm's SIGTERM reaches the process too, which may end of it before this one has heard its own.
         if self.ended is None or self.ended.status == "interrupted":
@@ -58,6 +61,8 @@ class SlurmTask:
             self.ended = supervise(self.launcher, self.task, lambda _: None, environment, rank_of(os.environ))
         except Interrupted:
             pass
+        except OSError as error:
+            self.error = error
 
     def wait(self) -> None:
         """Until the task has ended. The kernel may give a signal to the other thread: without a limit this one would
@@ -91,6 +96,9 @@ class SlurmTask:
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: self.__dict__[key] for key in ("task", "patience", "grace")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
 
 
 def rank_of(environ: Mapping[str, str]) -> int:

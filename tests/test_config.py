@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lavita.config import ConfigError, SamplingConfig, read
+from lavita.config import ComputeConfig, ConfigError, SamplingConfig, read
 
 
 @dataclass(frozen=True)
@@ -52,3 +52,29 @@ def test_missing_key():
 @pytest.mark.parametrize("steps, count", [("25", 25), ("ddim50", 50), ("10,15,20", 45)])
 def test_number_of_steps(steps, count):
     assert SamplingConfig("ddim", steps, 0.0, 1.0, None, False, 8, "generation", 1).num_steps == count
+
+
+COMPUTE = {
+    "precision": "32-true", "threads": 1, "accumulate_batches": 1, "checkpoint_activations": False,
+    "devices": 2, "nodes": 3, "strategy": "fsdp",
+}  # fmt: skip
+
+
+def test_processes_are_devices_times_nodes():
+    assert read(ComputeConfig, COMPUTE, "compute").processes == 6
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"devices": 0}, "compute.devices: got 0, wanted at least 1"),
+        ({"nodes": 0}, "compute.nodes: got 0, wanted at least 1"),
+        ({"strategy": "dp"}, "compute.strategy: got 'dp', allowed auto, ddp, fsdp"),
+        ({"devices": 1, "nodes": 1}, "compute.strategy: got fsdp for one process, wanted auto"),
+        ({"precision": "16-mixed"}, "compute.precision: got 16-mixed with compute.strategy=fsdp"),
+    ],
+)
+def test_processes_that_cannot_be_are_refused(change, message):
+    with pytest.raises(ConfigError) as error:
+        read(ComputeConfig, COMPUTE | change, "compute")
+    assert message in str(error.value) and len(str(error.value).splitlines()) == 1

@@ -8,7 +8,9 @@ from torch.nn import functional
 
 from lavita.diffusion.loss import mean_of_clip
 
-LAYERS = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
+from .batch_norm import BatchNorm2d, BatchNorm3d
+
+LAYERS = {2: (nn.Conv2d, BatchNorm2d), 3: (nn.Conv3d, BatchNorm3d)}
 
 
 class PatchDiscriminator(nn.Module):

@@ -13,6 +13,7 @@ from lavita.diffusion.draws import ClipDraws
 from lavita.train.module import TrainedStage
 
 from .autoencoder import TriplaneAutoencoder
+from .batch_norm import share_statistics
 from .losses import TURNS, Adversary, discriminators_turn, reconstruction_loss
 
 
@@ -83,6 +84,12 @@ class AdversarialStage(ReconstructionStage):
         """The loss of the stage before, so that the two phases can be compared."""
         draws = ClipDraws.for_training(0, "heldout", torch.arange(len(batch["video"])), self.device)
         return float(super().loss(batch, draws)["loss"].mean())
+
+    def on_train_start(self) -> None:
+        share_statistics(self.adversary, True)
+
+    def on_train_end(self) -> None:
+        share_statistics(self.adversary, False)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         return [*self.autoencoder.parameters(), *self.adversary.parameters()]

@@ -204,4 +204,6 @@ def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         config = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: its configuration {beside.name} is missing or no JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: its configuration {beside.name} is a {type(config).__name__}, wanted an object")
     return state, config

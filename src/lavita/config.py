@@ -167,7 +167,7 @@ class CodecConfig:
     def __post_init__(self) -> None:
         one_of("codec.kind", self.kind, ("pixels", "kl", "suite"))
         if self.kind == "kl" and not self.path:
-            raise ConfigError("codec.path: codec.kind=kl needs a local folder or a hub name, got null")
+            raise ConfigError("codec.path: codec.kind=kl needs a local folder or a hub name fetched before, got null")
 
 
 @dataclass(frozen=True)
@@ -207,19 +207,37 @@ class ComputeConfig:
 
     precision: Lightning's name (32-true, bf16-mixed). threads: CPU threads of a cell's process, since their number
     changes the last bits of sums. A batch is accumulated over accumulate_batches passes. checkpoint_activations
-    recomputes each transformer block in the backward pass: less memory, same numbers.
+    recomputes each transformer block in the backward pass: less memory, same numbers. devices: processes a node, one
+    device each, that train together on `nodes` nodes; strategy: what they share, gradients (ddp; auto where there are
+    several) or weights and optimiser too (fsdp).
     """
 
     precision: str
     threads: int
     accumulate_batches: int
     checkpoint_activations: bool
+    devices: int
+    nodes: int
+    strategy: str
 
     def __post_init__(self) -> None:
         one_of("compute.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
-        for key in ("threads", "accumulate_batches"):
+        one_of("compute.strategy", self.strategy, ("auto", "ddp", "fsdp"))
+        for key in ("threads", "accumulate_batches", "devices", "nodes"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"compute.{key}: got {getattr(self, key)}, wanted at least 1")
+        if self.processes == 1 and self.strategy != "auto":
+            raise ConfigError(
+                f"compute.strategy: got {self.strategy} for one process, wanted auto, or compute.devices or nodes "
+                "above 1"
+            )
+        if self.strategy == "fsdp" and self.precision == "16-mixed":
+            raise ConfigError("compute.precision: got 16-mixed with compute.strategy=fsdp, allowed 32-true, bf16-mixed")
+
+    @property
+    def processes(self) -> int:
+        """Processes that train together, on all nodes."""
+        return self.devices * self.nodes
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,9 @@ def check_plugin(folder: Path, where: str) -> None:
     for name in ("module.py", METHOD_FILE):
         if not (folder / name).is_file():
             raise ConfigError(f"{where}: the folder has no {name}; docs/template has one to copy")
-    from omegaconf import OmegaConf
+    from lavita.plain_yaml import read_yaml
 
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(folder / METHOD_FILE))
-    except Exception as error:  # the YAML reader raises many kinds; each is the user's one line
-        raise ConfigError(f"{where}: {METHOD_FILE}: {str(error).splitlines()[0]}") from None
+    values = read_yaml(folder / METHOD_FILE, f"{where}: {METHOD_FILE}")
     for key in ("name", "implementation"):
         got = values.get(key) if isinstance(values, dict) else None
         if got != folder.name:
@@ -93,7 +90,13 @@ def config_path(kind: str, name: str) -> Path:
 
 
 def implementation_folder(name: str) -> Path:
-    """The folder whose module.py implements a method. Raises ConfigError where there is none."""
+    """The folder whose module.py implements a method. Raises ConfigError where there is none.
+
+    A configuration that somebody handed over (a checkpoint's, a record's) names it too, and its module.py is run: so it
+    is the name of a folder known here, never a path.
+    """
+    if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
+        raise ConfigError(f"implementation is {repr(name)[:80]}, wanted the name of a method: letters, digits, - and _")
     folder = ROOT / "src" / "lavita" if name == BUILT_IN else plugins().get(name, BASELINES / name)
     if not (folder / "module.py").is_file():
         found = sorted(path.parent.name for path in BASELINES.glob("*/module.py"))

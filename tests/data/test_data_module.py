@@ -137,3 +137,21 @@ def test_short_videos_are_refused(catalogue):
     videos = (replace(catalogue.videos[0], frames=20), *catalogue.videos[1:])
     with pytest.raises(ValueError, match="1 of 64 videos are shorter than the 22 frames"):
         loaded(replace(catalogue, videos=videos))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_processes_share_the_clips_of_every_pass(catalogue, clips, world, passes):
+    """Pass by pass, rank by rank, the clips of one process in their order; step k is clips 8 k to 8 k + 7."""
+    setting = SETTING | dict(batch=8 // passes, start=0, stop=48, world=world)
+    parts = [list(ClipDataModule(catalogue, **setting, rank=rank).train_dataloader()) for rank in range(world)]
+    assert [len(part) for part in parts] == [6 * passes] * world
+    for key in ("clip_index", "video", "label"):
+        in_turn = [part[k][key] for k in range(6 * passes) for part in parts]
+        assert all(len(batch) == 8 // passes // world for batch in in_turn)
+        assert torch.equal(torch.cat(in_turn), clips[key])
+
+
+def test_a_batch_that_does_not_go_into_the_processes_is_refused(catalogue):
+    with pytest.raises(ValueError, match="a pass of 8 clips does not go into 3 processes"):
+        ClipDataModule(catalogue, **SETTING, batch=8, start=0, stop=48, world=3).train_dataloader()

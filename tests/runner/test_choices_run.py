@@ -124,5 +124,6 @@ def test_the_record_names_how_the_machine_was_used(started_from_a_file):
     config = record(started_from_a_file / "out", "lavita-v1-s0")["config"]
     assert config["compute"] == {
         "precision": "bf16-mixed", "threads": 1, "accumulate_batches": 2, "checkpoint_activations": True,
+        "devices": 1, "nodes": 1, "strategy": "auto",
     }  # fmt: skip
     assert config["sampling"]["sampler"] == "dpm-solver++"

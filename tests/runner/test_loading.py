@@ -43,3 +43,23 @@ def test_a_batch_that_does_not_go_into_its_passes_is_refused():
     (cell,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], ["compute.accumulate_batches=3"])
     with pytest.raises(ValueError, match="3 does not divide the batch of 8 clips of pvdm"):
         stage_data(cell, catalogue(22), 0, TrainedStage(cell.train, 0), 0, 8)
+
+
+def test_a_batch_that_does_not_go_into_its_processes_is_refused():
+    overrides = ["compute.accumulate_batches=2", "compute.devices=3", "compute.nodes=2"]
+    (cell,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], overrides)
+    with pytest.raises(ValueError, match="6 processes with 2 passes each do not divide the batch of 8 clips of pvdm"):
+        stage_data(cell, catalogue(22), 0, TrainedStage(cell.train, 0), 0, 8)
+
+
+def test_a_stage_of_turns_that_begins_inside_a_batch_is_refused_where_parts_would_differ():
+    class Turns(TrainedStage):
+        turns = 2
+
+    (alone,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], [])
+    (two,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], ["compute.devices=2"])
+    module = Turns(alone.train, 0)
+    assert stage_data(alone, catalogue(22), 0, module, 4, 12).start == 4
+    assert stage_data(two, catalogue(22), 0, module, 8, 16).start == 8
+    with pytest.raises(ValueError, match="takes turns by batches of 8 clips and begins at clip 4"):
+        stage_data(two, catalogue(22), 0, module, 4, 12)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -11,7 +10,6 @@ import threading
 import pytest
 
 from lavita.bench.ledger import write_record
-from lavita.config import ComputeConfig
 from lavita.runner.cluster import SlurmExecutor
 from lavita.runner.display import Display
 from lavita.runner.slurm_options import slurm_parameters
@@ -147,11 +145,6 @@ def test_a_job_of_two_nodes_stops_on_both_and_goes_on(base, cluster, monkeypatch
     assert (folder / "progress" / "log-1.txt").is_file()
 
 
-def has_nodes() -> bool:
-    return "nodes" in {field.name for field in dataclasses.fields(ComputeConfig)}
-
-
-@pytest.mark.skipif(not has_nodes(), reason="ComputeConfig has no field nodes")
 def test_a_job_of_two_nodes_is_preempted_and_ends_undisturbed(base, cluster):
     """Two processes sum gradients in another order than one, so both runs are of two."""
     runs = {}

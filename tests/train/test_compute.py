@@ -16,7 +16,9 @@ from lavita.train.budget import Limit
 from lavita.train.fit import fit_stage
 from lavita.train.recompute import recomputed_blocks
 
-PLAIN = ComputeConfig("32-true", threads=1, accumulate_batches=1, checkpoint_activations=False)
+PLAIN = ComputeConfig(
+    "32-true", threads=1, accumulate_batches=1, checkpoint_activations=False, devices=1, nodes=1, strategy="auto"
+)
 
 
 def method():

@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def part_of(folder: Path) -> tuple[str, int]:
 
 def attempts(parent: Path, name: str) -> list[Path]:
     """The folders of a part's attempts, oldest first: name, name.2, name.3, ..."""
-    found = [path for path in parent.glob(f"{name}*") if path.is_dir() and part_of(path)[0] == name]
+    found = [path for path in parent.glob(f"{escape(name)}*") if path.is_dir() and part_of(path)[0] == name]
     return sorted(found, key=lambda path: part_of(path)[1])
 
 

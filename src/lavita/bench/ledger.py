@@ -37,8 +37,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{path}: not a record ({error}); remove the cell's folder to run it again") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: not a record but a {type(record).__name__}")
     return record
 
 

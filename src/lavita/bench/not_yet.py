@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from omegaconf import OmegaConf
-
 from lavita.config import ConfigError, read
+from lavita.plain_yaml import read_yaml
 from lavita.registry import CONFIGS, names_in
 
 FILE = CONFIGS / "not_yet.yaml"
@@ -24,7 +23,7 @@ class NotYet:
 
 def not_yet() -> list[dict[str, str]]:
     """The systems of configs/not_yet.yaml that are no method yet, as plain values. Raises ConfigError."""
-    entries = OmegaConf.to_container(OmegaConf.load(FILE))
+    entries = read_yaml(FILE, FILE.name)
     if not isinstance(entries, list):
         raise ConfigError(f"{FILE.name}: wanted a list of systems, got {type(entries).__name__}")
     found = [read(NotYet, {"left_out": ""} | entry, f"{FILE.name}, entry {i}") for i, entry in enumerate(entries, 1)]

@@ -37,9 +37,31 @@ def notes_of(run: RunFolder) -> dict[str, str]:
     absent = run.plan.get("not_yet", [])
     if absent:
         notes[NOT_YET] = "\n".join(f"* {one['name']}: {one['left_out'] or 'not yet'}. {told(one)}" for one in absent)
+    sat = [line for record in records for line in sitting_lines(record)]
+    if sat:
+        notes["Sittings"] = SITTINGS_TEXT + "\n" + "\n".join(sat)
     if run.others:
         notes["Other attempts"] = "\n".join(f"* {one.name}: {one.left_out}" for one in run.others)
     return notes
+
+
+SITTINGS_TEXT = """\
+Cells that more than one process worked on, one after the other: how each ended, and where it then was. Each goes on
+from the last checkpoint, to the same numbers; wall_seconds counts all of them.
+"""
+
+
+def sitting_lines(record: dict[str, Any]) -> list[str]:
+    """The processes that worked on a cell, where they were more than one."""
+    sittings = record.get("sittings", [])
+    if len(sittings) < 2:
+        return []
+    told = [
+        f"{one['ended'] or 'running'} at {one['stage']} {one['done']:g} after {one['seconds']:.0f} s on {one['host']}"
+        + (f" (job {one['job']})" if one["job"] else "")
+        for one in sittings
+    ]
+    return [f"* {record['cell']}: " + "; ".join(told)]
 
 
 def told(system: dict[str, str]) -> str:

@@ -29,6 +29,7 @@ from lavita.bench.suite import (
     seeds_of_suite,
 )
 from lavita.config import ConfigError, nearest, one_of, read
+from lavita.plain_yaml import read_yaml
 from lavita.registry import (
     BASELINES,
     BUILT_IN,
@@ -178,7 +179,7 @@ def shared_code_hash() -> str:
 
 
 # The modules that a run starts in a process of its own, for a cell and for what all cells share.
-CELL, SHARED = "lavita.runner.cell", "lavita.runner.shared"
+CELL, SHARED, SAMPLES = "lavita.runner.cell", "lavita.runner.shared", "lavita.runner.samples"
 
 
 def source_files(cell: CellConfig | None = None) -> dict[str, Path]:
@@ -207,6 +208,11 @@ def source_files(cell: CellConfig | None = None) -> dict[str, Path]:
     if cell is not None and cell.pretraining.method:
         found["pretraining.yaml"] = config_path("methods", cell.pretraining.method)  # read in the cell's process
     return found
+
+
+def samples_files() -> dict[str, Path]:
+    """The files that can change the scores of clips made elsewhere, by names that say no place."""
+    return reach([SAMPLES, SHARED], {"lavita": ROOT / "src" / "lavita"})
 
 
 def methods_of(cell: CellConfig) -> list[str]:
@@ -240,10 +246,13 @@ def write_config(cell: CellConfig, path: Path) -> None:
 
 def read_config(path: Path) -> CellConfig:
     """A CellConfig from a file that `write_config` wrote."""
-    return cell_from_dict(OmegaConf.to_container(OmegaConf.load(path)))
+    return cell_from_dict(read_yaml(path))
 
 
 def cell_from_dict(values: dict) -> CellConfig:
-    """A CellConfig from the plain mapping that dataclasses.asdict makes of one."""
+    """A CellConfig from the plain mapping that dataclasses.asdict makes of one. Raises ConfigError."""
     parts = {key: read(SECTIONS[key], value, key) if key in SECTIONS else value for key, value in values.items()}
-    return CellConfig(**parts | {"weight_files": dict(values.get("weight_files", {}))})
+    try:
+        return CellConfig(**parts | {"weight_files": dict(values.get("weight_files", {}))})
+    except TypeError as error:
+        raise ConfigError(f"configuration of a cell: {str(error).removeprefix('CellConfig.__init__() ')}") from None

@@ -10,8 +10,9 @@ from typing import Any
 
 from lavita.bench.attempts import attempts, part_of
 from lavita.bench.ledger import RECORD, read_record
-from lavita.bench.seal import PLAN, digest_of
+from lavita.bench.seal import PARTS, PLAN, digest_of
 from lavita.bench.shared_parts import SHARED, read_shared
+from lavita.inside import inside
 from lavita.whole import write_whole
 
 
@@ -60,8 +61,9 @@ def read_run(run: Path) -> RunFolder:
         raise ValueError(f"{run}: no {PLAN}, so this is no results folder of run.py")
     try:
         plan = json.loads((run / PLAN).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{run / PLAN}: can't be read ({error})") from None
+    refuse_links(run)
     shared = {
         path.parent.name: read_shared(path.parent) | read_record(path.parent)
         for path in sorted((run / "shared").glob(f"*/{SHARED}"))
@@ -78,9 +80,22 @@ def read_run(run: Path) -> RunFolder:
     return RunFolder(run, plan, shared, cells, others, digest_of(run))
 
 
+def refuse_links(run: Path) -> None:
+    """Raise ValueError where a part of a results folder is a link: what it points to lies elsewhere."""
+    for kind in PARTS:
+        inside(run, kind, f"{run}: the folder of its parts")
+        for path in (run / kind).glob("*"):
+            inside(path.parent, path.name, f"{path.parent}: a part")
+            for name in (RECORD, SHARED):
+                inside(path, name, f"{path}: what is read of it")
+
+
 def every_attempt(run: Path, name: str) -> list[Attempt]:
     """The attempts at a cell, oldest first."""
     found = [(path, read_record(path)) for path in attempts(run / "cells", name)]
+    for path, record in found:
+        if record is not None:
+            inside(run / "shared", record.get("shared"), f"{path / RECORD}: shared")
     return [Attempt(path.name, record) for path, record in found if record is not None]
 
 

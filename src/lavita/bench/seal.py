@@ -37,7 +37,7 @@ def files_of(folder: Path) -> dict[str, str]:
     Raises ValueError for a link: what it points to lies outside the seal.
     """
     found = {}
-    for path in sorted(folder.rglob("*")):
+    for path in [folder, *sorted(folder.rglob("*"))]:
         name = path.relative_to(folder).as_posix()
         if name.split("/")[0] == PROGRESS:
             continue

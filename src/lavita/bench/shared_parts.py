@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lavita.bench.ledger import csv_text
+from lavita.inside import inside
 from lavita.whole import write_whole
 
 SHARED, VIDEOS = "shared.json", "videos.csv"
@@ -28,8 +29,7 @@ def read_shared(folder: Path) -> dict[str, Any]:
     shared = json.loads((folder / SHARED).read_text())
     given = {key: shared[key] for key in PATHS if shared[key]} | shared["splits"]
     for key, name in given.items():
-        if Path(name).name != name:
-            raise ValueError(f"{folder / SHARED}: {key} is {name!r}, wanted the name of a file beside it")
+        inside(folder, name, f"{folder / SHARED}: {key}")
     shared |= {key: shared[key] and str(folder / shared[key]) for key in PATHS}
     return shared | {"splits": {split: str(folder / name) for split, name in shared["splits"].items()}}
 

@@ -27,6 +27,7 @@ from lavita.config import (
     one_of,
     read,
 )
+from lavita.plain_yaml import read_yaml
 from lavita.registry import config_path, implementation_folder, names_in
 from lavita.score.protocol import Protocol
 
@@ -177,11 +178,7 @@ class CellConfig:
 
 def load_yaml(kind: str, name: str) -> dict[str, Any]:
     """The plain content of configs/<kind>/<name>.yaml. Raises ConfigError in one line."""
-    path = config_path(kind, name)
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # the YAML reader raises many kinds; each is the user's one line
-        raise ConfigError(f"configs/{kind}/{name}.yaml: {str(error).splitlines()[0]}") from None
+    values = read_yaml(config_path(kind, name), f"configs/{kind}/{name}.yaml")
     if not isinstance(values, dict):
         raise ConfigError(f"configs/{kind}/{name}.yaml: wanted a mapping, got {type(values).__name__}")
     return values

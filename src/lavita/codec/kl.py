@@ -84,18 +84,22 @@ def frames_of_patches(patches: Tensor, patch: int, num_clips: int) -> Tensor:
 
 
 def load_kl(path: str, scaling: float | None) -> KLCodec:
-    """A pre-trained AutoencoderKL from a local folder or a hub name.
+    """A pre-trained AutoencoderKL from a local folder, or of a hub name that was fetched before.
 
     scaling is the published factor on z (0.18215 for Stable Diffusion's); None takes the one in its configuration.
-    Raises ValueError in one line where it can't be had.
+    Nothing is fetched here, and of its weights only safetensors are read.
+    Raises ValueError in one line where it can't be had, saying how to fetch it.
     """
     try:
-        autoencoder = AutoencoderKL.from_pretrained(path, low_cpu_mem_usage=False)
+        autoencoder = AutoencoderKL.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"codec.path: no AutoencoderKL at {path!r} ({reason}). Give a local folder that holds config.json and "
-            "the weights, a hub name on a machine with network, or train one: codec.kind=suite"
+            "diffusion_pytorch_model.safetensors; for a hub name, which is never fetched by itself, fetch both first: "
+            f"hf download NAME --local-dir FOLDER; or train one: codec.kind=suite"
         ) from None
     factor = scaling if scaling is not None else autoencoder.config.scaling_factor
     channels = autoencoder.config.latent_channels
@@ -135,9 +139,15 @@ def save_codec(codec: KLCodec, folder: Path) -> None:
 
 
 def load_codec(folder: Path) -> KLCodec:
-    """A codec that the suite trained. Raises FileNotFoundError where the folder holds none."""
+    """A codec that the suite trained. Raises FileNotFoundError where the folder holds none, ValueError where one that
+    `save_codec` did not write."""
     s = json.loads((folder / STATISTICS).read_text())
-    autoencoder = AutoencoderKL.from_pretrained(str(folder), local_files_only=True, low_cpu_mem_usage=False)
+    try:
+        autoencoder = AutoencoderKL.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+        )
+    except OSError as error:
+        raise ValueError(f"{folder}: no codec of the suite ({str(error).strip().splitlines()[0]})") from None
     return KLCodec(
         autoencoder, torch.tensor(s["mean"]), torch.tensor(s["std"]), s["bound"], s["name"], s["trained_clips"]
     )

@@ -22,6 +22,7 @@ from .clip import (
     window_starts,
 )
 from .latents import LatentCache
+from .share import ClipShare
 from .video import read_frames
 from .windows import load_window
 
@@ -124,7 +125,9 @@ class TrainClips(Dataset):
 class ClipDataModule(lightning.LightningDataModule):
     """Loads training clips start .. stop - 1, in this order, in full batches of `batch`, as TrainClips has them.
 
-    Raises ValueError where stop - start is no multiple of batch, and for videos shorter than a clip.
+    Of world processes that train together each loads its part of every batch: see ClipShare.
+    Raises ValueError where stop - start is no multiple of batch, or batch none of world, and for videos shorter than a
+    clip.
     """
 
     def __init__(
@@ -145,6 +148,8 @@ class ClipDataModule(lightning.LightningDataModule):
         past: int = 0,
         frame_choice: str = "exact",
         latents: LatentCache | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         super().__init__()
         if batch < 1 or start < 0 or stop < start or (stop - start) % batch:
@@ -155,16 +160,17 @@ class ClipDataModule(lightning.LightningDataModule):
         self.catalogue = catalogue
         self.frames, self.interval, self.resolution, self.seed = frames, interval, resolution, seed
         self.batch, self.start, self.stop, self.num_workers = batch, start, stop, num_workers
+        self.rank, self.world = rank, world
         self.clips = TrainClips(
             catalogue, frames, interval, resolution, flip, seed, cache_bytes, images, past, frame_choice, latents
         )
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of TrainClips' items, stacked: {'video': float32 (B, F, 3, H, W), ...}."""
+        """Batches of TrainClips' items, stacked: {'video': float32 (batch / world, F, 3, H, W), ...}."""
         return DataLoader(
             self.clips,
-            batch_size=self.batch,
-            sampler=range(self.start, self.stop),
+            batch_size=self.batch // self.world,
+            sampler=ClipShare(self.start, self.stop, self.batch, self.rank, self.world),
             num_workers=self.num_workers,
             # Its own generator: a loader otherwise draws from torch's global one, which training may use.
             generator=torch.Generator().manual_seed(self.seed),

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
 
+from lavita.inside import inside
 from lavita.whole import write_whole
 
 from .archive import Report, TarArchive, UnpackError, ZipArchive, checked_paths
@@ -167,8 +168,13 @@ def _check_on_disk(archive: Path, folder: Path, expected: dict[str, int | None])
 def _put_in_place(hidden: Path, target: Path) -> str:
     """Move each name of the plan; those that an earlier call had moved are no longer in the hidden folder."""
     plan = json.loads((hidden / PLAN).read_text(encoding="utf-8"))
+    base = hidden / plan["base"]
+    # A copy of a data set that somebody handed over may hold such a folder, too.
+    if not base.resolve().is_relative_to(hidden.resolve()):
+        raise UnpackError(f"{hidden / PLAN}: base is {plan['base']!r}, which is not in its folder; remove {hidden}")
     for name in plan["names"]:
-        source, place = hidden / plan["base"] / name, target / name
+        inside(target, name, f"{hidden / PLAN}: a name in names")
+        source, place = base / name, target / name
         if not os.path.lexists(source):
             continue
         if os.path.lexists(place):

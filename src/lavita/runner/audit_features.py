@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -47,9 +48,13 @@ def checked(run: RunFolder, one: Attempt, count: int) -> Iterator[AuditLine]:
 
 
 def extractor(run: RunFolder, one: Attempt) -> Extractor:
-    """The network that the shared parts keep, or that is at hand for the protocol. Raises ValueError, OSError."""
-    shared = run.shared[one.record["shared"]]
-    return load_extractors(cell_from_dict(one.record["config"]), shared["extractor"], "cpu")["distance"]
+    """The network that the shared parts keep, or the known one at hand for the protocol. Raises ValueError, OSError.
+
+    A file that the record names is not taken: it lies outside the folder, and a TorchScript file is a program.
+    """
+    shared, cell = run.shared[one.record["shared"]], cell_from_dict(one.record["config"])
+    known = replace(cell, weights=replace(cell.weights, i3d=None, c3d=None))
+    return load_extractors(known, shared["extractor"], "cpu")["distance"]
 
 
 def compared(run: RunFolder, one: Attempt, network: Extractor, count: int) -> AuditLine:

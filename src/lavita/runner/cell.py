@@ -15,6 +15,7 @@ import torch
 
 from lavita.bench.ledger import read_record, write_record
 from lavita.bench.plan import read_config
+from lavita.bench.seal import PROGRESS
 from lavita.bench.shared_parts import read_shared
 from lavita.bench.suite import CellConfig
 from lavita.checkpoints import read_state, save
@@ -26,63 +27,79 @@ from lavita.runner.build import build_method, load_suite_codec
 from lavita.runner.child import begin
 from lavita.runner.conditions import Conditions, conditions_of
 from lavita.runner.events import emit, progress
-from lavita.runner.generate import generate, save_samples
+from lavita.runner.generate import Generated, generate, save_samples
 from lavita.runner.in_parts import drop_parts
 from lavita.runner.loading import stage_data
 from lavita.runner.quality import reconstruction_scores
 from lavita.runner.scoring import Scorer
 from lavita.runner.sittings import said_once, seconds_of
 from lavita.runner.source import usable_catalogue
+from lavita.runner.together import together
 from lavita.runner.training import HELDOUT_CLIPS, Spent, check_spent, start_network, train
 from lavita.runner.unfinished import reason_of, sitting, status_of, tidy
-from lavita.train import stop
+from lavita.train import ranks, stop
 from lavita.train.module import TrainedStage, VideoMethod
 
 
 def main(folder: Path, shared_folder: Path) -> None:
     """Run the cell of a folder, or go on with it, and complete its record."""
     cell = read_config(folder / "config.yaml")
-    shared = read_shared(shared_folder)
-    with sitting(folder) as (kept, pulse):
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        catalogue = usable_catalogue(cell, cell.data.root, Path(shared["cache"]))
-        codec = load_suite_codec(cell.codec, shared["codec"])
-        method = build_method(cell, shared["num_classes"], codec).to(device).eval()
-        if cell.pretraining.checkpoint:
-            source = read_record(folder)["outside"]["pretraining.checkpoint"]
-            start_network(method, read_state(cell.pretraining.checkpoint), source, folder)
-        scorer = Scorer(shared, cell, str(device))
+    with together(cell.compute, folder):
+        if not ranks.is_first():
+            work(cell, folder, shared_folder, Kept(folder / PROGRESS))
+            return
+        with sitting(folder) as kept:
+            work(cell, folder, shared_folder, kept)
+        finish(folder, cell)
 
-        given = conditions_of(cell, catalogue)
-        scores = score_method(method, cell, scorer, shared["classes"], "untrained", folder / "untrained", given, kept)
-        spent = train(method, cell, catalogue, shared, folder, kept)
-        method.to(device)  # the trainer leaves a module on the CPU
+
+def work(cell: CellConfig, folder: Path, shared_folder: Path, kept: Kept) -> None:
+    """What is done in one sitting, by every process of the cell: build, sample untrained, train, sample, score."""
+    shared = read_shared(shared_folder)
+    ranks.start_group()
+    device = torch.device("cuda", ranks.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    catalogue = usable_catalogue(cell, cell.data.root, Path(shared["cache"]))
+    codec = load_suite_codec(cell.codec, shared["codec"])
+    method = build_method(cell, shared["num_classes"], codec).to(device).eval()
+    if cell.pretraining.checkpoint:
+        source = read_record(folder)["outside"]["pretraining.checkpoint"]
+        start_network(method, read_state(cell.pretraining.checkpoint), source, folder)
+    scorer = Scorer(shared, cell, str(device)) if ranks.is_first() else None
+
+    given = conditions_of(cell, catalogue)
+    scores = score_method(method, cell, scorer, shared["classes"], "untrained", folder / "untrained", given, kept)
+    spent = train(method, cell, catalogue, shared, folder, kept)
+    method.to(device)  # the trainer leaves a module on the CPU
+    scores += score_method(method, cell, scorer, shared["classes"], "train", folder / "samples", given, kept)
+    if ranks.is_first():
         weights_hash = save_method(method, cell, shared, folder)
-        scores += score_method(method, cell, scorer, shared["classes"], "train", folder / "samples", given, kept)
         scores += first_stage_scores(method, cell, catalogue, scorer, shared, folder / "autoencoder.gif", kept)
-        remark = "" if given is None else given.remark
-        complete(folder, method, cell, spent, scores, weights_hash, remark)
-    finish(folder)
+        complete(folder, method, cell, spent, scores, weights_hash, "" if given is None else given.remark)
 
 
 def score_method(
     method: VideoMethod,
     cell: CellConfig,
-    scorer: Scorer,
+    scorer: Scorer | None,
     classes: list[int],
     stage: str,
     out: Path,
     given: Conditions | None,
     kept: Kept,
 ) -> list[dict[str, Any]]:
-    """Sample the protocol's clips, keep them without loss, and score them; one entry a metric."""
+    """Sample the protocol's clips, keep them without loss, and score them; one entry a metric.
+
+    Every process samples its part; scorer None: another one scores.
+    """
     name = "sample" if stage == "train" else "sample untrained"
     remark = None if given is None else given.remark
 
+    def sample() -> Generated:
+        report = partial(progress, name)
+        return generate(method, cell.sampling, cell.protocol.n_generated, 0, classes, report, given, kept, name)
+
     def make() -> list[dict[str, Any]]:
-        made = generate(
-            method, cell.sampling, cell.protocol.n_generated, 0, classes, partial(progress, name), given, kept, name
-        )
+        made = sample()
         if out.is_dir():
             shutil.rmtree(out)  # of a process that was killed while it wrote them
         save_samples(out, made.clips, made.seeds, made.labels, cell, keep_clips=stage == "train", condition=remark)
@@ -90,6 +107,10 @@ def score_method(
         scored = scorer.score(made.clips, out.with_suffix(".npz"), stage == "train", kept, f"score of {name}")
         return [score | common for score in scored]
 
+    if scorer is None:
+        if kept.value(f"scores of {name}") is None:
+            sample()
+        return []
     scores = kept.once(f"scores of {name}", make)
     for parts in (name, f"score of {name}"):
         drop_parts(kept, parts)
@@ -174,14 +195,14 @@ def complete(
     check_spent(cell, totals, spent)
 
 
-def finish(folder: Path) -> None:
+def finish(folder: Path, cell: CellConfig) -> None:
     """Mark the record ok, with what all sittings took together."""
     record = read_record(folder)
     sittings = record["sittings"]
     seconds = seconds_of(sittings)
     record["row"] |= {
         "wall_seconds": seconds,
-        "accelerator_seconds": seconds if torch.cuda.is_available() else 0.0,
+        "accelerator_seconds": seconds * cell.compute.processes if torch.cuda.is_available() else 0.0,
         "peak_bytes": max(one["peak_bytes"] for one in sittings),
         "hardware": said_once(sittings, "hardware"),
         "versions": said_once(sittings, "versions"),

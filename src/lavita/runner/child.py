@@ -7,8 +7,7 @@ import os
 import signal
 import sys
 
-from lavita.runner.launch import PARENT
-
+PARENT = "LAVITA_PARENT"  # a variable: the process id of the one that started this one
 PR_SET_PDEATHSIG = 1
 
 

@@ -80,13 +80,14 @@ def stage_cost(cell: CellConfig, module: TrainedStage) -> StageCost:
     every = {id(p): p.numel() for p in module.parameters()}
     copies = TRAINED_COPIES + (1 if module.uses_ema else 0)
     others = sum(size for key, size in every.items() if key not in trained)
-    passes = cell.compute.accumulate_batches
-    clips = module.train_config.batch_clips // passes
+    compute = cell.compute
+    clips = module.train_config.batch_clips // (compute.accumulate_batches * compute.processes)
+    shards = compute.processes if compute.strategy == "fsdp" else 1
     return StageCost(
         params=sum(trained.values()),
         flops_forward=forward,
         flops_train=training_flops_per_clip(module, one),
-        peak_bytes=BYTES * (copies * sum(trained.values()) + others) + activation_bytes(cell, module, clips),
+        peak_bytes=BYTES * (copies * sum(trained.values()) // shards + others) + activation_bytes(cell, module, clips),
     )
 
 

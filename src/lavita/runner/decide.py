@@ -11,8 +11,8 @@ from typing import Any
 from lavita.bench.attempts import attempts
 from lavita.bench.ledger import UNFINISHED, read_record
 from lavita.bench.lock import FolderLock, Held
-from lavita.bench.plan import changed_keys, code_hash, config_hash
-from lavita.bench.seal import LOCK, PROGRESS
+from lavita.bench.plan import changed_keys, code_hash, config_hash, hash_of_sources, samples_files
+from lavita.bench.seal import LOCK, PROGRESS, sha256_of
 from lavita.bench.suite import CellConfig
 from lavita.runner.parts import Shared
 from lavita.runner.provenance import versions
@@ -84,6 +84,26 @@ def decide(cells_folder: Path, cell: CellConfig, parts: Mapping[str, str], fresh
     if status == "failed":
         return Decision(GO_ON, folder, f"goes on ({said})")
     return Decision(BEGIN, None, f"from the start ({said})")
+
+
+def samples_made_from(clips: Path, shared: Shared) -> dict[str, str]:
+    """Hashes of what decides the scores of a folder of clips made elsewhere; its files by their contents."""
+    lines = [f"{path.name} {sha256_of(path)}" for path in sorted(clips.iterdir()) if path.is_file()]
+    values = shared.values
+    return {
+        "clips": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        "code": hash_of_sources(samples_files()),
+        "libraries": versions(),
+        "data": shared.group.source.catalogue.fingerprint,
+        "feature network": values["extractor_hash"],
+        "protocol": values["protocol_hash"],
+    }
+
+
+def samples_scored(cells_folder: Path, name: str, parts: Mapping[str, str]) -> bool:
+    """Whether the newest attempt at such a row ended well and was made from the same."""
+    record = next((one for path in reversed(attempts(cells_folder, name)) if (one := read_record(path))), None)
+    return record is not None and record["status"] == "ok" and record.get("made_from") == dict(parts)
 
 
 def refuse_worked_on(folder: Path, record: Mapping[str, Any]) -> None:

@@ -20,16 +20,22 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def default_workers(threads: int) -> int:
-    """Cells at once: one an accelerator, else as many as have `threads` cores each."""
-    return len(accelerators()) or max(1, usable_cores() // threads)
+def default_workers(threads: int, devices: int = 1) -> int:
+    """Cells at once: as many as have `devices` accelerators each, else as many as have `threads` cores a device."""
+    return max(1, len(accelerators()) // devices or usable_cores() // (threads * devices))
 
 
-def environment_of(worker: int, threads: int) -> dict[str, str]:
-    """Variables of the process of a cell: its number of threads, and its accelerator where there are some."""
+def environment_of(worker: int, threads: int, devices: int = 1) -> dict[str, str]:
+    """Variables of the process of a cell: its number of threads, and its accelerators where there are some.
+
+    Raises ValueError where there are some, but fewer than the cell wants.
+    """
     names = accelerators()
-    device = {"CUDA_VISIBLE_DEVICES": names[worker % len(names)]} if names else {}
-    return threads_of(threads) | device
+    if names and len(names) < devices:
+        raise ValueError(f"compute.devices: {devices} wanted, but this machine has {len(names)} accelerators")
+    own = [names[(worker * devices + number) % len(names)] for number in range(devices)] if names else []
+    chosen = {"CUDA_VISIBLE_DEVICES": ",".join(own)} if names else {}
+    return threads_of(threads) | chosen
 
 
 def threads_of(threads: int) -> dict[str, str]:

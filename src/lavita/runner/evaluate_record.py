@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import numpy as np
 
 from lavita.bench.ledger import COLUMNS, write_rows
 from lavita.data.catalogue import SPLITS
+from lavita.inside import inside
 from lavita.runner import provenance
 from lavita.score.clip_metric import metric_key
 from lavita.score.compare import scores_of
@@ -177,15 +179,17 @@ def recomputed(folder: Path) -> tuple[dict[str, Any], list[str]]:
         raise ValueError(f"{path}: not a record of evaluate.py ({type(error).__name__}: {error})") from None
     sides = {}
     for name, wanted in files.items():
-        if Path(name).name != name:
-            raise ValueError(f"{path}: names a file {name!r} outside of its folder")
+        inside(folder, name, f"{path}: a name in files")
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: is missing, the record names it")
         found = file_hash(folder / name)
         if found != wanted:
             raise ValueError(f"{folder / name}: has sha256 {found[:12]}, the record says {wanted[:12]}: it was changed")
-        with np.load(folder / name, allow_pickle=False) as loaded:
-            sides[name.removesuffix(".npz")] = {key: loaded[key] for key in loaded.files}
+        try:
+            with np.load(folder / name, allow_pickle=False) as loaded:
+                sides[name.removesuffix(".npz")] = {key: loaded[key] for key in loaded.files}
+        except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{folder / name}: no arrays that can be read ({error})") from None
     splits = {side: arrays for side, arrays in sides.items() if side in SPLITS}
     scores = scores_of(protocol, sides["real"], sides["generated"], record["metric_names"], splits)
     before = {(score["metric"], score["stage"]): score for score in record["scores"]}

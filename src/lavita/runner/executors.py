@@ -33,7 +33,7 @@ def check_executor(name: str, asked: Sequence[str], cells: Sequence[CellConfig])
                 "without --executor slurm to run here"
             )
         return
-    nodes = max(getattr(cell.compute, "nodes", 1) for cell in cells)
+    nodes = max((cell.compute.nodes for cell in cells), default=1)
     if nodes > 1:
         raise ConfigError(f"compute.nodes: got {nodes}, wanted 1 without --executor slurm")
 

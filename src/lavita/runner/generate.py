@@ -46,6 +46,8 @@ def generate(
 ) -> Generated:
     """Clips of seeds seed_start .. seed_start + N - 1; each batch is kept under the name as soon as it is made.
 
+    Of several processes with one place to keep them each makes a part, and the first has them all.
+
     condition, float32 (N, F, 3, H, W) in [-1, 1] or what gives it batch by batch, holds the real clip that each is
     made from, where a task wants one.
     In a class suite the clip of seed s has class classes[s modulo their number]; elsewhere classes are not used.
@@ -62,7 +64,9 @@ def generate(
         clips = np.stack([to_uint8(clip) for clip in method.sample(seeds[part], y, sampling, given)])
         return {"clips": clips, "seconds": np.array(time.monotonic() - started)}
 
-    parts = in_parts(name, num_clips, sampling.batch_clips, make, report, kept)
+    parts = in_parts(name, num_clips, sampling.batch_clips, make, report, kept, shared=kept is not None)
+    if not parts:
+        return Generated(np.empty(0), labels, seeds, 0.0)  # the first process has them
     return Generated(joined(parts, "clips"), labels, seeds, seconds_of(parts))
 
 

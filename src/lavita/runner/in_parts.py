@@ -11,7 +11,7 @@ import numpy as np
 from lavita.diffusion.draws import derive_seed
 from lavita.kept import Kept
 from lavita.runner.seeded import seed_everything
-from lavita.train import stop
+from lavita.train import ranks, stop
 
 SUFFIX = ".npz"
 Arrays = dict[str, np.ndarray]
@@ -24,18 +24,32 @@ def in_parts(
     make: Callable[[slice], Arrays],
     report: Callable[[int, int], None],
     kept: Kept | None = None,
+    shared: bool = False,
 ) -> list[Arrays]:
     """What make gives for clips 0 .. total - 1, `size` at a time, in order; every part from kept where it is there.
 
-    Every part begins from the same state of chance, whichever process makes it. Raises Stopped between two parts
-    where the process is asked to end.
+    Every part begins from the same state of chance, whichever process makes it. shared: processes that work together
+    make every world-th part each, and the first has them all (the others none): the parts are the same, and so are the
+    clips. Raises Stopped between two parts where the process is asked to end.
     """
+    parts = [slice(start, min(start + size, total)) for start in range(0, total, size)]
+    if shared and ranks.world() > 1:
+        for part in parts[ranks.rank() :: ranks.world()]:
+            one_part(named(name, part), lambda part=part: make(part), kept)
+            report(part.stop, total)
+        ranks.barrier()
+        if not ranks.is_first():
+            return []
     found = []
-    for start in range(0, total, size):
-        part = slice(start, min(start + size, total))
-        found.append(one_part(f"{name}-{start:06d}", lambda part=part: make(part), kept))
+    for part in parts:
+        found.append(one_part(named(name, part), lambda part=part: make(part), kept))
         report(part.stop, total)
     return found
+
+
+def named(name: str, part: slice) -> str:
+    """The name under which a part is kept."""
+    return f"{name}-{part.start:06d}"
 
 
 def one_part(name: str, make: Callable[[], Arrays], kept: Kept | None) -> Arrays:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lavita.registry import ROOT
+from lavita.runner.child import PARENT
 from lavita.runner.events import parse
 from lavita.runner.pulse import read_pulse
 
@@ -23,7 +24,6 @@ STEADY_CPU = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
 }
-PARENT = "LAVITA_PARENT"  # names the process that started one: where it ends, so does the other (child.py)
 GRACE_SECONDS = 60.0  # for a process to end its step and keep where it is, once asked
 LOOK_SECONDS = 2.0  # between two looks for a sign of life
 

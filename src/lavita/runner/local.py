@@ -53,7 +53,7 @@ class LocalExecutor:
         channel = self.display.channel(task.title)
         channel.prefix = task.prefix if self.workers > 1 else ""
         try:
-            return supervise(self.launcher, task, channel.show, environment_of(worker, task.threads))
+            return supervise(self.launcher, task, channel.show, environment_of(worker, task.threads, task.devices))
         finally:
             channel.close()
 

@@ -48,7 +48,10 @@ def load_cell(paths: Sequence[Path], suite: str | None, method: str | None, over
     missing = {"cell", "num_classes", "class_names", "classes"} - set(config)
     if missing:
         raise ValueError(f"{file}: its configuration lacks {', '.join(sorted(missing))}: not a checkpoint of a cell")
-    cell = cell_from_dict(config["cell"])
+    try:
+        cell = cell_from_dict(config["cell"])
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: its configuration is no cell's ({error})") from None
     external = cell.codec.kind == "kl"
     codec = load_suite_codec(cell.codec, None) if external else empty_codec(cell.codec)
     built = build_method(cell, config["num_classes"], codec)

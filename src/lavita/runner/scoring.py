@@ -31,6 +31,8 @@ from lavita.score.subsets import FrechetOfSubsets, KernelOfSubsets
 from lavita.score.torchscript import TorchScriptC3D, TorchScriptI3D
 from lavita.score.weights import find_weights
 
+# One process scores all clips of a cell; were others asked for theirs, they would be waited for in vain.
+ALONE = {"sync_on_compute": False}
 CLIPS_AT_ONCE = 16  # described between two looks at whether the process is asked to end
 
 
@@ -103,9 +105,9 @@ class Scorer:
         described = self.described(clips, kept, name)
         features = torch.from_numpy(described["features"])
         arrays = described | {"names": np.array([f"{index:06d}" for index in range(len(clips))])}
-        fvd = FrechetVideoDistance(distance, n=p.n_generated, n_real=p.n_real, ddof=p.ddof)
+        fvd = FrechetVideoDistance(distance, n=p.n_generated, n_real=p.n_real, ddof=p.ddof, **ALONE)
         entries = []
-        kvd = KernelVideoDistance(distance, n=p.n_generated, n_real=p.n_real)
+        kvd = KernelVideoDistance(distance, n=p.n_generated, n_real=p.n_real, **ALONE)
         x, y = self.real.double().numpy(), features.double().numpy()
         for metric, parts in ((fvd, FrechetOfSubsets(x, y, p.ddof)), (kvd, KernelOfSubsets(x, y))):
             metric.add_rows(self.real, real=True)
@@ -116,7 +118,8 @@ class Scorer:
             entries += self.split_entries(features)
         if self.has_classes:
             classes = self.extractors["classes"]
-            metric = VideoInceptionScore(classes, p.n_generated, splits=p.is_splits, shuffle_seed=p.is_shuffle_seed)
+            how = {"splits": p.is_splits, "shuffle_seed": p.is_shuffle_seed}
+            metric = VideoInceptionScore(classes, p.n_generated, **how, **ALONE)
             metric.add_rows(torch.from_numpy(described["probabilities"]), real=False)
             mean, deviation = metric.mean_and_deviation()
             entry = self.entry(metric, classes, mean, p.n_generated)
@@ -145,14 +148,15 @@ class Scorer:
         counts = {split: len(rows["features"]) for split, rows in self.splits.items()}
         for split, count in counts.items():
             if count >= LEAST_CLIPS:
-                metric = FrechetVideoDistance(distance, n=p.n_generated, n_real=count, ddof=p.ddof, against=split)
+                how = {"n": p.n_generated, "n_real": count, "ddof": p.ddof, "against": split}
+                metric = FrechetVideoDistance(distance, **how, **ALONE)
                 metric.add_rows(torch.from_numpy(self.splits[split]["features"]), real=True)
                 metric.add_rows(features, real=False)
                 entries.append(self.entry(metric, distance, float(metric.compute()), p.n_generated) | {"n_real": count})
         if len(entries) < len(self.splits) or not entries:
             return entries
         names = {"train": list(self.splits["train"]["names"])}
-        check = MemorisationCheck(distance, p.n_generated, counts["train"], counts["heldout"], names=names)
+        check = MemorisationCheck(distance, p.n_generated, counts["train"], counts["heldout"], names=names, **ALONE)
         for side, rows in (("train", None), ("heldout", None), ("generated", features)):
             check.add_rows(torch.from_numpy(self.splits[side]["features"]) if rows is None else rows, side)
         found = check.found()
@@ -170,7 +174,7 @@ class Scorer:
         keep: the .npz that takes the features of the latter.
         """
         p, distance = self.protocol, self.extractors["distance"]
-        metric = FrechetVideoDistance(distance, n=p.n_real, n_real=p.n_real, ddof=p.ddof)
+        metric = FrechetVideoDistance(distance, n=p.n_real, n_real=p.n_real, ddof=p.ddof, **ALONE)
         metric.add_rows(self.real, real=True)
         features = torch.cat([distance.features(clips) for clips in batches])
         metric.add_rows(features, real=False)

@@ -85,7 +85,10 @@ def check_weights(cell: CellConfig, catalogue: Catalogue, shared: dict[str, Any]
     if cell.protocol.with_weights(*hashes).hash() != shared["protocol_hash"]:
         raise Stale("the feature networks' weights are others")
     # A cache that is whole is opened at once; one that is gone, or of something else, is filled or refused.
-    fill_cache(cell, catalogue, shared, cache)
+    filled = fill_cache(cell, catalogue, shared, cache)
+    # Cells read both paths from the parts: a folder that was handed over may name any place.
+    if shared["cache"] != str(cache) or shared["latents"] != filled["latents"]:
+        raise Stale("they name another --cache")
 
 
 def fit_extractor(

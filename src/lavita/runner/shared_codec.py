@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,21 @@ def train_codec(cell: CellConfig, catalogue: Catalogue, folder: Path) -> None:
     from lavita.runner.quality import reconstruction
     from lavita.train.fit import fit_stage
 
+    # One process fits what all cells share, however many train a cell.
+    cell = replace(cell, compute=replace(cell.compute, devices=1, nodes=1, strategy="auto"))
     clips, train = cell.codec.clips, codec_training_config(cell)
     torch.manual_seed(0)
     module = CodecTraining(cell.codec, train, seed=0)
     data = stage_data(cell, catalogue, 0, module, 0, clips)
-    module.start(next(iter(data.train_dataloader()))["video"])
+    first = stage_data(cell, catalogue, 0, module, 0, clips, whole=True)
+    module.start(next(iter(first.train_dataloader()))["video"])
     heldout = data.heldout_batch(HELDOUT_CLIPS)
     kept = Kept(folder / PROGRESS)
     done = fit_stage(
         module, data.train_dataloader(), Limit(clips), folder, heldout, progress, cell.compute, kept, cell.checkpoint
     )
     batch = STATISTICS_CLIPS - STATISTICS_CLIPS % train.batch_clips or train.batch_clips
-    statistics = stage_data(cell, catalogue, 0, module, 0, batch).train_dataloader()
+    statistics = stage_data(cell, catalogue, 0, module, 0, batch, whole=True).train_dataloader()
     codec = measured_codec(module.autoencoder, statistics, "suite", clips)
     before, after = reconstruction(codec, heldout["video"])
     psnr = 10 * np.log10(255**2 / np.mean((before.astype(float) - after.astype(float)) ** 2))

@@ -14,13 +14,23 @@ from lavita.bench.ledger import read_record, write_record
 from lavita.bench.lock import FolderLock
 from lavita.bench.not_yet import not_yet
 from lavita.bench.plan import write_config
-from lavita.bench.run_folder import write_plan
+from lavita.bench.run_folder import refuse_links, write_plan
 from lavita.bench.seal import LOCK, PARTS, PLAN, seal
 from lavita.bench.suite import CellConfig, load_suite, rows_of_suite
 from lavita.bench.three_numbers import published_facts
 from lavita.config import ConfigError
 from lavita.registry import ROOT
-from lavita.runner.decide import BEGIN, FINISHED, LEAVE, Decision, decide, identity, made_from
+from lavita.runner.decide import (
+    BEGIN,
+    FINISHED,
+    LEAVE,
+    Decision,
+    decide,
+    identity,
+    made_from,
+    samples_made_from,
+    samples_scored,
+)
 from lavita.runner.devices import default_workers
 from lavita.runner.display import Display
 from lavita.runner.executors import LOCAL, check_executor, executor_of, refuse_running
@@ -89,6 +99,7 @@ def run_suite(cells: Sequence[CellConfig], options: Options) -> int:
         with FolderLock(work.folder / LOCK, "run.py") as lock:
             if lock.taken_from:
                 display.line(f"going on after {lock.taken_from}")
+            refuse_links(work.folder)
             refuse_running(work.folder)
             for part in PARTS:
                 remove_begun(work.folder / part)
@@ -113,14 +124,15 @@ def work_of(cells: Sequence[CellConfig], source: DataSource, cache: Path, option
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out: {folder} is a file, wanted a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    most = default_workers(threads) if options.executor == LOCAL else len(cells)
-    workers = min(options.workers or most, len(cells))
-    where = "" if options.executor == LOCAL else " as jobs of Slurm"
+    local = options.executor == LOCAL
+    here_at_once = default_workers(threads, cells[0].compute.devices)
+    workers = min(options.workers or (here_at_once if local else len(cells)), len(cells))
+    where = "" if local else " as jobs of Slurm"
     display.line(
         f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time{where}, {threads} threads "
         f"each; results in {shown(folder)}"
     )
-    here = LocalExecutor(min(workers, default_workers(threads)), Launcher(options.patience), display)
+    here = LocalExecutor(workers if local else here_at_once, Launcher(options.patience), display)
     executor = executor_of(options.executor, options.slurm, folder, options.workers, here, display)
     return Work(folder, cache, executor, here, display)
 
@@ -181,7 +193,7 @@ def run_cells(work: Work, shared: Sequence[Shared], options: Options) -> int:
     bad = sum(job.decision.action == LEAVE for job in jobs)
     bad += sum(read_record(folder)["status"] != "ok" for folder in by_folder)
     for name, cell in made_elsewhere.items():
-        bad += not run_samples(work, shared[0], cell, options.samples[name])
+        bad += not run_samples(work, shared[0], cell, options.samples[name], options.fresh)
     return bad
 
 
@@ -225,8 +237,8 @@ def task_of(job: Job, folder: Path) -> Task:
         "lavita.runner.cell",
         arguments,
         compute.threads,
-        devices=getattr(compute, "devices", 1),
-        nodes=getattr(compute, "nodes", 1),
+        compute.devices,
+        compute.nodes,
     )
 
 
@@ -252,9 +264,13 @@ def plan_of(shared: Sequence[Shared], marks: Mapping[str, str], made_elsewhere: 
     }
 
 
-def run_samples(work: Work, shared: Shared, cell: CellConfig, path: Path) -> bool:
+def run_samples(work: Work, shared: Shared, cell: CellConfig, path: Path, fresh: bool) -> bool:
     """Score a folder of clips made elsewhere by the protocol of the first cells; True where that went well."""
-    record = first_record_of_samples(cell, shared) | {"status": "queued"}
+    parts = samples_made_from(path, shared)
+    if not fresh and samples_scored(work.folder / "cells", cell.cell, parts):
+        work.display.line(f"clips of {cell.method}: scored before: same clips, code, data, feature network, protocol")
+        return True
+    record = first_record_of_samples(cell, shared) | {"status": "queued", "made_from": parts}
     folder = new_attempt(work.folder / "cells", cell.cell, lambda folder: begin(folder, cell, record))
     title, arguments = f"clips of {cell.method}", (str(folder), str(shared.folder), str(path))
     work.executor.run([Task(title, "", folder, "lavita.runner.samples", arguments, cell.compute.threads)])

@@ -25,6 +25,7 @@ from lavita.runner.latents import opened
 from lavita.runner.loading import stage_data
 from lavita.runner.purse import charged, cut_purse
 from lavita.runner.seeded import seed_everything
+from lavita.train import ranks
 from lavita.train.budget import Limit, OverBudget
 from lavita.train.checkpoint import StageCheckpoints
 from lavita.train.fit import fit_stage
@@ -102,21 +103,27 @@ class Loaders:
 def stage_done(stage: StagePlan, limit: Limit, loaders: Loaders, spent: Spent, folder: Path, kept: Kept) -> None:
     """Put a stage's cost on the ledger, its module as it ends: trained now, or as it was kept."""
     name = f"end-{stage.name}"
-    end = kept.find(name, WEIGHTS)
-    if end is None:
+    if kept.find(name, WEIGHTS) is None:
         seed_everything(derive_seed(loaders.cell.seed, "stage", stage.name))
         entry, losses = train_stage(stage, limit, loaders, folder, kept)
-        kept.put_value(name, {"entry": entry, "heldout_losses": losses})
-        state = {key: value.detach().cpu().contiguous().clone() for key, value in stage.module.state_dict().items()}
-        end = kept.put(name, WEIGHTS, lambda part: save_file(state, part))
-        StageCheckpoints(kept, stage.name).drop()
+        if ranks.is_first():
+            keep_end(stage, name, {"entry": entry, "heldout_losses": losses}, kept)
+        ranks.barrier()
     # Read back in any case, so that a stage which follows begins from the same memory wherever this one was trained.
-    stage.module.load_state_dict(load_file(end))
+    stage.module.load_state_dict(load_file(kept.find(name, WEIGHTS)))
     stage.module.eval()
     found = kept.value(name)
     spent.stages.append(found["entry"])
     spent.heldout_losses = found["heldout_losses"]
     loaders.seen += found["entry"]["steps"] * found["entry"]["batch_clips"]
+
+
+def keep_end(stage: StagePlan, name: str, said: dict[str, Any], kept: Kept) -> None:
+    """Keep the end of a stage; its weights come last: where they are, the rest is too."""
+    kept.put_value(name, said)
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in stage.module.state_dict().items()}
+    kept.put(name, WEIGHTS, lambda part: save_file(state, part))
+    StageCheckpoints(kept, stage.name).drop()
 
 
 def train_stage(
@@ -151,6 +158,8 @@ def train_stage(
 def start_network(method: VideoMethod, state: dict[str, torch.Tensor], source: str, folder: Path) -> None:
     """Start a method's network from other weights and put into the record what was taken. Raises ValueError."""
     start = start_from(method.network, state)
+    if not ranks.is_first():
+        return
     emit("note", text=f"{len(start.taken)} tensors taken from {source}, {len(start.left)} left at their own start")
     write_record(folder, read_record(folder) | {"initialised": asdict(start) | {"source": source}})
 

@@ -13,7 +13,7 @@ from lavita.bench.seal import LOCK, PROGRESS
 from lavita.kept import Kept
 from lavita.runner.events import emit
 from lavita.runner.machine import is_of_the_machine, told
-from lavita.runner.pulse import PULSE, Pulse, start_pulse
+from lavita.runner.pulse import PULSE, start_pulse
 from lavita.runner.sittings import begin_sitting, end_sitting
 from lavita.train.budget import OverBudget
 from lavita.train.guard import Diverged
@@ -23,7 +23,7 @@ STATUS_OF = {Diverged: "diverged", OverBudget: "over_budget", Stopped: "interrup
 
 
 @contextmanager
-def sitting(folder: Path) -> Iterator[tuple[Kept, Pulse]]:
+def sitting(folder: Path) -> Iterator[Kept]:
     """Work on an attempt in this process: gives what it keeps to go on from. However the work ends, the record has it;
     what it kept is removed by `tidy` once the record says ok.
     """
@@ -33,7 +33,7 @@ def sitting(folder: Path) -> Iterator[tuple[Kept, Pulse]]:
         yield from sat(folder, progress)
 
 
-def sat(folder: Path, progress: Path) -> Iterator[tuple[Kept, Pulse]]:
+def sat(folder: Path, progress: Path) -> Iterator[Kept]:
     """A sitting of a process that has the attempt for itself."""
     for stray in progress.glob(".*.part"):  # of a process that was killed while it wrote
         stray.unlink()
@@ -44,7 +44,7 @@ def sat(folder: Path, progress: Path) -> Iterator[tuple[Kept, Pulse]]:
     kept = Kept(progress)
     ended = "failed"
     try:
-        yield kept, pulse
+        yield kept
         ended = "ok"
     except BaseException as error:
         ended = status_of(error)

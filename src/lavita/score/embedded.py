@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
@@ -188,13 +189,20 @@ def load_embedded(path: Path | str, device: str = "cpu") -> EmbeddedExtractor:
     missing = [file for file in (path, path.with_suffix(".json")) if not file.is_file()]
     if missing:
         raise ValueError(f"extractor embedded: {missing[0]} is not there; run the suite once, it trains and keeps one")
-    facts, content = json.loads(path.with_suffix(".json").read_text()), path.read_bytes()
+    try:
+        facts, content = dict(json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))), path.read_bytes()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"extractor embedded: {path.with_suffix('.json')} can't be read ({error})") from None
     found = hashlib.sha256(content).hexdigest()
     if found != facts.get("weights_sha256"):
         raise ValueError(
             f"extractor embedded: {path} has sha256 {found[:12]}, its .json says "
             f"{str(facts.get('weights_sha256'))[:12]}; delete both files and let the suite train it again"
         )
-    network = EmbeddedNet(facts["num_classes"])
-    network.load_state_dict(load(content))
+    try:
+        network = EmbeddedNet(facts["num_classes"])
+        network.load_state_dict(load(content))
+    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"extractor embedded: {path} is no network of this kind ({reason})") from None
     return EmbeddedExtractor(network, facts, device)

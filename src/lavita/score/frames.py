@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lavita.data.video import read_frames, write_video
+from lavita.inside import inside
 from lavita.score.grid import write_grid as write_grid
 from lavita.shape import check
 from lavita.whole import write_whole
@@ -101,7 +102,12 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder}: no {MANIFEST}, so this is no finished folder of clips; sample again")
-    manifest = json.loads((folder / MANIFEST).read_text())
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for entry in manifest["clips"]:
+            inside(folder, entry["file"], f"{folder / MANIFEST}: file of a clip")
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / MANIFEST}: no list of clips ({type(error).__name__}: {error})") from None
     _check_files(folder, manifest["clips"])
     return manifest
 

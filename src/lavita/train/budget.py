@@ -12,6 +12,8 @@ from typing import Any
 import lightning
 import torch
 
+from lavita.train import ranks
+
 
 def split_clips(total: int, shares: list[float], names: list[str], batch: int) -> list[int]:
     """Clips of each stage: shares of total rounded to whole batches, the last stage taking what is left.
@@ -104,6 +106,8 @@ class Clock(lightning.Callback):
             return  # the weights have not moved yet
         self.steps += 1
         self.seconds = time.monotonic() - self.started
+        if self.limit.clips is None:
+            self.seconds = ranks.of_first(self.seconds)  # all must end in the same step
         done = self.done
         if done and self.limit.clips is None:
             trainer.should_stop = True

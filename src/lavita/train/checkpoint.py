@@ -81,7 +81,9 @@ class Checkpoints(lightning.Callback):
         if (batch_index + 1) % trainer.accumulate_grad_batches or self.clock.done:
             return  # between two steps, or at the end, which is kept as the stage's result
         asked = trainer.strategy.reduce_boolean_decision(stop.asked(), all=False)
-        if asked or self.clock.seen >= self.next_clips:
+        # Cut into shards, an optimiser that has not yet had every turn can't be put together again.
+        whole = trainer.world_size == 1 or self.clock.steps >= module.turns
+        if whole and (asked or self.clock.seen >= self.next_clips):
             began = time.monotonic()
             self.next_clips = (self.clock.seen // self.every_clips + 1) * self.every_clips
             trainer.save_checkpoint(f"{float(self.clock.seen)}")

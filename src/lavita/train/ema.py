@@ -9,6 +9,7 @@ import lightning
 import torch
 
 from lavita.config import TrainConfig
+from lavita.train.shards import cut_like, whole
 
 
 def decay_per_step(train: TrainConfig, stage_clips: float | None) -> Callable[[int], float]:
@@ -37,17 +38,24 @@ class Ema(lightning.Callback):
         self.decay = decay
         self.num_updates = 0
         self.shadow: list[torch.Tensor] = []
+        self.restored: list[torch.Tensor] = []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"shadow": self.shadow, "num_updates": self.num_updates}
+        """The whole average; to be called by all processes."""
+        return {"shadow": [whole(value).cpu().clone() for value in self.shadow], "num_updates": self.num_updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.shadow, self.num_updates = list(state["shadow"]), int(state["num_updates"])
+        self.restored, self.num_updates = list(state["shadow"]), int(state["num_updates"])
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
-        parameters = module.trained_parameters()
-        kept = self.shadow or [parameter.detach() for parameter in parameters]
-        self.shadow = [value.to(like.device, copy=True) for value, like in zip(kept, parameters, strict=True)]
+        self.shadow = [parameter.detach().clone() for parameter in module.trained_parameters()]
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Late, since only now weights lie as they will in training: on their device, cut where they are cut."""
+        if self.restored:
+            parameters = [parameter.detach() for parameter in module.trained_parameters()]
+            self.shadow = [cut_like(value, like).clone() for value, like in zip(self.restored, parameters, strict=True)]
+            self.restored = []
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:

@@ -21,6 +21,7 @@ from lavita.codec.base import Codec
 from lavita.config import GENERATION, SamplingConfig, TrainConfig
 from lavita.diffusion.draws import ClipDraws
 from lavita.shape import check
+from lavita.train.shards import shard
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,11 @@ class TrainedStage(lightning.LightningModule):
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         """Parameters that this stage optimises; by default all that need a gradient."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def configure_model(self) -> None:
+        """Called by the trainer: cuts the stage into shards where the strategy wants that."""
+        if self._device_mesh is not None:
+            shard(self, self._device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> dict[str, Any]:
         c = self.train_config

@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 import torch
 
+from lavita.train import ranks
 from lavita.train.budget import Clock
 
 LOSS_EVERY = 10  # steps: reading a loss makes an accelerator wait
@@ -19,7 +20,8 @@ def loss_of(outputs: Any) -> float:
 
 
 class Scalars(lightning.Callback):
-    """Logs every part of the loss every LOSS_EVERY steps under <stage>/<part>. Comes after the clock.
+    """Logs every part of the loss, its mean over the processes, every LOSS_EVERY steps under <stage>/<part>. Comes
+    after the clock.
 
     At the end of a step, not after it as Lightning's own log does: what is logged is then in the log when the step is
     kept, and neither lost nor written twice by a stage that is gone on with.
@@ -31,6 +33,7 @@ class Scalars(lightning.Callback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         if (batch_index + 1) % trainer.accumulate_grad_batches or self.clock.steps % LOSS_EVERY:
             return
-        values = {f"{module.stage_name}/{key}": float(value.detach()) for key, value in outputs.items()}
+        means = ranks.mean(torch.stack([value.detach() for value in outputs.values()])).tolist()
+        values = {f"{module.stage_name}/{key}": value for key, value in zip(outputs, means, strict=True)}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=module.num_clips_seen)

@@ -40,15 +40,17 @@ def started() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="lavita-slurm-"))
     folder.chmod(0o755)  # munge's socket must be reached by everybody
     start = str(Path(__file__).with_name("start.sh"))
-    process = subprocess.Popen([start, str(folder)], env=os.environ | {"PATH": PLACES})
+    process, cluster = subprocess.Popen([start, str(folder)], env=os.environ | {"PATH": PLACES}), Cluster(folder)
     try:
         try:
             wait_until((folder / "up").exists, 40, "Slurm to come up")
         except RuntimeError as error:
             logs = "\n".join(path.read_text(errors="replace")[-800:] for path in sorted(folder.glob("*.log")))
             raise RuntimeError(f"{error}\n{logs}") from None
-        yield Cluster(folder)
+        yield cluster
     finally:
+        for run in cluster.runs:
+            run.process.kill()
         process.terminate()
         process.wait(timeout=40)
         shutil.rmtree(folder, ignore_errors=True)
@@ -67,6 +69,7 @@ class Cluster:
     """Commands of a cluster, and runs on it."""
 
     def __init__(self, folder: Path) -> None:
+        self.runs: list[Run] = []
         self.settings = folder / "slurm.conf"
         self.environment = os.environ | {
             "PATH": PLACES,
@@ -102,7 +105,8 @@ class Cluster:
 
     def start(self, out: Path, *more: str) -> Run:
         """A run of lavita-v1 and dit, or of what more says, as jobs."""
-        return Run(out, self.environment, "--executor", "slurm", *more)
+        self.runs.append(Run(out, self.environment, "--executor", "slurm", *more))
+        return self.runs[-1]
 
 
 class Run:

@@ -11,6 +11,7 @@ import numpy as np
 from lavita.bench.audit.clips import read_arrays
 from lavita.bench.audit_line import FAIL, PASS, AuditLine
 from lavita.bench.run_folder import Attempt, RunFolder
+from lavita.inside import inside
 from lavita.score.compare import scores_of
 from lavita.score.distance import frechet_distance
 from lavita.score.protocol import Protocol
@@ -92,7 +93,7 @@ def reconstruction(
     protocol: Protocol, real: Mapping[str, np.ndarray], folder: Any, recorded: Mapping[str, Any]
 ) -> list[str]:
     """rfvd again, from the features of the real clips after the first stage."""
-    after = read_arrays(folder / f"{recorded['stage']}.npz")
+    after = read_arrays(inside(folder, f"{recorded['stage']}.npz", "features of a first stage"))
     if not after:
         return [f"{recorded['metric']} is recorded, but {recorded['stage']}.npz is not there"]
     value = frechet_distance(real["features"].astype(float), after["features"].astype(float), protocol.ddof)

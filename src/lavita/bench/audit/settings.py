@@ -7,10 +7,11 @@ from typing import Any
 
 from lavita.bench.audit.compare import ALL, equal, same
 from lavita.bench.audit_line import FAIL, NOT_APPLICABLE, PASS, AuditLine
-from lavita.bench.plan import cell_from_dict, config_hash, read_config
+from lavita.bench.plan import cell_from_dict, config_hash
 from lavita.bench.run_folder import Attempt, RunFolder
 from lavita.bench.table import SAME_IN_A_TABLE
 from lavita.config import ConfigError
+from lavita.plain_yaml import read_yaml
 from lavita.score.protocol import Protocol
 
 Records = Mapping[str, dict[str, Any]]
@@ -87,7 +88,8 @@ def config_lines(run: RunFolder, one: Attempt) -> Iterator[AuditLine]:
     """Configuration file, record, hash and row say the same."""
     check, record = "configuration as recorded", one.record
     try:
-        written, recorded = read_config(run.path / "cells" / one.name / "config.yaml"), cell_from_dict(record["config"])
+        written = cell_from_dict(read_yaml(run.path / "cells" / one.name / "config.yaml", "config.yaml"))
+        recorded = cell_from_dict(record["config"])
     except (ConfigError, OSError, TypeError, ValueError) as error:
         yield AuditLine(check, record["cell"], FAIL, f"can't be read: {error}")
         return

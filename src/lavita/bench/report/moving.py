@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lavita.bench.report.html import Html, element, html
+from lavita.inside import inside
 
 PIXELATED_UP_TO = 64  # pixels of a clip: smaller ones are shown with their pixels as they are
 
@@ -37,13 +38,11 @@ def read_sprite(folder: Path, name: str) -> Sprite | None:
     if not description.is_file():
         return None
     facts: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
-    picture = facts["picture"]
-    if Path(picture).name != picture:
-        raise ValueError(f"{description}: picture is {picture!r}, wanted the name of a file beside it")
-    if not (folder / picture).is_file():
+    picture = inside(folder, facts["picture"], f"{description}: picture")
+    if not picture.is_file():
         return None
     values = {field.name: facts[field.name] for field in fields(Sprite) if field.name != "content"}
-    return Sprite((folder / picture).read_bytes(), **values | {"clip_size": tuple(facts["clip_size"])})
+    return Sprite(picture.read_bytes(), **values | {"clip_size": tuple(facts["clip_size"])})
 
 
 def figure(sprite: Sprite | None, alt: str, *caption: Any, missing: str = "") -> Html:

@@ -67,7 +67,7 @@ for node in node1 node2; do
   slurmd -D -N "$node" 2> "$dir/$node.log" &
   daemons+=($!)
 done
-for _ in $(seq 200); do
+for _ in $(seq 300); do
   if [ "$(timeout 2 sinfo --noheader --partition=low --states=idle --format=%D 2> /dev/null)" = 2 ]; then
     touch "$dir/up"
     break
@@ -75,4 +75,7 @@ for _ in $(seq 200); do
   sleep 0.1
 done
 # Until a daemon dies, or whoever started this.
-while kill -0 "$PPID" "${daemons[@]}" 2> /dev/null; do sleep 0.5; done
+while true; do
+  for process in "$PPID" "${daemons[@]}"; do kill -0 "$process" 2> /dev/null || exit; done
+  sleep 0.5
+done

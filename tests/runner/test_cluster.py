@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 
 from lavita.bench.ledger import read_record, write_record
+from lavita.bench.lock import FolderLock, Held
+from lavita.bench.seal import LOCK
 from lavita.config import ConfigError
 from lavita.runner import cluster_job, executors, slurm_queue
 from lavita.runner.cluster import SlurmExecutor, parameters_of
+from lavita.runner.decide import refuse_worked_on
 from lavita.runner.display import Display
 from lavita.runner.launch import Launcher
 from lavita.runner.log_tail import LogTail
+from lavita.runner.sittings import slurm_job
 from lavita.runner.slurm_node import SlurmTask, preempted, rank_environment
 from lavita.runner.slurm_options import minutes, slurm_parameters
 from lavita.runner.slurm_queue import JobState, Queue, read_states
@@ -66,6 +70,7 @@ def test_keys_become_parameters_and_all_others_options_of_sbatch():
         ("mem_gb=-1", "wanted gigabytes"),
         ("nodes=2", "give compute.nodes=N"),
         ("array=0-3", "--workers"),
+        ("gpus-per-task=1", "give gpus_per_node=N"),
         ("job-name=mine", "the run finds its jobs again by their name"),
     ],
 )
@@ -411,6 +416,22 @@ def test_jobs_of_an_earlier_run_are_found_by_their_name(tmp_path, monkeypatch):
     monkeypatch.setattr(slurm_queue, "command", lambda *words: subprocess.CompletedProcess(words, 1, "", "no\nroute"))
     with pytest.raises(ConfigError, match=r"squeue does not answer \(route\)"):
         queue.refuse_unfinished()
+
+
+def test_an_attempt_that_a_job_works_on_is_refused_with_its_id(tmp_path):
+    (tmp_path / "progress").mkdir()
+    with FolderLock(tmp_path / "progress" / LOCK, "the process of a cell"):
+        with pytest.raises(Held, match="it is Slurm job 12_3, which `scancel 12_3` ends"):
+            refuse_worked_on(tmp_path, {"sittings": [{"job": "12_3"}]})
+        with pytest.raises(Held) as error:
+            refuse_worked_on(tmp_path, {"sittings": [{"job": ""}]})
+        assert "Slurm" not in str(error.value)
+    refuse_worked_on(tmp_path, {})
+
+
+def test_the_id_of_a_job_is_that_of_its_element():
+    given = {"SLURM_JOB_ID": "14", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}
+    assert slurm_job(given) == "12_3" and slurm_job({"SLURM_JOB_ID": "14"}) == "14" and slurm_job({}) == ""
 
 
 def test_a_command_that_is_not_there_has_failed():

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from lavita.bench.ledger import write_record
+from lavita.bench.shared_parts import read_shared
 from lavita.runner.cluster import SlurmExecutor
 from lavita.runner.display import Display
+from lavita.runner.launch import environment_of_processes
 from lavita.runner.slurm_options import slurm_parameters
 from lavita.runner.task import Task
 from tests.soak.slurm.cluster import Run, rows, started, wait_until, why_not
@@ -41,6 +46,16 @@ def here(base):
 
 def record(out, cell):
     return json.loads((out / "cells" / cell / "record.json").read_text())
+
+
+def test_shared_parts_are_fitted_again_in_their_folder(here, tmp_path):
+    """As by a job that was requeued when they were half done: the same files."""
+    shutil.copytree(here / "shared", tmp_path / "shared")
+    (folder,) = (tmp_path / "shared").iterdir()
+    before = read_shared(folder)
+    command = [sys.executable, "-m", "lavita.runner.shared", str(folder / "spec.json"), str(folder)]
+    subprocess.run(command, check=True, env=environment_of_processes({"OMP_NUM_THREADS": "1"}), timeout=120)
+    assert read_shared(folder) == before
 
 
 def test_jobs_give_the_rows_of_this_machine_never_more_at_once_than_asked(base, cluster, here):

@@ -17,6 +17,7 @@ OURS = {
     "nodes": "compute.nodes=N",
     "ntasks_per_node": "compute.devices=N",
     "tasks_per_node": "compute.devices=N",
+    "gpus_per_task": "gpus_per_node=N, of which each process finds its own",
     "array": "--workers N for how many jobs at once",
     "array_parallelism": "--workers N",
     "job_name": "nothing: the run finds its jobs again by their name",

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test soak lint browser clean
+.PHONY: demo test soak lint browser slurm clean
 
 demo: $(READY)
 	$(VENV)/bin/python benchmarks/run.py --suite ucf101 --tier demo
@@ -13,7 +13,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/soak
 
 # The long tests, and those that need more than Python; what is skipped, and why, is said at the end.
-soak: browser
+soak: browser slurm
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -rs tests/browser tests/soak
 
 lint: $(READY)
@@ -27,6 +27,14 @@ browser: $(READY)
 	command -v chromium || command -v chromium-browser || test -n "$$LAVITA_CHROMIUM" || test "$$(id -u)" != 0 || \
 	  { apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends chromium; } || \
 	  echo "chromium could not be installed: the tests in a browser will be skipped"
+
+# What tests/soak/test_slurm.py needs beside: submitit, and Debian's Slurm and munge where root may install them (the tests
+# start daemons of their own). Without them those tests skip and say so.
+slurm: $(READY)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,slurm]'
+	{ command -v slurmctld && command -v munged; } || test "$$(id -u)" != 0 || \
+	  { apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends slurm-wlm munge; } || \
+	  echo "Slurm could not be installed: the tests on a cluster will be skipped"
 
 # torch first and alone: a version that the rest can't replace by a build with gigabytes of CUDA libraries.
 $(READY): constraints.txt setup.cfg pyproject.toml

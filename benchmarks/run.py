@@ -11,9 +11,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from lavita.command_line import Parser, exit_status  # noqa: E402
-from lavita.config import ConfigError  # noqa: E402
+from lavita.config import ConfigError, nearest  # noqa: E402
 from lavita.registry import add_plugin, names_in  # noqa: E402
 
+EXECUTORS = ("local", "slurm")
 SAFE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 EPILOG = """\
 examples:
@@ -25,11 +26,15 @@ examples:
       the published setting (tier paper) with a smaller budget
   python benchmarks/run.py --suite ucf101 --dry-run
       parameters, FLOPs and memory of every cell and stage of the published setting; needs no data
+  python benchmarks/run.py --suite ucf101 data.root=DIR --executor slurm --slurm partition=gpu --slurm gpus_per_node=1
+      the published setting, each cell a job of a Slurm cluster (docs/clusters.md)
 
 Any value of the configuration can be overridden as section.key=value; the resolved configuration of every cell is
 written to its folder. The same command again skips finished cells and goes on with the others where they were; a
 cell is finished only with the same code, libraries, configuration, data, weights and protocol. What failed stays so
 unless --retry-failed is given. checkpoint.every_clips says how much training a kill may cost.
+With --executor slurm the same holds: this command submits the jobs, shows how far they are and waits for them. Results,
+cache, data and the environment must be on a file system that all nodes see. Ctrl-C ends the jobs where they can go on.
 Results go to results/<suite>-<tier>-<data name>/: rows.csv (one score a row), table.csv and
 table.md (one method a row), cells/<cell>/ (configuration, log, checkpoint, samples).
 Dry run: one line a cell and stage (codec, extractor, autoencoder, autoencoder-gan, train, sample, score). FLOPs are
@@ -58,7 +63,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--methods", help="names separated by commas (default: all of the suite)")
     parser.add_argument("--seeds", help="training seeds separated by commas (default: the suite's, mostly 0)")
     parser.add_argument(
-        "--workers", type=int, help="cells at once (default: one an accelerator, else cores / compute.threads)"
+        "--workers",
+        type=int,
+        help="cells at once (default: one an accelerator, else cores / compute.threads; with --executor slurm all)",
+    )
+    parser.add_argument(
+        "--executor",
+        default="local",
+        help="local (default) or slurm: a cell a job of the cluster, requeued before its time limit and when preempted",
+    )
+    parser.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="with --executor slurm: partition, time (minutes), mem_gb, gpus_per_node, account, qos, constraint, setup "
+        "(a line of shell before each job), any other long option of sbatch (repeatable)",
     )
     parser.add_argument(
         "--samples",
@@ -105,6 +125,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse(argv)
     if arguments.workers is not None and arguments.workers < 1:
         parser.error(f"--workers: got {arguments.workers}, wanted at least 1")
+    if arguments.executor not in EXECUTORS:
+        hint = nearest(arguments.executor, EXECUTORS)
+        parser.error(f"--executor: got {arguments.executor!r}, {hint}")
+    if arguments.slurm and arguments.executor != "slurm":
+        parser.error("--slurm goes with --executor slurm")
     if not arguments.dry_run and (arguments.csv or arguments.probe):
         parser.error(f"{'--csv' if arguments.csv else '--probe'} goes with --dry-run; a run writes rows.csv by itself")
     return arguments
@@ -166,6 +191,8 @@ def run(arguments: argparse.Namespace) -> int:
             retry=arguments.retry_failed,
             workers=arguments.workers,
             patience=60 * arguments.patience,
+            executor=arguments.executor,
+            slurm=arguments.slurm,
             samples=samples,
             flags=flags,
             publishable=arguments.publishable,

@@ -55,7 +55,8 @@ ALLOWED = {
     "OmegaConf.resolve": set(),
     "urllib.request": {"src/lavita/data/http_get.py"},
     "http.client": {"src/lavita/data/http_get.py"},
-    "socket": {"src/lavita/data/http_get.py"},
+    # The latter asks the system for a free port of its own and connects to nothing.
+    "socket": {"src/lavita/data/http_get.py", "src/lavita/runner/together.py"},
     "ssl": {"src/lavita/data/http_get.py"},
 }
 # Keywords that a call must have, as literals.

@@ -13,8 +13,8 @@ import fcntl
 import json
 import math
 import os
+import platform
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -168,7 +168,7 @@ def here() -> dict[str, str]:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     with suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
-    return {"host": socket.gethostname(), "boot": boot, "namespace": namespace}
+    return {"host": platform.node(), "boot": boot, "namespace": namespace}
 
 
 def is_here(owner: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lavita.bench.attempts import attempts
 from lavita.bench.ledger import UNFINISHED, read_record
-from lavita.bench.lock import FolderLock
+from lavita.bench.lock import FolderLock, Held
 from lavita.bench.plan import changed_keys, code_hash, config_hash, hash_of_sources, samples_files
 from lavita.bench.seal import LOCK, PROGRESS, sha256_of
 from lavita.bench.suite import CellConfig
@@ -75,8 +75,7 @@ def decide(cells_folder: Path, cell: CellConfig, parts: Mapping[str, str], fresh
     folder, record = same[-1]
     status = record["status"]
     if (folder / PROGRESS).is_dir():
-        with FolderLock(folder / PROGRESS / LOCK, "run.py"):
-            pass  # raises Held where a process still works on it, started by a run that is gone
+        refuse_worked_on(folder, record)
     if status in UNFINISHED:
         return Decision(GO_ON, folder, "" if status == "queued" else f"goes on ({status}{last_seen(record)})")
     said = f"{status} before: {record.get('reason', '')}"
@@ -105,6 +104,17 @@ def samples_scored(cells_folder: Path, name: str, parts: Mapping[str, str]) -> b
     """Whether the newest attempt at such a row ended well and was made from the same."""
     record = next((one for path in reversed(attempts(cells_folder, name)) if (one := read_record(path))), None)
     return record is not None and record["status"] == "ok" and record.get("made_from") == dict(parts)
+
+
+def refuse_worked_on(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raise Held where a process still works on an attempt, started by a run that is gone."""
+    try:
+        with FolderLock(folder / PROGRESS / LOCK, "run.py"):
+            pass
+    except Held as error:
+        sittings: Sequence[Mapping[str, Any]] = record.get("sittings", [])
+        job = sittings[-1].get("job") if sittings else ""
+        raise Held(f"{error}" + (f"; it is Slurm job {job}, which `scancel {job}` ends" if job else "")) from None
 
 
 def last_seen(record: Mapping[str, Any]) -> str:

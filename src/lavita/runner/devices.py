@@ -35,4 +35,9 @@ def environment_of(worker: int, threads: int, devices: int = 1) -> dict[str, str
         raise ValueError(f"compute.devices: {devices} wanted, but this machine has {len(names)} accelerators")
     own = [names[(worker * devices + number) % len(names)] for number in range(devices)] if names else []
     chosen = {"CUDA_VISIBLE_DEVICES": ",".join(own)} if names else {}
-    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} | chosen
+    return threads_of(threads) | chosen
+
+
+def threads_of(threads: int) -> dict[str, str]:
+    """Variables that give a process its number of threads."""
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

@@ -50,7 +50,7 @@ def load_cell(paths: Sequence[Path], suite: str | None, method: str | None, over
         raise ValueError(f"{file}: its configuration lacks {', '.join(sorted(missing))}: not a checkpoint of a cell")
     try:
         cell = cell_from_dict(config["cell"])
-    except (TypeError, AttributeError) as error:
+    except (ConfigError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: its configuration is no cell's ({error})") from None
     external = cell.codec.kind == "kl"
     codec = load_suite_codec(cell.codec, None) if external else empty_codec(cell.codec)

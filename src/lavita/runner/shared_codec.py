@@ -55,7 +55,7 @@ def fit_codec(cell: CellConfig, catalogue: Catalogue, cache: Path, out: Path) ->
     how = "taken from the cache" if found else "trained"
     emit("note", text=f"codec {how}: {stage['clips']} clips, {stage['seconds']:.0f} s, PSNR {stage['psnr']:.1f} dB")
     weights = hashlib.sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
-    shutil.copytree(folder, out / "codec")
+    shutil.copytree(folder, out / "codec", dirs_exist_ok=True)  # of a process that was requeued
     return {"codec": str(out / "codec"), "codec_hash": weights, "codec_stage": stage}
 
 

@@ -23,7 +23,7 @@ def begin_sitting(record: Mapping[str, Any], progress: Path) -> list[dict[str, A
         {
             "host": platform.node(),
             "process": os.getpid(),
-            "job": os.environ.get("SLURM_JOB_ID", ""),
+            "job": slurm_job(os.environ),
             "hardware": hardware(),
             "versions": versions(),
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -34,6 +34,13 @@ def begin_sitting(record: Mapping[str, Any], progress: Path) -> list[dict[str, A
             "ended": "",
         },
     ]
+
+
+def slurm_job(environ: Mapping[str, str]) -> str:
+    """The id by which scancel knows this process's job; "" outside of Slurm."""
+    if "SLURM_ARRAY_JOB_ID" in environ:
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    return environ.get("SLURM_JOB_ID", "")
 
 
 def end_sitting(sittings: list[dict[str, Any]], progress: Path, pulse: Pulse, ended: str) -> list[dict[str, Any]]:

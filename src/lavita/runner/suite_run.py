@@ -34,6 +34,7 @@ from lavita.runner.decide import (
 )
 from lavita.runner.devices import default_workers
 from lavita.runner.display import Display
+from lavita.runner.executors import LOCAL, check_executor, executor_of, refuse_running
 from lavita.runner.groups import Group, grouped
 from lavita.runner.launch import Ended, Interrupted, Launcher
 from lavita.runner.local import LocalExecutor
@@ -55,8 +56,8 @@ class Options:
 
     workers None: as many cells at once as there are accelerators, or as the cores have room for. patience: seconds
     without a sign of life after which a process is ended as hung. samples: folders of clips made elsewhere, by the
-    names of their rows. flags: what rows must say of themselves, by their names. publishable: the tables are marked so,
-    and only a clean commit makes them.
+    names of their rows. executor, slurm: what runs the cells, and what of Slurm is asked for. flags: what rows must say
+    of themselves, by their names. publishable: the tables are marked so, and only a clean commit makes them.
     """
 
     out: Path | None = None
@@ -65,6 +66,8 @@ class Options:
     retry: bool = False
     workers: int | None = None
     patience: float = 3600.0
+    executor: str = LOCAL
+    slurm: Sequence[str] = ()
     samples: Mapping[str, Path] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
     publishable: bool = False
@@ -88,6 +91,7 @@ def run_suite(cells: Sequence[CellConfig], options: Options) -> int:
     ValueError, OSError.
     """
     check_commit(options.publishable)
+    check_executor(options.executor, options.slurm, cells)
     display = Display()
     try:
         cache = (options.cache or ROOT / "results" / "cache").resolve()
@@ -97,6 +101,7 @@ def run_suite(cells: Sequence[CellConfig], options: Options) -> int:
             if lock.taken_from:
                 display.line(f"going on after {lock.taken_from}")
             refuse_links(work.folder)
+            refuse_running(work.folder)
             clear(work.folder)
             return run_locked(work, groups, options)
     except (KeyboardInterrupt, Interrupted):
@@ -129,13 +134,17 @@ def work_of(cells: Sequence[CellConfig], source: DataSource, cache: Path, option
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out: {folder} is a file, wanted a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    workers = min(options.workers or default_workers(threads, cells[0].compute.devices), len(cells))
+    local = options.executor == LOCAL
+    here_at_once = default_workers(threads, cells[0].compute.devices)
+    workers = min(options.workers or (here_at_once if local else len(cells)), len(cells))
+    where = "" if local else " as jobs of Slurm"
     display.line(
-        f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time, {threads} threads each; "
-        f"results in {shown(folder)}"
+        f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time{where}, {threads} threads "
+        f"each; results in {shown(folder)}"
     )
-    here = LocalExecutor(workers, Launcher(options.patience), display)
-    return Work(folder, cache, here, here, display)
+    here = LocalExecutor(workers if local else here_at_once, Launcher(options.patience), display)
+    executor = executor_of(options.executor, options.slurm, folder, options.workers, here, display)
+    return Work(folder, cache, executor, here, display)
 
 
 def run_locked(work: Work, groups: Sequence[Group], options: Options) -> int:
@@ -234,7 +243,16 @@ def task_of(job: Job, folder: Path) -> Task:
     arguments = (str(folder), str(job.shared.folder))
     prefix = f"{job.cell.cell}: "
     compute = job.cell.compute
-    return Task(job.title, prefix, folder, "lavita.runner.cell", arguments, compute.threads, compute.devices)
+    return Task(
+        job.title,
+        prefix,
+        folder,
+        "lavita.runner.cell",
+        arguments,
+        compute.threads,
+        compute.devices,
+        compute.nodes,
+    )
 
 
 def plan_of(shared: Sequence[Shared], marks: Mapping[str, str], made_elsewhere: Sequence[str]) -> dict[str, Any]:

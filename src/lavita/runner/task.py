@@ -17,8 +17,9 @@ STOPPED = "stopped from outside; the same command goes on where it was"
 
 @dataclass(frozen=True)
 class Task:
-    """`python -m module arguments`, which works in folder. title, prefix: of its lines; threads: of the process;
-    devices: that it uses, a process each."""
+    """`python -m module arguments`, which works in folder. title, prefix: of its lines; threads: of a process; devices,
+    nodes: processes a node that work on it together, and nodes.
+    """
 
     title: str
     prefix: str
@@ -27,21 +28,31 @@ class Task:
     arguments: tuple[str, ...]
     threads: int
     devices: int = 1
+    nodes: int = 1
 
 
-def supervise(launcher: Launcher, task: Task, show: Callable[[dict], None], environment: Mapping[str, str]) -> Ended:
+def supervise(
+    launcher: Launcher, task: Task, show: Callable[[dict], None], environment: Mapping[str, str], rank: int = 0
+) -> Ended:
     """Run a task to its end; the record of its folder, where it has one, says how that was, and is sealed.
 
+    rank: of the process among those of the task; only the first one's end is the task's.
     Raises Interrupted where the launcher was stopped, OSError where the folder can't be written.
     """
     pulse = task.folder / PROGRESS / PULSE
+    settled = settle if rank == 0 else lambda *_: None
     try:
-        ended = launcher.run(task.module, list(task.arguments), task.folder / LOG, show, environment, pulse)
+        ended = launcher.run(task.module, list(task.arguments), log_of(task.folder, rank), show, environment, pulse)
     except Interrupted:
-        settle(task.folder, "interrupted", STOPPED)
+        settled(task.folder, "interrupted", STOPPED)
         raise
-    settle(task.folder, ended.status, ended.reason)
+    settled(task.folder, ended.status, ended.reason)
     return ended
+
+
+def log_of(folder: Path, rank: int) -> Path:
+    """The log of a process of a task: those of ranks above 0 may grow when the folder is sealed, so they lie apart."""
+    return folder / LOG if rank == 0 else folder / PROGRESS / f"log-{rank}.txt"
 
 
 def settle(folder: Path, status: str, reason: str) -> None:

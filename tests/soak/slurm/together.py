@@ -1,0 +1,50 @@
+"""`python -m tests.soak.slurm.together FOLDER`: processes that count together over gloo as cells train together: the
+first one alone writes, all stop in the same step when it is asked to, and go on from where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from lavita.bench.ledger import read_record, write_record
+from lavita.runner.child import begin
+from lavita.runner.events import emit
+from lavita.train import stop
+
+STEPS = 40
+
+
+def main(folder: Path) -> None:
+    distributed.init_process_group("gloo")
+    first = distributed.get_rank() == 0
+    kept = folder / "progress" / "count.json"
+    count, total = json.loads(kept.read_text()) if kept.is_file() else (0, 0)
+    while count < STEPS:
+        time.sleep(0.2)
+        step = torch.tensor([distributed.get_rank() + 1, int(first and stop.asked())])
+        distributed.all_reduce(step)
+        count, total = count + 1, total + int(step[0])
+        if first:
+            emit("progress", stage="count", done=count, total=STEPS, loss=None)
+        if step[1]:
+            if first:
+                kept.write_text(json.dumps([count, total]))
+                emit("result", status="interrupted", reason="asked to stop")
+            raise SystemExit(1)
+    if first:
+        ranks = [os.environ[key] for key in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_RANK")]
+        write_record(folder, read_record(folder) | {"status": "ok", "total": total, "ranks": ranks})
+        emit("result", status="ok", reason="")
+
+
+if __name__ == "__main__":
+    begin()
+    stop.listen()
+    main(Path(sys.argv[1]))

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MEASURED = (
     "wall_seconds", "accelerator_seconds", "peak_bytes", "sampling_seconds_per_clip", "started_at", "hardware",
 )  # fmt: skip
+STARTED: list[subprocess.Popen] = []
 MEASURED_IN_TABLE = ("wall (s)", "sampling (s/clip)", "peak (GiB)", "digest")  # a digest is of all, seconds included
 
 
@@ -40,7 +41,7 @@ def defaults() -> None:
 def start(words: Sequence[str], said: Path, more: Mapping[str, str] | None = None) -> subprocess.Popen:
     """Start a run; what it says is added to a file."""
     with open(said, "a") as file:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             list(words),
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -49,6 +50,16 @@ def start(words: Sequence[str], said: Path, more: Mapping[str, str] | None = Non
             env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(more or {}),
             preexec_fn=defaults,
         )
+    STARTED.append(process)
+    return process
+
+
+def end_started() -> None:
+    """End the runs that a test has left; what they have started ends with them."""
+    for process in STARTED:
+        process.kill()
+        process.wait()
+    STARTED.clear()
 
 
 def run(words: Sequence[str], more: Mapping[str, str] | None = None, limit: float = 900) -> subprocess.CompletedProcess:

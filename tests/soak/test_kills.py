@@ -274,13 +274,18 @@ def quiet(tmp_path_factory) -> Path:
     return base / "out"
 
 
+def kept_of_codec(cache: Path) -> set[str]:
+    """The checkpoints of a codec that is being trained."""
+    return {path.name for path in cache.glob(".codec-*.part/progress/at-codec-*.ckpt")}
+
+
 def kill_shared_parts(words: list[str], said: Path, cache: Path) -> int:
     """Kill what fits the codec, once alone and once with its run, each after a checkpoint of it was kept; returns 2."""
     for alone in (True, False):
+        before = kept_of_codec(cache)
         process = start(words, said)
         (pid,) = wait_for(lambda process=process: list(children(process.pid)), 60)
-
-        wait_for(lambda: any(cache.glob(".codec-*.part/progress/at-codec-*.ckpt")), 120, every=0.005)
+        wait_for(lambda before=before: kept_of_codec(cache) - before, 240, every=0.005)
         assert halted(pid) and is_alive(pid) and any(cache.glob(".codec-*.part"))
         if alone:
             os.kill(pid, signal.SIGKILL)

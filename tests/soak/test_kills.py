@@ -274,6 +274,11 @@ def quiet(tmp_path_factory) -> Path:
     return base / "out"
 
 
+def fitting(run_pid: int) -> list[int]:
+    """The process that fits what the cells of a run share."""
+    return [pid for pid, words in children(run_pid).items() if "lavita.runner.shared" in words]
+
+
 def kept_of_codec(cache: Path) -> set[str]:
     """The checkpoints of a codec that is being trained."""
     return {path.name for path in cache.glob(".codec-*.part/progress/at-codec-*.ckpt")}
@@ -284,7 +289,7 @@ def kill_shared_parts(words: list[str], said: Path, cache: Path) -> int:
     for alone in (True, False):
         before = kept_of_codec(cache)
         process = start(words, said)
-        (pid,) = wait_for(lambda process=process: list(children(process.pid)), 60)
+        (pid,) = wait_for(lambda process=process: fitting(process.pid), 60)
         wait_for(lambda before=before: kept_of_codec(cache) - before, 240, every=0.005)
         assert halted(pid) and is_alive(pid) and any(cache.glob(".codec-*.part"))
         if alone:

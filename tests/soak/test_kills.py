@@ -274,6 +274,11 @@ def quiet(tmp_path_factory) -> Path:
     return base / "out"
 
 
+def fitting(run_pid: int) -> list[int]:
+    """The process that fits what the cells of a run share."""
+    return [pid for pid, words in children(run_pid).items() if "lavita.runner.shared" in words]
+
+
 def kept_of_codec(cache: Path) -> set[str]:
     """The checkpoints of a codec that is being trained."""
     return {path.name for path in cache.glob(".codec-*.part/progress/at-codec-*.ckpt")}

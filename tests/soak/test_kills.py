@@ -284,11 +284,6 @@ def kept_of_codec(cache: Path) -> set[str]:
     return {path.name for path in cache.glob(".codec-*.part/progress/at-codec-*.ckpt")}
 
 
-def fitting(run: int) -> list[int]:
-    """The process of a run that fits what its cells share; git and others come before it."""
-    return [pid for pid, words in children(run).items() if "lavita.runner.shared" in words]
-
-
 def kill_shared_parts(words: list[str], said: Path, cache: Path) -> int:
     """Kill what fits the codec, once alone and once with its run, each after a checkpoint of it was kept; returns 2."""
     for alone in (True, False):

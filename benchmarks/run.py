@@ -177,7 +177,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         dry_run(cells, arguments.csv, arguments.probe, arguments.out)
         return 0
-    from lavita.runner.suite_run import Options, run_suite
+    from lavita.runner.options import Options
+    from lavita.runner.suite_run import run_suite
 
     samples = samples_of(arguments.samples, names_in("methods") + [cell.label for cell in cells])
     for number in (signal.SIGTERM, signal.SIGHUP):

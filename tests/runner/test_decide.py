@@ -18,8 +18,9 @@ from lavita.bench.ledger import STATUSES, UNFINISHED, read_record, write_record
 from lavita.bench.lock import Held
 from lavita.bench.plan import make_plan
 from lavita.bench.seal import seal
-from lavita.runner import suite_run
+from lavita.runner import run_cells
 from lavita.runner.decide import BEGIN, FINISHED, GO_ON, LEAVE, Decision, decide, difference, identity, made_from
+from lavita.runner.options import Options
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 PARTS = {
@@ -191,11 +192,11 @@ def work(tmp_path):
     return SimpleNamespace(folder=tmp_path, executor=executor, display=SimpleNamespace(line=lines.append), lines=lines)
 
 
-def run_one(work: Any, monkeypatch: Any, job: suite_run.Job) -> int:
+def run_one(work: Any, monkeypatch: Any, job: run_cells.Job) -> int:
     """`run_cells` on one job, whose process nobody starts."""
-    monkeypatch.setattr(suite_run, "planned", lambda *_: [job])
-    monkeypatch.setattr(suite_run, "plan_of", lambda *_: {"cells": {}})
-    return suite_run.run_cells(work, [], suite_run.Options())
+    monkeypatch.setattr(run_cells, "planned", lambda *_: [job])
+    monkeypatch.setattr(run_cells, "plan_of", lambda *_: {"cells": {}})
+    return run_cells.run_cells(work, [], Options())
 
 
 def test_a_cell_whose_run_was_killed_before_it_was_sealed_is_sealed_late(work, cell, folder, monkeypatch):
@@ -203,7 +204,7 @@ def test_a_cell_whose_run_was_killed_before_it_was_sealed_is_sealed_late(work, c
     (mine / "steps.csv").write_text("stage\n")
     (mine / ".record.json.123.part").write_text("half")
     (mine / "progress").mkdir()
-    job = suite_run.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
+    job = run_cells.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
     assert run_one(work, monkeypatch, job) == 0
     assert list(read_record(mine)["files"]) == ["steps.csv"]
     assert sorted(path.name for path in mine.iterdir()) == ["record.json", "steps.csv"]
@@ -214,7 +215,7 @@ def test_a_sealed_one_stays_as_it_is(work, cell, folder, monkeypatch):
     mine = attempt(folder, cell, "ok")
     seal(mine)
     (mine / "added").write_text("later")
-    job = suite_run.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
+    job = run_cells.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
     assert run_one(work, monkeypatch, job) == 0
     assert read_record(mine)["files"] == {}  # for the audit to find
 
@@ -224,7 +225,7 @@ def test_what_goes_on_is_not_sealed_any_more(work, cell, folder, monkeypatch):
     mine = attempt(folder, cell, "interrupted", reason="stopped from outside")
     seal(mine)
     (mine / "config.yaml").write_text("cut o")
-    job = suite_run.Job("t", cell, SimpleNamespace(folder=folder), PARTS, Decision(GO_ON, mine, "goes on"))
+    job = run_cells.Job("t", cell, SimpleNamespace(folder=folder), PARTS, Decision(GO_ON, mine, "goes on"))
     assert run_one(work, monkeypatch, job) == 1  # queued is not ok
     record = read_record(mine)
     assert "files" not in record and (record["status"], record["reason"]) == ("queued", "")
@@ -234,7 +235,7 @@ def test_what_goes_on_is_not_sealed_any_more(work, cell, folder, monkeypatch):
 def test_what_is_left_counts_as_bad(work, cell, folder, monkeypatch):
     mine = attempt(folder, cell, "diverged", reason="loss is nan")
     before = (mine / "record.json").read_bytes()
-    job = suite_run.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
+    job = run_cells.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
     assert run_one(work, monkeypatch, job) == 1
     assert (mine / "record.json").read_bytes() == before
 

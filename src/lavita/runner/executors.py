@@ -15,7 +15,7 @@ from lavita.runner.slurm_options import slurm_parameters
 from lavita.runner.slurm_queue import Queue
 from lavita.runner.work import Executor
 
-LOCAL, SLURM = "local", "slurm"
+LOCAL, SLURM = "local", "slurm"  # values of --executor
 FOLDER = "slurm"  # in the results folder
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 

@@ -12,10 +12,10 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/soak
 
-# The long tests, and those that need more than Python; what is skipped, and why, is said at the end. Two files at once:
-# most of a killed run's time is one process that starts again.
+# The long tests, and those that need more than Python; what is skipped, and why, is said at the end. Two files at once,
+# the longest begun first.
 soak: browser slurm
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile -rs --durations=20 tests/browser tests/soak
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile -rs --durations=20 tests/soak/test_kills.py tests/browser tests/soak
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

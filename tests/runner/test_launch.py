@@ -21,6 +21,17 @@ def test_a_process_has_its_own_environment_and_log(tmp_path, monkeypatch):
     assert (tmp_path / "log.txt").read_text().startswith("words\n")
 
 
+def test_a_warning_of_slurm_does_not_end_a_process_that_begins(tmp_path, monkeypatch):
+    """Its USR2 goes to every process of a job; by default it ends one that has not said otherwise."""
+    (tmp_path / "begins.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGUSR2)\n"
+        "from lavita.runner.events import emit\nemit('result', status='ok', reason='still here')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ended = Launcher().run("begins", [], tmp_path / "log.txt", lambda _: None, {})
+    assert (ended.code, ended.reason) == (0, "still here")
+
+
 def test_stop_ends_every_process(tmp_path):
     """`python -m http.server` runs for ever; stop ends it, and its `run` says so."""
     launcher, outcome = Launcher(), []

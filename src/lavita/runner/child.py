@@ -12,9 +12,8 @@ PR_SET_PDEATHSIG = 1
 
 
 def begin() -> None:
-    """End this process when its parent ends, however that ends; leave Ctrl-C and a job's signals to the parent."""
+    """End this process when its parent ends, however that ends; leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm sends it to every process of a job; for submitit's alone
     parent = int(os.environ.get(PARENT, "0"))
     if parent and sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,15 +118,16 @@ class Launcher:
         with self.lock:
             if self.stopping:
                 raise Interrupted
-            process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                text=True,
-                env=environment_of_processes(environment),
-                stdin=subprocess.DEVNULL,
-                process_group=0,  # a Ctrl-C of the terminal is for the run alone, which then asks its processes
-            )
+            with deaf_to_warnings():
+                process = subprocess.Popen(
+                    command,
+                    stdout=subprocess.PIPE,
+                    stderr=file,
+                    text=True,
+                    env=environment_of_processes(environment),
+                    stdin=subprocess.DEVNULL,
+                    process_group=0,  # a Ctrl-C of the terminal is for the run alone, which then asks its processes
+                )
             self.running.add(process)
         return process
 
@@ -137,6 +139,18 @@ class Launcher:
             self.stopping = True
             running = list(self.running)
         end(running, grace)
+
+
+@contextmanager
+def deaf_to_warnings() -> Iterator[None]:
+    """Inside, processes are started that SIGUSR2 never reaches: Slurm warns every process of a job by it, before its
+    limit or a preemption, and it would end one that is only beginning. This process hears it afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Watch:

@@ -15,7 +15,7 @@ test: $(READY)
 # The long tests, and those that need more than Python; what is skipped, and why, is said at the end. Two files at once,
 # the longest begun first.
 soak: browser slurm
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile -rs --durations=20 tests/soak/test_kills.py tests/browser tests/soak
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -rs --durations=20 tests/soak/test_kills.py tests/browser tests/soak
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

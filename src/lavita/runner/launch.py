@@ -94,12 +94,11 @@ class Launcher:
         Raises Interrupted once `stop` was called.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "a", encoding="utf-8") as file:
+        with named(log), open(log, "a", encoding="utf-8") as file:  # closing it may fail as well
             process = self.start([sys.executable, "-m", module, *arguments], file, environment)
             watch = Watch(process, pulse, self.patience)
             try:
-                with named(log):
-                    result = follow(process, file, show, watch)
+                result = follow(process, file, show, watch)
                 code = process.wait()
             except BaseException:
                 end([process], grace=0)

@@ -301,7 +301,7 @@ def test_a_cell_that_diverges_and_one_that_raises_leave_the_others(quiet, tmp_pa
     done = run(again)
     assert done.returncode == 1, done.stdout + done.stderr
     lines = {line["cell"]: line for line in table(out / "rows.csv", ())}
-    diverged = "Diverged: loss is nan at step 6 of stage train (48 clips seen)"
+    diverged = "Diverged: loss is nan at step 6 of stage train (40 clips seen)"
     assert (lines["diverges-s0"]["status"], lines["diverges-s0"]["reason"]) == ("diverged", diverged)
     assert (lines["raises-s0"]["status"], lines["raises-s0"]["reason"]) == ("failed", "RuntimeError: no such thing")
     assert diverged in (out / "table.md").read_text() and "no such thing" in (out / "table.md").read_text()

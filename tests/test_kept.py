@@ -96,8 +96,10 @@ def test_files_of_others_are_no_business_of_it(tmp_path):
     assert found(kept) is None and kept.names("a-", ".txt") == [] and len(list(tmp_path.iterdir())) == 4
     put(kept, NEW)
     assert found(kept) == NEW
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / ".samples.12.part.gif").write_text("a picture that was being written")
     remove_parts(tmp_path)
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.part")) and not list((tmp_path / "deep").iterdir())
 
 
 def test_what_fails_leaves_the_old_one(tmp_path):

@@ -54,9 +54,10 @@ def named(path: Path, part: Path | None = None) -> Iterator[None]:
 def remove_parts(folder: Path) -> None:
     """Remove what processes that were killed have left of files which they were writing, in a folder and below it; no
     process may be at work there."""
-    for path in folder.rglob(".*.part"):
-        if path.is_file():
-            path.unlink(missing_ok=True)
+    for pattern in (".*.part", ".*.part.*"):  # a writer of pictures or videos goes by the last suffix
+        for path in folder.rglob(pattern):
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:

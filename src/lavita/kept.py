@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -10,15 +9,14 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from lavita.whole import fill_whole
+from lavita.whole import fill_whole, sha256_of
 
 HASH_DIGITS = 16
 
 
 def hash_of(path: Path) -> str:
     """The first digits of a file's sha256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
+    return sha256_of(path)[:HASH_DIGITS]
 
 
 class Kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,3 +65,9 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file, UTF-8 with LF line ends, so that a reader sees the old one or the new one, never a part."""
     # Names of files may hold bytes that are no UTF-8; they are written as the bytes that they are.
     fill_whole(path, lambda part: part.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n"))
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

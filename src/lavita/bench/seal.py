@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lavita.bench.ledger import RECORD, read_record, write_record
-from lavita.whole import remove_parts
+from lavita.whole import remove_parts, sha256_of
 
 PLAN = "run.json"
 PARTS = ("cells", "shared")
@@ -25,12 +25,6 @@ class Change:
     file: str
     recorded: str | None
     found: str | None
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_of(folder: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from lavita.data.catalogue import Catalogue, VideoEntry
 from lavita.data.windows import real_windows
 from lavita.runner.loading import stage_data
 from lavita.runner.purse import check_purse
-from lavita.score.frames import file_hash
+from lavita.whole import sha256_of
 
 
 def check_cells(cells: list[CellConfig], catalogue: Catalogue, num_classes: int | None) -> list[tuple[VideoEntry, int]]:
@@ -30,4 +30,4 @@ def outside_hashes(cells: list[CellConfig]) -> dict[str, str]:
     for path in sorted({cell.pretraining.checkpoint for cell in cells} - {None}):
         read_state(path)
     paths = {path for cell in cells for path in cell.outside.values()}
-    return {path: file_hash(Path(path)) for path in sorted(paths)}
+    return {path: sha256_of(Path(path)) for path in sorted(paths)}

@@ -12,10 +12,11 @@ from lavita.bench.attempts import attempts
 from lavita.bench.ledger import UNFINISHED, read_record
 from lavita.bench.lock import FolderLock, Held
 from lavita.bench.plan import changed_keys, code_hash, config_hash, hash_of_sources, samples_files
-from lavita.bench.seal import LOCK, PROGRESS, sha256_of
+from lavita.bench.seal import LOCK, PROGRESS
 from lavita.bench.suite import CellConfig
 from lavita.runner.parts import Shared
 from lavita.runner.provenance import versions
+from lavita.whole import sha256_of
 
 FINISHED, GO_ON, BEGIN, LEAVE = "finished", "go on", "begin", "leave"
 

@@ -20,12 +20,11 @@ from lavita.score.clip_metric import metric_key
 from lavita.score.compare import scores_of
 from lavita.score.described import Described, Job, Networks, save_arrays
 from lavita.score.extractors import FrameExtractor
-from lavita.score.frames import file_hash
 from lavita.score.inception import inception_score
 from lavita.score.loading import KNOWN
 from lavita.score.protocol import Protocol
 from lavita.score.sanity import sanity_text
-from lavita.whole import write_whole
+from lavita.whole import sha256_of, write_whole
 
 RECORD, ROWS, FILES = "record.json", "rows.csv", ("real.npz", "generated.npz")
 STANDARD = {"fvd": "i3d", "kvd": "i3d", "is": "c3d"}
@@ -182,7 +181,7 @@ def recomputed(folder: Path) -> tuple[dict[str, Any], list[str]]:
         inside(folder, name, f"{path}: a name in files")
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: is missing, the record names it")
-        found = file_hash(folder / name)
+        found = sha256_of(folder / name)
         if found != wanted:
             raise ValueError(f"{folder / name}: has sha256 {found[:12]}, the record says {wanted[:12]}: it was changed")
         try:

@@ -137,12 +137,11 @@ def _describe_clip(
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> str:
     """Write an .npz whole or not at all; returns its sha256."""
-    from lavita.score.frames import file_hash
-    from lavita.whole import fill_whole
+    from lavita.whole import fill_whole, sha256_of
 
     def fill(part: Path) -> None:
         with part.open("wb") as file:
             np.savez(file, **arrays)
 
     fill_whole(path, fill)
-    return file_hash(path)
+    return sha256_of(path)

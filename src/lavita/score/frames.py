@@ -4,7 +4,6 @@ here.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,17 +16,11 @@ from lavita.data.video import read_frames, write_video
 from lavita.inside import inside
 from lavita.score.grid import write_grid as write_grid
 from lavita.shape import check
-from lavita.whole import write_whole
+from lavita.whole import sha256_of, write_whole
 
 MANIFEST = "clips.json"
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PLAYBACK_FPS = 8.0
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_clips(
@@ -63,7 +56,7 @@ def write_clips(
         if not SAFE_NAME.fullmatch(name) or any(entry["name"] == name for entry in entries[-1:]):
             raise ValueError(f"names: got {name!r}, allowed: unique, of letters, digits, dot, dash and underscore")
         file = write_video(folder / f"{name}.mkv", np.ascontiguousarray(clip), PLAYBACK_FPS, lossless=True)
-        entries.append({"name": name, "file": file.name, "sha256": file_hash(file)})
+        entries.append({"name": name, "file": file.name, "sha256": sha256_of(file)})
     for key, values in {"names": names, **lists}.items():
         if values is not None and len(values) != len(entries):
             raise ValueError(f"{key}: got {len(values)} for {len(entries)} clips")
@@ -119,7 +112,7 @@ def iterate_clips(folder: Path | str) -> Iterator[np.ndarray]:
     size = tuple(manifest["shape"])
     for entry in sorted(manifest["clips"], key=lambda entry: entry["name"]):
         path = folder / entry["file"]
-        if file_hash(path) != entry["sha256"]:
+        if sha256_of(path) != entry["sha256"]:
             raise ValueError(f"{path}: is not the file that was written (its sha256 differs); sample again")
         clip = read_frames(path, range(size[0]))
         if clip.shape != size:

@@ -10,8 +10,8 @@ from lavita.bench.audit.settings import audited
 from lavita.bench.audit_line import FAIL, NOT_APPLICABLE, PASS, AuditLine
 from lavita.bench.plan import cell_from_dict, deviations
 from lavita.bench.run_folder import Attempt, RunFolder
-from lavita.bench.seal import sha256_of
 from lavita.registry import names_in
+from lavita.whole import sha256_of
 
 CHECKPOINT = "checkpoint.safetensors"
 COMMIT = "code is a commit"

@@ -131,22 +131,6 @@ class FolderLock:
                     os.ftruncate(file, 0)
 
 
-def owner(path: Path) -> dict[str, Any] | None:
-    """Who holds a lock: host, pid, what, since and the rest; None where nobody does or the owner is dead.
-
-    An owner elsewhere is believed, since only watching its counter would tell. Raises OSError.
-    """
-    try:
-        file = os.open(path, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        found = read(file)
-        return found if found and why_stale(found, 1) is None else None
-    finally:
-        os.close(file)
-
-
 def content_of(what: str, beat_seconds: float) -> dict[str, Any]:
     """What this process writes; since is information for people and decides nothing."""
     pid = os.getpid()

@@ -10,7 +10,7 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy starts, as in evaluate.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from lavita.command_line import Parser, exit_status  # noqa: E402
+from lavita.commands.parser import Parser, exit_status  # noqa: E402
 
 EPILOG = """\
 examples:
@@ -50,10 +50,10 @@ def is_digest(text: str) -> bool:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from lavita.bench.audit.files import digest_line
-    from lavita.bench.audit.run_audit import audit, fails_closed, page_lines, strictly
-    from lavita.bench.audit_line import FAIL, NOT_APPLICABLE, PASS
-    from lavita.bench.run_folder import read_run
+    from lavita.audit.files import digest_line
+    from lavita.audit.run import audit, fails_closed, page_lines, strictly
+    from lavita.results.audit_line import FAIL, NOT_APPLICABLE, PASS
+    from lavita.results.run_folder import read_run
 
     folder = read_run(arguments.folder)
     lines = audit(folder)
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.digest:
         lines.append(digest_line(folder, arguments.digest))
     if arguments.clips:
-        from lavita.runner.audit_features import feature_lines
+        from lavita.audit.features import feature_lines
 
         lines += feature_lines(folder, arguments.clips)
     words = {PASS: "pass", FAIL: "FAIL", NOT_APPLICABLE: "n/a"}
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def other_commits(folder) -> str:
     """The commits of the rows, where they are not that of this checkout; else ''."""
-    from lavita.runner.provenance import commit
+    from lavita.results.provenance import commit
 
     commits = {str(record["row"].get("commit", "")) for record in folder.records} - {"", commit()[0]}
     return ", ".join(sorted(name[:12] for name in commits))

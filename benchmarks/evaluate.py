@@ -12,9 +12,9 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from lavita.command_line import Parser, exit_status  # noqa: E402
-from lavita.config import one_of  # noqa: E402
-from lavita.registry import names_in  # noqa: E402
+from lavita.commands.parser import Parser, exit_status  # noqa: E402
+from lavita.config.registry import names_in  # noqa: E402
+from lavita.config.schema import one_of  # noqa: E402
 
 METRICS = ("fvd", "kvd", "is")
 EPILOG = """\
@@ -83,9 +83,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def options_of(arguments: argparse.Namespace):
     """The Options of a command line. Raises ConfigError."""
-    from lavita.config import ConfigError
-    from lavita.runner.evaluate import Options, parsed_changes
-    from lavita.score.loading import KNOWN
+    from lavita.config.schema import ConfigError
+    from lavita.metrics.features.load import KNOWN
+    from lavita.metrics.folders import Options, parsed_changes
 
     weights = {}
     for item in arguments.weights:
@@ -126,9 +126,8 @@ def default_device() -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from lavita.runner.evaluate import evaluate
-    from lavita.runner.evaluate_record import recomputed, write_results
-    from lavita.runner.evaluate_table import table
+    from lavita.metrics.folder_record import recomputed, table, write_results
+    from lavita.metrics.folders import evaluate
 
     if arguments.from_features is not None:
         record, differing = recomputed(arguments.from_features)

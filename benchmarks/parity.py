@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     # Imported late: --help must not wait for torch. The root holds the baselines, the networks under test.
     sys.path[:0] = [str(ROOT), str(ROOT / "src")]
-    from lavita.parity.case import CaseError, read_case
-    from lavita.parity.report import run_and_print
+    from lavita.parity.cases import CaseError, read_case
+    from lavita.parity.run import run_and_print
 
     try:
         cases = [read_case(path) for path in options.cases]

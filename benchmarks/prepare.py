@@ -9,9 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from lavita.command_line import Parser, exit_status  # noqa: E402
-from lavita.config import one_of  # noqa: E402
-from lavita.data.facts import dataset_names  # noqa: E402
+from lavita.commands.parser import Parser, exit_status  # noqa: E402
+from lavita.config.schema import one_of  # noqa: E402
+from lavita.data.catalogue import dataset_names  # noqa: E402
 
 EPILOG = """\
 examples:
@@ -62,10 +62,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> int:
     """Fetch where asked, then check; returns the exit status."""
     # Imported late: --help and wrong arguments must not wait for the decoder.
-    from lavita.runner.prepare import Options, prepare
+    from lavita.data.prepare import Options, prepare
 
     if arguments.download:
-        from lavita.runner.fetch import fetched
+        from lavita.data.prepare import fetched
 
         if not fetched(arguments.dataset, arguments.root):
             return 1

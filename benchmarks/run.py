@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from lavita.command_line import Parser, exit_status  # noqa: E402
-from lavita.config import ConfigError, nearest  # noqa: E402
-from lavita.registry import add_plugin, names_in  # noqa: E402
+from lavita.commands.parser import Parser, exit_status  # noqa: E402
+from lavita.config.registry import add_plugin, names_in  # noqa: E402
+from lavita.config.schema import ConfigError, nearest  # noqa: E402
 
 EXECUTORS = ("local", "slurm")
 SAFE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -162,23 +162,23 @@ def samples_of(items: list[str], known: list[str]) -> dict[str, Path]:
 
 def run(arguments: argparse.Namespace) -> int:
     """The dry run or the run itself; returns the exit status."""
-    from lavita.bench.plan import make_plan
+    from lavita.config.plan import make_plan
 
     for path in arguments.plugin:
         add_plugin(path)
     methods = [name for name in (arguments.methods or "").split(",") if name] or None
     seeds = None if arguments.seeds is None else seeds_of(arguments.seeds)
-    from lavita.runner.match import matched
+    from lavita.suite.match import match_parameters
 
     cells = make_plan(arguments.suite, arguments.tier, methods, seeds, arguments.overrides)
-    cells, flags = matched(cells, arguments.overrides)
+    cells, flags = match_parameters(cells, arguments.overrides)
     if arguments.dry_run:
-        from lavita.runner.dry_run import dry_run
+        from lavita.suite.dry_run import dry_run
 
         dry_run(cells, arguments.csv, arguments.probe, arguments.out)
         return 0
-    from lavita.runner.options import Options
-    from lavita.runner.suite_run import run_suite
+    from lavita.suite.run import run_suite
+    from lavita.suite.run_cells import Options
 
     samples = samples_of(arguments.samples, names_in("methods") + [cell.label for cell in cells])
     for number in (signal.SIGTERM, signal.SIGHUP):

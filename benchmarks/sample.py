@@ -8,8 +8,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "src"), str(Path(__file__).resolve().parents[1])]
 
-from lavita.command_line import Parser  # noqa: E402
-from lavita.registry import add_plugin  # noqa: E402
+from lavita.commands.parser import Parser  # noqa: E402
+from lavita.config.registry import add_plugin  # noqa: E402
 
 EPILOG = """\
 examples:
@@ -68,8 +68,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     arguments = parse(argv)
-    from lavita.runner.official import is_official, load_official_method
-    from lavita.runner.resample import Loaded, load_cell, sample_checkpoint
+    from lavita.sampling.from_checkpoint import Loaded, is_official, load_cell, load_official_method, sample_checkpoint
 
     changes = {"steps": arguments.steps, "sampler": arguments.sampler, "guidance": arguments.guidance}
     changes |= {"task": arguments.task, "num_clips_chained": arguments.chain}

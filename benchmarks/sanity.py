@@ -10,9 +10,9 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy starts, as in evaluate.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from lavita.command_line import Parser, exit_status  # noqa: E402
-from lavita.config import ConfigError, one_of  # noqa: E402
-from lavita.data.facts import dataset_names  # noqa: E402
+from lavita.commands.parser import Parser, exit_status  # noqa: E402
+from lavita.config.schema import ConfigError, one_of  # noqa: E402
+from lavita.data.catalogue import dataset_names  # noqa: E402
 
 EPILOG = """\
 examples:
@@ -64,10 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"--other: got {item!r}, wanted DATASET=ROOT")
         one_of("--other", name, dataset_names())
         others[name] = Path(root)
-    from lavita.runner.sight import Options, measure
+    from lavita.metrics.sanity import Options, measure_sensitivity
 
     values = {key: value for key, value in vars(arguments).items() if key != "other"}
-    print(measure(Options(**values, others=others), lambda line: print(line, file=sys.stderr, flush=True)))
+    print(measure_sensitivity(Options(**values, others=others), lambda line: print(line, file=sys.stderr, flush=True)))
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from lavita.command_line import Parser  # noqa: E402
+from lavita.commands.parser import Parser  # noqa: E402
 from lavita.speed import COMMANDS  # noqa: E402
 
 EPILOG = """\

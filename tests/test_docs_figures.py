@@ -51,7 +51,7 @@ def test_a_figure_says_in_words_what_it_shows_and_keeps_inside_its_frame(path):
 def test_the_page_has_the_sizes_of_the_code():
     import torch
 
-    from lavita.models.lavita import SIZES, Lavita, LavitaShape, depth_of_variant
+    from lavita.methods.lavita.model import SIZES, Lavita, LavitaConfig, depth_of_variant
 
     rows = []
     for size, (depth, width, heads) in SIZES.items():
@@ -59,7 +59,7 @@ def test_the_page_has_the_sizes_of_the_code():
         for variants in ((1, 2), (3, 4)):
             counts = set()
             for variant in variants:
-                shape = LavitaShape(variant, depth_of_variant(variant, depth), width, heads, 2, 16, 4, 32)
+                shape = LavitaConfig(variant, depth_of_variant(variant, depth), width, heads, 2, 16, 4, 32)
                 with torch.device("meta"):
                     network = Lavita(shape)
                 millions = sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6

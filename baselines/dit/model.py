@@ -13,17 +13,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lavita.models.attention import initialise_linear
-from lavita.models.blocks import FinalLayer, ModulatedBlock, add_time, unpatchify, zero_start
-from lavita.models.embed import (
-    LabelEmbedder,
-    PatchEmbed,
-    TimestepEmbedder,
-    fixed_table,
-    sincos_1d,
-    sincos_2d,
-)
-from lavita.shape import check
+from lavita.nn.blocks import FinalLayer, ModulatedBlock, add_time, initialise_linear, unpatchify, zero_init
+from lavita.nn.embeddings import LabelEmbedder, PatchEmbed, TimestepEmbedder, frozen_sincos_table, sincos_1d, sincos_2d
+from lavita.shapes import check
 
 # name: (depth, width, heads): the official sizes, and XS, which is ours, for demos on a CPU.
 SIZES = {"XS": (6, 128, 4), "S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -77,7 +69,7 @@ class DiT(nn.Module):
         self.t_embedder = TimestepEmbedder(s.width)
         if s.num_classes is not None:
             self.y_embedder = LabelEmbedder(s.num_classes, s.width, null_row=s.null_class)
-        self.pos_embed = fixed_table(sincos_2d(s.side // s.patch_size, s.width))  # (1, N, D)
+        self.pos_embed = frozen_sincos_table(sincos_2d(s.side // s.patch_size, s.width))  # (1, N, D)
         if s.mode == "joint":
             table = sincos_1d(np.arange(s.num_frames, dtype=np.float64), s.width)
             # Not persistent: a joint network keeps the keys of an official image checkpoint.
@@ -93,7 +85,7 @@ class DiT(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
         if self.shape.num_classes is not None:
             nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        zero_start(self)
+        zero_init(self)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         s = self.shape

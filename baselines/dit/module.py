@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lavita.baselines.dit.model import MODES, SIZES, DiT, DiTConfig
 from torch import nn
 
-from lavita.config import one_of
-from lavita.models.size import chosen_size
-from lavita.train.latent import LatentDiffusion
-
-from .model import MODES, SIZES, DiT, DiTShape
+from lavita.config.schema import one_of
+from lavita.methods.latent_diffusion import LatentDiffusion
+from lavita.nn.sizes import chosen_size
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Method(LatentDiffusion):
         frames, channels, side, _ = self.latent_shape
         depth, width, num_heads = self.config.numbers()
         return DiT(
-            DiTShape(
+            DiTConfig(
                 depth=depth,
                 width=width,
                 num_heads=num_heads,

@@ -7,23 +7,47 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from lavita.baselines.pvdm.autoencoder import TriplaneAutoencoder, TriplaneCodec
+from lavita.baselines.pvdm.diffusion import guided, noise_loss, pvdm_schedule, sample_latents
+from lavita.baselines.pvdm.losses import LPIPS, Adversary, perceptual_distance
+from lavita.baselines.pvdm.stages import (
+    AdversarialStage,
+    Config,
+    ReconstructionStage,
+    autoencoder_config,
+    check_sampling,
+    first_stage_training,
+    unet_config,
+)
+from lavita.baselines.pvdm.unet import PlaneUNet
 from torch import Tensor, nn
 
-from lavita.codec.base import Codec
-from lavita.config import ConfigError, SamplingConfig
-from lavita.diffusion.draws import ClipDraws
-from lavita.shape import check
-from lavita.train.module import MethodContext, StagePlan, VideoMethod
+from lavita.codecs.base import Codec
+from lavita.config.schema import ConfigError, SamplingConfig
+from lavita.diffusion.rng import SampleRNG
+from lavita.methods.base import MethodContext, VideoMethod
+from lavita.methods.checkpoints import official_state
+from lavita.shapes import check
+from lavita.training.stage import StagePlan
 
-from .autoencoder import TriplaneAutoencoder
-from .codec import TriplaneCodec
-from .diffusion import guided, noise_loss, pvdm_schedule, sample_latents
-from .losses import Adversary
-from .official import load_official_pair
-from .perceptual import LPIPS, perceptual_distance
-from .settings import Config, autoencoder_config, check_sampling, unet_config
-from .stages import AdversarialStage, ReconstructionStage, first_stage_training
-from .unet import PlaneUNet
+# The released trainer saves its U-Net inside a wrapper of this name.
+UNET_PREFIX = "diffusion_model."
+
+
+def load_official_pair(
+    autoencoder: TriplaneAutoencoder, network: PlaneUNet, autoencoder_path: Path | str, unet_path: Path | str
+) -> None:
+    """Load both files, or raise CheckpointError and change neither network.
+
+    Files and errors are those of `lavita.methods.checkpoints.load_official`; the U-Net's keys may stand with the released
+    trainer's prefix or without. Use the averaged U-Net (`ema_model_<iteration>.pth`): published scores are of that one.
+    Source: github.com/sihyun-yu/PVDM at 793172f, tools/trainer.py and exps/diffusion.py.
+    """
+    first = official_state(autoencoder_path, autoencoder)
+    second = official_state(unet_path, network, prefix=UNET_PREFIX)
+    autoencoder.load_state_dict(first, strict=True)
+    network.load_state_dict(second, strict=True)
+
 
 CONTINUATION = "continuation"
 
@@ -78,7 +102,7 @@ class Method(VideoMethod):
     def trained_parameters(self) -> list[nn.Parameter]:
         return list(self.network.parameters())
 
-    def loss(self, batch: dict[str, Tensor], draws: ClipDraws) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], draws: SampleRNG) -> dict[str, Tensor]:
         z, previous = self.latents(batch, draws)  # (B, C, N), (B, C, N) or None
         labels = self.labels(batch["label"], draws)  # (B,) or None
         t = draws.integers(self.schedule.num_steps)  # (B,)
@@ -87,7 +111,7 @@ class Method(VideoMethod):
         return {"loss": mse}
 
     @torch.no_grad()
-    def latents(self, batch: dict[str, Tensor], draws: ClipDraws) -> tuple[Tensor, Tensor | None]:
+    def latents(self, batch: dict[str, Tensor], draws: SampleRNG) -> tuple[Tensor, Tensor | None]:
         """Latent of the clip to model and of the one before it, (B, C, N) each; zeros where none is given.
 
         With previous_clip, past and video together are 2 F frames: either the two halves are condition and clip, or a
@@ -109,7 +133,7 @@ class Method(VideoMethod):
         previous = self.autoencoder.encode(past) * given[:, None, None]  # (B, C, N)
         return self.autoencoder.encode(clip), previous
 
-    def labels(self, label: Tensor, draws: ClipDraws) -> Tensor | None:
+    def labels(self, label: Tensor, draws: SampleRNG) -> Tensor | None:
         """Class of each clip, the null class with probability train.class_dropout; None without classes."""
         if self.context.num_classes is None:
             return None
@@ -126,7 +150,7 @@ class Method(VideoMethod):
     ) -> Tensor:
         self.check_request(seeds, sampling, condition)
         num_steps = check_sampling(sampling, self.context.num_classes, classes)
-        draws = ClipDraws(seeds, self.device)
+        draws = SampleRNG(seeds, self.device)
         shape = (self.config.embed_dim, self.autoencoder.config.latent_length)
         clips: list[Tensor] = []
         z = None if condition is None else self.autoencoder.encode(condition.to(self.device))  # (n, C, N)

@@ -13,17 +13,18 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lavita.models.attention import SelfAttention, initialise_linear
-from lavita.models.blocks import FinalLayer, ModulatedBlock, add_time, attend, unpatchify, zero_start
-from lavita.models.embed import (
-    LabelEmbedder,
-    PatchEmbed,
-    TimestepEmbedder,
-    fixed_table,
-    sincos_1d,
-    sincos_2d,
+from lavita.nn.blocks import (
+    FinalLayer,
+    ModulatedBlock,
+    SelfAttention,
+    add_time,
+    attend,
+    initialise_linear,
+    unpatchify,
+    zero_init,
 )
-from lavita.shape import check
+from lavita.nn.embeddings import LabelEmbedder, PatchEmbed, TimestepEmbedder, frozen_sincos_table, sincos_1d, sincos_2d
+from lavita.shapes import check
 
 # name: (depth, width, heads): S and L are the official sizes; XS and B are ours (demo, and DiT-B's numbers).
 SIZES = {"XS": (6, 128, 4), "S": (12, 384, 6), "B": (12, 768, 12), "L": (28, 1152, 16)}
@@ -89,9 +90,9 @@ class VDT(nn.Module):
         self.x_embedder = PatchEmbed(s.patch_size, s.channels, s.width)
         self.t_embedder = TimestepEmbedder(s.width)
         self.y_embedder = LabelEmbedder(s.num_classes, s.width)
-        self.pos_embed = fixed_table(sincos_2d(s.side // s.patch_size, s.width))  # (1, N, D)
+        self.pos_embed = frozen_sincos_table(sincos_2d(s.side // s.patch_size, s.width))  # (1, N, D)
         frames = np.arange(s.num_frames, dtype=np.float64)
-        self.time_embed = fixed_table(sincos_1d(frames, s.width))  # (1, F, D)
+        self.time_embed = frozen_sincos_table(sincos_1d(frames, s.width))  # (1, F, D)
         self.blocks = nn.ModuleList(VDTBlock(s.width, s.num_heads) for _ in range(s.depth))
         self.final_layer = FinalLayer(s.width, s.patch_size, 2 * s.channels)
         self.initialise()
@@ -102,7 +103,7 @@ class VDT(nn.Module):
         for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
             nn.init.normal_(layer.weight, std=0.02)
         nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        zero_start(self)
+        zero_init(self)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         s = self.shape

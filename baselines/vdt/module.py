@@ -2,23 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from lavita.baselines.vdt.model import SIZES, VDT, VDTConfig
 from torch import Tensor, nn
 
-from lavita.config import GENERATION, ConfigError, SamplingConfig, one_of
-from lavita.diffusion.draws import ClipDraws
+from lavita.config.schema import GENERATION, ConfigError, SamplingConfig, one_of
 from lavita.diffusion.loss import hybrid_loss
+from lavita.diffusion.rng import SampleRNG
 from lavita.diffusion.sampler import sample_latent
-from lavita.models.size import chosen_size
-from lavita.shape import check
-from lavita.train.latent import LatentDiffusion
-from lavita.train.module import MethodContext
+from lavita.methods.base import MethodContext
+from lavita.methods.latent_diffusion import LatentDiffusion
+from lavita.nn.sizes import chosen_size
+from lavita.shapes import check
 
-from .masks import TASKS, task_mask
-from .model import SIZES, VDT, VDTShape
+MaskMaker = Callable[[int, int, torch.Generator, bool], Tensor]
+# Of every frame that is to be completed, this part is made, in blocks of at least so many positions.
+MADE_SHARE = 0.5
+LEAST_BLOCK = 4
+LEAST_ASPECT = 0.3
+ATTEMPTS = 10
+# Frames at most that completion leaves whole at either end, and the frames between two given ones in interpolation.
+MOST_WHOLE = 3
+INTERPOLATION_STEP = 4
+
+
+def whole_frames(num_frames: int, side: int, given: list[int]) -> Tensor:
+    """Mask with the frames of the list given, bool (F, h, w)."""
+    mask = torch.zeros(num_frames, side, side, dtype=torch.bool)
+    mask[given] = True
+    return mask
+
+
+def generation(num_frames: int, side: int, generator: torch.Generator, training: bool) -> Tensor:
+    """Nothing is given."""
+    return whole_frames(num_frames, side, [])
+
+
+def prediction(num_frames: int, side: int, generator: torch.Generator, training: bool) -> Tensor:
+    """The first half of the frames is given (8 of 16 in the released code)."""
+    return whole_frames(num_frames, side, list(range(num_frames // 2)))
+
+
+def backward_prediction(num_frames: int, side: int, generator: torch.Generator, training: bool) -> Tensor:
+    """The last half of the frames is given."""
+    return whole_frames(num_frames, side, list(range(num_frames - num_frames // 2, num_frames)))
+
+
+def interpolation(num_frames: int, side: int, generator: torch.Generator, training: bool) -> Tensor:
+    """Every fourth frame is given, from the first on; closer in clips below eight frames."""
+    step = min(INTERPOLATION_STEP, max(2, num_frames // 2))
+    return whole_frames(num_frames, side, list(range(0, num_frames, step)))
+
+
+def animation(num_frames: int, side: int, generator: torch.Generator, training: bool) -> Tensor:
+    """One frame is given: any one in training, as released; the first in sampling, where a still is to move."""
+    frame = int(torch.randint(num_frames, (), generator=generator)) if training else 0
+    return whole_frames(num_frames, side, [frame])
+
+
+def completion(num_frames: int, side: int, generator: torch.Generator, training: bool) -> Tensor:
+    """All is given but blocks that cover about half of the area, the same in all frames but a few at either end.
+
+    The released code cuts its frames [start : -end], which makes nothing where end is drawn as 0; not repeated here.
+    """
+    most = min(MOST_WHOLE, (num_frames - 1) // 2)
+    start, end = (int(torch.randint(most + 1, (), generator=generator)) for _ in range(2))
+    mask = torch.ones(num_frames, side, side, dtype=torch.bool)
+    mask[start : num_frames - end] = ~blocks(side, generator)
+    return mask
+
+
+TASKS: dict[str, MaskMaker] = {
+    "generation": generation,
+    "prediction": prediction,
+    "backward-prediction": backward_prediction,
+    "interpolation": interpolation,
+    "animation": animation,
+    "completion": completion,
+}
+
+
+def blocks(side: int, generator: torch.Generator) -> Tensor:
+    """Rectangles of random area and aspect, bool (h, w), True inside, until MADE_SHARE of the area is covered.
+
+    A rectangle never brings the area above that share. Where ten attempts find none that fits, no more are added; the
+    first is then a square, so that something is always to be made.
+    Source: Bao et al. 2022 (BEiT), algorithm 1, as the released code sets it.
+    """
+    inside = torch.zeros(side, side, dtype=torch.bool)
+    wanted = max(1, int(MADE_SHARE * side * side))
+    while (left := wanted - int(inside.sum())) > 0:
+        if not add_rectangle(inside, left, generator):
+            break
+    if not inside.any():
+        edge = max(1, math.isqrt(wanted))
+        inside[:edge, :edge] = True
+    return inside
+
+
+def add_rectangle(inside: Tensor, most: int, generator: torch.Generator) -> bool:
+    """Add one rectangle that covers 1 to `most` new positions of (h, w), in place; False where none was found."""
+    side = len(inside)
+    for _ in range(ATTEMPTS):
+        area_draw, aspect_draw, top_draw, left_draw = torch.rand(4, generator=generator).tolist()
+        area = LEAST_BLOCK + area_draw * (most - LEAST_BLOCK)
+        aspect = math.exp((2 * aspect_draw - 1) * math.log(1 / LEAST_ASPECT))
+        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if height >= side or width >= side:
+            continue
+        top, left = int(top_draw * (side - height + 1)), int(left_draw * (side - width + 1))
+        part = inside[top : top + height, left : left + width]
+        if 0 < int((~part).sum()) <= most:
+            part[:] = True
+            return True
+    return False
+
+
+def task_mask(task: str, num_frames: int, side: int, generator: torch.Generator, training: bool) -> Tensor:
+    """The mask of one clip, bool (F, h, w), True where given; random parts are drawn from the clip's generator."""
+    return TASKS[task](num_frames, side, generator, training)
 
 
 @dataclass(frozen=True)
@@ -70,7 +176,7 @@ class Method(LatentDiffusion):
         frames, channels, side, _ = self.latent_shape
         depth, width, num_heads = self.config.numbers()
         return VDT(
-            VDTShape(
+            VDTConfig(
                 depth=depth,
                 width=width,
                 num_heads=num_heads,
@@ -82,7 +188,7 @@ class Method(LatentDiffusion):
             )
         )
 
-    def loss(self, batch: dict[str, Tensor], draws: ClipDraws) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], draws: SampleRNG) -> dict[str, Tensor]:
         if self.tasks == (GENERATION,):
             return super().loss(batch, draws)
         self.check_batch(batch)
@@ -95,7 +201,7 @@ class Method(LatentDiffusion):
         eps, v = self.network(x_t, t, y).chunk(2, dim=2)  # (B, F, C, h, w) each
         return hybrid_loss(self.schedule, x0, t, noise, eps, v, counted=~given)
 
-    def masks(self, tasks: Sequence[str], draws: ClipDraws, training: bool) -> Tensor:
+    def masks(self, tasks: Sequence[str], draws: SampleRNG, training: bool) -> Tensor:
         """What is given of each clip under its task, bool (B, F, 1, h, w)."""
         frames, _, side, _ = self.latent_shape
         pairs = zip(tasks, draws.generators, strict=True)
@@ -114,7 +220,7 @@ class Method(LatentDiffusion):
             return super().sample(seeds, classes, sampling, condition)
         self.check_task(sampling)
         self.check_condition(seeds, sampling, condition)
-        draws = ClipDraws(seeds, self.device)
+        draws = SampleRNG(seeds, self.device)
         known = self.encode(condition.to(self.device), draws)  # (n, F, C, h, w)
         given = self.masks([sampling.task] * len(seeds), draws, False)  # (n, F, 1, h, w)
         latent = self.complete(known, given, draws, classes, sampling)  # (n, F, C, h, w)
@@ -139,7 +245,7 @@ class Method(LatentDiffusion):
 
     @torch.no_grad()
     def complete(
-        self, known: Tensor, given: Tensor, draws: ClipDraws, classes: Tensor | None, sampling: SamplingConfig
+        self, known: Tensor, given: Tensor, draws: SampleRNG, classes: Tensor | None, sampling: SamplingConfig
     ) -> Tensor:
         """Latents (n, F, C, h, w) made where given (n, F, 1, h, w) is false; elsewhere `known`, bit for bit."""
         denoiser = self.denoiser(classes, sampling)

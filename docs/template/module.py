@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lavita.docs.template.model import SpaceTimeNet
 from torch import nn
 
-from lavita.config import ConfigError
-from lavita.train.latent import LatentDiffusion
-
-from .model import SpaceTimeNet
+from lavita.config.schema import ConfigError
+from lavita.methods.latent_diffusion import LatentDiffusion
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lavita.bench.report import report_html
-from lavita.bench.run_folder import read_run
-from lavita.bench.tables_of_run import tables_of_run
-from lavita.whole import write_whole
-from tests.bench.folder_of_run import make_run
+from lavita.files import atomic_write_text
+from lavita.report.page import report_html
+from lavita.report.write import tables_of_run
+from lavita.results.run_folder import read_run
+from tests.report.folder_of_run import make_run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 HOW = "`make browser` installs what these tests need (chromium only as root)"
@@ -37,8 +37,8 @@ def report(tmp_path_factory) -> Path:
     """The report of a hand-made run, in its folder beside rows.csv."""
     folder = make_run(tmp_path_factory.mktemp("browser") / "out")
     run = read_run(folder)
-    write_whole(folder / "rows.csv", tables_of_run(run).texts["rows.csv"])
-    write_whole(folder / "report.html", report_html(run, None))
+    atomic_write_text(folder / "rows.csv", tables_of_run(run).texts["rows.csv"])
+    atomic_write_text(folder / "report.html", report_html(run, None))
     return folder / "report.html"
 
 

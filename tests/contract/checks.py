@@ -1,4 +1,4 @@
-"""What the suite asks of a method, each check with a message that says what to do. See lavita.train.module."""
+"""What the suite asks of a method, each check with a message that says what to do. See lavita.training.stage."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lavita.bench.plan import deviations
-from lavita.bench.suite import TIERS, load_yaml
-from lavita.config import ConfigError, read
-from lavita.data.clip import to_uint8
-from lavita.registry import load_implementation
-from lavita.runner.build import build_method, empty_codec
-from lavita.runner.purse import cut_purse, shares_codec
-from lavita.train.module import StagePlan, VideoMethod
+from lavita.config.compose import TIERS, load_yaml
+from lavita.config.plan import deviations
+from lavita.config.registry import load_implementation
+from lavita.config.schema import ConfigError, read
+from lavita.data.clips import to_uint8
+from lavita.methods.base import VideoMethod
+from lavita.methods.build import build_method, empty_codec
+from lavita.suite.budget import shares_codec, split_budget
+from lavita.training.stage import StagePlan
 
 from .subject import Subject, batch_of, cell_of, draws_of, suite_named, suites_of
 
@@ -65,7 +66,7 @@ def check_purse(name: str) -> None:
                 method = build_method(cell, classes, empty_codec(cell.codec))
                 check_shares(method.stages())
                 try:
-                    clips = sum(limit.clips for _, limit in cut_purse(cell, method))
+                    clips = sum(limit.clips for _, limit in split_budget(cell, method))
                 except ValueError as error:
                     raise AssertionError(f"{name}, tier {tier}: {error}; change batch_clips or the shares") from None
             own = cell.budget.clips - (cell.codec.clips if shares_codec(cell, method) else 0)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lavita.config import ConfigError
-from lavita.registry import PLUGINS, ROOT, add_plugin, names_in
+from lavita.config.registry import PLUGINS, ROOT, add_plugin, names_in
+from lavita.config.schema import ConfigError
 
 TEMPLATE = ROOT / "docs" / "template"
 

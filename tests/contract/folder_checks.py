@@ -6,7 +6,8 @@ import ast
 import re
 from pathlib import Path
 
-from tests.baselines.test_readmes import HEADINGS
+from tests.lavita.baselines.test_readmes import HEADINGS
+
 from tests.test_imports import BASELINE, FREE, OURS, imported
 
 from .checks import require

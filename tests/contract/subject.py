@@ -9,12 +9,13 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from lavita.bench.suite import CellConfig, compose, load_method, load_suite, read_cell
-from lavita.config import SamplingConfig
-from lavita.diffusion.draws import ClipDraws
-from lavita.registry import names_in
-from lavita.runner.build import build_method, empty_codec
-from lavita.train.module import TrainedStage, VideoMethod
+from lavita.config.compose import Experiment, compose, load_method, load_suite, read_cell
+from lavita.config.registry import names_in
+from lavita.config.schema import SamplingConfig
+from lavita.diffusion.rng import SampleRNG
+from lavita.methods.base import VideoMethod
+from lavita.methods.build import build_method, empty_codec
+from lavita.training.stage import TrainedStage
 
 NUM_CLASSES = 5
 STEPS = "3"
@@ -25,7 +26,7 @@ SHAKE = 0.03  # about the spread of weights at their start, so that what starts 
 class Subject:
     """A method under check. build(seed) makes it anew at the starting weights of a training seed."""
 
-    cell: CellConfig
+    cell: Experiment
     build: Callable[[int], VideoMethod]
 
     @property
@@ -61,7 +62,7 @@ def suites_of(name: str) -> list[str]:
     return [s for s in names_in("suites") if suite_named(s).rows is None and ("all" in taken or s in taken)]
 
 
-def cell_of(name: str, suite_name: str, tier: str) -> CellConfig:
+def cell_of(name: str, suite_name: str, tier: str) -> Experiment:
     """The configuration of a method in a suite at a tier, without overrides. Raises ConfigError."""
     suite, method = suite_named(suite_name), load_method(name)
     return read_cell(suite, tier, method, "", 0, compose(suite, tier, method))
@@ -76,7 +77,7 @@ def subject_of(name: str, conditioning: str) -> Subject | None:
     return None
 
 
-def build_with_seed(cell: CellConfig, seed: int) -> VideoMethod:
+def build_with_seed(cell: Experiment, seed: int) -> VideoMethod:
     """The method of a cell with another training seed, on a codec of random weights."""
     return build_method(replace(cell, seed=seed), NUM_CLASSES, empty_codec(cell.codec))
 
@@ -99,6 +100,6 @@ def batch_of(subject: Subject, stage: TrainedStage, size: int, start: int = 0) -
     return batch | ({"past": video(stage.past_frames)} if stage.past_frames else {})
 
 
-def draws_of(batch: dict[str, Tensor]) -> ClipDraws:
+def draws_of(batch: dict[str, Tensor]) -> SampleRNG:
     """The draws of a batch in training."""
-    return ClipDraws.for_training(0, "contract", batch["clip_index"], "cpu")
+    return SampleRNG.for_training(0, "contract", batch["clip_index"], "cpu")

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from lavita.codec.pixels import PixelCodec
-from lavita.config import read
-from lavita.registry import PLUGINS, ROOT, add_plugin, load_implementation
-from lavita.train.module import MethodContext
+from lavita.codecs.base import PixelCodec
+from lavita.config.registry import PLUGINS, ROOT, add_plugin, load_implementation
+from lavita.config.schema import read
+from lavita.methods.base import MethodContext
 
 from . import checks, folder_checks
 from .subject import Subject, cell_of
@@ -211,7 +211,7 @@ def test_configuration_that_lacks_a_key(copy):
     [
         ("from model import SpaceTimeNet", "with the dot"),
         ("from lavita.score import metrics", "imports lavita.score"),
-        ("from baselines.dit import model", "another one"),
+        ("from lavita.baselines.dit import model", "another one"),
         ("from ..other import model", "outside its folder"),
     ],
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lavita.bench.suite import load_method
-from lavita.registry import BUILT_IN, implementation_folder, load_implementation
+from lavita.config.compose import load_method
+from lavita.config.registry import BUILT_IN, implementation_folder, load_implementation
 
 from . import checks, folder_checks
 from .subject import Subject, subject_of

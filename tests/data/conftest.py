@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lavita.data import embedded as embedded_file
-from lavita.data.embedded import PLANS, write_embedded
+from lavita.data import synthetic
 from lavita.data.layouts import read_layout
+from lavita.data.synthetic import PLANS, write_synthetic
 from lavita.data.video import write_video
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
@@ -28,8 +28,8 @@ def embedded(tmp_path_factory) -> Callable:
     def get(dataset: str):
         if dataset not in catalogues:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(embedded_file, "PLANS", PLANS | shorter)
-                catalogues[dataset] = read_layout(dataset, write_embedded(dataset, folder))
+                patch.setattr(synthetic, "PLANS", PLANS | shorter)
+                catalogues[dataset] = read_layout(dataset, write_synthetic(dataset, folder))
         return catalogues[dataset]
 
     return get

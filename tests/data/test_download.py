@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lavita.data import download as download_file
-from lavita.data import http_get
+from lavita.data import download, http_get
 from lavita.data.download import DownloadError, NoSpace, download
 from tests.data.web_server import WebServer
 
@@ -33,7 +32,7 @@ def sha256(data: bytes) -> str:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(download_file, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(download, "FIRST_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def target(tmp_path) -> Path:
 
 @pytest.fixture
 def one_try(monkeypatch):
-    monkeypatch.setattr(download_file, "TRIES_WITHOUT_PROGRESS", 1)
+    monkeypatch.setattr(download, "TRIES_WITHOUT_PROGRESS", 1)
 
 
 def names(folder: Path) -> list[str]:
@@ -60,7 +59,7 @@ def names(folder: Path) -> list[str]:
 def interrupted(address: str, target: Path, **known) -> int:
     """A call that fails after some bytes; returns how many are kept."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(DownloadError, match="the same command goes on"):
-        patch.setattr(download_file, "TRIES_WITHOUT_PROGRESS", 1)
+        patch.setattr(download, "TRIES_WITHOUT_PROGRESS", 1)
         download(address, target, **known)
     return target.with_name("set.zip.part").stat().st_size
 
@@ -275,7 +274,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_there_is(web, target, monkeypatc
     def full(path, start, chunks, total, report):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download_file, "_write", full)
+    monkeypatch.setattr(download, "_write", full)
     fails("the disk is full", web.add("set.zip", DATA), target, error=NoSpace)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lavita.data import facts
-from lavita.data.facts import dataset_facts, dataset_names
+from lavita.data import catalogue
+from lavita.data.catalogue import dataset_facts, dataset_names
 from lavita.data.layouts import LAYOUTS
 
 
@@ -23,9 +23,9 @@ def test_each_file_is_complete(name):
     [(("flip:", "flop:"), "did you mean 'flip'"), (("flip: true\n", ""), "missing key 'flip'")],
 )
 def test_wrong_keys_are_named(tmp_path, monkeypatch, change, message):
-    text = (facts.FOLDER / "ucf101.yaml").read_text(encoding="utf-8")
+    text = (catalogue.FOLDER / "ucf101.yaml").read_text(encoding="utf-8")
     (tmp_path / "ucf101.yaml").write_text(text.replace(*change), encoding="utf-8")
-    monkeypatch.setattr(facts, "FOLDER", tmp_path)
+    monkeypatch.setattr(catalogue, "FOLDER", tmp_path)
     with pytest.raises(ValueError, match=message):
         dataset_facts("ucf101")
 

@@ -293,5 +293,5 @@ def test_real_data_sets(shared, dataset, folder, counts, shortest, longest):
 
 
 def test_listing_needs_no_torch():
-    code = "import sys, lavita.data.layouts, lavita.data.embedded; sys.exit('torch' in sys.modules)"
+    code = "import sys, lavita.data.layouts, lavita.data.synthetic; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

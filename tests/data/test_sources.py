@@ -19,11 +19,10 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from lavita.config import ConfigError
-from lavita.data import download as download_file
-from lavita.data import sources
+from lavita.config.schema import ConfigError
+from lavita.data import download, sources
+from lavita.data.catalogue import dataset_facts, dataset_names
 from lavita.data.download import DownloadError, NoSpace
-from lavita.data.facts import dataset_facts, dataset_names
 from lavita.data.layouts import LAYOUTS
 from lavita.data.sources import fetch_dataset, read_source
 from lavita.data.unpack import UnpackError
@@ -66,7 +65,7 @@ def write_source(tmp_path, monkeypatch):
     folder = tmp_path / "sources"
     folder.mkdir()
     monkeypatch.setattr(sources, "FOLDER", folder)
-    monkeypatch.setattr(download_file, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(download, "FIRST_PAUSE_SECONDS", 0.001)
 
     def write(*parts: dict, name: str = "ucf101") -> None:
         values = {

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lavita.data.catalogue import Catalogue, VideoEntry
+from lavita.data.clips import load_window, real_windows
 from lavita.data.video import write_video
-from lavita.data.windows import load_window, real_windows
 
 # With 8 frames at interval 3 (span 22): 3, 1, 2, 0 and 6 windows; 4 held out.
 LENGTHS = {"train": (66, 43, 44, 21, 150), "heldout": (100,)}

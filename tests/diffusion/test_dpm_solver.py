@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lavita.diffusion.dpm_solver import dpm_solver_loop, dpm_solver_scheduler
-from lavita.diffusion.sampler import ddim_step, sample_latent
+from lavita.diffusion.sampler import ddim_step, dpm_solver_loop, dpm_solver_scheduler, sample_latent
 from lavita.diffusion.schedule import Schedule
 
 SCHEDULE = Schedule.linear()

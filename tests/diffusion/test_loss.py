@@ -9,12 +9,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from lavita.diffusion.loss import (
-    approximate_normal_cdf,
-    discretised_log_likelihood,
-    gaussian_kl,
-    hybrid_loss,
-)
+from lavita.diffusion.loss import approximate_normal_cdf, discretised_log_likelihood, gaussian_kl, hybrid_loss
 from lavita.diffusion.schedule import Schedule
 
 SCHEDULE = Schedule.linear()

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lavita.bench.ledger import COLUMNS
-from lavita.bench.pairs import COLUMNS as PAIRS
-from lavita.bench.plan import make_plan
-from lavita.bench.suite import compose, flat_keys, load_method, load_suite
-from lavita.registry import names_in
+from lavita.config.compose import compose, flat_keys, load_method, load_suite
+from lavita.config.plan import make_plan
+from lavita.config.registry import names_in
+from lavita.report.significance import COLUMNS as PAIRS
+from lavita.results.records import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("reviewers", "limits")}
@@ -85,7 +85,7 @@ def is_known(span: str) -> bool:
     if (ROOT / span).exists() or span.strip("/") in OUTPUTS:
         return True
     if span.startswith("scores/"):  # the folder that the page's own evaluate.py command names
-        return f'"{span.removeprefix("scores/")}"' in (ROOT / "src/lavita/runner/evaluate_record.py").read_text()
+        return f'"{span.removeprefix("scores/")}"' in (ROOT / "src/lavita/metrics/folder_record.py").read_text()
     words = {*names_in("suites"), *names_in("methods"), *names_in("tiers"), *names_in("protocols"), *STAGES, *KEYS}
     flags = (ROOT / "benchmarks" / "run.py").read_text(encoding="utf-8")
     # --flag words: of run.py, each of them. The rest: the mark of what is missing, verdicts, names of metrics.

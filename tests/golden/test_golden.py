@@ -12,20 +12,18 @@ from typing import Any
 
 import pytest
 import torch
+from lavita.baselines.pvdm import losses, stages, unet
+from lavita.baselines.vdt import model
 from torch import Tensor
 
-from baselines.pvdm import blocks as pvdm_blocks
-from baselines.pvdm import losses as pvdm_losses
-from baselines.pvdm import stages as pvdm_stages
-from baselines.vdt import model as vdt_model
-from lavita.bench.suite import load_yaml
-from lavita.codec.pixels import PixelCodec
-from lavita.config import TrainConfig, read
-from lavita.models import blocks
-from lavita.parity.case import z
-from lavita.parity.fill import fill_by_formula
-from lavita.registry import load_implementation
-from lavita.train.module import MethodContext, TrainedStage
+from lavita.codecs.base import PixelCodec
+from lavita.config.compose import load_yaml
+from lavita.config.registry import load_implementation
+from lavita.config.schema import TrainConfig, read
+from lavita.methods.base import MethodContext
+from lavita.nn import blocks
+from lavita.parity.cases import fill_by_formula, z
+from lavita.training.stage import TrainedStage
 
 HERE = Path(__file__).parent
 BATCH, STEPS, TWIN_STEPS = 2, 10, 2
@@ -208,12 +206,12 @@ def dit_no_time(module: Any, patch: Any) -> None:
 
 def vdt_no_time(module: Any, patch: Any) -> None:
     """VDT whose attention over time gives nothing."""
-    patch.setattr(vdt_model, "attend", lambda attention, x: torch.zeros_like(x))
+    patch.setattr(model, "attend", lambda attention, x: torch.zeros_like(x))
 
 
 def vdt_wrong_axis(module: Any, patch: Any) -> None:
     """VDT whose attention over time runs over space."""
-    patch.setattr(vdt_model, "attend", lambda a, x: swapped(lambda y: blocks.attend(a, y))(x))
+    patch.setattr(model, "attend", lambda a, x: swapped(lambda y: blocks.attend(a, y))(x))
 
 
 def constant(where: Any, name: str, value: Any) -> Callable[[Any, Any], None]:
@@ -227,7 +225,7 @@ def pvdm_no_time(module: Any, patch: Any) -> None:
         patch.setattr(layer[0], "forward", lambda x, *rest: torch.zeros_like(x))
 
 
-NO_CROSS = constant(pvdm_blocks.CrossPlaneAttention, "forward", lambda self, planes: planes)
+NO_CROSS = constant(unet.CrossPlaneAttention, "forward", lambda self, planes: planes)
 TWINS = {
     **{
         (f"lavita-v{variant}", twin.__name__): twin
@@ -240,10 +238,10 @@ TWINS = {
     ("dit-joint", "no_time"): dit_no_time,
     ("vdt", "no_time"): vdt_no_time,
     ("vdt", "wrong_axis"): vdt_wrong_axis,
-    ("pvdm-autoencoder", "no_perceptual_loss"): constant(pvdm_losses, "PERCEPTUAL_WEIGHT", 0.0),
+    ("pvdm-autoencoder", "no_perceptual_loss"): constant(losses, "PERCEPTUAL_WEIGHT", 0.0),
     ("pvdm-autoencoder", "no_time"): pvdm_no_time,
-    ("pvdm-adversarial", "no_feature_matching"): constant(pvdm_losses, "FEATURE_WEIGHT", 0.0),
-    ("pvdm-adversarial", "discriminators_have_no_turn"): constant(pvdm_stages, "discriminators_turn", lambda n: False),
+    ("pvdm-adversarial", "no_feature_matching"): constant(losses, "FEATURE_WEIGHT", 0.0),
+    ("pvdm-adversarial", "discriminators_have_no_turn"): constant(stages, "discriminators_turn", lambda n: False),
     ("pvdm-diffusion", "no_cross_plane_attention"): NO_CROSS,
 }
 

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from lavita.parity.case import CaseError, read_case, z
-from lavita.parity.compare import relative_error
-from lavita.parity.systems import SYSTEMS, run_case
+from lavita.parity.cases import CaseError, read_case, relative_error, z
+from lavita.parity.run import SYSTEMS, run_case
 
 FOLDER = Path(__file__).parent
 SCRIPT = FOLDER.parents[1] / "benchmarks" / "parity.py"
@@ -78,7 +77,7 @@ def test_an_output_that_nobody_computes_fails():
 
 
 def test_a_missing_temporal_attention_fails(monkeypatch):
-    from lavita.models.lavita import Lavita
+    from lavita.methods.lavita.model import Lavita
 
     original = Lavita.run_one
 

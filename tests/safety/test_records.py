@@ -12,23 +12,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lavita.bench.audit.scores import reconstruction
-from lavita.bench.ledger import read_record
-from lavita.bench.plan import make_plan
-from lavita.bench.report.moving import read_sprite
-from lavita.bench.run_folder import read_run
-from lavita.bench.seal import files_of
-from lavita.bench.shared_parts import read_shared
+from lavita.audit import features
+from lavita.audit.scores import reconstruction
+from lavita.config.plan import make_plan
+from lavita.config.registry import load_implementation
+from lavita.data.clip_folder import read_clips, read_manifest, write_clips
 from lavita.data.unpack import UnpackError, unpack
 from lavita.data.video import UnreadableVideo, read_frames
-from lavita.inside import inside
-from lavita.registry import load_implementation
-from lavita.runner import audit_features
-from lavita.runner import shared as shared_run
-from lavita.runner.evaluate_record import recomputed
-from lavita.score.frames import read_clips, read_manifest, write_clips
-from tests.bench.folder_of_run import KEY, clips, make_run
+from lavita.files import require_inside
+from lavita.metrics.folder_record import recomputed
+from lavita.report.page.moving import read_sprite
+from lavita.results.digest import files_of
+from lavita.results.records import read_record
+from lavita.results.run_folder import read_run
+from lavita.results.shared import read_shared
+from lavita.suite import shared
 from tests.data.archives import split_zip
+from tests.report.folder_of_run import KEY, clips, make_run
 from tests.safety.evil import one_line
 from tests.safety.test_weights import folder_of_features
 
@@ -56,16 +56,18 @@ def refused(call, *words: object) -> None:
 
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_a_name_stays_in_its_folder(tmp_path, name):
-    refused(lambda: inside(tmp_path, name, "record.json: file"), "record.json: file", repr(name)[:20])
+    refused(lambda: require_inside(tmp_path, name, "record.json: file"), "record.json: file", repr(name)[:20])
 
 
 def test_a_name_may_be_anything_else(tmp_path):
     for name in ("a.npz", "..a", "a b", "clip..mkv", "ä"):
-        assert inside(tmp_path, name, "x") == tmp_path / name
+        assert require_inside(tmp_path, name, "x") == tmp_path / name
     (tmp_path / "away").symlink_to("/etc/passwd")
     (tmp_path / "near").symlink_to("a.npz")
     for name in ("away", "near"):
-        refused(lambda name=name: inside(tmp_path, name, "record.json: file"), "record.json: file", name, "link")
+        refused(
+            lambda name=name: require_inside(tmp_path, name, "record.json: file"), "record.json: file", name, "link"
+        )
 
 
 @pytest.mark.parametrize("name", ["../../secret.npz", "/etc/passwd", ".."])
@@ -202,24 +204,22 @@ def test_the_audit_runs_no_network_that_a_record_names(tmp_path, monkeypatch):
     run = SimpleNamespace(shared={KEY: {"extractor": None}})
     one = SimpleNamespace(record={"shared": KEY, "config": json.loads(json.dumps(asdict(cell)))})
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("a program was loaded"))
-    monkeypatch.setattr(
-        "lavita.runner.scoring.find_weights", lambda *_, **__: (_ for _ in ()).throw(ValueError("none"))
-    )
-    refused(lambda: audit_features.extractor(run, one), "none")
+    monkeypatch.setattr("lavita.suite.scoring.find_weights", lambda *_, **__: (_ for _ in ()).throw(ValueError("none")))
+    refused(lambda: features.extractor(run, one), "none")
 
 
 @pytest.mark.parametrize("key", ["cache", "latents"])
 def test_parts_that_name_another_cache_are_not_used(tmp_path, monkeypatch, key):
     monkeypatch.setattr(
-        shared_run,
+        shared,
         "load_extractors",
         lambda *_: dict.fromkeys(("distance", "classes"), SimpleNamespace(weights_hash=None)),
     )
-    monkeypatch.setattr(shared_run, "fill_cache", lambda *_: {"latents": None})
+    monkeypatch.setattr(shared, "fill_cache", lambda *_: {"latents": None})
     (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], [])
     good = {"cache": str(tmp_path), "latents": None, "extractor": None, "protocol_hash": cell.protocol.hash()}
-    shared_run.check_weights(cell, None, good, tmp_path)
-    refused(lambda: shared_run.check_weights(cell, None, good | {key: "/home/somebody"}, tmp_path), "--cache")
+    shared.check_weights(cell, None, good, tmp_path)
+    refused(lambda: shared.check_weights(cell, None, good | {key: "/home/somebody"}, tmp_path), "--cache")
 
 
 @pytest.mark.parametrize("name", ["../x.avi", "/x.avi", "UCF-101/../../x.avi"])

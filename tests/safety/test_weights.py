@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from lavita.baselines.pvdm.losses import LPIPS
 
-from baselines.pvdm.perceptual import LPIPS
-from lavita.bench.audit.clips import read_arrays
-from lavita.checkpoints import load, load_official, read_state, read_tensors
-from lavita.codec.kl import STATISTICS, load_codec, load_kl
-from lavita.runner import scoring
-from lavita.runner.evaluate_record import recomputed
-from lavita.score.clip_items import clip_items
-from lavita.score.embedded import load_embedded
-from lavita.score.frame_encoders import load_frame_encoder
-from lavita.score.i3d_files import load_i3d
-from lavita.score.loading import load_extractor
-from lavita.score.state_dicts import read_state_dict
-from lavita.score.torchscript import TorchScriptC3D, TorchScriptI3D
+from lavita.audit.clips import read_arrays
+from lavita.codecs.kl import STATISTICS, load_codec, load_kl
+from lavita.methods.checkpoints import load, load_official, read_state, read_tensors
+from lavita.metrics.clips import clip_items
+from lavita.metrics.features.frame_encoders import load_frame_encoder
+from lavita.metrics.features.i3d import load_i3d
+from lavita.metrics.features.in_domain import load_in_domain
+from lavita.metrics.features.load import load_extractor
+from lavita.metrics.features.torchscript import TorchScriptC3D, TorchScriptI3D
+from lavita.metrics.features.weights import read_state_dict
+from lavita.metrics.folder_record import recomputed
+from lavita.suite import scoring
 from tests.safety.evil import Evil, arrays, files_of_weights, one_line
 
 KINDS = ("bare", "ema", "old", "script", "plain pickle", "named safetensors")
@@ -33,7 +33,7 @@ def embedded(path: Path):
     """A file of the embedded extractor with the hash that it should have."""
     facts = {"num_classes": None, "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     path.with_suffix(".json").write_text(json.dumps(facts))
-    return load_embedded(path)
+    return load_in_domain(path)
 
 
 def codec_folder(path: Path) -> Path:
@@ -140,7 +140,7 @@ def test_no_stored_features_are_unpickled(tmp_path, kind, monkeypatch):
 
 def folder_of_features(folder: Path, content: bytes) -> Path:
     """What evaluate.py --out writes, with these bytes as features and their true hashes."""
-    from lavita.runner.evaluate import read_protocol
+    from lavita.metrics.folders import read_protocol
 
     folder.mkdir()
     files = {}

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lavita import registry
-from lavita.bench import not_yet
-from lavita.bench.audit.settings import config_lines
-from lavita.bench.plan import cell_from_dict, read_config
-from lavita.bench.run_folder import read_run
-from lavita.bench.suite import compose, load_method, load_suite, load_yaml
-from lavita.data import facts, sources
-from lavita.plain_yaml import read_yaml
-from tests.bench.folder_of_run import make_run
+from lavita.audit.settings import config_lines
+from lavita.config.compose import compose, load_method, load_suite, load_yaml
+from lavita.config.plan import cell_from_dict, read_config
+from lavita.config.registry import read_yaml
+from lavita.config.schema import registry
+from lavita.data import catalogue, sources
+from lavita.report import published
+from lavita.results.run_folder import read_run
+from tests.report.folder_of_run import make_run
 from tests.safety.evil import one_line, yaml_texts
 
 KINDS = tuple(yaml_texts(Path("x")))
@@ -121,7 +121,7 @@ def test_references_in_a_record_stay_text(secret):
 def read_config_of_a_plan() -> dict:
     from dataclasses import asdict
 
-    from lavita.bench.plan import make_plan
+    from lavita.config.plan import make_plan
 
     return asdict(make_plan("ucf101", "demo", ["lavita-v1"], [0], [])[0])
 
@@ -130,10 +130,10 @@ def read_config_of_a_plan() -> dict:
 def test_files_of_the_repository_are_read_as_carefully(tmp_path, kind, monkeypatch):
     marker, path = tmp_path / "marker", tmp_path / "ucf101.yaml"
     path.write_text(f"name: {yaml_texts(marker)[kind]}\n")
-    monkeypatch.setattr(facts, "FOLDER", tmp_path)
+    monkeypatch.setattr(catalogue, "FOLDER", tmp_path)
     monkeypatch.setattr(sources, "FOLDER", tmp_path)
-    monkeypatch.setattr(not_yet, "FILE", path)
-    for read in (lambda: facts.dataset_facts("ucf101"), lambda: sources.read_source("ucf101"), not_yet.not_yet):
+    monkeypatch.setattr(published, "FILE", path)
+    for read in (lambda: catalogue.dataset_facts("ucf101"), lambda: sources.read_source("ucf101"), published.not_yet):
         with pytest.raises((ValueError, yaml.YAMLError)):
             read()
         assert not marker.exists()

@@ -16,7 +16,7 @@ import numpy as np
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
-from lavita.score.frames import read_clips
+from lavita.data.clip_folder import read_clips
 
 ROOT = Path(__file__).resolve().parents[2]
 # What is measured, and so differs between two runs of the same: of rows.csv, and of table.csv.
@@ -117,9 +117,9 @@ def cells_of(pid: int) -> dict[str, int]:
     """The processes of a run's cells by the names of the cells' folders."""
     found = children(pid)
     return {
-        Path(words[words.index("lavita.runner.cell") + 1]).name: number
+        Path(words[words.index("lavita.suite.cell") + 1]).name: number
         for number, words in found.items()
-        if "lavita.runner.cell" in words
+        if "lavita.suite.cell" in words
     }
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from lavita.baselines.dit.model import DiT, DiTConfig
 
-from baselines.dit.model import DiT, DiTShape
-from lavita.parity.fill import fill_by_formula
+from lavita.parity.cases import fill_by_formula
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -91,7 +91,7 @@ def test_the_chart_shows_what_can_be_compared(done):
 def started_from_a_file(done, tmp_path_factory):
     """One cell that starts from an official-format DiT of 1000 classes, in mixed precision, batches accumulated."""
     base = tmp_path_factory.mktemp("file")
-    shape = DiTShape(
+    shape = DiTConfig(
         depth=2, width=16, num_heads=2, patch_size=2, channels=8, side=8, num_classes=1000, mode="frame", num_frames=8
     )
     network = DiT(shape)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lavita.data import embedded
-from lavita.data.embedded import write_embedded
+from lavita.data import synthetic
+from lavita.data.synthetic import write_synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -35,8 +35,8 @@ def record(folder: Path, cell: str) -> dict:
 def done(tmp_path_factory):
     """The embedded UCF101 with one file cut short; a run that is refused, one that is not, and the same again."""
     base = tmp_path_factory.mktemp("data-run")
-    root = write_embedded("ucf101", base)
-    (root / embedded.MARKER).unlink()
+    root = write_synthetic("ucf101", base)
+    (root / synthetic.MARKER).unlink()
     path = root / BROKEN
     path.write_bytes(path.read_bytes()[:-1000])
     arguments = ["--suite", "ucf101", "--tier", "demo", "--methods", "lavita-v1,pvdm", "--out", str(base / "out")]

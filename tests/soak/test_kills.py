@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from lavita.bench.ledger import read_record
-from lavita.runner.pulse import read_pulse
+from lavita.executors.heartbeat import read_heartbeat
+from lavita.results.records import read_record
 from tests.soak.runs import (
     assert_same_run,
     cells_of,
@@ -74,7 +74,7 @@ def part_of(cell: Path, pid: int) -> str:
 def place_of(cell: Path, pid: int) -> Place:
     """Read a cell's folder, whose process stands still or is dead."""
     progress, part = cell / "progress", part_of(cell, pid)
-    pulse = read_pulse(progress / "pulse.json") or {"stage": ""}
+    pulse = read_heartbeat(progress / "pulse.json") or {"stage": ""}
     kept = sorted((name for path in progress.glob("at-*.ckpt") if (name := NAME.fullmatch(path.name))), key=clips)
     stage = PART.fullmatch(part)["stage"] if part else stage_of(progress, pulse, kept)
     done = logged(cell, stage)
@@ -126,7 +126,7 @@ def pulse_says(stage: str, below: int) -> Callable[[Path, int, float], bool]:
     """In sampling or scoring, before so many clips are done."""
 
     def ready(cell: Path, _pid: int, _seconds: float) -> bool:
-        pulse = read_pulse(cell / "progress" / "pulse.json") or {"stage": ""}
+        pulse = read_heartbeat(cell / "progress" / "pulse.json") or {"stage": ""}
         return pulse["stage"] == stage and pulse["done"] < below
 
     return ready
@@ -276,7 +276,7 @@ def quiet(tmp_path_factory) -> Path:
 
 def fitting(run_pid: int) -> list[int]:
     """The process that fits what the cells of a run share."""
-    return [pid for pid, words in children(run_pid).items() if "lavita.runner.shared" in words]
+    return [pid for pid, words in children(run_pid).items() if "lavita.suite.shared" in words]
 
 
 def kept_of_codec(cache: Path) -> set[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lavita.data.embedded import write_embedded
+from lavita.data.synthetic import write_synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_NETWORK = Path(__file__).parent / "no_network"
@@ -137,7 +137,7 @@ def test_a_run_reaches_for_nothing(finished):
 
 def test_every_other_command_reaches_for_nothing(finished, tmp_path):
     folder, walls = finished
-    data = write_embedded("faceforensics", tmp_path / "data")
+    data = write_synthetic("faceforensics", tmp_path / "data")
     (shared,) = (folder / "shared").iterdir()
     samples = [folder / "cells" / name / "samples" for name in ("lavita-v1-s0", "pvdm-s0")]
     extractor = ["--extractor", f"embedded:{shared / 'extractor.safetensors'}"]

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lavita.bench import reach
-from lavita.bench.plan import make_plan, source_files
-from lavita.registry import BASELINES, ROOT
+from lavita.config.plan import make_plan
+from lavita.config.registry import BASELINES, ROOT
+from lavita.results import identity
+from lavita.results.identity import source_files
 
 ROOTS = {"lavita": ROOT / "src" / "lavita"}
 # Written into a folder that every process of the run has in its path: what it had imported when it ended.
@@ -43,7 +44,7 @@ def test_what_a_run_imports_is_reached(tmp_path):
     cells = make_plan("ucf101-class", "demo", ["lavita-v1", "pvdm"], [0], [])
     lavita, pvdm = ({str(path) for path in source_files(cell).values()} for cell in cells)
     # The shared process builds every method to check its purse, and takes no number from it.
-    methods = {str(path) for path in reach.reach(["lavita.module"], ROOTS).values()} | (pvdm - lavita)
+    methods = {str(path) for path in identity.reach(["lavita.methods.lavita.module"], ROOTS).values()} | (pvdm - lavita)
     shared = {str(path) for path in source_files().values()} | methods
     late = str(ROOTS["lavita"] / "score" / "embedded.py")
     for script, folder, reached in (

@@ -12,13 +12,13 @@ import threading
 
 import pytest
 
-from lavita.bench.ledger import write_record
-from lavita.bench.shared_parts import read_shared
-from lavita.runner.cluster import SlurmExecutor
-from lavita.runner.display import Display
-from lavita.runner.launch import environment_of_processes
-from lavita.runner.slurm_options import slurm_parameters
-from lavita.runner.task import Task
+from lavita.console import Display
+from lavita.executors.process import environment_of_processes
+from lavita.executors.slurm import SlurmExecutor
+from lavita.executors.slurm_queue import slurm_parameters
+from lavita.executors.task import Task
+from lavita.results.records import write_record
+from lavita.results.shared import read_shared
 from tests.soak.slurm.cluster import Run, rows, started, wait_until, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
@@ -53,7 +53,7 @@ def test_shared_parts_are_fitted_again_in_their_folder(here, tmp_path):
     shutil.copytree(here / "shared", tmp_path / "shared")
     (folder,) = (tmp_path / "shared").iterdir()
     before = read_shared(folder)
-    command = [sys.executable, "-m", "lavita.runner.shared", str(folder / "spec.json"), str(folder)]
+    command = [sys.executable, "-m", "lavita.suite.shared", str(folder / "spec.json"), str(folder)]
     subprocess.run(command, check=True, env=environment_of_processes({"OMP_NUM_THREADS": "1"}), timeout=120)
     assert read_shared(folder) == before
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from lavita.baselines.pvdm.losses import LPIPS
 
-from baselines.pvdm.perceptual import LPIPS
-from lavita.score.frames import read_clips, read_manifest
+from lavita.data.clip_folder import read_clips, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lavita.score.frames import read_clips
+from lavita.data.clip_folder import read_clips
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -119,7 +119,7 @@ def wait_for(out: Path, cell: str, stage: str, least: float, process: subprocess
 
 def ranks_of(out: Path, cell: str) -> list[int]:
     """Process ids of a cell, the first started first."""
-    said = subprocess.run(["pgrep", "-f", f"lavita.runner.cell {out}/cells/{cell} "], capture_output=True, text=True)
+    said = subprocess.run(["pgrep", "-f", f"lavita.suite.cell {out}/cells/{cell} "], capture_output=True, text=True)
     return sorted(map(int, said.stdout.split()))
 
 

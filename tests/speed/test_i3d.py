@@ -2,7 +2,7 @@
 
 import torch
 
-from lavita.speed.i3d import i3d_contestants
+from lavita.speed.score import i3d_contestants
 
 
 def test_contestants_agree():

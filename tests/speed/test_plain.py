@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lavita.models.lavita import Lavita, LavitaShape
-from lavita.parity.case import z
-from lavita.parity.fill import fill_by_formula
-from lavita.speed.floor import counted_flops
-from lavita.speed.plain import PlainAttention, PlainLavita
-from lavita.speed.step import Batch, TrainingStep, difference
+from lavita.methods.lavita.model import Lavita, LavitaConfig
+from lavita.parity.cases import fill_by_formula, z
+from lavita.speed.model import counted_flops
+from lavita.speed.networks import Batch, PlainAttention, PlainLavita, TrainingStep, difference
 
 DEPTH, WIDTH, FRAMES, SIDE, PATCH = 4, 16, 3, 4, 2
 POSITIONS = (SIDE // PATCH) ** 2
@@ -18,7 +16,7 @@ POSITIONS = (SIDE // PATCH) ** 2
 
 def pair(variant: int, **options) -> tuple[Lavita, PlainLavita]:
     """Both networks with the same formula weights."""
-    shape = LavitaShape(variant, DEPTH, WIDTH, 4, PATCH, FRAMES, 4, SIDE, **options)
+    shape = LavitaConfig(variant, DEPTH, WIDTH, 4, PATCH, FRAMES, 4, SIDE, **options)
     ours, plain = Lavita(shape), PlainLavita(shape)
     fill_by_formula(ours)
     plain.load_state_dict(ours.state_dict())
@@ -78,7 +76,7 @@ def test_flops_of_the_forward_pass_at_published_size():
 
     for build, giga in ((Lavita, 3725.65), (PlainLavita, 3785.93)):
         with torch.device("meta"), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            network = build(LavitaShape(1, 28, 1152, 16, 2, 16, 4, 32)).to("meta")
+            network = build(LavitaConfig(1, 28, 1152, 16, 2, 16, 4, 32)).to("meta")
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 network(torch.zeros(1, 16, 4, 32, 32), torch.zeros(1, dtype=torch.int64))
         assert round(counter.get_total_flops() / 1e9, 2) == giga
@@ -86,7 +84,7 @@ def test_flops_of_the_forward_pass_at_published_size():
 
 def test_what_the_plain_version_is_not_for():
     with pytest.raises(ValueError, match="all-tokens"):
-        PlainLavita(LavitaShape(1, 2, WIDTH, 4, PATCH, FRAMES, 4, SIDE, conditioning="all-tokens"))
+        PlainLavita(LavitaConfig(1, 2, WIDTH, 4, PATCH, FRAMES, 4, SIDE, conditioning="all-tokens"))
     with pytest.raises(ValueError, match="no images"):
         pair(1)[1](torch.zeros(1, FRAMES + 1, 4, SIDE, SIDE), torch.zeros(1, dtype=torch.int64), num_images=1)
 

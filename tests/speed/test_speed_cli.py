@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--size", "XS", "--frames", "2", "--side", "4", "--steps", "2", "--threads", "1"]
 LATTE = """
 import torch
-from lavita.models.lavita import Lavita, LavitaShape
+from lavita.methods.lavita.model import Lavita, LavitaShape
 
 class Latte(torch.nn.Module):
     def __new__(cls, input_size, patch_size, in_channels, hidden_size, depth, num_heads, num_frames):

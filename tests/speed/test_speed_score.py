@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lavita.score.distance import frechet_distance
+from lavita.metrics.distances import frechet_distance
 from lavita.speed import score
 
 ROOT = Path(__file__).resolve().parents[2]

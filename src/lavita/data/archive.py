@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from .split_zip import open_zip
+from lavita.data.split_zip import open_zip
 
 Report = Callable[[int, int], None]
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from lavita.whole import write_whole
-
-from . import http_get
-from .http_get import Broken, Changed, Refused, Unverified
+from lavita.data import http_get
+from lavita.data.http_get import Broken, Changed, Refused, Unverified
+from lavita.files import atomic_write_text
 
 CHUNK_BYTES = 1 << 18
 TRIES_WITHOUT_PROGRESS = 5
@@ -103,7 +102,7 @@ class PartialFile:
     def start(self, origin: http_get.Origin) -> None:
         """Drop all bytes, then remember whose the next ones are: in this order, so that no kill can mix two files."""
         self.path.write_bytes(b"")
-        write_whole(self.memory, json.dumps(vars(origin)))
+        atomic_write_text(self.memory, json.dumps(vars(origin)))
 
     def paths(self) -> tuple[Path, Path]:
         """What it consists of on disk."""

@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from .catalogue import SPLITS, Catalogue, VideoEntry
-from .facts import dataset_facts
-from .manifest import below, conflicts
-from .scan import Content, Report, fingerprint, scan
-from .trees import LAYOUTS, LayoutError, Listing
+from lavita.data.catalogue import SPLITS, Catalogue, VideoEntry, dataset_facts
+from lavita.data.manifest import below, conflicts
+from lavita.data.scan import Content, Report, fingerprint, scan
+from lavita.data.trees import LAYOUTS, LayoutError, Listing
 
 MAX_UNREADABLE = 0.005  # share of the videos that may be left out because they can't be read
 SHOWN = 5  # how many of them one message names

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from lavita.whole import fill_whole
-
-from .scan import Content, fingerprint
-from .trees import Item, Listing
+from lavita.data.scan import Content, fingerprint
+from lavita.data.trees import Item, Listing
+from lavita.files import atomic_write
 
 STATUSES = ("ok", "unreadable", "too_short", "duplicate", "empty", "not_video")
 FILE_NAME = "manifest.csv"
@@ -117,7 +116,7 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> None:
             writer.writerow(COLUMNS)
             writer.writerows(astuple(row) for row in rows)
 
-    fill_whole(path, fill)
+    atomic_write(path, fill)
 
 
 def read_manifest(path: Path) -> list[Row]:

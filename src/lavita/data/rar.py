@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .archive import DEVICE, FILE, FOLDER, HARD_LINK, LINK, Entry, Report, UnpackError, safe_path
+from lavita.data.archive import DEVICE, FILE, FOLDER, HARD_LINK, LINK, Entry, Report, UnpackError, safe_path
 
 RAR_START = b"Rar!\x1a\x07"
 INSTALL = "on Debian or Ubuntu apt-get install unar (or unrar, libarchive-tools), then start the same command again"

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .entries import pack, unpack
-from .video import PICTURE_SUFFIXES, UnreadableVideo, probe
+from lavita.data.seek import pack, unpack
+from lavita.data.video import PICTURE_SUFFIXES, UnreadableVideo, probe
 
 CACHE_VERSION = 2  # raise it when the meaning of a remembered value changes
 AT_ONCE = 2048  # videos handed to the threads at a time: a million waiting tasks would fill the memory

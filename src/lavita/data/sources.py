@@ -14,13 +14,12 @@ from typing import Any
 
 import yaml
 
-from lavita.config import ConfigError, read
-from lavita.whole import write_whole
-
-from .download import DownloadError, NoSpace, PartialFile, download, file_sha256
-from .facts import dataset_facts
-from .rar import NoUnpacker, installed_unpackers
-from .unpack import find_tree, finish, unpack
+from lavita.config.schema import ConfigError, read
+from lavita.data.catalogue import dataset_facts
+from lavita.data.download import DownloadError, NoSpace, PartialFile, download, file_sha256
+from lavita.data.rar import NoUnpacker, installed_unpackers
+from lavita.data.unpack import find_tree, finish, unpack
+from lavita.files import atomic_write_text
 
 FOLDER = Path(__file__).resolve().parents[3] / "configs" / "sources"
 DOWNLOADS = ".download"  # below the root; layouts leave hidden names out
@@ -211,7 +210,7 @@ def _fetch_copy(part: Part, copy: Copy, root: Path, say: Say, progress: Progress
         say(f"{file.name}, by {copy.by} ({part.holds}): downloading")
         report = partial(progress, file.name)
         download(file.addresses, folder / file.name, file.num_bytes, file.sha256, report)
-    write_whole(copy.record(folder), json.dumps(_known(part, copy, folder), indent=1) + "\n")
+    atomic_write_text(copy.record(folder), json.dumps(_known(part, copy, folder), indent=1) + "\n")
     say(f"{archive.name}: unpacking")
     unpack(archive, root, part.tree, partial(progress, f"{archive.name}, unpacked"))
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .catalogue import SPLITS
-from .video import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from lavita.data.catalogue import SPLITS
+from lavita.data.video import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 
 
 class LayoutError(ValueError):

@@ -19,11 +19,9 @@ from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
 
-from lavita.inside import inside
-from lavita.whole import write_whole
-
-from .archive import Report, TarArchive, UnpackError, ZipArchive, checked_paths
-from .rar import INSTALL, RAR_START, RarArchive, UnpackerFailed, installed_unpackers
+from lavita.data.archive import Report, TarArchive, UnpackError, ZipArchive, checked_paths
+from lavita.data.rar import INSTALL, RAR_START, RarArchive, UnpackerFailed, installed_unpackers
+from lavita.files import atomic_write_text, require_inside
 
 SUFFIX = ".unpacking"
 PLAN = "plan.json"
@@ -130,7 +128,7 @@ def _unpack_hidden(reader, target: Path, tree: Sequence[str], report: Report) ->
             tops = sorted({path.split("/")[0] for path in expected})
             raise UnpackError(f"{reader.path}: holds {', '.join(tops[:5])}, expected {', '.join(tree)}")
         plan = {"archive": reader.path.name, "base": base.relative_to(hidden).as_posix(), "names": names}
-        write_whole(hidden / PLAN, json.dumps(plan))
+        atomic_write_text(hidden / PLAN, json.dumps(plan))
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
         raise
@@ -173,7 +171,7 @@ def _put_in_place(hidden: Path, target: Path) -> str:
     if not base.resolve().is_relative_to(hidden.resolve()):
         raise UnpackError(f"{hidden / PLAN}: base is {plan['base']!r}, which is not in its folder; remove {hidden}")
     for name in plan["names"]:
-        inside(target, name, f"{hidden / PLAN}: a name in names")
+        require_inside(target, name, f"{hidden / PLAN}: a name in names")
         source, place = base / name, target / name
         if not os.path.lexists(source):
             continue

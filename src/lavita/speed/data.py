@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure and print. Raises ValueError for options and data that can't be measured."""
-    from lavita.speed.report import write_csv
+    from lavita.speed.timing import write_csv
 
     sides = resolutions(options)
     with tempfile.TemporaryDirectory() as folder:
@@ -83,7 +83,7 @@ def whole_video(path: str, indices: list[int], resolution: int) -> Any:
     import av
     import numpy as np
 
-    from lavita.data.clip import centre_crop_resize, to_tensor
+    from lavita.data.clips import centre_crop_resize, to_tensor
 
     with av.open(path) as container:
         frames = np.stack([frame.to_rgb().to_ndarray() for frame in container.decode(video=0)])
@@ -96,7 +96,7 @@ def measure(options: argparse.Namespace, sides: list[int], folder: Path) -> list
     import PIL
     import torch
 
-    from lavita.runner import provenance
+    from lavita.results import provenance
 
     torch.set_num_threads(1)
     videos = chosen_videos(options)
@@ -116,7 +116,7 @@ def stored(videos: list[Any], side: int, folder: Path) -> Any:
     """A latent cache of Stable Diffusion's shape; what its numbers are makes no difference to reading them."""
     import torch
 
-    from lavita.data.latents import LatentCache, LatentKey, fill_latents, videos_hash
+    from lavita.data.latent_cache import LatentCache, LatentKey, fill_latents, videos_hash
 
     key = LatentKey("none", "none", videos_hash(videos), side, "centre", 1, True, 8, side // 8)
 
@@ -133,9 +133,9 @@ def one_video(options: argparse.Namespace, video: Any, side: int, latents: Any) 
     import numpy as np
     import torch
 
-    from lavita.data.clip import centre_crop_resize, clip_starts, frame_indices, to_tensor
-    from lavita.data.entries import unpack
-    from lavita.data.module import ResizedFrames
+    from lavita.data.clips import centre_crop_resize, clip_starts, frame_indices, to_tensor
+    from lavita.data.datamodule import ResizedFrames
+    from lavita.data.seek import unpack
     from lavita.data.video import read_frames
     from lavita.speed import timing
 
@@ -179,7 +179,7 @@ def long_file(options: argparse.Namespace, folder: Path) -> str:
     import numpy as np
 
     from lavita.data import video
-    from lavita.data.clip import frame_indices, span
+    from lavita.data.clips import frame_indices, span
 
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     frames = np.stack([np.roll(noise, t, 0) for t in range(options.long_frames)])

@@ -3,9 +3,46 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def counted_flops(loss: Callable[[], Tensor]) -> int:
+    """FLOPs (2 a multiply-add, matrix products only) of a loss and its backward pass, by torch's counter.
+
+    The fused CPU attention is unknown to the counter, so the plain one runs here: it has the same two products.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        loss().backward()
+    return counter.get_total_flops()
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """FLOP/s of the fastest square matrix product of a series that lasts about `seconds`."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = torch.randn(2, side, side, device=device).to(dtype)
+    wait, best, end = waiter(device), float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        wait()
+        start = time.perf_counter()
+        a @ b
+        wait()
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def waiter(device: torch.device) -> Callable[[], None]:
+    """A function that returns once the device has done all it was given."""
+    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
+
 
 # Two float32 networks of one function: the limit that forward figures of official code are held to.
 AGREEMENT = 1e-5
@@ -35,7 +72,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure and print. Raises ValueError for settings that don't fit and for contestants that don't agree."""
-    from lavita.speed.report import write_csv
+    from lavita.speed.timing import write_csv
 
     check_options(options)
     rows = measure(options)
@@ -49,8 +86,8 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise ValueError, naming the option, for a value that no measurement can be made with."""
     import torch
 
-    from lavita.config import one_of
-    from lavita.models.lavita import SIZES
+    from lavita.config.schema import one_of
+    from lavita.methods.lavita.model import SIZES
 
     one_of("--size", options.size, tuple(SIZES))
     one_of("--variant", options.variant, (1, 2, 3, 4))
@@ -69,21 +106,20 @@ def check_options(options: argparse.Namespace) -> None:
 
 def shape_of(options: argparse.Namespace) -> Any:
     """The LavitaShape of the options: unconditional, four channels."""
-    from lavita.models.lavita import SIZES, LavitaShape, depth_of_variant
+    from lavita.methods.lavita.model import SIZES, LavitaConfig, depth_of_variant
 
     depth, width, num_heads = SIZES[options.size]
     depth = depth_of_variant(options.variant, depth)
-    return LavitaShape(
+    return LavitaConfig(
         options.variant, depth, width, num_heads, options.patch_size, options.frames, channels=4, side=options.side
     )
 
 
 def networks(options: argparse.Namespace) -> dict[str, Any]:
     """The contestants by name, with equal weights: lavita, plain and, where a checkout is given, official."""
-    from lavita.models.lavita import Lavita
-    from lavita.parity.fill import fill_by_formula
-    from lavita.speed.official import official_network
-    from lavita.speed.plain import PlainLavita
+    from lavita.methods.lavita.model import Lavita
+    from lavita.parity.cases import fill_by_formula
+    from lavita.speed.networks import PlainLavita, official_network
 
     shape = shape_of(options)
     found = {"lavita": Lavita(shape), "plain": PlainLavita(shape)}
@@ -100,10 +136,10 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a contestant, with the columns of COLUMNS."""
     import torch
 
-    from lavita.runner import provenance
-    from lavita.speed import floor, timing
-    from lavita.speed.step import Batch, TrainingStep, difference
-    from lavita.train.recompute import recomputed_blocks
+    from lavita.results import provenance
+    from lavita.speed import timing
+    from lavita.speed.networks import Batch, TrainingStep, difference
+    from lavita.training.distributed import recomputed_blocks
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -118,11 +154,11 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     with ExitStack() as stack:
         for step in steps.values():
             stack.enter_context(recomputed_blocks(step.network, options.checkpoint_activations))
-        flops = {name: floor.counted_flops(step.loss) for name, step in steps.items()}
+        flops = {name: counted_flops(step.loss) for name, step in steps.items()}
         for step in steps.values():
             step.optimiser.zero_grad(set_to_none=True)
-        seconds = timing.take_turns(steps, options.steps, floor.waiter(device))
-    rate = floor.matmul_rate(device, torch.bfloat16 if options.precision == "bf16-mixed" else torch.float32)
+        seconds = timing.take_turns(steps, options.steps, waiter(device))
+    rate = matmul_rate(device, torch.bfloat16 if options.precision == "bf16-mixed" else torch.float32)
     commit, changed = provenance.commit()
     setting = {
         "depth": shape.depth,

@@ -9,6 +9,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+
+def i3d_contestants(frames: int = 16) -> tuple[Callable[[], object], Callable[[], object], float]:
+    """(plain, ours, difference): two functions that each give the logits of one clip, frames of 224 x 224 on the CPU.
+
+    Both are float32 with equal weights, those of the parity case. difference: ||ours - plain|| / ||plain||.
+    """
+    import torch
+
+    from lavita.metrics.features.i3d import I3D, SIZE, FoldedI3D
+    from lavita.parity.cases import z
+    from lavita.parity.metrics import fill_i3d
+
+    plain = fill_i3d(I3D())
+    ours = FoldedI3D(plain)
+    video = torch.from_numpy(z("speed/video", (1, 3, frames, SIZE, SIZE))).clamp(-1, 1)
+
+    def logits(network: torch.nn.Module) -> torch.Tensor:
+        with torch.inference_mode():
+            return network(video)
+
+    wanted = logits(plain)
+    difference = float((logits(ours) - wanted).norm() / wanted.norm())
+    return lambda: logits(plain), lambda: logits(ours), difference
+
+
 COLUMNS = (
     "group,contestant,seconds_median,seconds_low,seconds_high,seconds_fastest,ratio,ratio_low,ratio_high,"
     "relative_difference,self_distance,rounds,clips,features,resamples,threads,hardware,numpy,scipy,torch,commit,changed"
@@ -51,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
     if options.csv != "-":
         print(table(rows, options))
     if options.csv is not None:
-        from lavita.speed.report import write_csv
+        from lavita.speed.timing import write_csv
 
         write_csv(options.csv, rows, COLUMNS)
 
@@ -105,7 +130,7 @@ def frechet_group(options: argparse.Namespace) -> Group:
     """Both from features to number. Raises ValueError without scipy, or where the two differ."""
     import importlib.util
 
-    from lavita.score.distance import frechet_distance
+    from lavita.metrics.distances import frechet_distance
 
     if importlib.util.find_spec("scipy") is None:
         raise ValueError("scipy is not installed; pip install scipy, or leave it out with --only resamples,i3d")
@@ -121,8 +146,8 @@ def frechet_group(options: argparse.Namespace) -> Group:
 
 def resample_group(options: argparse.Namespace) -> Group:
     """All scores of halves and quarters of an interval, and the interval, from features on."""
-    from lavita.score.intervals import interval, resample
-    from lavita.score.subsets import FrechetOfSubsets
+    from lavita.metrics.confidence import interval, resample
+    from lavita.metrics.resampling import FrechetOfSubsets
 
     x, y = (features(options.clips, options.features, options.features, seed) for seed in (1, 2))
     call = lambda: interval(resample(FrechetOfSubsets(x, y), options.resamples))  # noqa: E731
@@ -132,8 +157,6 @@ def resample_group(options: argparse.Namespace) -> Group:
 def i3d_group(options: argparse.Namespace) -> Group:
     """I3D features of a clip: the layout in memory that scores use, beside the plain module."""
     import torch
-
-    from lavita.speed.i3d import i3d_contestants
 
     torch.set_num_threads(options.threads)
     plain, ours, difference = i3d_contestants()
@@ -157,7 +180,7 @@ GROUPS: dict[str, Callable[[argparse.Namespace], Group]] = {
 
 def measure(options: argparse.Namespace, names: list[str]) -> list[dict[str, Any]]:
     """One row a contestant, with the columns of COLUMNS."""
-    from lavita.runner import provenance
+    from lavita.results import provenance
     from lavita.speed import timing
 
     measured = []

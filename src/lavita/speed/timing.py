@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lavita.results.records import csv_text, text_of, write_rows
 
 
 def take_turns(
@@ -57,3 +62,11 @@ def ratio(values: list[float], reference: list[float]) -> tuple[float, float, fl
     """
     low, _, high = quartiles([a / b for a, b in zip(values, reference, strict=True)])
     return low, statistics.median(values) / statistics.median(reference), high
+
+
+def write_csv(target: str, rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows to a file, or to standard output where target is "-", with exactly these columns."""
+    if target != "-":
+        write_rows(Path(target), rows, columns)
+        return
+    sys.stdout.write(csv_text([list(columns), *([text_of(row.get(key)) for key in columns] for row in rows)]))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lavita.baselines.dit.model import SIZES, DiT, DiTConfig
 
-from baselines.dit.model import SIZES, DiT, DiTShape
-from lavita.parity.case import z
-from lavita.parity.fill import fill_by_formula
+from lavita.parity.cases import fill_by_formula, z
 
 
 def build(**options) -> DiT:
     """A small DiT with formula weights on 4 channels of 4 x 4."""
-    network = DiT(DiTShape(2, 16, 4, 2, 4, 4, **options))
+    network = DiT(DiTConfig(2, 16, 4, 2, 4, 4, **options))
     fill_by_formula(network)
     return network.eval()
 
@@ -31,7 +30,7 @@ T, Y = torch.tensor([3, 700]), torch.tensor([0, 5])
 )
 def test_official_parameter_counts(size, patch_size, count):
     with torch.device("meta"):
-        network = DiT(DiTShape(*SIZES[size], patch_size, 4, 32, 1000))
+        network = DiT(DiTConfig(*SIZES[size], patch_size, 4, 32, 1000))
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) == count
 
 
@@ -78,7 +77,7 @@ def test_class_and_null_class_are_different_rows():
 
 
 def test_starts_at_zero():
-    assert not DiT(DiTShape(2, 16, 4, 2, 4, 4))(clip(), T).any()
+    assert not DiT(DiTConfig(2, 16, 4, 2, 4, 4))(clip(), T).any()
 
 
 @pytest.mark.parametrize(

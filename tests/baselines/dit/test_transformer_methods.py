@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lavita.bench.plan import make_plan
-from lavita.codec.pixels import PixelCodec
-from lavita.config import ConfigError, SamplingConfig, TrainConfig, read
-from lavita.diffusion.draws import ClipDraws
-from lavita.parity.fill import fill_by_formula
-from lavita.registry import load_implementation
-from lavita.runner.build import build_method
-from lavita.train.module import MethodContext
+from lavita.codecs.base import PixelCodec
+from lavita.config.plan import make_plan
+from lavita.config.registry import load_implementation
+from lavita.config.schema import ConfigError, SamplingConfig, TrainConfig, read
+from lavita.diffusion.rng import SampleRNG
+from lavita.methods.base import MethodContext
+from lavita.methods.build import build_method
+from lavita.parity.cases import fill_by_formula
 
 TRAIN = TrainConfig(
     batch_clips=2,
@@ -50,7 +50,7 @@ def test_a_method_has_a_loss_and_samples_each_clip_by_its_seed(name, model, num_
     method = build(name, model, num_classes)
     video = torch.rand(2, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     batch = {"video": video, "label": torch.tensor([0, 2]), "clip_index": torch.arange(2)}
-    parts = method.loss(batch, ClipDraws([1, 2]))
+    parts = method.loss(batch, SampleRNG([1, 2]))
     assert parts["loss"].shape == (2,) and torch.isfinite(parts["loss"]).all()
     parts["loss"].mean().backward()
     used = {n for n, p in method.network.named_parameters() if p.grad is not None and p.grad.any()}
@@ -109,7 +109,7 @@ def test_joint_dit_trains_in_the_demo_setting():
     before = method.heldout_loss(batch)
     for _ in range(4):
         optimiser.zero_grad()
-        method.loss(batch, ClipDraws([0, 1]))["loss"].mean().backward()
+        method.loss(batch, SampleRNG([0, 1]))["loss"].mean().backward()
         optimiser.step()
     assert method.heldout_loss(batch) < before
     assert method.network.time_table.shape == (1, d.frames, 128)

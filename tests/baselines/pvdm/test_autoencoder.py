@@ -7,10 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from lavita.baselines.pvdm.autoencoder import (
+    AutoencoderConfig,
+    Projection,
+    TriplaneAutoencoder,
+    frame_angles,
+    image_angles,
+    pointwise,
+)
 from torch.nn import functional
-
-from baselines.pvdm.autoencoder import TriplaneAutoencoder, pointwise
-from baselines.pvdm.transformer import AutoencoderConfig, Projection, frame_angles, image_angles
 
 TINY = AutoencoderConfig(
     channels=32,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from lavita.baselines.pvdm.diffusion import guided, noise_loss, pvdm_schedule, sample_latents, sampling_times
 
-from baselines.pvdm.diffusion import guided, noise_loss, pvdm_schedule, sample_latents, sampling_times
-from lavita.diffusion.draws import ClipDraws
+from lavita.diffusion.rng import SampleRNG
 
 SHAPE = (2, 6)
 
@@ -51,7 +51,7 @@ def test_impossible_numbers_of_steps_are_refused(count):
 
 
 def test_loss_is_the_squared_error_of_the_noise(schedule, alphas_bar):
-    draws = ClipDraws([1, 2])
+    draws = SampleRNG([1, 2])
     z, noise = draws.normal(SHAPE), draws.normal(SHAPE)
     t = torch.tensor([3, 700])
     seen = {}
@@ -80,7 +80,7 @@ def point_oracle(point: torch.Tensor, alphas_bar: np.ndarray):
 @pytest.mark.parametrize("count, eta", [(1, 1.0), (25, 1.0), (400, 1.0), (25, 0.0)])
 def test_perfect_noise_prediction_recovers_the_point(schedule, alphas_bar, count, eta):
     point = torch.linspace(-0.9, 0.9, 12).reshape(SHAPE)
-    draws = ClipDraws([0, 1])
+    draws = SampleRNG([0, 1])
     z = sample_latents(point_oracle(point, alphas_bar), schedule, lambda: draws.normal(SHAPE), count, eta)
     # The last step reads x0 = (z - sqrt(1 - a) eps) / sqrt(a); with one step a = 1.4e-4, which
     # magnifies float32 rounding (6e-8 of values around 3) by 1 / sqrt(a) = 84.
@@ -138,7 +138,7 @@ def final_variance(variance: float, alphas_bar: np.ndarray, count: int) -> float
 
 def test_a_gaussian_comes_back_with_its_spread(schedule, alphas_bar):
     variance, count = 0.04, 400
-    draws = ClipDraws(range(64))
+    draws = SampleRNG(range(64))
     oracle = gaussian_oracle(variance, alphas_bar)
     z = sample_latents(oracle, schedule, lambda: draws.normal((2, 64)), count)
     wanted = final_variance(variance, alphas_bar, count)
@@ -151,7 +151,7 @@ def test_a_gaussian_comes_back_with_its_spread(schedule, alphas_bar):
 
 def test_the_latent_is_clipped_but_the_noise_is_not(schedule, alphas_bar):
     point = torch.full(SHAPE, 3.0)
-    draws = ClipDraws([0])
+    draws = SampleRNG([0])
     states = []
     z = sample_latents(
         point_oracle(point, alphas_bar),
@@ -162,7 +162,7 @@ def test_the_latent_is_clipped_but_the_noise_is_not(schedule, alphas_bar):
         watch=lambda i, state: states.append(state.clone()),
     )
     assert torch.equal(z, torch.ones_like(z))
-    replay = ClipDraws([0]).normal(SHAPE)
+    replay = SampleRNG([0]).normal(SHAPE)
     a, b = (alphas_bar[i] for i in sampling_times(20)[:2])
     eps = (replay.numpy() - np.sqrt(a) * 3.0) / np.sqrt(1 - a)
     np.testing.assert_allclose(states[0], np.sqrt(b) * 1.0 + np.sqrt(1 - b) * eps, rtol=1e-5, atol=1e-5)
@@ -173,7 +173,7 @@ def test_a_clip_does_not_depend_on_its_batch(schedule):
         return torch.tanh(z)
 
     def run(seeds):
-        draws = ClipDraws(seeds)
+        draws = SampleRNG(seeds)
         return sample_latents(network, schedule, lambda: draws.normal(SHAPE), 8)
 
     together = run([7, 8, 9])

@@ -5,11 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from lavita.baselines.pvdm.losses import (
+    LPIPS,
+    Adversary,
+    GradientPyramid,
+    PatchDiscriminator,
+    feature_distance,
+    hinge_loss,
+    peak_signal_to_noise,
+    perceptual_distance,
+    pick_frames,
+    reconstruction_loss,
+)
 from torch import nn
-
-from baselines.pvdm.discriminator import PatchDiscriminator, feature_distance, hinge_loss
-from baselines.pvdm.losses import Adversary, peak_signal_to_noise, pick_frames, reconstruction_loss
-from baselines.pvdm.perceptual import LPIPS, GradientPyramid, perceptual_distance
 
 
 def clips(count: int = 2, frames: int = 4, side: int = 16) -> torch.Tensor:

@@ -6,22 +6,21 @@ import dataclasses
 
 import pytest
 import torch
+from lavita.baselines.pvdm.losses import LPIPS
+from lavita.baselines.pvdm.module import Config, Method
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from baselines.pvdm.module import Config, Method
-from baselines.pvdm.perceptual import LPIPS
-from lavita.codec.base import Codec
-from lavita.codec.pixels import PixelCodec
-from lavita.config import ComputeConfig, SamplingConfig, TrainConfig
-from lavita.diffusion.draws import ClipDraws
-from lavita.parity.fill import fill_by_formula
-from lavita.runner.flops import training_flops_per_clip
-from lavita.runner.quality import reconstruction
-from lavita.train.budget import Limit
-from lavita.train.fit import fit_stage
-from lavita.train.module import MethodContext
+from lavita.codecs.base import Codec, PixelCodec
+from lavita.config.schema import ComputeConfig, SamplingConfig, TrainConfig
+from lavita.diffusion.rng import SampleRNG
+from lavita.methods.base import MethodContext
+from lavita.parity.cases import fill_by_formula
+from lavita.suite.costs import training_flops_per_clip
+from lavita.suite.scoring import reconstruction
+from lavita.training.budget import Limit
+from lavita.training.fit import fit_stage
 
 TINY = Config(
     channels=16,
@@ -117,7 +116,7 @@ def test_the_adversarial_phase_updates_in_turn(first, learns):
     stage = build().stages()[1].module.train()
     optimiser = stage.configure_optimizers()["optimizer"]
     before = {name: value.clone() for name, value in stage.named_parameters()}
-    parts = stage.loss(batch(first), ClipDraws([0, 1]))
+    parts = stage.loss(batch(first), SampleRNG([0, 1]))
     assert all(value.shape == (2,) for value in parts.values())
     optimiser.zero_grad()
     parts["loss"].mean().backward()
@@ -137,7 +136,7 @@ def test_heldout_loss_of_the_adversarial_phase_is_that_of_reconstruction():
 
 def test_diffusion_trains_the_network_alone():
     method = build()
-    parts = method.loss(batch(), ClipDraws([0, 1]))
+    parts = method.loss(batch(), SampleRNG([0, 1]))
     assert parts["loss"].shape == (2,)
     parts["loss"].mean().backward()
     assert all(p.grad is None for p in method.autoencoder.parameters())
@@ -166,12 +165,12 @@ def test_classes_and_guidance_reach_the_clip():
     ]
     assert not torch.allclose(clips[0], clips[1], atol=1e-5)
     assert not torch.allclose(clips[1], clips[2], atol=1e-5)
-    assert method.loss(batch(), ClipDraws([0, 1]))["loss"].shape == (2,)
+    assert method.loss(batch(), SampleRNG([0, 1]))["loss"].shape == (2,)
 
 
 def test_labels_are_dropped_at_the_published_rate():
     method = build(num_classes=3)
-    labels = method.labels(torch.zeros(2000, dtype=torch.long), ClipDraws(range(2000)))
+    labels = method.labels(torch.zeros(2000, dtype=torch.long), SampleRNG(range(2000)))
     assert set(labels.tolist()) == {0, 3}
     # 0.1 within four standard errors of sqrt(0.1 * 0.9 / 2000) = 0.0067.
     assert float((labels == 3).float().mean()) == pytest.approx(0.1, abs=0.027)
@@ -188,9 +187,9 @@ def test_long_video_is_trained_on_pairs_and_chained():
     assert method.past_frames == 4 and method.tasks == ("generation", "continuation")
     assert [stage.module.clip_cost for stage in method.stages()] == [1, 1, 2]
     assert [stage.module.past_frames for stage in method.stages()] == [0, 0, 4]
-    assert method.loss(with_past(), ClipDraws([0, 1]))["loss"].shape == (2,)
+    assert method.loss(with_past(), SampleRNG([0, 1]))["loss"].shape == (2,)
     with pytest.raises(ValueError, match="model.previous_clip"):
-        method.loss(batch(), ClipDraws([0, 1]))
+        method.loss(batch(), SampleRNG([0, 1]))
     three = dataclasses.replace(SAMPLING, num_clips_chained=3)
     long = method.sample([0, 1], None, three)
     assert long.shape == (2, 12, 3, 32, 32)
@@ -236,7 +235,7 @@ def test_the_condition_is_the_past_or_the_window_starts_anywhere(probability):
     every = [method.autoencoder.encode(windows[:, start : start + 4]) for start in range(5)]
     starts = set()
     for seed in range(20):
-        z, previous = method.latents(data, ClipDraws([seed, seed + 100]))
+        z, previous = method.latents(data, SampleRNG([seed, seed + 100]))
         if probability:
             assert torch.equal(z, every[4]) and torch.equal(previous, every[0])
         else:
@@ -253,7 +252,7 @@ def test_the_first_stage_is_a_view_of_the_autoencoder():
     keys, video = list(method.state_dict()), batch()["video"]
     codec = method.first_stage()
     assert isinstance(codec, Codec) and codec.latent_channels == 4 and codec.downsample == 8
-    latent = codec.encode(video, ClipDraws([0, 1]))
+    latent = codec.encode(video, SampleRNG([0, 1]))
     assert latent.shape == (2, 4, codec.autoencoder.config.latent_length) and latent.abs().max() <= codec.latent_bound()
     rebuilt = method.autoencoder(video)
     torch.testing.assert_close(codec.decode(latent), rebuilt, rtol=0, atol=1e-6)
@@ -290,7 +289,7 @@ def test_flops_of_the_adversarial_phase_are_the_mean_of_its_turns():
     counts = []
     for first in (0, 2):  # the autoencoder's turn, the discriminators' turn, at batches of 2
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            parts = stage.loss(one | {"clip_index": torch.tensor([first])}, ClipDraws([0]))
+            parts = stage.loss(one | {"clip_index": torch.tensor([first])}, SampleRNG([0]))
             parts["loss"].mean().backward()
         counts.append(counter.get_total_flops())
     assert counts[0] != counts[1]

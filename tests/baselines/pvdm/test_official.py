@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from lavita.baselines.pvdm import parity
+from lavita.baselines.pvdm.module import load_official_pair
 
-from baselines.pvdm.official import load_official_pair
-from lavita.checkpoints import CheckpointError
-from lavita.parity import pvdm_autoencoder, pvdm_unet
-from lavita.parity.case import Case, read_case
-from lavita.parity.fill import weight
+from lavita.methods.checkpoints import CheckpointError
+from lavita.parity.cases import Case, read_case, weight
 
 CASES = Path(__file__).parents[2] / "parity"
 
@@ -27,7 +26,7 @@ def state(recorded: Case, prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 def networks() -> tuple[torch.nn.Module, torch.nn.Module]:
-    return pvdm_autoencoder.build(case("pvdm_autoencoder")), pvdm_unet.build(case("pvdm_unet"))
+    return parity.build(case("pvdm_autoencoder")), parity.build(case("pvdm_unet"))
 
 
 def snapshot(*modules: torch.nn.Module) -> list[torch.Tensor]:

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lavita.baselines.vdt.module import TASKS, Config, Method, task_mask
 
-from baselines.vdt.masks import TASKS, task_mask
-from baselines.vdt.module import Config, Method
-from lavita.codec.pixels import PixelCodec
-from lavita.config import ConfigError, SamplingConfig, TrainConfig
-from lavita.diffusion.draws import ClipDraws
+from lavita.codecs.base import PixelCodec
+from lavita.config.schema import ConfigError, SamplingConfig, TrainConfig
 from lavita.diffusion.loss import hybrid_loss
-from lavita.parity.fill import fill_by_formula
-from lavita.train.module import MethodContext
+from lavita.diffusion.rng import SampleRNG
+from lavita.methods.base import MethodContext
+from lavita.parity.cases import fill_by_formula
 
 EVERY = tuple(TASKS)
 TRAIN = TrainConfig(2, 1e-4, 0.0, 0.9, 0.999, 0, 0.999, None, None, 0, 0.1)
@@ -98,8 +97,8 @@ def test_every_task_leaves_something_to_make_at_small_sizes(task, num_frames, si
 
 def test_generation_alone_is_the_plain_method_bit_for_bit():
     plain, both = build(("generation",)), build(EVERY)
-    parts = plain.loss(batch(), ClipDraws([1, 2]))
-    base = super(Method, plain).loss(batch(), ClipDraws([1, 2]))
+    parts = plain.loss(batch(), SampleRNG([1, 2]))
+    base = super(Method, plain).loss(batch(), SampleRNG([1, 2]))
     assert all(torch.equal(parts[key], base[key]) for key in base)
     assert torch.equal(plain.sample([3, 4], None, SAMPLING), both.sample([3, 4], None, SAMPLING))
 
@@ -114,10 +113,10 @@ def test_the_loss_counts_what_is_to_be_made_and_nothing_else():
         return seen["out"]
 
     method.network.forward = network
-    parts = method.loss(data, ClipDraws([1, 2]))
+    parts = method.loss(data, SampleRNG([1, 2]))
     half = FRAMES // 2
     assert torch.equal(seen["x"][:, :half], data["video"][:, :half])  # given: clean at every time
-    draws = ClipDraws([1, 2])
+    draws = SampleRNG([1, 2])
     t, noise = draws.integers(1000), draws.normal((FRAMES, 3, SIDE, SIDE))
     assert torch.equal(seen["t"], t)
     bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[t.numpy()].reshape(-1, 1, 1, 1, 1)
@@ -144,7 +143,7 @@ def test_tasks_are_drawn_alike():
     method, counts = build(("prediction", "backward-prediction")), []
     method.network.forward = lambda x, t, y: counts.append(x) or torch.zeros(len(x), FRAMES, 6, SIDE, SIDE)
     video = batch()["video"][:1].expand(400, -1, -1, -1, -1)
-    method.loss({"video": video, "label": torch.zeros(400).long()}, ClipDraws(range(400)))
+    method.loss({"video": video, "label": torch.zeros(400).long()}, SampleRNG(range(400)))
     first = (counts[0][:, 0] == video[:, 0]).flatten(1).all(1).float().mean()
     assert float(first) == pytest.approx(0.5, abs=0.1)  # four standard errors of sqrt(0.25 / 400)
 
@@ -156,7 +155,7 @@ def test_sampling_keeps_what_is_given_and_makes_the_rest(task, num_classes):
     sampling = dataclasses.replace(SAMPLING, task=task, guidance=1.0 if num_classes is None else 2.0)
     classes = None if num_classes is None else torch.tensor([0, 1])
     clips = method.sample([5, 6], classes, sampling, video)
-    draws = ClipDraws([5, 6])
+    draws = SampleRNG([5, 6])
     given = method.masks([task] * 2, draws, False).expand_as(video)
     assert torch.equal(clips[given], video[given]) and given.any()
     assert not torch.isclose(clips[~given], video[~given], atol=1e-3).all()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lavita.baselines.vdt.model import SIZES, VDT, VDTConfig
 
-from baselines.vdt.model import SIZES, VDT, VDTShape
-from lavita.parity.case import z
-from lavita.parity.fill import fill_by_formula
+from lavita.parity.cases import fill_by_formula, z
 
 T = torch.tensor([3, 700])
 
 
 def build(num_classes: int = 1) -> VDT:
     """A small VDT with formula weights, 3 frames of 4 channels at 4 x 4."""
-    network = VDT(VDTShape(2, 16, 4, 2, 3, 4, 4, num_classes))
+    network = VDT(VDTConfig(2, 16, 4, 2, 3, 4, 4, num_classes))
     fill_by_formula(network)
     return network.eval()
 
@@ -27,7 +26,7 @@ def clip() -> torch.Tensor:
 @pytest.mark.parametrize(("size", "count"), [("S", 41_361_056), ("L", 859_704_224)])
 def test_official_parameter_counts(size, count):
     with torch.device("meta"):
-        network = VDT(VDTShape(*SIZES[size], patch_size=2, num_frames=16, channels=4, side=32))
+        network = VDT(VDTConfig(*SIZES[size], patch_size=2, num_frames=16, channels=4, side=32))
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) == count
 
 
@@ -91,7 +90,7 @@ def test_clips_are_independent_and_frames_have_an_order():
 
 def test_output_starts_at_zero_but_temporal_attention_does_not():
     torch.manual_seed(0)
-    network = VDT(VDTShape(2, 16, 4, 2, 3, 4, 4))
+    network = VDT(VDTConfig(2, 16, 4, 2, 3, 4, 4))
     assert not network(clip(), T).any()
     tokens = torch.from_numpy(z("vdt-test/tokens", (1, 3, 4, 16)))
     assert not torch.allclose(network.blocks[0](tokens, torch.ones(1, 1, 16)), tokens)

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from lavita.bench.ledger import read_record, write_record
-from lavita.runner.child import begin
-from lavita.runner.events import emit
-from lavita.train import stop
+from lavita.executors.child import begin
+from lavita.executors.heartbeat import emit
+from lavita.results.records import read_record, write_record
+from lavita.training import checkpoint
 
 STEPS = 40
 
@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     count, total = json.loads(kept.read_text()) if kept.is_file() else (0, 0)
     while count < STEPS:
         time.sleep(0.2)
-        step = torch.tensor([distributed.get_rank() + 1, int(first and stop.asked())])
+        step = torch.tensor([distributed.get_rank() + 1, int(first and checkpoint.asked())])
         distributed.all_reduce(step)
         count, total = count + 1, total + int(step[0])
         if first:
@@ -46,5 +46,5 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     begin()
-    stop.listen()
+    checkpoint.listen()
     main(Path(sys.argv[1]))

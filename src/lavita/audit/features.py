@@ -1,0 +1,75 @@
+"""Features of some stored clips, made again by the stored network, against the stored features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from lavita.audit.clips import read_arrays
+from lavita.audit.settings import good
+from lavita.config.plan import cell_from_dict
+from lavita.data.clip_folder import read_manifest
+from lavita.data.video import read_frames
+from lavita.metrics.features.base import Extractor
+from lavita.results.audit_line import FAIL, NOT_APPLICABLE, PASS, AuditLine
+from lavita.results.run_folder import Attempt, RunFolder
+from lavita.suite.scoring import load_extractors
+
+CHECK = "features from stored clips"
+# Of the largest feature: float32 of another machine or number of threads.
+TOLERANCE = 1e-4
+
+
+def feature_lines(run: RunFolder, count: int) -> list[AuditLine]:
+    """A line a cell that ended well, for `count` clips drawn from the digest, so that nobody chose them."""
+    wanted = set(good(run))
+    return [line for one in run.cells if one.record["cell"] in wanted for line in checked(run, one, count)]
+
+
+def checked(run: RunFolder, one: Attempt, count: int) -> Iterator[AuditLine]:
+    """The line of a cell."""
+    cell, wanted = one.record["cell"], one.record["row"]["extractor_hash"]
+    try:
+        network = extractor(run, one)
+    except (OSError, ValueError) as error:
+        # A network given as a file lies outside the folder.
+        yield AuditLine(CHECK, cell, NOT_APPLICABLE, f"no network at hand: {' '.join(str(error).split())}")
+        return
+    if network.weights_hash != wanted:
+        text = f"the network has sha256 {network.weights_hash[:16]}, but the row {wanted[:16]}"
+        yield AuditLine(CHECK, cell, FAIL, text)
+        return
+    try:
+        yield compared(run, one, network, count)
+    except (OSError, KeyError, ValueError, IndexError) as error:
+        yield AuditLine(CHECK, cell, FAIL, f"can't be made: {error}")
+
+
+def extractor(run: RunFolder, one: Attempt) -> Extractor:
+    """The network that the shared parts keep, or the known one at hand for the protocol. Raises ValueError, OSError.
+
+    A file that the record names is not taken: it lies outside the folder, and a TorchScript file is a program.
+    """
+    shared, cell = run.shared[one.record["shared"]], cell_from_dict(one.record["config"])
+    known = replace(cell, weights=replace(cell.weights, i3d=None, c3d=None))
+    return load_extractors(known, shared["extractor"], "cpu")["distance"]
+
+
+def compared(run: RunFolder, one: Attempt, network: Extractor, count: int) -> AuditLine:
+    """Whether the clips drawn give their stored features."""
+    folder, cell = run.path / "cells" / one.name, one.record["cell"]
+    manifest = read_manifest(folder / "samples")
+    stored = read_arrays(folder / "samples.npz")["features"]
+    entries = sorted(manifest["clips"], key=lambda entry: entry["name"])
+    draw = np.random.default_rng(int(run.digest[:16], 16))
+    chosen = sorted(draw.choice(len(entries), min(count, len(entries)), replace=False))
+    for index in chosen:
+        clip = read_frames(folder / "samples" / entries[index]["file"], range(manifest["shape"][0]))
+        made = network.features(clip[None]).numpy()[0]
+        far = float(np.abs(made - stored[index]).max() / max(np.abs(stored[index]).max(), 1e-12))
+        if not far <= TOLERANCE:
+            text = f"{entries[index]['file']} gives features {far:.2g} of the largest away from the stored ones"
+            return AuditLine(CHECK, cell, FAIL, text)
+    return AuditLine(CHECK, cell, PASS, f"{len(chosen)} of {len(entries)} clips, within {TOLERANCE:g}")

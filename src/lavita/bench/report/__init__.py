@@ -1,3 +1,0 @@
-"""report.html: one page that holds all of a run, from the results folder alone."""
-
-from lavita.bench.report.page import report_html as report_html

@@ -1,0 +1,65 @@
+"""The contract of a codec: clip <-> latent. Frozen while a method trains; shared by all latent methods of a suite."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lavita.diffusion.rng import SampleRNG
+
+
+class Codec(nn.Module):
+    """Video float32 (B, F, 3, H, W) in [-1, 1] <-> latent float32 (B, F, C, h, w) of about unit variance.
+
+    name says what it is in tables; downsample is H / h; trained_clips is what the suite spent on training it.
+    """
+
+    name: str
+    latent_channels: int
+    downsample: int
+    trained_clips: int = 0
+
+    def encode(self, video: Tensor, draws: SampleRNG) -> Tensor:
+        """One draw of the latent of each clip, (B, F, C, h, w)."""
+        raise NotImplementedError("a codec defines encode")
+
+    def moments(self, frames: Tensor) -> Tensor:
+        """Mean and log-variance of the posterior of single frames: (n, 3, H, W) in [-1, 1] -> float32 (n, 2 C, h, w).
+
+        Raises ValueError for a codec that has none.
+        """
+        raise ValueError(f"data.latent_cache: codec {self.name} has no posterior to store; set data.latent_cache=false")
+
+    def draw(self, moments: Tensor, draws: SampleRNG) -> Tensor:
+        """The latent of each clip, (B, F, C, h, w), drawn from moments (B, F, 2 C, h, w) as `encode` draws it."""
+        raise ValueError(f"codec {self.name} has no posterior to draw from")
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Clip of each latent, (B, F, 3, H, W), clamped to [-1, 1]."""
+        raise NotImplementedError("a codec defines decode")
+
+    def latent_side(self, resolution: int) -> int:
+        """h of a clip of H = resolution pixels. Raises ValueError where it does not divide."""
+        if resolution % self.downsample:
+            raise ValueError(f"codec {self.name}: {resolution} pixels is not a multiple of {self.downsample}")
+        return resolution // self.downsample
+
+    def latent_bound(self) -> float:
+        """How far from 0 real latents go: where sampling.clip_denoised holds a predicted x_0."""
+        raise NotImplementedError("a codec defines latent_bound")
+
+
+class PixelCodec(Codec):
+    """Identity on (B, F, 3, H, W) in [-1, 1]; decode clamps."""
+
+    name = "pixels"
+    latent_channels = 3
+    downsample = 1
+
+    def encode(self, video: Tensor, draws: SampleRNG) -> Tensor:
+        return video
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return latent.clamp(-1, 1)
+
+    def latent_bound(self) -> float:
+        return 1.0

@@ -1,0 +1,50 @@
+"""The argument parser of every command: errors are one line, exit status 2, with the nearest flag named."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from lavita.config.schema import nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """As argparse's, with the description and examples as they are written and no abbreviated flags."""
+
+    def __init__(self, prog: str, description: str | None = None, epilog: str | None = None, **options: Any) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
+
+    def error(self, message: str) -> None:
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+    def parse(self, argv: list[str]) -> argparse.Namespace:
+        """The arguments, flags and overrides in any order; an unknown flag is met with the nearest known one."""
+        arguments, extra = self.parse_known_intermixed_args(argv)
+        if extra:
+            flags = [string for action in self._actions for string in action.option_strings]
+            self.error(f"unknown argument {extra[0]!r}: {nearest(extra[0], flags)}")
+        return arguments
+
+
+def exit_status(prog: str, call: Callable[[], int]) -> int:
+    """The status that a command's work returns, or 2 after one line on standard error for what the user can mend."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
+    try:
+        return call()
+    except ValueError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"{prog}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+    return 2

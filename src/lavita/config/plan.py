@@ -1,0 +1,133 @@
+"""The plan of a run: which cells, with which configuration, and what deviates from the authors' settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from lavita.config.compose import (
+    PURSE,
+    SECTIONS,
+    TIERS,
+    Experiment,
+    apply_changes,
+    apply_overrides,
+    compose,
+    flat_keys,
+    load_method,
+    load_suite,
+    read_cell,
+    rows_of_suite,
+    seeds_of_suite,
+)
+from lavita.config.registry import (
+    read_yaml,
+)
+from lavita.config.schema import ConfigError, nearest, one_of, read
+from lavita.files import atomic_write_text
+
+
+def make_plan(
+    suite_name: str, tier: str, methods: Sequence[str] | None, seeds: Sequence[int] | None, overrides: Sequence[str]
+) -> list[Experiment]:
+    """One CellConfig a row and seed, in the order of the table; seeds None means the suite's. Raises ConfigError.
+
+    methods picks rows by name (<method>[-<choice>]), or all rows of a method that is no row's name.
+    """
+    suite = load_suite(suite_name)
+    one_of("--tier", tier, TIERS)
+    rows = rows_of_suite(suite, tier)
+    known = list(dict.fromkeys([row.label for row in rows] + [row.method for row in rows]))
+    for name in methods or ():
+        if name not in known:
+            raise ConfigError(
+                f"unknown method {name!r} in suite {suite_name}: {nearest(name, known)} (known: {', '.join(known)})"
+            )
+    labels = {row.label for row in rows}
+    chosen = [r for r in rows if not methods or r.label in methods or r.method in set(methods) - labels]
+    specs = {row.method: load_method(row.method) for row in chosen}
+    configs = {name: compose(suite, tier, spec) for name, spec in specs.items()}
+    every_key = {key for config in configs.values() for key in flat_keys(config)}
+    cells = []
+    for row in chosen:
+        own = set(flat_keys(configs[row.method]))
+        config = apply_overrides(configs[row.method], overrides, elsewhere=every_key - own)
+        config = apply_changes(config, row, f"suites/{suite_name}")
+        for seed in seeds if seeds is not None else seeds_of_suite(suite, tier):
+            cells.append(read_cell(suite, tier, specs[row.method], row.choice, seed, config))
+    if any(cell.fairness.batch == "equal" for cell in cells):
+        cells = with_equal_batch(cells, every_first(suite_name, tier, overrides))
+    check_identical(cells, {row.label: set(row.changes) for row in chosen})
+    return cells
+
+
+def every_first(suite_name: str, tier: str, overrides: Sequence[str]) -> int:
+    """The batch of the suite's first row, in clips, whichever rows a run picks."""
+    suite = load_suite(suite_name)
+    row = rows_of_suite(suite, tier)[0]
+    config, changed = compose(suite, tier, load_method(row.method)), {item.partition("=")[0] for item in overrides}
+    own = set(flat_keys(config))
+    config = apply_overrides(config, [item for item in overrides if item.partition("=")[0] in own], changed - own)
+    return int(apply_changes(config, row, f"suites/{suite_name}").train.batch_clips)
+
+
+def with_equal_batch(cells: Sequence[Experiment], batch_clips: int) -> list[Experiment]:
+    """The cells with one batch in their last stage; that of a first stage of a method's own stays its own."""
+    return [replace(cell, train=replace(cell.train, batch_clips=batch_clips)) for cell in cells]
+
+
+def check_identical(cells: Sequence[Experiment], varied: Mapping[str, set[str]]) -> None:
+    """What fairness.md wants identical must be, except in sections that a row of the suite varies by name."""
+    for cell in cells[1:]:
+        allowed = varied[cell.label] | varied[cells[0].label]
+        for section in {"data", "budget", "fairness", "codec", "compute", "extractor", "protocol"} - allowed:
+            if getattr(cell, section) != getattr(cells[0], section):
+                raise ConfigError(f"{section} of {cell.label} differs from that of {cells[0].label}")
+
+
+def deviations(cell: Experiment) -> list[str]:
+    """Every training and sampling value that is not the authors' own, as "train.learning_rate: 0.0001 -> 0.001"."""
+    method = load_method(cell.method)
+    of_dataset = method.datasets.get(cell.data.dataset) or {}
+    found = []
+    for section in PURSE:
+        authors = getattr(method, section) | (of_dataset.get(section) or {})
+        for key, value in asdict(getattr(cell, section)).items():
+            published = authors.get(key)
+            if str(published) != str(value) and not same_number(published, value):
+                found.append(f"{section}.{key}: {published} -> {value}")
+    p = cell.pretraining
+    if p.method:
+        found.append(f"pretraining: none -> {p.method} on {p.share:g} of the purse")
+    found += [f"{key}: none -> an outside file" for key in cell.outside]
+    authors = method.model | (of_dataset.get("model") or {})
+    for key, value in cell.model.items():
+        if key not in cell.weight_files and str(authors.get(key)) != str(value):
+            found.append(f"model.{key}: {authors.get(key)} -> {value}")
+    return found
+
+
+def same_number(a: object, b: object) -> bool:
+    return isinstance(a, int | float) and isinstance(b, int | float) and float(a) == float(b)
+
+
+def write_config(cell: Experiment, path: Path) -> None:
+    """The resolved configuration as YAML, complete: `read_config` gives the same CellConfig back."""
+    atomic_write_text(path, OmegaConf.to_yaml(OmegaConf.create(asdict(cell))))
+
+
+def read_config(path: Path) -> Experiment:
+    """A CellConfig from a file that `write_config` wrote."""
+    return cell_from_dict(read_yaml(path))
+
+
+def cell_from_dict(values: dict) -> Experiment:
+    """A CellConfig from the plain mapping that dataclasses.asdict makes of one. Raises ConfigError."""
+    parts = {key: read(SECTIONS[key], value, key) if key in SECTIONS else value for key, value in values.items()}
+    try:
+        return Experiment(**parts | {"weight_files": dict(values.get("weight_files", {}))})
+    except TypeError as error:
+        raise ConfigError(f"configuration of a cell: {str(error).removeprefix('Experiment.__init__() ')}") from None

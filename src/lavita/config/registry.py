@@ -1,0 +1,155 @@
+"""Finds methods by scanning: a folder in baselines/ with module.py, and a file in configs/methods/. No list is kept.
+
+A method from outside the repository is a plugin: one folder with `module.py` and `method.yaml`. Its path stands in the
+environment variable PLUGINS, which the processes of a run's cells inherit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from lavita.config.schema import ConfigError, nearest
+
+
+def read_yaml(path: Path, where: str = "") -> Any:
+    """The content of a YAML file; 1e-4 is a number. where: what messages call the file, its path where none is given.
+
+    Raises ConfigError, one line, for a file that is not there or no YAML, for tags of Python objects (!!python/...),
+    and for references (${...}): OmegaConf would replace them by environment variables and other values.
+    """
+    where = where or str(path)
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception as error:  # the YAML reader raises many kinds; each is the user's one line
+        raise ConfigError(f"{where}: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
+    for key, text in texts(values):
+        if "${" in text:
+            raise ConfigError(f"{where}: {key} is {text[:80]!r}, a reference; write the value itself")
+    return values
+
+
+def texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of nested plain values with its dotted key; keys are among them."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield f"a key of {key or 'the file'}", str(name)
+            yield from texts(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list):
+        for number, value in enumerate(values):
+            yield from texts(value, f"{key}[{number}]")
+    elif isinstance(values, str):
+        yield key, values
+
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+BASELINES = ROOT / "baselines"
+BUILT_IN = "lavita"
+PLUGINS = "LAVITA_PLUGINS"
+METHOD_FILE = "method.yaml"
+SAFE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def plugins() -> dict[str, Path]:
+    """Folders of the methods from outside the repository, by name."""
+    paths = [Path(part) for part in os.environ.get(PLUGINS, "").split(os.pathsep) if part]
+    return {path.name: path for path in paths}
+
+
+def add_plugin(path: Path | str) -> str:
+    """Make a folder from outside the repository a method, in this process and those it starts; returns its name.
+
+    The folder holds module.py (see lavita.training.stage), what that imports, README.md, and method.yaml: what
+    configs/methods/<name>.yaml is to a baseline, with `name` and `implementation` the folder's name.
+    Raises ConfigError for a folder that is none of this, or a name that is taken. Giving a folder twice is no error.
+    """
+    folder = Path(path).resolve()
+    check_plugin(folder, f"--plugin {path}")
+    known = plugins()
+    if known.get(folder.name) == folder:
+        return folder.name
+    baselines = {found.parent.name for found in BASELINES.glob("*/module.py")}
+    if folder.name in {*names_in("methods"), *baselines, BUILT_IN}:
+        raise ConfigError(
+            f"--plugin {path}: the name {folder.name!r} is taken; rename the folder and its {METHOD_FILE}"
+        )
+    os.environ[PLUGINS] = os.pathsep.join(map(str, [*known.values(), folder]))
+    return folder.name
+
+
+def check_plugin(folder: Path, where: str) -> None:
+    """Raise ConfigError, in one line, unless the folder has the shape of a plugin."""
+    if not folder.is_dir():
+        raise ConfigError(f"{where}: no such folder; give the folder of a method (copy docs/template)")
+    if not SAFE_NAME.fullmatch(folder.name) or os.pathsep in str(folder):
+        raise ConfigError(
+            f"{where}: wanted a folder named with letters, digits, - and _, in a path without {os.pathsep}"
+        )
+    for name in ("module.py", METHOD_FILE):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{where}: the folder has no {name}; docs/template has one to copy")
+
+    values = read_yaml(folder / METHOD_FILE, f"{where}: {METHOD_FILE}")
+    for key in ("name", "implementation"):
+        got = values.get(key) if isinstance(values, dict) else None
+        if got != folder.name:
+            raise ConfigError(f"{where}: {METHOD_FILE} has {key}: {got}, wanted the folder's name, {folder.name}")
+
+
+def names_in(kind: str) -> list[str]:
+    """Names of the YAML files in configs/<kind>, sorted; among methods also those of plugins."""
+    names = {path.stem for path in (CONFIGS / kind).glob("*.yaml")}
+    return sorted(names | set(plugins()) if kind == "methods" else names)
+
+
+def config_path(kind: str, name: str) -> Path:
+    """The file of a suite, tier, method, data set or protocol. Raises ConfigError naming the nearest known one."""
+    known = names_in(kind)
+    if name not in known:
+        singular = kind[:-1]
+        raise ConfigError(f"unknown {singular} {name!r}: {nearest(name, known)} (known: {', '.join(known)})")
+    if kind == "methods" and name in plugins():
+        return plugins()[name] / METHOD_FILE
+    return CONFIGS / kind / f"{name}.yaml"
+
+
+def implementation_folder(name: str) -> Path:
+    """The folder whose module.py implements a method. Raises ConfigError where there is none.
+
+    A configuration that somebody handed over (a checkpoint's, a record's) names it too, and its module.py is run: so it
+    is the name of a folder known here, never a path.
+    """
+    if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
+        raise ConfigError(f"implementation is {repr(name)[:80]}, wanted the name of a method: letters, digits, - and _")
+    folder = ROOT / "src" / "lavita" if name == BUILT_IN else plugins().get(name, BASELINES / name)
+    if not (folder / "module.py").is_file():
+        found = sorted(path.parent.name for path in BASELINES.glob("*/module.py"))
+        raise ConfigError(
+            f"no implementation {name!r} (wanted {folder.name}/module.py; found: {', '.join([*found, *plugins()])}); "
+            "a method from outside the repository needs --plugin PATH, its folder"
+        )
+    return folder
+
+
+def load_implementation(name: str) -> ModuleType:
+    """Import the module.py of a method; it defines Config and Method (see lavita.training.stage)."""
+    if name == BUILT_IN:
+        return importlib.import_module("lavita.methods.lavita.module")
+    folder = implementation_folder(name)
+    package = f"{'plugins' if name in plugins() else BASELINES.name}.{name}"
+    if package not in sys.modules:
+        # A package made from the folder itself, so that its relative imports work wherever the folder lies.
+        spec = importlib.machinery.ModuleSpec(package, None, is_package=True)
+        spec.submodule_search_locations = [str(folder)]
+        sys.modules[package] = importlib.util.module_from_spec(spec)
+    return importlib.import_module(f"{package}.module")

@@ -1,0 +1,336 @@
+"""Configuration: nested plain mappings read into frozen dataclasses; every wrong key is an error with its nearest one.
+
+This file imports neither torch nor anything heavy, so that argument errors come at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A wrong configuration: one line that says got, allowed, what to do."""
+
+
+def nearest(key: str, allowed: typing.Iterable[str]) -> str:
+    """A hint naming the allowed key most like `key`, or all of them where none is alike."""
+    names = list(allowed)
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(names)}"
+
+
+def read(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build the frozen dataclass cls from values; all keys must be there, none may be unknown, types must fit.
+
+    where is the section's name in messages ("train"). Raises ConfigError.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key not in names:
+            raise ConfigError(f"unknown key {where}.{key}: {nearest(str(key), names)}")
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ConfigError(f"missing key {where}.{missing[0]} ({len(missing)} missing in section {where!r})")
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: convert(values[name], hints[name], f"{where}.{name}") for name in names})
+
+
+def convert(value: Any, hint: Any, where: str) -> Any:
+    """Check one value against its type hint; whole numbers stand for floats, lists for tuples. Raises ConfigError."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        return convert(value, next(option for option in options if option is not type(None)), where)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(convert(item, typing.get_args(hint)[0], where) for item in value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    name = getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"{where}: got {value!r}, wanted {name}")
+
+
+def one_of(where: str, value: Any, allowed: typing.Sequence[Any]) -> None:
+    """Raise ConfigError unless value is allowed."""
+    if value not in allowed:
+        raise ConfigError(f"{where}: got {value!r}, allowed {', '.join(map(str, allowed))}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which clips are seen. root null means embedded data (demo only); resolution in pixels, interval in frames.
+
+    fold: of the data set's own lists (UCF101: 1 to 3, else null). frame_choice: exact takes every interval-th frame,
+    linspace is the published rule (see data/clips.py). short_videos: what becomes of videos without room for a clip.
+    max_unreadable: share of the videos that may be left out because they can't be read. latent_cache: train from stored
+    posterior moments of the suite's codec.
+    """
+
+    dataset: str
+    root: str | None
+    fold: int | None
+    frames: int
+    interval: int
+    resolution: int
+    flip: bool
+    frame_choice: str
+    short_videos: str
+    max_unreadable: float
+    latent_cache: bool
+    num_workers: int
+    cache_bytes: int
+
+    def __post_init__(self) -> None:
+        one_of("data.short_videos", self.short_videos, ("error", "skip"))
+        one_of("data.frame_choice", self.frame_choice, ("exact", "linspace"))
+        if not 0 <= self.max_unreadable < 1:
+            raise ConfigError(
+                f"data.max_unreadable: got {self.max_unreadable}, wanted a share of the videos, 0 to below 1 "
+                "(0.005 is half a percent)"
+            )
+        for key in ("frames", "interval", "resolution"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"data.{key}: got {getattr(self, key)}, wanted at least 1")
+
+
+BUDGET_UNITS = ("clips", "flops", "seconds")
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """The one purse of a method, all stages together, in one currency: clips (training clips seen), flops (counted
+    forward and backward, encoding included) or seconds (of training). The amounts of the other two are not read.
+    """
+
+    currency: str
+    clips: int | None
+    flops: float | None
+    seconds: float | None
+
+    def __post_init__(self) -> None:
+        one_of("budget.currency", self.currency, BUDGET_UNITS)
+        amount = self.asked
+        if amount is None or amount <= 0:
+            raise ConfigError(
+                f"budget.{self.currency}: got {amount}, wanted a number above 0, since budget.currency={self.currency}"
+            )
+
+    @property
+    def asked(self) -> float | None:
+        """The amount in the chosen currency."""
+        return getattr(self, self.currency)
+
+
+@dataclass(frozen=True)
+class FairnessConfig:
+    """batch: authors (each method's published one, or the tier's), or equal (the suite's first row's, for all rows)."""
+
+    batch: str
+
+    def __post_init__(self) -> None:
+        one_of("fairness.batch", self.batch, ("authors", "equal"))
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """The suite's codec. kind: pixels; kl (diffusers AutoencoderKL at path); suite (trained here on `clips` clips).
+
+    downsample: pixels a latent pixel, on a side. width, norm_groups: channels of the suite's own. scaling null: as the
+    codec's own configuration says, or measured on the training split.
+    """
+
+    kind: str
+    path: str | None
+    latent_channels: int
+    downsample: int
+    scaling: float | None
+    clips: int
+    width: int
+    norm_groups: int
+    kl_weight: float
+    learning_rate: float
+    batch_clips: int
+
+    def __post_init__(self) -> None:
+        one_of("codec.kind", self.kind, ("pixels", "kl", "suite"))
+        if self.kind == "kl" and not self.path:
+            raise ConfigError("codec.path: codec.kind=kl needs a local folder or a hub name fetched before, got null")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a stage is optimised.
+
+    Exactly one of ema_decay (a step) and ema_halflife_share (share of the stage's clips) is set. Warm-up is linear
+    from zero over warmup_clips. Gradients are clipped to grad_clip_norm once grad_clip_start_clips have been seen.
+    """
+
+    batch_clips: int
+    learning_rate: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    warmup_clips: int
+    ema_decay: float | None
+    ema_halflife_share: float | None
+    grad_clip_norm: float | None
+    grad_clip_start_clips: int
+    class_dropout: float
+
+    def __post_init__(self) -> None:
+        if (self.ema_decay is None) == (self.ema_halflife_share is None):
+            raise ConfigError("train: set exactly one of ema_decay and ema_halflife_share, the other null")
+        if self.ema_halflife_share is not None and not 0 < self.ema_halflife_share <= 0.1:
+            raise ConfigError(
+                f"train.ema_halflife_share: got {self.ema_halflife_share}, allowed above 0 to 0.1 (fairness rule)"
+            )
+        if self.batch_clips < 1:
+            raise ConfigError(f"train.batch_clips: got {self.batch_clips}, wanted at least 1")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How a cell uses its machine; identical for all cells of a run.
+
+    precision: Lightning's name (32-true, bf16-mixed). threads: CPU threads of a cell's process, since their number
+    changes the last bits of sums. A batch is accumulated over accumulate_batches passes. checkpoint_activations
+    recomputes each transformer block in the backward pass: less memory, same numbers. devices: processes a node, one
+    device each, that train together on `nodes` nodes; strategy: what they share, gradients (ddp; auto where there are
+    several) or weights and optimiser too (fsdp).
+    """
+
+    precision: str
+    threads: int
+    accumulate_batches: int
+    checkpoint_activations: bool
+    devices: int
+    nodes: int
+    strategy: str
+
+    def __post_init__(self) -> None:
+        one_of("compute.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
+        one_of("compute.strategy", self.strategy, ("auto", "ddp", "fsdp"))
+        for key in ("threads", "accumulate_batches", "devices", "nodes"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"compute.{key}: got {getattr(self, key)}, wanted at least 1")
+        if self.processes == 1 and self.strategy != "auto":
+            raise ConfigError(
+                f"compute.strategy: got {self.strategy} for one process, wanted auto, or compute.devices or nodes "
+                "above 1"
+            )
+        if self.strategy == "fsdp" and self.precision == "16-mixed":
+            raise ConfigError("compute.precision: got 16-mixed with compute.strategy=fsdp, allowed 32-true, bf16-mixed")
+
+    @property
+    def processes(self) -> int:
+        """Processes that train together, on all nodes."""
+        return self.devices * self.nodes
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """How much training a killed cell may lose: it keeps where it is every every_clips clips. No number
+    depends on it.
+    """
+
+    every_clips: int
+
+    def __post_init__(self) -> None:
+        if self.every_clips < 1:
+            raise ConfigError(f"checkpoint.every_clips: got {self.every_clips}, wanted at least 1")
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """Where a network starts, other than at random; at most one of the two.
+
+    checkpoint: a file of an official ImageNet DiT (outside help: the row is open); origin: where it comes from, in
+    words. method: an image method of the suite, built at the same size and trained first, on `share` of the purse.
+    """
+
+    checkpoint: str | None
+    origin: str | None
+    method: str | None
+    share: float
+
+    def __post_init__(self) -> None:
+        if self.checkpoint and not self.origin:
+            raise ConfigError(
+                "pretraining.origin: not set; say where pretraining.checkpoint comes from, for example "
+                'pretraining.origin="DiT-XL/2 256x256, ImageNet, dl.fbaipublicfiles.com/DiT"'
+            )
+        if self.checkpoint and self.method:
+            raise ConfigError("pretraining: set checkpoint or method, not both")
+        if (self.method is not None) != (0 < self.share < 1):
+            raise ConfigError(
+                f"pretraining.share: got {self.share} with pretraining.method={self.method}; "
+                "wanted above 0 and below 1 with a method, 0 without"
+            )
+
+
+GENERATION = "generation"  # the value of sampling.task for clips from noise alone
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How clips are made: sampler, steps (IDDPM respacing string), eta (ddim), guidance (1 = none).
+
+    task: what is generated from what ("generation": from noise alone; others where a method has them).
+    num_clips_chained: clips of one long video, each continuing the one before, where a method can.
+    """
+
+    sampler: str
+    steps: str
+    eta: float
+    guidance: float
+    guided_channels: int | None
+    clip_denoised: bool
+    batch_clips: int
+    task: str
+    num_clips_chained: int
+
+    def __post_init__(self) -> None:
+        one_of("sampling.sampler", self.sampler, ("ddpm", "ddim", "dpm-solver++"))
+        if self.num_clips_chained < 1:
+            raise ConfigError(f"sampling.num_clips_chained: got {self.num_clips_chained}, wanted at least 1")
+        if self.guidance < 0:
+            raise ConfigError(f"sampling.guidance: got {self.guidance}, wanted 0 or more (1 = no guidance)")
+
+    @property
+    def num_steps(self) -> int:
+        """Network evaluations a clip, guidance not counted twice."""
+        if self.steps.startswith("ddim"):
+            return int(self.steps[4:])
+        return sum(int(part) for part in self.steps.split(","))
+
+
+@dataclass(frozen=True)
+class WeightsConfig:
+    """Files of the metrics' feature networks, TorchScript; a given one is used in place of the embedded network."""
+
+    i3d: str | None
+    c3d: str | None
+
+
+@dataclass(frozen=True)
+class ExtractorConfig:
+    """How long the embedded feature network is trained; it belongs to the protocol and is charged to nobody."""
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"extractor.steps: got {self.steps}, wanted at least 1")

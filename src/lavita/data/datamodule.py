@@ -1,0 +1,211 @@
+"""The clips that training sees, and a fixed held-out batch, as a LightningDataModule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lavita.data.catalogue import Catalogue, VideoEntry
+from lavita.data.clips import (
+    ClipShare,
+    centre_crop_resize,
+    clip_indices,
+    clip_starts,
+    image_draws,
+    load_window,
+    span,
+    to_tensor,
+    training_draw,
+    window_starts,
+)
+from lavita.data.latent_cache import LatentCache
+from lavita.data.video import read_frames
+
+DEFAULT_CACHE_BYTES = 512 * 2**20
+
+
+class ResizedFrames:
+    """Whole videos, cropped and resized, kept in memory until max_bytes are used; later videos are read
+    each time.
+
+    Nothing is thrown out: an epoch visits each video once, and there the oldest would always go just before
+    it is wanted again. Each loader process has its own store and its own limit.
+    """
+
+    item_key, images_key = "video", "images"
+
+    def __init__(self, resolution: int, max_bytes: int) -> None:
+        self.resolution, self.max_bytes = resolution, max_bytes
+        self.num_bytes = 0
+        self._videos: dict[str, np.ndarray] = {}
+
+    def clip(self, video: VideoEntry, indices: Sequence[int], mirrored: bool) -> Tensor:
+        """Frames of one video: float32 (F, 3, resolution, resolution), -1..1. Raises UnreadableVideo."""
+        frames = self.frames(video, indices)
+        return to_tensor(frames[:, :, ::-1] if mirrored else frames)
+
+    def frames(self, video: VideoEntry, indices: Sequence[int]) -> np.ndarray:
+        """Frames of one video: uint8 (F, resolution, resolution, 3), 0..255. Raises UnreadableVideo."""
+        kept = self._videos.get(video.video_id)
+        if kept is None:
+            need = video.frames * self.resolution**2 * 3
+            if self.num_bytes + need > self.max_bytes:
+                return centre_crop_resize(read_frames(video.path, indices, video.entries), self.resolution)
+            kept = centre_crop_resize(read_frames(video.path, range(video.frames)), self.resolution)
+            self._videos[video.video_id] = kept
+            self.num_bytes += kept.nbytes
+        return kept[indices]
+
+
+class TrainClips(Dataset):
+    """Training clips of the train split by global clip index, which counts on over epochs and has no end.
+
+    An item is {'video': float32 (F, 3, H, W), -1..1, 'label': int64 class index or -1, 'clip_index': int}; with
+    past > 0 also 'past' (past, 3, H, W), the frames before the clip at its interval; with images > 0 also 'images'
+    (images, 3, H, W) and 'image_labels' int64 (images,), single frames drawn from the whole split. With a latent cache
+    'moments' float32 (F, 2 C, h, w) and 'image_moments' take the place of 'video' and 'images'.
+    frame_choice: exact or linspace (see `clip.clip_indices`).
+    Raises ValueError for a video too short for past and clip: see Catalogue.long_enough.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        frames: int,
+        interval: int,
+        resolution: int,
+        flip: bool,
+        seed: int,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        images: int = 0,
+        past: int = 0,
+        frame_choice: str = "exact",
+        latents: LatentCache | None = None,
+    ) -> None:
+        self.videos = catalogue.long_enough(frames + past, interval, frame_choice=frame_choice).split("train")
+        if not self.videos:
+            raise ValueError(f"{catalogue.dataset} at {catalogue.root}: got no training video, wanted at least 1")
+        if latents is not None and past:
+            raise ValueError("latent cache: it holds latents, and the frames before a clip are wanted as pixels")
+        self.frames, self.interval, self.flip, self.seed = frames, interval, flip, seed
+        self.images, self.past, self.frame_choice = images, past, frame_choice
+        # Arrays, not lists: each loader process would copy the objects of a list just by looking at them.
+        self.num_frames = np.fromiter((video.frames for video in self.videos), np.int64, len(self.videos))
+        starts = (clip_starts(video.frames, frames + past, interval, frame_choice) for video in self.videos)
+        self.num_starts = np.fromiter(starts, np.int64, len(self.videos))
+        self.frame_ends = np.cumsum(self.num_frames)
+        self.store = latents or ResizedFrames(resolution, cache_bytes)
+
+    def __getitem__(self, clip_index: int) -> dict[str, Tensor | int]:
+        position, start, mirrored = training_draw(self.seed, clip_index, self.num_starts, self.flip)
+        video = self.videos[position]
+        total = self.past + self.frames
+        indices = clip_indices(start, video.frames, total, self.interval, self.frame_choice)
+        frames = self.store.clip(video, indices, mirrored)  # (past + F, 3, H, W)
+        item = {self.store.item_key: frames[self.past :], "label": _label(video), "clip_index": clip_index}
+        if self.past:
+            item["past"] = frames[: self.past]
+        if self.images:
+            item |= self._images(clip_index)
+        return item
+
+    def _images(self, clip_index: int) -> dict[str, Tensor]:
+        """The single frames that come with a clip in joint training, with the classes of their videos."""
+        draws = image_draws(self.seed, clip_index, self.images, self.frame_ends, self.flip)
+        pictures = [self.store.clip(self.videos[position], [frame], mirrored) for position, frame, mirrored in draws]
+        labels = [_label(self.videos[position]) for position, _, _ in draws]
+        return {self.store.images_key: torch.cat(pictures), "image_labels": torch.tensor(labels)}
+
+
+class ClipDataModule(lightning.LightningDataModule):
+    """Loads training clips start .. stop - 1, in this order, in full batches of `batch`, as TrainClips has them.
+
+    Of world processes that train together each loads its part of every batch: see ClipShare.
+    Raises ValueError where stop - start is no multiple of batch, or batch none of world, and for videos shorter than a
+    clip.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        frames: int,
+        interval: int,
+        resolution: int,
+        flip: bool,
+        seed: int,
+        batch: int,
+        start: int,
+        stop: int,
+        num_workers: int = 0,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        images: int = 0,
+        past: int = 0,
+        frame_choice: str = "exact",
+        latents: LatentCache | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        super().__init__()
+        if batch < 1 or start < 0 or stop < start or (stop - start) % batch:
+            raise ValueError(
+                f"got clips {start} to {stop} in batches of {batch}, allowed: a whole number of batches "
+                f"({stop - start} clips leave {(stop - start) % max(batch, 1)}); change the budget or batch"
+            )
+        self.catalogue = catalogue
+        self.frames, self.interval, self.resolution, self.seed = frames, interval, resolution, seed
+        self.batch, self.start, self.stop, self.num_workers = batch, start, stop, num_workers
+        self.rank, self.world = rank, world
+        self.clips = TrainClips(
+            catalogue, frames, interval, resolution, flip, seed, cache_bytes, images, past, frame_choice, latents
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of TrainClips' items, stacked: {'video': float32 (batch / world, F, 3, H, W), ...}."""
+        return DataLoader(
+            self.clips,
+            batch_size=self.batch // self.world,
+            sampler=ClipShare(self.start, self.stop, self.batch, self.rank, self.world),
+            num_workers=self.num_workers,
+            # Its own generator: a loader otherwise draws from torch's global one, which training may use.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def heldout_batch(self, most: int) -> dict[str, Tensor]:
+        """At most `most` fixed clips of the held-out split, as a training batch would hold them; no seed has a part.
+
+        Raises ValueError where the split has no window long enough.
+        """
+        total, past = self.clips.past + self.frames, self.clips.past
+        videos = self.catalogue.split("heldout")
+        every = [(video, start) for video in videos for start in window_starts(video.frames, total, self.interval)]
+        n = min(most, len(every))
+        if not n:
+            raise ValueError(
+                f"{self.catalogue.dataset}: the held-out split has no video of {span(total, self.interval)} frames"
+            )
+        # Evenly spaced over the sorted windows, so that a few clips still cover videos and classes.
+        chosen = [every[i * len(every) // n] for i in range(n)]
+        clips = torch.stack([to_tensor(self._load(video, start, total)) for video, start in chosen])
+        batch = {"video": clips[:, past:], "clip_index": torch.arange(n)}
+        batch["label"] = torch.tensor([_label(video) for video, _ in chosen])
+        if past:
+            batch["past"] = clips[:, :past]
+        if self.clips.images:
+            # The last frames of the other held-out clips are the images: fixed, and not those of the clip itself.
+            others = [(torch.arange(self.clips.images) + i + 1) % n for i in range(n)]
+            batch["images"] = torch.stack([clips[other, -1] for other in others])
+            batch["image_labels"] = torch.stack([batch["label"][other] for other in others])
+        return batch
+
+    def _load(self, video: VideoEntry, start: int, frames: int) -> np.ndarray:
+        return load_window(video, start, frames, self.interval, self.resolution)
+
+
+def _label(video: VideoEntry) -> int:
+    return -1 if video.class_index is None else video.class_index

@@ -1,0 +1,97 @@
+"""What a process that a run has started does first: it ends with the run, and is ended by it alone."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lavita.config.schema import ComputeConfig
+from lavita.results.digest import PROGRESS
+from lavita.training import distributed
+
+PARENT = "LAVITA_PARENT"  # a variable: the process id of the one that started this one
+PR_SET_PDEATHSIG = 1
+
+
+def begin() -> None:
+    """End this process when its parent ends, however that ends; leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = int(os.environ.get(PARENT, "0"))
+    if parent and sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the kernel was told
+            os._exit(1)
+
+
+ALL_GONE_SECONDS = 30.0  # after one has failed: what the others' own errors take to arrive
+
+
+@contextmanager
+def together(compute: ComputeConfig, folder: Path) -> Iterator[None]:
+    """Inside, as many processes as compute.devices work on the cell of a folder: this one and, where nobody has started
+    them yet (a cluster's scheduler does), others that run the same command. Their output goes to
+    progress/log-<rank>.txt.
+    """
+    if "RANK" in os.environ or compute.devices == 1:
+        try:
+            yield
+        finally:
+            distributed.end_group()
+        return
+    os.environ |= rank_environment(0, compute.devices, free_port())
+    others = [start_other(rank, compute.devices, folder) for rank in range(1, compute.devices)]
+    watch = threading.Thread(target=end_with_them, args=(others,), daemon=True)
+    watch.start()
+    try:
+        yield
+        for process in others:
+            process.wait()
+    finally:
+        distributed.end_group()
+        for process in others:
+            process.kill()
+
+
+def rank_environment(rank: int, world: int, port: int) -> dict[str, str]:
+    """torch's variables of a process among those of one machine."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1"} | {key: str(value) for key, value in numbers.items()}
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start_other(rank: int, world: int, folder: Path) -> subprocess.Popen:
+    """The process of another rank, which runs this process's command."""
+    port = int(os.environ["MASTER_PORT"])
+    environment = os.environ | rank_environment(rank, world, port) | {PARENT: str(os.getpid())}
+    progress = folder / PROGRESS
+    progress.mkdir(parents=True, exist_ok=True)
+    with (progress / f"log-{rank}.txt").open("a") as log:
+        command = [sys.executable, "-m", "lavita.suite.cell", *sys.argv[1:]]
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
+
+
+def end_with_them(others: list[subprocess.Popen]) -> None:
+    """End this process some time after another has failed, where its own error has not: it would wait for ever."""
+    while all(process.poll() in (None, 0) for process in others):
+        if all(process.poll() == 0 for process in others):
+            return
+        time.sleep(0.5)
+    time.sleep(ALL_GONE_SECONDS)
+    codes = [process.poll() for process in others]
+    print(f"other processes of this cell ended with {codes}; see progress/log-*.txt", file=sys.stderr, flush=True)
+    os._exit(1)

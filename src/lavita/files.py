@@ -1,0 +1,91 @@
+"""Files that appear whole or not at all, whatever ends the process meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def atomic_write(path: Path, fill: Callable[[Path], Any]) -> None:
+    """Let `fill` write a temporary file in the same folder, store it, and put it in place in one step.
+
+    Raises OSError naming the file, also where fill hides it behind an error of its own, as torch does on a full disk.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with naming_file(path, part):
+        try:
+            fill(part)
+            with open(part, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError:
+            raise
+        except Exception:
+            raise_disk_error(part)
+            raise
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def raise_disk_error(part: Path) -> None:
+    """Raise the OSError that going on with a file gives; it is of no more use."""
+    with open(part, "ab") as file:
+        file.write(bytes(2**16))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def naming_file(path: Path, part: Path | None = None) -> Iterator[None]:
+    """Let an OSError of the block name the file that it is about, which writing to an open one does not; part: a name
+    that says nothing to a reader."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename not in (None, str(part)):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what processes that were killed have left of files which they were writing, in a folder and below it; no
+    process may be at work there."""
+    for pattern in (".*.part", ".*.part.*"):  # a writer of pictures or videos goes by the last suffix
+        for path in folder.rglob(pattern):
+            if path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a text file, UTF-8 with LF line ends, so that a reader sees the old one or the new one, never a part."""
+    # Names of files may hold bytes that are no UTF-8; they are written as the bytes that they are.
+    atomic_write(path, lambda part: part.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n"))
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+SHOWN = 80  # letters of a wrong name in a message
+
+
+def require_inside(folder: Path, name: object, where: str) -> Path:
+    """The path of a file directly in folder, there or not. where: the file that names it and the entry, for messages.
+
+    Raises ValueError, one line, for an absolute path, one that leads into another folder, for anything that is no
+    name, and for a link, since what it points to lies elsewhere.
+    """
+    plain = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+    if not plain:
+        raise ValueError(f"{where} is {repr(name)[:SHOWN]}, wanted the name of a file beside it")
+    path = folder / str(name)
+    if path.is_symlink():
+        raise ValueError(f"{where} is {repr(name)[:SHOWN]}, which is a link there; wanted the file itself")
+    return path

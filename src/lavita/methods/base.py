@@ -1,0 +1,102 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from torch import Tensor
+
+from lavita.codecs.base import Codec
+from lavita.config.schema import GENERATION, SamplingConfig, TrainConfig
+from lavita.shapes import check
+from lavita.training.stage import StagePlan, TrainedStage
+
+
+@dataclass(frozen=True)
+class MethodContext:
+    """What the suite hands to every method: the shape of its clips, the shared codec and the training setting.
+
+    codec is the suite's codec, which a method with a first stage of its own ignores (owns_first_stage = True).
+    num_classes is None in an unconditional suite.
+    """
+
+    num_frames: int
+    resolution: int
+    num_classes: int | None
+    codec: Codec
+    train: TrainConfig
+    seed: int
+
+
+class VideoMethod(TrainedStage):
+    """A method of the comparison: its last stage is itself, earlier ones are named in `stages`."""
+
+    owns_first_stage = False
+    tasks: tuple[str, ...] = (GENERATION,)  # values of sampling.task; all but generation need a condition
+    declared: Mapping[str, str] = {}  # what a method is bound to say of itself: a name and a few words, for its record
+
+    def __init__(self, context: MethodContext, config: Any) -> None:
+        super().__init__(context.train, context.seed)
+        self.context = context
+        self.config = config
+
+    def stages(self) -> list[StagePlan]:
+        """The stages in the order of training."""
+        return [StagePlan(self.stage_name, 1.0, self)]
+
+    @property
+    def clip_cost(self) -> Fraction:
+        """Clips that one clip of a batch costs: images and past frames count as frames / F (fairness rule)."""
+        frames = self.context.num_frames
+        return Fraction(frames + self.joint_images + self.past_frames, frames)
+
+    def first_stage(self) -> Codec | None:
+        """A first stage of the method's own as clip -> clip, for its reconstruction scores; None where it has none."""
+        return None
+
+    def perceptual_score(self, before: Tensor, after: Tensor) -> Tensor | None:
+        """LPIPS of each clip (B,), mean over its frames, where the method was given its weights; else None."""
+        return None
+
+    def sample(
+        self,
+        seeds: Sequence[int],
+        classes: Tensor | None,
+        sampling: SamplingConfig,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Clips float32 (n, F', 3, H, W) in [-1, 1], one seed and (in a class suite) one class index (n,) a clip.
+
+        Clip k depends on seeds[k], classes[k] and condition[k] only, not on its neighbours. F' is F times
+        sampling.num_clips_chained. condition, float32 (n, F, 3, H, W) in [-1, 1], is a real clip: what of it is given
+        is sampling.task's to say. Raises ValueError for a task, chain or condition that the method does not have.
+        """
+        raise NotImplementedError("a method defines sample")
+
+    @property
+    def name(self) -> str:
+        """The name of the folder that the method lies in."""
+        return type(self).__module__.split(".")[-2]
+
+    def check_task(self, sampling: SamplingConfig) -> None:
+        """Raise ValueError for a task or chain that the method does not have: before training, and when it samples."""
+        if sampling.task not in self.tasks:
+            raise ValueError(f"sampling.task: got {sampling.task!r}, allowed for {self.name}: {', '.join(self.tasks)}")
+        if sampling.num_clips_chained != 1:
+            raise ValueError(f"sampling.num_clips_chained: got {sampling.num_clips_chained}, {self.name} makes 1 clip")
+
+    def check_generation(self, sampling: SamplingConfig, condition: Tensor | None) -> None:
+        """Raise ValueError for anything but one clip from noise alone: what a plain method's `sample` calls first."""
+        self.check_task(sampling)
+        if condition is not None:
+            others = [task for task in self.tasks if task != sampling.task]
+            choose = f", or choose sampling.task (--task) among {', '.join(others)}" if others else ""
+            raise ValueError(f"{self.name}: {sampling.task} is from noise alone; leave the condition out{choose}")
+
+    def check_batch(self, batch: dict[str, Tensor]) -> None:
+        """Raise ValueError unless the video has the suite's shape."""
+        c = self.context
+        check(batch["video"], "B F 3 H W", "video", F=c.num_frames, H=c.resolution, W=c.resolution)

@@ -1,0 +1,137 @@
+"""Diffusion in the suite's codec by IDDPM, video to loss: what all transformers of the comparison share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lavita.config.schema import SamplingConfig
+from lavita.diffusion.loss import hybrid_loss
+from lavita.diffusion.rng import SampleRNG
+from lavita.diffusion.sampler import guided, sample_latent
+from lavita.diffusion.schedule import Schedule
+from lavita.methods.base import MethodContext, VideoMethod
+from lavita.shapes import check
+
+
+class LatentDiffusion(VideoMethod):
+    """Noise prediction with learned variance on latents. Subclasses define `build_network`.
+
+    The network takes x (B, F, C, h, w), t (B,) in 0..999 and y int64 (B,) or None, and returns (B, F, 2C, h, w).
+    Source: Nichol & Dhariwal 2021; Peebles & Xie 2023.
+    """
+
+    reads_latents = True
+
+    def __init__(self, context: MethodContext, config: Any) -> None:
+        super().__init__(context, config)
+        self.codec = context.codec.requires_grad_(False).eval()
+        self.schedule = Schedule.linear()
+        side = self.codec.latent_side(context.resolution)
+        self.latent_shape = (context.num_frames, self.codec.latent_channels, side, side)
+        self.network = self.build_network()
+
+    def build_network(self) -> nn.Module:
+        """The denoiser for self.latent_shape (F, C, h, w), self.context.num_classes and self.config."""
+        raise NotImplementedError("a latent method defines build_network")
+
+    def loss(self, batch: dict[str, Tensor], draws: SampleRNG) -> dict[str, Tensor]:
+        x0 = self.clip_latent(batch, draws)  # (B, F, C, h, w)
+        t = draws.integers(self.schedule.num_steps)  # (B,)
+        noise = draws.normal(x0.shape[1:])  # (B, F, C, h, w)
+        y, y_images = self.labels(batch["label"], draws), None  # (B,) or None
+        if self.joint_images:
+            # Drawn after the clip, so that its time, noise and label are those of training without images.
+            images, y_images = self.images(batch, draws)  # (B, n, C, h, w), (B, n) or None
+            x0 = torch.cat([x0, images], dim=1)  # (B, F + n, C, h, w)
+            noise = torch.cat([noise, draws.normal(images.shape[1:])], dim=1)  # (B, F + n, C, h, w)
+        x_t = self.schedule.add_noise(x0, t, noise)  # (B, F + n, C, h, w)
+        eps, v = self.predict(x_t, t, y, y_images).chunk(2, dim=2)  # (B, F + n, C, h, w) each
+        return hybrid_loss(self.schedule, x0, t, noise, eps, v)
+
+    def predict(self, x_t: Tensor, t: Tensor, y: Tensor | None, y_images: Tensor | None) -> Tensor:
+        """The network's output in training, (B, F + n, 2C, h, w), for x_t (B, F + n, C, h, w).
+
+        A method that sets joint_images = n overrides this: the last n frames are images with labels y_images (B, n).
+        """
+        return self.network(x_t, t, y)  # (B, F, 2C, h, w)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor, draws: SampleRNG) -> Tensor:
+        """Latent (B, F, C, h, w) of a clip, of which the codec gets no gradient."""
+        return self.codec.encode(video, draws)
+
+    def clip_latent(self, batch: dict[str, Tensor], draws: SampleRNG) -> Tensor:
+        """Latent (B, F, C, h, w) of the clips of a batch: encoded, or drawn from their stored moments."""
+        if "moments" in batch:
+            return self.drawn(batch["moments"], "moments", self.context.num_frames, draws)
+        self.check_batch(batch)
+        return self.encode(batch["video"], draws)
+
+    @torch.no_grad()
+    def drawn(self, moments: Tensor, name: str, frames: int, draws: SampleRNG) -> Tensor:
+        """Latents (B, frames, C, h, w) from stored moments (B, frames, 2 C, h, w)."""
+        _, channels, side, _ = self.latent_shape
+        check(moments, "B F C H W", name, F=frames, C=2 * channels, H=side, W=side)
+        return self.codec.draw(moments, draws)
+
+    def images(self, batch: dict[str, Tensor], draws: SampleRNG) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, n, C, h, w) and labels (B, n) of the images of joint training; None without classes."""
+        side, n = self.context.resolution, self.joint_images
+        if "image_moments" in batch:
+            latents = self.drawn(batch["image_moments"], "image_moments", n, draws)  # (B, n, C, h, w)
+        elif "images" in batch:
+            check(batch["images"], "B N 3 H W", "images", N=n, H=side, W=side)
+            latents = self.encode(batch["images"], draws)  # (B, n, C, h, w)
+        else:
+            raise ValueError(
+                f"joint training: got a batch without images, wanted {n} a clip (ClipDataModule(images={n}))"
+            )
+        if self.context.num_classes is None:
+            return latents, None
+        labels = [self.labels(label, draws) for label in batch["image_labels"].unbind(1)]  # n of (B,)
+        return latents, torch.stack(labels, dim=1)  # (B, n)
+
+    def labels(self, label: Tensor, draws: SampleRNG) -> Tensor | None:
+        """Class of each clip, replaced by the null class with probability train.class_dropout; None without classes."""
+        if self.context.num_classes is None:
+            return None
+        dropped = draws.uniform() < self.train_config.class_dropout
+        return torch.where(dropped, torch.full_like(label, self.context.num_classes), label)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        seeds: Sequence[int],
+        classes: Tensor | None,
+        sampling: SamplingConfig,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        self.check_generation(sampling, condition)
+        draws = SampleRNG(seeds, self.device)
+        latent = sample_latent(
+            sampling.sampler,
+            sampling.steps,
+            self.denoiser(classes, sampling),
+            self.schedule,
+            draws.normal(self.latent_shape),
+            lambda step: draws.normal(self.latent_shape),
+            sampling.eta,
+            sampling.clip_denoised,
+            self.codec.latent_bound(),
+        )  # (n, F, C, h, w)
+        return self.codec.decode(latent)  # (n, F, 3, H, W)
+
+    def denoiser(self, classes: Tensor | None, sampling: SamplingConfig):
+        """The network as a function of (x, t), guided where the suite has classes."""
+        if self.context.num_classes is None:
+            if sampling.guidance != 1.0:
+                raise ValueError(f"sampling.guidance: got {sampling.guidance}, an unconditional suite allows 1 only")
+            return lambda x, t: self.network(x, t, None)
+        if classes is None:
+            raise ValueError("a class-conditional method samples with one class a clip, got none")
+        null = self.context.num_classes
+        return guided(self.network, classes.to(self.device), null, sampling.guidance, sampling.guided_channels)

@@ -1,0 +1,146 @@
+"""Features of one side of a comparison, gathered in clip order, kept as files that scores can be recomputed from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from lavita.config.protocol import Protocol
+from lavita.metrics.clips import ClipItem, Pick, view
+from lavita.metrics.features.base import Extractor, FrameExtractor
+from lavita.metrics.sanity import Sensitivity
+
+AHEAD = 8  # items decoded before they are wanted
+
+
+@dataclass
+class ExtractedFeatures:
+    """What is known of the clips of one side under one protocol, a row a clip, in clip order.
+
+    features: float32 (n, d), probabilities: float32 (n, K), frame_features: float32 (n, F, d); pixels: sha256 of each
+    clip as it was scored.
+    """
+
+    names: list[str] = field(default_factory=list)
+    features: list[np.ndarray] = field(default_factory=list)
+    probabilities: list[np.ndarray] = field(default_factory=list)
+    frame_features: list[np.ndarray] = field(default_factory=list)
+    pixels: list[str] = field(default_factory=list)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The contents of the file of this side: names, pixels and, where there are any, features, probabilities."""
+        found = {"names": np.array(self.names), "pixels": np.array(self.pixels)}
+        for key in ("features", "probabilities", "frame_features"):
+            rows = getattr(self, key)
+            if rows:
+                found[key] = np.stack(rows).astype(np.float32)
+        return found
+
+    def fingerprint(self) -> str:
+        """sha256 over name and pixels of every clip, in order: which clips a score is of."""
+        text = "".join(f"{name} {pixels}\n" for name, pixels in zip(self.names, self.pixels, strict=True))
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The feature networks of a protocol, by use; None where none is wanted."""
+
+    real: Extractor | None
+    generated: Extractor | None
+    classes: Extractor | None
+    frames: FrameExtractor | None = None
+
+
+@dataclass
+class Job:
+    """One protocol's share of a pass over the items of a side.
+
+    sight: gathers the features of spoilt clips too, for the sanity rows; None where they are not wanted.
+    """
+
+    protocol: Protocol
+    networks: Networks
+    picks: Sequence[Pick]
+    sight: Sensitivity | None = None
+    described: ExtractedFeatures = field(default_factory=ExtractedFeatures)
+
+
+def extract(
+    items: Sequence[ClipItem], jobs: Sequence[Job], real: bool, workers: int, report: Callable[[int, int], None]
+) -> None:
+    """Fill the jobs: every item is decoded once, whatever the number of protocols, ahead of need in `workers` threads.
+
+    Clips that two protocols see alike are described once. Raises ValueError naming the clip.
+    """
+    by_item: dict[int, list[tuple[Job, Pick]]] = {}
+    for job in jobs:
+        for pick in job.picks:
+            by_item.setdefault(pick.item, []).append((job, pick))
+    wanted = sorted(by_item)
+    for done, (position, frames) in enumerate(_decoded(items, wanted, workers), start=1):
+        known: dict[tuple[str, int], np.ndarray] = {}
+        for job, pick in by_item[position]:
+            _extract_clip(job, items[position], frames, pick, real, known)
+        report(done, len(wanted))
+
+
+def _decoded(items: Sequence[ClipItem], wanted: Sequence[int], workers: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The frames of the wanted items in order; a few are decoded ahead."""
+    with ThreadPoolExecutor(workers) as pool:
+        positions = iter(wanted)
+        waiting = [(position, pool.submit(items[position].read)) for position in islice(positions, AHEAD)]
+        while waiting:
+            position, future = waiting.pop(0)
+            yield position, future.result()
+            waiting += [(position, pool.submit(items[position].read)) for position in islice(positions, 1)]
+
+
+def _extract_clip(
+    job: Job, item: ClipItem, frames: np.ndarray, pick: Pick, real: bool, known: dict[tuple[str, int], np.ndarray]
+) -> None:
+    clip = view(item, frames, job.protocol, real, pick)  # (F, side, side, 3)
+    pixels = hashlib.sha256(clip.tobytes()).hexdigest()
+    network = job.networks.real if real else job.networks.generated
+
+    def rows(call: Callable, owner: Extractor | FrameExtractor, shown: np.ndarray, mark: str) -> np.ndarray:
+        key = (f"{call.__name__} {mark}", id(owner))
+        if key not in known:
+            found = call(shown[None]).numpy()
+            known[key] = found if owner is job.networks.frames else found[0]
+            if not np.isfinite(known[key]).all():
+                raise ValueError(f"clip {item.name}: its {call.__name__} by {owner.name} are not finite")
+        return known[key]
+
+    side = job.described
+    cut = "" if pick.start is None or len(frames) == job.protocol.frames else f"@{pick.start}"
+    side.names.append(item.name + cut)
+    side.pixels.append(pixels)
+    if network is not None:
+        side.features.append(rows(network.features, network, clip, pixels))
+    if job.sight is not None:
+        job.sight.add(clip, side.features[-1] if network is not None else None)
+    classes = job.networks.classes
+    if classes is not None:
+        side.probabilities.append(rows(classes.probabilities, classes, clip, pixels))
+    encoder = job.networks.frames
+    if encoder is not None:
+        side.frame_features.append(rows(encoder.frame_features, encoder, clip, pixels))
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> str:
+    """Write an .npz whole or not at all; returns its sha256."""
+    from lavita.files import atomic_write, sha256_of
+
+    def fill(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez(file, **arrays)
+
+    atomic_write(path, fill)
+    return sha256_of(path)

@@ -1,0 +1,314 @@
+"""What can this extractor see at this size? Real clips against real clips, whole and spoilt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lavita.data.catalogue import Catalogue, VideoEntry, dataset_facts
+from lavita.data.clips import centre_crop_resize, load_window, span, spread_windows
+from lavita.data.layouts import read_layout
+from lavita.data.video import read_frames
+from lavita.metrics.corruptions import CORRUPTIONS
+from lavita.metrics.distances import frechet_distance, inception_score
+from lavita.metrics.features.base import Extractor
+
+REAL_VS_REAL = "halves"
+# Swapped neighbours and a frozen second half are kept out of the embedded extractor's training.
+SANITY_CHANGES = ("shuffled", "still", "blurred", "swapped", "half_frozen")
+WANTED_RATIO = 3.0
+
+
+@dataclass(frozen=True)
+class SanityReport:
+    """rows: mean Frechet distance over the splits, for "halves" (the floor), each change and each other set of clips;
+    low, high: the least and greatest over the splits; n: clips on each side; informative: every change lies at least
+    WANTED_RATIO times above the floor, the least of its splits above the greatest of the floor's; verdict: the same
+    in a sentence; inception: mean and standard deviation over the splits of the inception score of all real clips,
+    None without classes.
+    """
+
+    rows: dict[str, float]
+    low: dict[str, float]
+    high: dict[str, float]
+    n: int
+    informative: bool
+    verdict: str
+    inception: tuple[float, float] | None = None
+
+    def ratios(self) -> dict[str, float]:
+        """Each change's distance in units of the floor."""
+        return {name: value / self.rows[REAL_VS_REAL] for name, value in self.rows.items() if name != REAL_VS_REAL}
+
+
+def sanity_rows(
+    extractor: Extractor,
+    clips: np.ndarray,
+    seed: int = 0,
+    changes: Sequence[str] = SANITY_CHANGES,
+    splits: int = 20,
+    ddof: int = 0,
+    others: Mapping[str, np.ndarray] | None = None,
+    classes: Extractor | None = None,
+    is_splits: int = 10,
+    is_shuffle_seed: int | None = 42,
+) -> SanityReport:
+    """Return distances of half A of real clips to half B (the floor), to each change of half B, and to as many clips
+    of each other set, over random splits.
+
+    clips: uint8 (N, F, H, W, 3), 0..255, N >= 4; an odd last one of each split is left out, so every distance
+    is between the same number of clips. others: name -> uint8 (M, F, H, W, 3), M >= N // 2, e.g. of another data set.
+    classes: the network of the inception score of the real clips, if they have classes that it knows. Raises
+    ValueError for fewer clips, an unknown change, or a set named like another row.
+    """
+    sight = Sensitivity(extractor, changes, seed)
+    for clip in clips:
+        sight.add(clip)
+    foreign = {name: extractor.features(other).numpy() for name, other in (others or {}).items()}
+    score = None
+    if classes is not None and classes.num_classes is not None:
+        probabilities = classes.probabilities(clips).numpy()
+        score = inception_score(probabilities, min(is_splits, len(clips)), is_shuffle_seed)
+    return sight.report(splits, ddof, foreign, score)
+
+
+class Sensitivity:
+    """Features of real clips, whole and spoilt, gathered clip by clip, so that no set of clips is held in memory."""
+
+    def __init__(self, extractor: Extractor, changes: Sequence[str] = SANITY_CHANGES, seed: int = 0) -> None:
+        """Raises ValueError for an unknown change."""
+        unknown = [name for name in changes if name not in CORRUPTIONS]
+        if unknown:
+            raise ValueError(f"change: got {unknown[0]!r}, allowed {', '.join(CORRUPTIONS)}")
+        self.extractor, self.changes, self.seed = extractor, tuple(changes), seed
+        self.real: list[np.ndarray] = []
+        self.spoilt: dict[str, list[np.ndarray]] = {name: [] for name in changes}
+
+    def add(self, clip: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
+        """Take note of the next clip, uint8 (F, H, W, 3), 0..255; returns its features, float32 (d,).
+
+        features: the same, where they are known already.
+        """
+        number = len(self.real)
+        for name in self.changes:
+            changed = CORRUPTIONS[name](clip, np.random.default_rng((self.seed, number)))
+            self.spoilt[name].append(self.extractor.features(changed[None]).numpy()[0])
+        self.real.append(self.extractor.features(clip[None]).numpy()[0] if features is None else features)
+        return self.real[-1]
+
+    def report(
+        self,
+        splits: int = 20,
+        ddof: int = 0,
+        foreign: Mapping[str, np.ndarray] | None = None,
+        inception: tuple[float, float] | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> SanityReport:
+        """The report as `sanity_rows` gives it; foreign: features (M, d) of other sets of clips, by name.
+
+        groups: one a clip, such as its video; then no group has clips in both halves, and each half is as large as the
+        smallest half of all splits.
+        """
+        rng = np.random.default_rng(self.seed)
+        halves = list(halvings(len(self.real), splits, rng, groups))
+        foreign, half = dict(foreign or {}), len(halves[0][0])
+        if half < 2:
+            raise ValueError(f"sanity rows: got {len(self.real)} real clips, wanted at least 4")
+        for name, other in foreign.items():
+            if name in (REAL_VS_REAL, *self.changes):
+                raise ValueError(f"sanity rows: {name!r} names a row already; give the other clips another name")
+            if len(other) < half:
+                missing = f"{half - len(other)} are missing"
+                raise ValueError(f"sanity rows: {name}: got {len(other)}, wanted {half}, as many as a half; {missing}")
+        real, spoilt = np.stack(self.real), {name: np.stack(rows) for name, rows in self.spoilt.items()}
+        found: dict[str, list[float]] = {name: [] for name in (REAL_VS_REAL, *spoilt, *foreign)}
+        for a, b in halves:
+            found[REAL_VS_REAL].append(frechet_distance(real[a], real[b], ddof))
+            for name, rows in spoilt.items():
+                found[name].append(frechet_distance(real[a], rows[b], ddof))
+            for name, rows in foreign.items():
+                found[name].append(frechet_distance(real[a], rows[rng.permutation(len(rows))[:half]], ddof))
+        rows = {name: float(np.mean(values)) for name, values in found.items()}
+        low, high = ({name: float(end(values)) for name, values in found.items()} for end in (min, max))
+        informative, sentence = verdict(rows, half, low, high)
+        return SanityReport(rows, low, high, half, informative, sentence, inception)
+
+
+def halvings(
+    count: int, splits: int, rng: np.random.Generator, groups: Sequence[str] | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of index arrays of equal length, random halves of `count` clips; with groups no group is in both."""
+    if groups is None:
+        for order in [rng.permutation(count) for _ in range(splits)]:
+            yield order[: count // 2], order[count // 2 : 2 * (count // 2)]
+        return
+    names, of = np.unique(np.asarray(groups)), np.asarray(groups)
+    pairs = []
+    for _ in range(splits):
+        order = rng.permutation(names)
+        first = np.isin(of, order[: len(names) // 2])
+        second = np.isin(of, order[len(names) // 2 : 2 * (len(names) // 2)])
+        pairs.append([rng.permutation(np.flatnonzero(side)) for side in (first, second)])
+    least = min((len(side) for pair in pairs for side in pair), default=0)
+    for a, b in pairs:
+        yield a[:least], b[:least]
+
+
+def sanity_text(report: SanityReport) -> str:
+    """The sanity rows as Markdown: distance of half A of the real clips to half B, whole or changed."""
+    lines = ["| half A against | Frechet distance, mean of 20 splits | least to greatest | times the floor |"]
+    lines.append("| --- | --- | --- | --- |")
+    for name, value in report.rows.items():
+        title = "half B (the floor)" if name == REAL_VS_REAL else f"half B, {name.replace('_', ' ')}"
+        times = f"{value / report.rows[REAL_VS_REAL]:.1f}" if report.rows[REAL_VS_REAL] > 0 else ""
+        lines.append(f"| {title} | {value:.4g} | {report.low[name]:.4g} to {report.high[name]:.4g} | {times} |")
+    lines += ["", report.verdict]
+    if report.inception is not None:
+        mean, deviation = report.inception
+        lines += ["", f"Inception score of the real clips: {mean:.4g} (deviation {deviation:.2g})."]
+    return "\n".join(lines)
+
+
+def verdict(
+    rows: Mapping[str, float],
+    n: int,
+    low: Mapping[str, float] | None = None,
+    high: Mapping[str, float] | None = None,
+) -> tuple[bool, str]:
+    """Whether every row lies WANTED_RATIO above the floor, clear of it where low and high are given, and a sentence
+    that says so or names those that do not.
+    """
+    floor, names = rows[REAL_VS_REAL], [name for name in rows if name != REAL_VS_REAL]
+    near = [name for name in names if not (rows[name] > 0 and rows[name] >= WANTED_RATIO * floor)]
+    touching = (
+        [] if low is None else [name for name in names if name not in near and not low[name] > high[REAL_VS_REAL]]
+    )
+    if not near and not touching:
+        return (
+            True,
+            f"informative: every change is at least {WANTED_RATIO:g} times as far as two real halves of {n}",
+        )
+    said = []
+    if near:
+        listed = ", ".join(f"{name} {rows[name] / floor:.1f}" if floor else name for name in near)
+        said.append(f"{listed} times the distance of two real halves, wanted at least {WANTED_RATIO:g}")
+    if touching:
+        said.append(f"some split of {', '.join(touching)} lies no further than some two real halves")
+    return False, f"not informative at this size ({n} clips a side): {'; '.join(said)}"
+
+
+IN_DOMAIN, UNTRAINED = "embedded", "untrained-i3d"
+STRETCH_SPANS = 4  # of each training video, as a run trains its extractor
+LEAST_GROUPS = 4  # of held-out videos, so that a half holds two of them
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured: held-out windows of frames at an interval and resolution, `hop` frames from one to the next
+    (None: without sharing a frame), halved at random or (by_video) so that no group of videos of one source is in both
+    halves, or no video where there are fewer than LEAST_GROUPS groups.
+    """
+
+    dataset: str
+    root: Path
+    others: Mapping[str, Path]
+    resolution: int
+    frames: int
+    interval: int
+    hop: int | None
+    by_video: bool
+    extractor: str
+    steps: int
+    save: Path | None
+
+
+def measure_sensitivity(options: Options, say: Callable[[str], None]) -> str:
+    """The table and the verdict, as text. Raises ValueError where there are too few clips."""
+    catalogue = read_layout(options.dataset, options.root).long_enough(options.frames, options.interval, "skip")
+    extractor = network(options, catalogue, say)
+    sight = Sensitivity(extractor)
+    windows = heldout_windows(options, catalogue)
+    for number, (video, start) in enumerate(windows, start=1):
+        sight.add(load_window(video, start, options.frames, options.interval, options.resolution))
+        if number % 10 == 0 or number == len(windows):
+            say(f"held-out clips {number}/{len(windows)}")
+    foreign = {
+        f"clips of {name}": others(options, name, root, extractor, len(windows))
+        for name, root in options.others.items()
+    }
+    how, groups = halved_by(windows) if options.by_video else ("random halves of the windows", None)
+    report = sight.report(foreign=foreign, groups=groups)
+    videos = len({video.video_id for video, _ in windows})
+    apart = "without sharing a frame" if options.hop is None else f"{options.hop} frames from one to the next"
+    return (
+        f"{options.dataset}: {len(windows)} windows of {videos} held-out videos, {apart}; "
+        f"{options.frames} frames at interval {options.interval}, {options.resolution} pixels; {how}, "
+        f"{report.n} clips a side; extractor {extractor.name} ({extractor.weights_hash[:13]})\n\n"
+        f"{sanity_text(report)}"
+    )
+
+
+def heldout_windows(options: Options, catalogue: Catalogue) -> list[tuple[VideoEntry, int]]:
+    """The held-out windows in the order of the videos."""
+    length = span(options.frames, options.interval)
+    hop = options.hop or length
+    return [
+        (video, start) for video in catalogue.split("heldout") for start in range(0, video.frames - length + 1, hop)
+    ]
+
+
+def halved_by(windows: list[tuple[VideoEntry, int]]) -> tuple[str, list[str]]:
+    """What never stands in both halves, in words, and its name for each window."""
+    groups = [video.group for video, _ in windows]
+    if len(set(groups)) >= LEAST_GROUPS:
+        return "no group of videos of one source in both halves", groups
+    return f"no video in both halves (their groups are {len(set(groups))})", [video.video_id for video, _ in windows]
+
+
+def others(options: Options, name: str, root: Path, extractor: Extractor, count: int) -> np.ndarray:
+    """Features of clips of another data set, spread over all of its videos."""
+    catalogue = read_layout(name, root).long_enough(options.frames, options.interval, "skip")
+    windows = spread_windows(catalogue, "train+heldout", options.frames, options.interval, count, 0)
+    clips = (load_window(v, start, options.frames, options.interval, options.resolution) for v, start in windows)
+    return np.stack([extractor.features(clip[None]).numpy()[0] for clip in clips])
+
+
+def network(options: Options, catalogue: Catalogue, say: Callable[[str], None]) -> Extractor:
+    """The network of the options: the embedded one trained on the training split, an untrained I3D, or a file's."""
+    if options.extractor == UNTRAINED:
+        from lavita.metrics.features.i3d import I3D, I3DExtractor
+
+        torch.manual_seed(0)
+        return I3DExtractor(I3D().eval(), UNTRAINED)
+    if options.extractor != IN_DOMAIN:
+        from lavita.metrics.features.load import load_extractor
+
+        return load_extractor(options.extractor)
+    from lavita.metrics.features.in_domain import save_in_domain
+    from lavita.metrics.features.in_domain_training import fit_in_domain
+
+    videos = catalogue.split("train")
+    longest = STRETCH_SPANS * span(options.frames, options.interval)
+    lengths = [min(video.frames, longest) for video in videos]
+    stretches = [
+        centre_crop_resize(read_frames(video.path, range(length)), options.resolution)
+        for video, length in zip(videos, lengths, strict=True)
+    ]
+    classes = len(catalogue.class_names) or None
+    labels = [video.class_index for video in videos] if classes else None
+
+    def report(step: int, steps: int, loss: float) -> None:
+        if step % 20 == 0 or step == steps:
+            say(f"extractor {step}/{steps} loss {loss:.4g}")
+
+    flip = dataset_facts(options.dataset).flip
+    made = fit_in_domain(
+        stretches, options.frames, options.interval, labels, classes, flip=flip, steps=options.steps, report=report
+    )
+    if options.save is not None:
+        save_in_domain(made, options.save)
+    return made

@@ -1,0 +1,84 @@
+"""Cases of the Frechet and kernel distances between two sets of features."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lavita.metrics.distances import frechet_distance, inception_score, kernel_distance
+from lavita.metrics.features.i3d import I3D, SIZE, FoldedI3D
+from lavita.parity.cases import Case, CaseError, weight, z
+
+GENERATED = r"y = ([\d.]+) \* Z \+ ([\d.]+) in float64, then every third column \(0, 3, 6, \.\.\.\) of y halved"
+
+
+def no_network(case: Case) -> None:
+    """No network: a function of features."""
+    return None
+
+
+def run_frechet(case: Case, network: None) -> dict[str, float]:
+    """Both distances of the case's two sets, float64 (n, d) and (m, d)."""
+    real = case.expression("real", "Z in float64")[0].astype(np.float64)
+    values, match = case.expression("gen", GENERATED)
+    generated = float(match[1]) * values.astype(np.float64) + float(match[2])
+    generated[:, ::3] /= 2
+    return {
+        "frechet_ddof0": frechet_distance(real, generated, ddof=0),
+        "frechet_ddof1": frechet_distance(real, generated, ddof=1),
+        "kernel_poly3_unbiased_mmd": kernel_distance(real, generated),
+    }
+
+
+def no_network_inception(case: Case) -> None:
+    """No network: a function of probabilities."""
+    return None
+
+
+def run_inception(case: Case, network: None) -> dict[str, float]:
+    """Mean and standard deviation over the case's splits."""
+    values, match = case.expression("probabilities", r"softmax\(([\d.]+) \* Z\) in float64")
+    logits = float(match[1]) * values.astype(np.float64)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    mean, deviation = inception_score(weights / weights.sum(axis=1, keepdims=True), case.get("splits"), shuffle_seed=42)
+    return {"mean": mean, "std": deviation}
+
+
+WEIGHTS = "5-d weights: z * sqrt(2/prod(shape[1:])) instead"
+PREPROCESS = "trilinear to (frames, 224, 224), align_corners=False; /255*2-1"
+VIDEO = r"clamp\(round\(127\.5 \+ 255 \* avg_pool3d\(Z, \(3,5,5\), stride 1, padding \(1,2,2\)\)\), 0, 255\)"
+
+
+@torch.no_grad()
+def fill_i3d(network: I3D) -> I3D:
+    """Give the network the weights of its cases, from which no layer's output vanishes; in evaluation mode."""
+    for name, value in network.state_dict().items():
+        shape = tuple(value.shape)
+        if value.ndim == 5:
+            value.copy_(torch.from_numpy(z(name, shape)) * math.sqrt(2 / math.prod(shape[1:])))
+        elif value.is_floating_point():
+            value.copy_(weight(name, shape))
+    return network.eval()
+
+
+def build_i3d(case: Case) -> I3D:
+    """The network; it has one size."""
+    return I3D()
+
+
+def run_i3d(case: Case, network: I3D) -> dict[str, Tensor]:
+    """The logits of the network as it is written, and those of the folded one that scores are made with."""
+    if case.data.get("weights_exception") != WEIGHTS or case.get("inputs", "preprocess") != PREPROCESS:
+        raise CaseError(f"{case.path}: weights_exception or inputs.preprocess has an unknown form")
+    fill_i3d(network)
+    with torch.no_grad():
+        noise = torch.from_numpy(case.expression("video", VIDEO)[0])
+        smooth = functional.avg_pool3d(noise, (3, 5, 5), stride=1, padding=(1, 2, 2))
+        video = (127.5 + 255 * smooth).round().clamp(0, 255)
+        size = (video.shape[2], SIZE, SIZE)
+        video = functional.interpolate(video, size=size, mode="trilinear", align_corners=False) / 255 * 2 - 1
+        return {"logits_raw": network(video), "logits_mean_over_time": FoldedI3D(network)(video)}

@@ -1,0 +1,238 @@
+"""What a reader with one minute must know: in sentences, cautions marked, each with a link to its section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lavita.metrics.confidence import BETTER, compare_intervals
+from lavita.report.charts import trained_rows
+from lavita.report.page.html import Html, element, section, together
+from lavita.report.page.scores import comparability
+from lavita.report.significance import interval_of
+from lavita.report.write import Tables
+from lavita.results.audit_line import VERDICTS, AuditLine
+from lavita.results.records import label_of
+from lavita.results.run_folder import RunFolder
+
+Point = tuple[str, str, bool, str]  # name, sentence, whether it is a caution, the section that says more
+
+
+def summary_section(
+    run: RunFolder, rows: Sequence[dict[str, Any]], tables: Tables, audit: Sequence[AuditLine] | None
+) -> Html:
+    """The points in the order in which a reader doubts."""
+    points = [
+        compared(run),
+        budget(run),
+        *scored(rows),
+        *results(run, rows, tables),
+        published(tables),
+        *sight(run),
+        seeds(run),
+        settings(run),
+        outside(run),
+        *not_helped(tables),
+        code(run),
+        audited(audit),
+    ]
+    made = []
+    for name, said, caution, place in points:
+        mark = element("strong", "Caution: ", class_="mark") if caution else None
+        link = element("a", "more", href=f"#{place}", aria_label=f"more on: {name}")
+        made.append(
+            together([element("dt", name), element("dd", mark, said, " ", link, class_="caution" if caution else None)])
+        )
+    return section("short", "In short", element("dl", *made, class_="short"))
+
+
+def compared(run: RunFolder) -> Point:
+    """How many rows there are, and what is missing."""
+    good = [record for record in run.records if record["status"] == "ok"]
+    bad = [f"{record['cell']} ({record['status']})" for record in run.records if record["status"] != "ok"]
+    labels = {record["label"] for record in run.records}
+    missing = [label for label in run.plan["order"] if label not in labels]
+    unbuilt = [one["name"] for one in run.plan.get("not_yet", []) if not one["left_out"]]
+    said = f"{len(good)} of {len(run.records)} rows ended well."
+    said += f" Did not: {', '.join(bad)}." if bad else ""
+    said += f" Not run here: {', '.join(missing)}." if missing else ""
+    said += f" Not built yet: {', '.join(unbuilt)}." if unbuilt else ""
+    return ("Compared", said, bool(bad), "scores")
+
+
+def budget(run: RunFolder) -> Point:
+    """Whether every row spent the same, in the currency of the budget."""
+    good = [record for record in run.records if record["status"] == "ok"]
+    trained = [record for record in good if record.get("stages")]
+    unknown = [record["cell"] for record in good if not record.get("stages")]
+    end = f" Not known of clips made elsewhere: {', '.join(unknown)}." if unknown else ""
+    if not trained:
+        return ("Budget", f"No row was trained here to its end.{end}", True, "methods")
+    kinds = {record["config"]["budget"]["currency"] for record in trained}
+    clips = sorted({record["row"]["clips_seen"] for record in trained})
+    if kinds != {"clips"}:
+        asked = ", ".join(sorted({f"{r['config']['budget'][kind]:g} {kind}" for r in trained for kind in kinds}))
+        said = (
+            f"Each row stopped at the first step that reached {asked}; so rows saw {clips[0]:,} to {clips[-1]:,} clips."
+        )
+        return ("Budget", said + end, len(kinds) > 1, "methods")
+    if len(clips) > 1:
+        return ("Budget", f"Rows saw different numbers of clips: {clips[0]:,} to {clips[-1]:,}.{end}", True, "methods")
+    said = f"Every row that was trained here saw exactly {clips[0]:,} clips, all stages and the suite’s codec together."
+    return ("Budget", said + end, bool(unknown), "methods")
+
+
+def scored(rows: Sequence[dict[str, Any]]) -> list[Point]:
+    """By which protocol and network, and whether published numbers may stand beside them."""
+    found: dict[str, dict[str, Any]] = {row["protocol_hash"]: row for row in rows if row["metric"].startswith("fvd_")}
+    points = []
+    for row in found.values():
+        caution = comparability({row["metric"]})
+        said = (
+            f"Protocol {row['protocol']}, hash {row['protocol_hash']}: {row['n_generated']} generated against "
+            f"{row['n_real']} real clips, network {row['extractor']}. {caution}"
+        )
+        points.append(("Scores", said.strip(), bool(caution), "scores"))
+    return points
+
+
+def results(run: RunFolder, rows: Sequence[dict[str, Any]], tables: Tables) -> list[Point]:
+    """Who is told apart from whom: of each table the smallest distance, or each row against the first."""
+    if run.plan["compares_rows"]:
+        return [against_first(tables)] if tables.pairs else []
+    points, comparable = [], [block for block in trained_rows(rows) if len({label_of(row) for row in block}) > 1]
+    for block in comparable:
+        first = min(block, key=lambda row: float(row["value"]))
+        near = not_apart(run, first, block)
+        if (first["cell"], first["metric"]) in tables.best:
+            verdict = "It is told apart, at 95 %, from every other row."
+        elif near:
+            verdict = f"Not told apart from it, at 95 %: {', '.join(near)}. So no single row has won."
+        else:
+            verdict = "It is not told apart, at 95 %, from every other row by training seeds: no single row has won."
+        said = f"Smallest {first['metric']}: {first['cell']}, {float(first['value']):.1f}. {verdict}"
+        points.append(("Result", said, False, "scores"))
+    return points
+
+
+def published(tables: Tables) -> Point:
+    """How many published numbers stand beside the rows, and with which verdicts."""
+    counts: dict[str, int] = {}
+    for number in tables.numbers:
+        counts[number.verdict] = counts.get(number.verdict, 0) + 1
+    if not counts:
+        return ("Published numbers", "None is known of these methods on this data set.", False, "published")
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return (
+        "Published numbers",
+        f"Of {len(tables.numbers)} that the methods’ authors print: {said}.",
+        False,
+        "published",
+    )
+
+
+def against_first(tables: Tables) -> Point:
+    """What the pairs say, in a sentence."""
+    words: dict[str, list[str]] = {}
+    for pair in tables.pairs:
+        words.setdefault(pair.verdict.partition(":")[0].partition(" at this")[0], []).append(pair.choice)
+        if pair.verdict.startswith("told apart: "):
+            words["told apart"][-1] += f" ({pair.verdict.partition(': ')[2]})"
+    said = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in words.items())
+    return ("Result", f"Against {tables.pairs[0].against}, at 95 %: {said}.", False, "scores")
+
+
+def not_apart(run: RunFolder, first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The cells of other rows that the clips' own intervals do not tell apart from the smallest distance."""
+    scores = {
+        record["cell"]: interval_of(score)
+        for record in run.records
+        for score in record["scores"]
+        if score["stage"] == "train" and score["metric"] == first["metric"] and "extrapolated" in score
+    }
+    cells = [row["cell"] for row in others if label_of(row) != label_of(first) and row["cell"] in scores]
+    if first["cell"] not in scores:
+        return []
+    return [cell for cell in cells if compare_intervals(scores[first["cell"]], scores[cell]).verdict != BETTER]
+
+
+def sight(run: RunFolder) -> list[Point]:
+    """Whether the metric could see what matters, at this number of clips."""
+    seen = {one["protocol_hash"]: one for one in run.used_shared.values()}
+    points = []
+    for one in seen.values():
+        verdict = one["sanity"]["verdict"]
+        said = (
+            f"Protocol {one['protocol_name']}: {verdict}." if len(seen) > 1 else f"{verdict[0].upper()}{verdict[1:]}."
+        )
+        points.append(("Metric", said, not one["sanity"]["informative"], "sanity"))
+    return points
+
+
+def seeds(run: RunFolder) -> Point:
+    """Whether the spread from training seed to training seed is known."""
+    by_label: dict[str, int] = {}
+    for record in run.records:
+        if record.get("stages") or record["status"] != "ok":  # clips made elsewhere have no seed
+            by_label[record["label"]] = by_label.get(record["label"], 0) + (record["status"] == "ok")
+    least = min(by_label.values(), default=0)
+    if least < 2:
+        said = "One training seed a row: intervals are of the clips alone, the spread between trainings is not in them."
+        return ("Training seeds", said, True, "scores")
+    return ("Training seeds", f"{least} or more a row; their spread is given.", False, "scores")
+
+
+def settings(run: RunFolder) -> Point:
+    """How far from the authors' own settings the rows are."""
+    counts = [len(record["deviations"]) for record in run.records if record.get("card")]
+    if not counts:
+        return ("Authors’ settings", "Not recorded in this folder.", True, "methods")
+    tier = run.plan["tier"]
+    if not any(counts):
+        return ("Authors’ settings", "Every row has all of its authors’ own.", False, "methods")
+    said = (
+        f"At tier {tier} {min(counts)} to {max(counts)} settings a row are not the authors’ own; each is listed with "
+        "its published value and where the other comes from."
+    )
+    return ("Authors’ settings", said, tier != "paper", "methods")
+
+
+def outside(run: RunFolder) -> Point:
+    """Weights that were trained elsewhere."""
+    helped = [record["cell"] for record in run.records if record["row"].get("division") == "open"]
+    if not helped:
+        said = "Closed division: every row used this run’s data, codec and budget only."
+        return ("Outside help", said, False, "methods")
+    return ("Outside help", f"Open division, help from outside in: {', '.join(helped)}.", True, "methods")
+
+
+def not_helped(tables: Tables) -> list[Point]:
+    """Rows that training did not make better."""
+    said = [
+        f"{line['method']}-s{line['seed']} ({line['remark'].partition(';')[0]})"
+        for _, frame in tables.blocks
+        for _, line in frame.iterrows()
+        if line["remark"].startswith("not better")
+    ]
+    return [("Training", "; ".join(said) + ".", True, "scores")] if said else []
+
+
+def code(run: RunFolder) -> Point:
+    """The commits, and whether files differed from them."""
+    ours = [record["row"] for record in run.records if record["row"].get("config_hash")]  # not clips made elsewhere
+    commits = {(str(row.get("commit") or "unknown")[:12], str(row.get("dirty"))) for row in ours}
+    clean = all(commit != "unknown" and dirty == "false" for commit, dirty in commits)
+    said = ", ".join(
+        commit + {"false": "", "true": " with uncommitted changes"}.get(dirty, " (changes unknown)")
+        for commit, dirty in sorted(commits)
+    )
+    return ("Code", f"Commit {said or 'unknown'}.", not clean, "sources")
+
+
+def audited(audit: Sequence[AuditLine] | None) -> Point:
+    """What the audit found."""
+    if audit is None:
+        return ("Audit", "Not run when this page was made; the section says how to run it.", True, "audit")
+    counts = [sum(line.verdict == verdict for line in audit) for verdict in VERDICTS]
+    said = ", ".join(f"{count} {verdict}" for count, verdict in zip(counts, VERDICTS, strict=True))
+    return ("Audit", f"{said}.", counts[1] > 0, "audit")

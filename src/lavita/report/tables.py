@@ -1,0 +1,197 @@
+"""The wide table of rows that may be compared: a row a cell, scores with intervals, costs, and a remark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import pandas as pd
+
+from lavita.results.records import label_of
+
+SAME_IN_A_TABLE = (
+    "suite",
+    "tier",
+    "dataset",
+    "data_fingerprint",
+    "division",
+    "conditioning",
+    "guidance",
+    "protocol_hash",
+)
+COST = {
+    "clips_seen": "clips",
+    "train_flops": "train TFLOPs",
+    "params_trained": "trained params (M)",
+    "params_total": "params (M)",
+    "wall_seconds": "wall (s)",
+    "sampling_seconds_per_clip": "sampling (s/clip)",
+    "nfe": "NFE",
+    "peak_bytes": "peak (GiB)",
+}
+LOW, HIGH, UNTRAINED = " low", " high", " untrained"  # ends of the names of what stands beside a score
+SCALE = {"train_flops": 1e-12, "params_trained": 1e-6, "params_total": 1e-6, "peak_bytes": 2**-30}
+
+
+def wide(rows: list[dict[str, Any]], order: list[str]) -> pd.DataFrame:
+    """One row a cell, named <method>[-<choice>]: scores of the trained method, of its untrained start, costs, remark.
+
+    Raises ValueError where rows that can't be compared would share a table.
+    """
+    frame = pd.DataFrame(rows)
+    for column in SAME_IN_A_TABLE:
+        different = sorted(set(frame[column].astype(str)) - {""})
+        if len(different) > 1:
+            raise ValueError(f"one table can't hold rows with different {column}: {', '.join(different)}")
+    lines = [wide_row(group) for _, group in frame.groupby("cell", sort=False)]
+    position = {name: index for index, name in enumerate(order)}
+    lines.sort(key=lambda line: (position.get(line["method"], len(order)), line["seed"]))
+    return pd.DataFrame(lines)
+
+
+def wide_row(group: pd.DataFrame) -> dict[str, Any]:
+    """The table row of one cell."""
+    first = group.iloc[0]
+    line: dict[str, Any] = {"method": label_of(first), "seed": first["seed"], "status": first["status"]}
+    trained = group[group["stage"] == "train"]
+    for _, row in trained.iterrows():
+        start = group[(group["stage"] == "untrained") & (group["metric"] == row["metric"])]
+        arrow = {True: "↓", False: "↑"}.get(row["lower_is_better"], "(1 = new)")
+        name = f"{row['metric']} {arrow}"
+        line[name] = row["value"]
+        if row["ci_low"] not in ("", None):
+            line |= {name + LOW: row["ci_low"], name + HIGH: row["ci_high"]}
+        if len(start):
+            line[name + UNTRAINED] = start.iloc[0]["value"]
+    for column, title in COST.items():
+        value = (trained.iloc[0] if len(trained) else first)[column]
+        line[title] = value * SCALE[column] if column in SCALE and value != "" else value
+    line["remark"] = remark(group)
+    return line
+
+
+def remark(group: pd.DataFrame) -> str:
+    """What a reader must know of a cell: why it failed, or that training did not help by some metric."""
+    if group.iloc[0]["status"] != "ok":
+        return f"{group.iloc[0]['status']}: {group.iloc[0]['reason']}"
+    said, worse = str(group.iloc[0]["reason"] or ""), []
+    for metric, pair in group.groupby("metric", sort=False):
+        values = {row["stage"]: row["value"] for _, row in pair.iterrows()}
+        if not {"train", "untrained"} <= set(values):
+            continue
+        gain = values["untrained"] - values["train"]
+        if (gain if pair.iloc[0]["lower_is_better"] else -gain) <= 0:
+            worse.append(metric)
+    found = f"not better than its own untrained start by {', '.join(worse)}" if worse else ""
+    return "; ".join(part for part in (found, said) if part)
+
+
+def blocks(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The rows cut into what may share a table, in the order in which each block first appears."""
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(tuple(str(row[column]) for column in SAME_IN_A_TABLE), []).append(row)
+    return list(found.values())
+
+
+def facts_of(first: dict[str, Any]) -> str:
+    """What all rows of a block share, in a sentence."""
+    changes = " (with uncommitted changes)" if str(first["dirty"]) == "true" else ""
+    return (
+        f"{first['division']} division; conditioning: {first['conditioning']}; guidance {first['guidance']}; protocol "
+        f"{first['protocol']} ({first['protocol_hash']}); extractor {first['extractor']} "
+        f"({str(first['extractor_hash'])[:12]}); data {str(first['data_fingerprint'])[:12]}; "
+        f"commit {str(first['commit'])[:12] or 'unknown'}{changes}"
+    )
+
+
+DECIMALS = {
+    "fvd": 1, "fvd-train": 1, "fvd-heldout": 1, "rfvd": 1, "kvd": 3, "is": 2, "fid": 1, "memorisation": 2, "psnr": 2,
+    "ssim": 3, "lpips": 3, "clips": 0, "train TFLOPs": 2, "trained params (M)": 2, "params (M)": 2, "wall (s)": 1,
+    "sampling (s/clip)": 3, "NFE": 0, "peak (GiB)": 2, "seed": 0,
+}  # fmt: skip
+USUAL_DECIMALS = 2
+AUDITED_NOT = "training not audited"
+
+
+def decimals_of(column: str) -> int:
+    """Digits behind the point of every number in a column."""
+    return DECIMALS.get(column, DECIMALS.get(column.split("_")[0], USUAL_DECIMALS))
+
+
+def number(value: Any, column: str) -> str:
+    """A number with the decimals of its column, or the text that it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:.{decimals_of(column)}f}"
+
+
+def is_empty(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and pd.isna(value))
+
+
+def why_empty(line: pd.Series, column: str) -> str:
+    """The reason for a cell without a number."""
+    if line["status"] != "ok":
+        return str(line["status"])
+    if AUDITED_NOT in str(line["remark"]):
+        return "not audited"
+    return "no interval" if column.endswith((LOW, HIGH)) else "not measured"
+
+
+def plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every cell as text for a CSV: numbers with fixed decimals, reasons elsewhere; a remark may be empty."""
+    return filled(frame, lambda line, column: number(line[column], column))
+
+
+def filled(frame: pd.DataFrame, write: Callable[[pd.Series, str], str]) -> pd.DataFrame:
+    """A table of texts: write(line, column) where there is a value, a reason where there is none."""
+    texts = [
+        {
+            column: write(line, column)
+            if not is_empty(line[column])
+            else ("" if column == "remark" else why_empty(line, column))
+            for column in frame.columns
+        }
+        for _, line in frame.iterrows()
+    ]
+    return pd.DataFrame(texts, columns=frame.columns)
+
+
+def for_readers(
+    frame: pd.DataFrame, best: Collection[tuple[str, str]], bold: Callable[[str], str], skip: Collection[str] = ()
+) -> pd.DataFrame:
+    """The same for a page: intervals in brackets behind their scores, and bold(text) for (cell, metric) in best."""
+
+    def write(line: pd.Series, column: str) -> str:
+        text = number(line[column], column)
+        metric = column.split(" ")[0]
+        if column in COST or column.endswith(UNTRAINED) or column + LOW not in frame.columns:
+            return text
+        if (f"{line['method']}-s{line['seed']}", metric) in best:
+            text = bold(text)
+        low, high = line[column + LOW], line[column + HIGH]
+        return text if is_empty(low) else f"{text} ({number(low, column)} to {number(high, column)})"
+
+    kept = [name for name in frame.columns if not name.endswith((LOW, HIGH)) and name not in skip]
+    return filled(frame, write)[kept]
+
+
+LEGEND = """\
+* fvd: Frechet video distance; kvd: unbiased kernel video distance; is: video inception score. Lower is better for
+  fvd and kvd (down arrow), higher for is (up arrow). `_n64_f8` = 64 generated clips of 8 frames. A name between metric
+  and `_n` is the feature network: `fvd_embedded` is made with the suite's own small network and is **not** comparable
+  with any published FVD.
+* fvd-train, fvd-heldout: the distance to real clips of the training and of the held-out split, as many windows as there
+  are (at most four times those of fvd), so numbers of clips differ: each is compared down its own column only.
+* memorisation: median distance of a generated clip to the nearest training clip, in units of the same of held-out real
+  clips: about 1 for new clips, near 0 for copies; `record.json` names the closest.
+* 43.3 (40.1 to 46.9): the score and its 95 % interval, for the same number of clips; rows.csv says of which kind.
+* **bold**: told apart, at 95 %, from every other row of its table: by seeds where every row has the same two or more,
+  else by the clips alone, and then the spread of training seeds is not in it. Nothing is bold that is not told apart.
+* untrained: the same network at its starting weights, zero steps, same protocol.
+* clips: training clips seen, all stages together; the suite's own codec is charged in full to each method that uses it.
+* train TFLOPs: counted forward and backward of all trained stages, codec included, 1e12 floating-point operations,
+  2 a multiply-add; wall: seconds of the cell's process; peak: peak resident memory of the cell's process;
+  NFE: network evaluations a clip; guidance doubles their cost.
+"""

@@ -1,0 +1,174 @@
+"""A checkpoint to clips, without the run that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lavita.config.compose import Experiment, load_yaml
+from lavita.config.plan import cell_from_dict, make_plan
+from lavita.config.registry import load_implementation
+from lavita.config.schema import ConfigError, SamplingConfig, nearest, read
+from lavita.data.clips import centre_crop_resize, frame_indices, to_tensor
+from lavita.data.video import read_frames
+from lavita.methods.base import VideoMethod
+from lavita.methods.build import build_method, empty_codec, load_suite_codec
+from lavita.methods.checkpoints import load, load_official
+from lavita.sampling.generate import generate, save_samples
+
+
+def is_official(paths: Sequence[Path]) -> bool:
+    """Whether these files are weights alone, not a cell's folder or a checkpoint of ours with its configuration."""
+    return all(path.is_file() and not path.with_suffix(".json").is_file() for path in paths)
+
+
+def load_official_method(
+    paths: Sequence[Path], suite: str | None, tier: str, method: str | None, overrides: Sequence[str]
+) -> Loaded:
+    """The method of official files in evaluation mode, at the setting that suite, tier and overrides name.
+
+    Raises ValueError: for a missing choice, and for a file that does not fit (which keys or shapes, what it holds).
+    """
+    if suite is None or method is None:
+        raise ConfigError(
+            f"{paths[0]}: has no configuration beside it, so it is taken for an official file; say what it is with "
+            "--suite SUITE --method METHOD (and --tier, section.key=value)"
+        )
+    (cell,) = make_plan(suite, tier, [method], [0], overrides)
+    facts = load_yaml("datasets", cell.data.dataset)
+    num_classes = facts["num_classes"] if cell.conditioning == "class" else None
+    implementation = load_implementation(cell.implementation)
+    if cell.codec.kind == "suite" and not implementation.Method.owns_first_stage:
+        raise ConfigError(
+            "codec.kind=suite: an official file was trained in another codec's latents; give codec.kind=kl "
+            "codec.path=FOLDER (or codec.kind=pixels)"
+        )
+    codec = load_suite_codec(cell.codec, None) if not implementation.Method.owns_first_stage else None
+    built = build_method(cell, num_classes, codec)
+    # A method whose official weights are more than one file says how they are read.
+    read = getattr(implementation, "load_official", load_one)
+    read(built, list(paths))
+    classes = list(range(num_classes)) if num_classes else []
+    return Loaded(built.eval(), cell, [str(index) for index in classes], classes)
+
+
+def load_one(method, paths: Sequence[Path]) -> None:
+    """One file into the method's network. Raises ValueError for several."""
+    if len(paths) != 1:
+        raise ConfigError(f"--checkpoint: got {len(paths)} files, this method has one")
+    load_official(paths[0], method.network)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A method in evaluation mode, its cell's configuration, the names of its classes and those it was trained on."""
+
+    method: VideoMethod
+    cell: Experiment
+    class_names: list[str]
+    classes: list[int]
+
+
+def load_cell(paths: Sequence[Path], suite: str | None, method: str | None, overrides: Sequence[str]) -> Loaded:
+    """The method of a checkpoint of ours, which says all of itself.
+
+    Raises ValueError for a file that is no checkpoint of ours, or whose weights do not fit its configuration, and
+    where something is given that only official files need.
+    """
+    if suite or method or overrides or len(paths) != 1:
+        raise ConfigError(
+            f"--checkpoint: {paths[0]} is a checkpoint of ours, which knows its own setting; leave out --suite, "
+            "--method, section.key=value and further files"
+        )
+    file = paths[0] / "checkpoint.safetensors" if paths[0].is_dir() else paths[0]
+    if not file.is_file():
+        raise ConfigError(f"--checkpoint: no file {file}; give a checkpoint or a finished cell's folder")
+    state, config = load(file)
+    missing = {"cell", "num_classes", "class_names", "classes"} - set(config)
+    if missing:
+        raise ValueError(f"{file}: its configuration lacks {', '.join(sorted(missing))}: not a checkpoint of a cell")
+    try:
+        cell = cell_from_dict(config["cell"])
+    except (ConfigError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: its configuration is no cell's ({error})") from None
+    external = cell.codec.kind == "kl"
+    codec = load_suite_codec(cell.codec, None) if external else empty_codec(cell.codec)
+    built = build_method(cell, config["num_classes"], codec)
+    if external:
+        state |= {key: value for key, value in built.state_dict().items() if key.startswith("codec.")}
+    try:
+        built.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{file}: weights do not fit their configuration: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    return Loaded(built.eval(), cell, config["class_names"], config["classes"])
+
+
+def changed(sampling: SamplingConfig, changes: dict[str, Any]) -> SamplingConfig:
+    """The sampling settings with those that were given. Raises ConfigError for a value not allowed."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    if "steps" in given and not given["steps"].removeprefix("ddim").replace(",", "").isdigit():
+        raise ConfigError(f"--steps: got {given['steps']!r}, wanted a number, ddimN, or numbers separated by commas")
+    return read(SamplingConfig, asdict(sampling) | given, "sampling")
+
+
+def chosen_classes(text: str | None, loaded: Loaded) -> list[int]:
+    """Class indices from names or numbers. Raises ConfigError naming the nearest class."""
+    if text is None:
+        return loaded.classes or [0]
+    if loaded.cell.conditioning != "class":
+        raise ConfigError(
+            f"--classes: {loaded.cell.label} was trained without classes (suite {loaded.cell.suite}); leave it out"
+        )
+    names, found = loaded.class_names, []
+    for part in text.split(","):
+        if part in names:
+            found.append(names.index(part))
+        elif part.isdigit() and int(part) < len(names):
+            found.append(int(part))
+        else:
+            raise ConfigError(f"--classes: unknown class {part!r}: {nearest(part, [name for name in names if name])}")
+    return found
+
+
+def read_condition(path: Path, cell: Experiment) -> torch.Tensor:
+    """The first clip of a video or frame folder as training would see it: float32 (F, 3, H, W) in [-1, 1]."""
+    d = cell.data
+    frames = read_frames(path, frame_indices(0, d.frames, d.interval))
+    return to_tensor(centre_crop_resize(frames, d.resolution))
+
+
+def sample_checkpoint(
+    loaded: Loaded,
+    out: Path,
+    num_clips: int,
+    seed_start: int,
+    changes: dict[str, Any],
+    classes: str | None,
+    condition: Path | None,
+) -> None:
+    """Write clips of seeds seed_start .. seed_start + num_clips - 1 to out, and a grid beside it. Raises ValueError."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out: {out} is there and not an empty folder; give another one")
+    method, cell = loaded.method, loaded.cell
+    sampling = changed(cell.sampling, changes)
+    indices = chosen_classes(classes, loaded)
+    given = None if condition is None else read_condition(condition, cell).expand(num_clips, -1, -1, -1, -1)
+    method.to("cuda" if torch.cuda.is_available() else "cpu")
+    report = Counter()
+    clips, labels, seeds, _ = generate(method, sampling, num_clips, seed_start, indices, report, given)
+    # By name only: a record says nothing of where files lie on a machine.
+    name = None if condition is None else condition.name
+    save_samples(out, clips, seeds, labels, replace(cell, sampling=sampling), keep_clips=True, condition=name)
+
+
+class Counter:
+    """Prints how many clips are done, a line a batch."""
+
+    def __call__(self, done: int, total: int) -> None:
+        print(f"sampled {done}/{total}", flush=True)

@@ -1,0 +1,173 @@
+"""The shared parts of a run's groups: those that a run has fitted before serve again, else a new attempt is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lavita.config.registry import ROOT
+from lavita.data.catalogue import SPLITS
+from lavita.executors.base import Work, shown
+from lavita.executors.heartbeat import emit
+from lavita.executors.process import Ended
+from lavita.executors.task import LOG, Task
+from lavita.files import atomic_write_text, remove_parts
+from lavita.lock import locked
+from lavita.results.attempts import attempts, new_attempt
+from lavita.results.digest import changed_files
+from lavita.results.identity import shared_code_hash
+from lavita.results.provenance import versions
+from lavita.results.records import UNFINISHED, read_record, write_record
+from lavita.results.shared import read_shared
+from lavita.suite.groups import Group
+
+
+def source_hash(*packages: str) -> str:
+    """sha256 over the source of packages of ours: what was fitted by other code is fitted again."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for path in sorted((ROOT / "src" / "lavita" / package).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def key_of(*parts: Any) -> str:
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
+    """The folder cache/name, made by fit where it is not there; it has its name only when it is whole.
+
+    fit gets a folder that holds what an earlier call had come to, where one was ended; of two runs at once the second
+    waits.
+    """
+    folder, part = cache / name, cache / f".{name}.part"
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / f".{name}.lock", lambda: emit("note", text=f"another run fits {name}; waiting")):
+        if not folder.is_dir():
+            part.mkdir(exist_ok=True)
+            fit(part)
+            remove_parts(part)
+            part.rename(folder)
+    return folder
+
+
+CHECK = ".check-"  # how folders begin that hold the log of a check, until it is over
+
+
+@dataclass(frozen=True)
+class SharedArtifacts:
+    """values: shared.json with paths as they lie now, and `outside`: sha256 of each outside file of the cells."""
+
+    group: Group
+    folder: Path
+    values: dict[str, Any]
+
+
+def make_shared_artifacts(work: Work, groups: Sequence[Group]) -> list[SharedArtifacts]:
+    """Codec, extractor and real features of every group, from an earlier attempt where that is whole and was made from
+    the same. Raises ValueError where they can't be had.
+    """
+    titles = {group.key: title_of(group, len(groups)) for group in groups}
+    found = checked(work, groups, titles)
+    found |= fitted_now(work, [group for group in groups if group.key not in found], titles)
+    return [found[group.key] for group in groups]
+
+
+def title_of(group: Group, groups: int) -> str:
+    """What the display calls the fitting of a group's parts."""
+    of = "" if groups == 1 else f" of {', '.join(dict.fromkeys(cell.label for cell in group.cells))}"
+    return f"shared parts: codec, extractor, real clips{of}"
+
+
+def checked(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> dict[str, SharedArtifacts]:
+    """The groups whose earlier parts serve again, by key."""
+    folders = {group.key: earlier(work.folder / "shared", group.key, identity(group)) for group in groups}
+    again = [group for group in groups if folders[group.key] is not None]
+    scratch = {group.key: work.folder / f"{CHECK}{group.key}" for group in again}  # kept where it fails: it has the log
+    tasks = [task_of(work, g, titles[g.key], folders[g.key], scratch[g.key], reuse=True) for g in again]
+    found = {}
+    for group, ended in zip(again, work.here.run(tasks), strict=True):
+        raise_unless_ok(ended, scratch[group.key])
+        shutil.rmtree(scratch[group.key])
+        if ended.status_said == "stale":
+            work.display.line(f"{titles[group.key]}: fitted again: {ended.reason}")
+        else:
+            found[group.key] = shared_of(group, folders[group.key], ended)
+    return found
+
+
+def fitted_now(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> dict[str, SharedArtifacts]:
+    """The parts of groups that had none, by key."""
+    folders = {group.key: attempt_for(work.folder / "shared", group) for group in groups}
+    tasks = [task_of(work, g, titles[g.key], folders[g.key], folders[g.key], reuse=False) for g in groups]
+    made = {}
+    for group, ended in zip(groups, work.executor.run(tasks), strict=True):
+        raise_unless_ok(ended, folders[group.key])
+        made[group.key] = shared_of(group, folders[group.key], ended)
+    return made
+
+
+def shared_of(group: Group, folder: Path, ended: Ended) -> SharedArtifacts:
+    """The parts that lie in a folder."""
+    return SharedArtifacts(group, folder, read_shared(folder) | {"outside": ended.result["outside"]})
+
+
+def task_of(work: Work, group: Group, title: str, folder: Path, notes: Path, reuse: bool) -> Task:
+    """The process that fits the parts into folder, or with reuse only checks that they serve; notes: of its log."""
+    spec = {"cells": [asdict(cell) for cell in group.cells], "cache": str(work.cache), "reuse": reuse}
+    atomic_write_text(notes / "spec.json", json.dumps(spec, indent=1) + "\n")
+    arguments = (str(notes / "spec.json"), str(folder))
+    return Task(title, "", notes, "lavita.suite.shared", arguments, group.cells[0].compute.threads)
+
+
+def raise_unless_ok(ended: Ended, notes: Path) -> None:
+    """Raise ValueError in one line where a process failed."""
+    if ended.code != 0 or ended.result is None or ended.hung:
+        raise ValueError(f"{ended.reason} (log: {shown(notes / LOG)})")
+
+
+def attempt_for(parent: Path, group: Group) -> Path:
+    """A folder to fit the parts in: the last one where nothing came of it (what was fitted lies in the cache), else a
+    new one."""
+    tries = attempts(parent, group.key)
+    record = read_record(tries[-1]) if tries else None
+    if record and record["status"] in UNFINISHED and record["identity"] == identity(group):
+        shutil.rmtree(tries[-1])
+    return new_attempt(parent, group.key, lambda folder: write_record(folder, first_record(group, identity(group))))
+
+
+def identity(group: Group) -> str:
+    """A hash of what the parts are made from: configuration, code, data."""
+    parts = [group.key, shared_code_hash(), versions(), group.source.catalogue.fingerprint]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def earlier(parent: Path, key: str, mark: str) -> Path | None:
+    """The newest whole attempt that was made from the same."""
+    for folder in reversed(attempts(parent, key)):
+        record = read_record(folder)
+        if record and record["status"] == "ok" and record["identity"] == mark and not changed_files(folder, record):
+            return folder
+    return None
+
+
+def first_record(group: Group, mark: str) -> dict[str, Any]:
+    """The record of parts that are about to be fitted: what data they are made from."""
+    catalogue, protocol = group.source.catalogue, group.cells[0].protocol
+    return {
+        "cell": f"shared parts {group.key}",
+        "status": "running",
+        "reason": "",
+        "identity": mark,
+        "dataset": group.source.label,
+        "fingerprint": catalogue.fingerprint,
+        "splits": {split: len(catalogue.split(split)) for split in SPLITS},
+        "left_out": list(catalogue.notes),
+        "protocol": protocol.to_dict(),
+    }

@@ -1,0 +1,378 @@
+"""What a run would do and cost, before it starts and without data: one line a cell and stage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lavita.codecs.base import Codec
+from lavita.config.compose import Experiment, load_yaml
+from lavita.config.registry import ROOT
+from lavita.config.schema import CodecConfig
+from lavita.diffusion.rng import SampleRNG
+from lavita.executors.process import accelerators
+from lavita.files import atomic_write_text
+from lavita.methods.base import VideoMethod
+from lavita.methods.build import build_method, build_pretraining, codec_training_config, empty_codec
+from lavita.results.attempts import attempts
+from lavita.results.identity import config_hash
+from lavita.results.provenance import peak_bytes
+from lavita.results.records import csv_text, read_record, text_of
+from lavita.suite.budget import check_task, meta_flops, planned_shared_cost, split_budget
+from lavita.suite.costs import Probe, StageCost, counted, stage_cost
+from lavita.suite.estimate import (
+    CELL_BYTES,
+    checkpoint_bytes,
+    codec_bytes,
+    extractor_bytes,
+    features_bytes,
+    grid_bytes,
+    log_bytes,
+    samples_bytes,
+)
+from lavita.suite.groups import SYNTHETIC, group_key
+from lavita.training.stage import TrainedStage
+
+
+def results_folder(cell: Experiment, out: Path | None) -> Path | None:
+    """Where a run of the cell puts its results: out, or <suite>-<tier>-<data name>; None where data has no name yet."""
+    if out is not None:
+        return out
+    if cell.data.root is None and cell.tier != "demo":
+        return None
+    name = SYNTHETIC if cell.data.root is None else Path(cell.data.root).expanduser().resolve().name
+    return ROOT / "results" / f"{cell.suite}-{cell.tier}-{name}"
+
+
+def is_done(cell: Experiment, folder: Path | None) -> bool:
+    """Whether some attempt at the cell ended well with the same configuration hash.
+
+    A run also compares code, data and weights, which a dry run does not read. Raises ValueError for a broken record.
+    """
+    if folder is None:
+        return False
+    records = [read_record(path) for path in attempts(folder / "cells", cell.cell)]
+    mark = config_hash(cell)
+    return any(one and one["status"] == "ok" and one["row"].get("config_hash") == mark for one in records)
+
+
+LARGEST = 3  # cells that the summary names
+HOUR = 3600
+SHARED = ("codec", "extractor")  # stages that are run once for all cells of a setting
+
+
+def table(rows: Sequence[Mapping[str, Any]], probed: bool) -> str:
+    """The plan: one line a cell and stage; "?" for what is not known beforehand."""
+    head = ["cell", "stage", "params (M)", "forward GFLOPs/clip", "train GFLOPs/clip", "clips", "steps", "batch"]
+    head += ["peak GiB", "disk GiB", "done"] + (["est. hours"] if probed else [])
+    lines = [head]
+    for row in rows:
+        name = row["stage"] if row["cell"].startswith(row["method"]) else f"{row['stage']} ({row['method']})"
+        line = [row["cell"], name, scaled(row["params"], 1e-6), scaled(row["flops_forward_per_clip"], 1e-9)]
+        line += [scaled(row["flops_train_per_clip"], 1e-9), *(plain(row[key]) for key in ("clips", "steps", "batch"))]
+        line += [scaled(row["est_peak_bytes"], 2**-30), scaled(row["est_disk_bytes"], 2**-30)]
+        line += ["yes" if row["done"] else "no"] + ([scaled(row["est_seconds"], 1 / HOUR)] if probed else [])
+        lines.append(line)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def scaled(value: float | None, factor: float) -> str:
+    return "?" if value is None else f"{value * factor:.4g}"
+
+
+def plain(value: object) -> str:
+    return "?" if value is None else str(value)
+
+
+def once(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows with each shared stage of a setting once; a row's "setting" says which it is of."""
+    kept: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    for row in rows:
+        key = (row["setting"], row["stage"]) if row["stage"] in SHARED else (row["cell"], row["stage"], row["method"])
+        kept.setdefault(key, row)
+    return list(kept.values())
+
+
+def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """TFLOPs of training, disk in bytes, seconds and, of these, of sampling; what is not known counts 0.
+
+    Shared parts count once for a setting.
+    """
+    one = once(rows)
+    settings = {row["setting"]: row["shared_disk_bytes"] or 0 for row in one if row["stage"] == "score"}
+    return {
+        "tflops": 1e-12 * sum(training_flops(row) for row in one),
+        "disk": sum(row["own_disk_bytes"] or 0 for row in one) + sum(settings.values())
+        + sum(row["shared_disk_bytes"] or 0 for row in one if row["stage"] in SHARED),
+        "seconds": sum(row["est_seconds"] or 0 for row in one),
+        "sampling": sum(row["est_seconds"] or 0 for row in one if row["stage"] == "sample"),
+    }  # fmt: skip
+
+
+def training_flops(row: Mapping[str, Any]) -> float:
+    """FLOPs of a row's training; the feature network's belong to the protocol."""
+    if row["stage"] == "extractor":
+        return 0
+    return (row["flops_train_per_clip"] or 0) * (row["steps"] or 0) * (row["batch"] or 0)
+
+
+def last_line(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Number of cells and FLOPs, for what is not read on a terminal."""
+    cells = len({row["cell"] for row in rows})
+    return f"{cells} cells, about {totals(rows)['tflops']:.4g} TFLOPs of training in all{without(rows)}"
+
+
+def without(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the FLOPs leave out."""
+    return ", without stages that end after so many seconds" if any(row["clips"] is None for row in rows) else ""
+
+
+def summary(rows: Sequence[Mapping[str, Any]], probed: bool) -> str:
+    """Some lines: what all cells come to, what is left of it, the largest cells, what is not counted."""
+    cells = list(dict.fromkeys(row["cell"] for row in rows))
+    left = [row for row in rows if not row["done"]]
+    lines = [f"{len(cells)} cells: {amounts(rows, probed)}{without(rows)}"]
+    finished = len(cells) - len({row["cell"] for row in left})
+    if finished:
+        lines.append(f"{finished} finished already; left: {amounts(left, probed)}")
+    sizes = {cell: totals([row for row in rows if row["cell"] == cell]) for cell in cells}
+    measure = "seconds" if probed else "tflops"
+    largest = sorted(cells, key=lambda cell: -sizes[cell][measure])[:LARGEST]
+    parts = [f"{cell} ({amounts([row for row in rows if row['cell'] == cell], probed)})" for cell in largest]
+    lines.append(f"largest: {'; '.join(parts)}")
+    unknown = dict.fromkeys(row["stage"] for row in rows if row["est_disk_bytes"] is None)
+    if unknown:
+        lines.append(
+            f"not counted on disk: {', '.join(unknown)} (latent cache: nobody has counted the frames; "
+            "python benchmarks/prepare.py writes how many there are)"
+        )
+    if probed:
+        lines.append("hours: one cell at a time, at this machine's rate on a transformer block: a lower bound")
+    else:
+        lines.append("--probe measures this machine's rate and says hours")
+    return "\n".join(lines)
+
+
+def amounts(rows: Sequence[Mapping[str, Any]], probed: bool) -> str:
+    """FLOPs, disk and, where they were measured, hours."""
+    found = totals(rows)
+    said = f"{round_number(found['tflops'])} TFLOPs of training, {round_number(found['disk'] / 2**30)} GiB on disk"
+    if not probed:
+        return said
+    hours, sampling = (round_number(found[key] / HOUR) for key in ("seconds", "sampling"))
+    return f"{said}, {hours} hours, {sampling} of them sampling"
+
+
+def round_number(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+COLUMNS = (
+    "suite,tier,cell,method,dataset,seed,stage,params,flops_forward_per_clip,flops_train_per_clip,clips,steps,batch,"
+    "est_seconds,est_peak_bytes,est_disk_bytes,est_sampling_seconds,done"
+).split(",")
+STAGES = ("codec", "extractor", "autoencoder", "autoencoder-gan", "train", "sample", "score")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One stage of one cell; None where a number is not known without data or weights.
+
+    disk: bytes that the cell keeps of it; shared_disk: those that all cells of its setting share. sampling_seconds: of
+    the protocol's generated clips, once.
+    """
+
+    stage: str
+    method: str
+    params: int | None
+    flops_forward: int | None
+    flops_train: int | None
+    clips: int | float | None
+    steps: int | None
+    batch: int
+    peak_bytes: int | None
+    seconds: float | None = None
+    disk: int | None = 0
+    shared_disk: int | None = 0
+    sampling_seconds: float | None = None
+
+
+def dry_run(cells: Sequence[Experiment], csv: str | None, probe: bool, out: Path | None = None) -> None:
+    """Print the plan as a table, or as CSV where csv is "-"; any other csv is a file to write besides the table.
+
+    On a terminal a summary follows the table. out: the results folder that may hold finished cells, None for the usual
+    one. Raises ValueError where a budget does not go into whole batches.
+    """
+    rate = Probe() if probe else None
+    known: dict[str, list[Line]] = {}
+    # On a CPU the libraries themselves lie in the same memory as a cell's tensors.
+    base = 0 if accelerators() else peak_bytes()
+    rows = []
+    for cell in cells:
+        if cell.label not in known:
+            known[cell.label] = list(lines_of(cell, rate))
+        done = is_done(cell, results_folder(cell, out))
+        rows += [row_of(cell, line, base, done) for line in known[cell.label]]
+    text = csv_text([COLUMNS, *([text_of(row[name]) for name in COLUMNS] for row in rows)])
+    if csv == "-":
+        sys.stdout.write(text)
+        return
+    if csv:
+        atomic_write_text(Path(csv), text)
+    print(table(rows, probe))
+    print(summary(rows, probe) if sys.stdout.isatty() else last_line(rows))
+
+
+def row_of(cell: Experiment, line: Line, base: int, done: bool) -> dict[str, Any]:
+    """A line under the names of the columns, and what the totals are made from: setting, own and shared bytes."""
+    facts = {"suite": cell.suite, "tier": cell.tier, "cell": cell.cell, "method": line.method}
+    facts |= {"dataset": cell.data.dataset, "seed": cell.seed, "stage": line.stage, "params": line.params}
+    facts |= {"flops_forward_per_clip": line.flops_forward, "flops_train_per_clip": line.flops_train}
+    facts |= {"clips": line.clips, "steps": line.steps, "batch": line.batch, "est_seconds": line.seconds}
+    facts |= {"setting": group_key(cell), "own_disk_bytes": line.disk, "shared_disk_bytes": line.shared_disk}
+    parts = (line.disk, line.shared_disk)
+    facts |= {"est_disk_bytes": None if None in parts else sum(parts), "done": done}
+    facts |= {"est_sampling_seconds": line.sampling_seconds}
+    return facts | {"est_peak_bytes": None if line.peak_bytes is None else line.peak_bytes + base}
+
+
+def lines_of(cell: Experiment, rate: Probe | None) -> Iterator[Line]:
+    """The stages of a cell in the order in which they run."""
+    facts = load_yaml("datasets", cell.data.dataset)
+    num_classes = facts["num_classes"] if cell.conditioning == "class" else None
+    with torch.device("meta"):
+        codec = empty_codec(cell.codec)
+        method = build_method(cell, num_classes, codec)
+        pretraining = build_pretraining(cell, num_classes, codec) if cell.pretraining.method else None
+    check_task(cell, method)
+    modules = [codec, method] + ([pretraining] if pretraining else [])
+    for module in modules:
+        module.to("meta")
+    if cell.codec.kind != "pixels" and not method.owns_first_stage:
+        line = codec_line(cell, codec, rate)
+        yield replace(line, shared_disk=codec_bytes(cell, codec, line.steps))
+    line = extractor_line(cell, facts["num_classes"], rate)
+    yield replace(line, shared_disk=extractor_bytes(cell, facts["num_classes"]))
+    cost = None
+    for stage, limit in split_budget(cell, method, pretraining, planned_shared_cost(cell, method), meta_flops(cell)):
+        module, batch = stage.module, stage.module.train_config.batch_clips
+        cost = stage_cost(cell, module)
+        # A budget in seconds says how long a stage takes and not how many clips it sees.
+        drawn = steps = None
+        seconds = limit.seconds
+        if limit.clips is not None:
+            drawn = int(limit.clips / module.clip_cost)
+            steps, seconds = drawn // batch, None if rate is None else rate.seconds(cost.flops_train * drawn)
+        kept = log_bytes(steps)
+        if module is method:
+            kept += checkpoint_bytes(cell, method) + CELL_BYTES
+        elif stage.name == "autoencoder":
+            kept += grid_bytes(cell)
+        yield Line(
+            stage.name if stage.name in STAGES else "train", cell.pretraining.method if module is pretraining else
+            cell.method, cost.params, cost.flops_forward, cost.flops_train, number(limit.clips), steps, batch,
+            cost.peak_bytes, seconds, kept,
+        )  # fmt: skip
+    yield replace(sample_line(cell, method, cost, rate), disk=samples_bytes(cell))  # the last stage is the own network
+    own, shared = features_bytes(cell)
+    yield replace(score_line(cell, facts["num_classes"], rate), disk=own, shared_disk=shared)
+
+
+def number(clips: int | Fraction | None) -> int | float | None:
+    """Clips as a plain number; None where the budget is in seconds."""
+    if clips is None or clips == int(clips):
+        return None if clips is None else int(clips)
+    return float(clips)
+
+
+@lru_cache
+def codec_flops(config: CodecConfig, frames: int, resolution: int) -> int:
+    """FLOPs of encoding and decoding one clip."""
+    with torch.device("meta"):
+        codec = empty_codec(config).to("meta")
+        video = torch.zeros(1, frames, 3, resolution, resolution)
+    with torch.no_grad():
+        return counted(lambda: codec.decode(codec.encode(video, SampleRNG([0], torch.device("meta")))))
+
+
+def codec_line(cell: Experiment, codec: Codec, rate: Probe | None) -> Line:
+    """The codec: trained here, or (clips 0) given from outside and only used."""
+    forward = codec_flops(cell.codec, cell.data.frames, cell.data.resolution)
+    params = sum(p.numel() for p in codec.parameters())
+    if cell.codec.kind == "kl":
+        return Line("codec", cell.method, params, forward, 0, 0, 0, 0, 4 * params, 0.0 if rate else None)
+    from lavita.codecs.training import CodecTraining
+
+    with torch.device("meta"):
+        module: TrainedStage = CodecTraining(cell.codec, codec_training_config(cell), seed=0)
+    cost = stage_cost(cell, module.to("meta"))
+    clips, batch = cell.codec.clips, cell.codec.batch_clips
+    seconds = None if rate is None else rate.seconds(cost.flops_train * clips)
+    return Line(
+        "codec", cell.method, cost.params, forward, cost.flops_train, clips, clips // batch, batch, cost.peak_bytes,
+        seconds,
+    )  # fmt: skip
+
+
+def extractor_cost(cell: Experiment, num_classes: int | None) -> tuple[int, int] | None:
+    """(parameters, forward FLOPs a clip) of the embedded feature network; None for one given as a file."""
+    if cell.protocol.extractor != "embedded":
+        return None
+    from lavita.metrics.features.in_domain import InDomainNet
+
+    p = cell.protocol
+    with torch.device("meta"):
+        net = InDomainNet(num_classes).eval()
+        video = torch.zeros(1, p.frames, 3, p.resolution, p.resolution)
+        with torch.no_grad():
+            forward = counted(lambda: net(video))
+    return sum(parameter.numel() for parameter in net.parameters()), forward
+
+
+def extractor_line(cell: Experiment, num_classes: int | None, rate: Probe | None) -> Line:
+    """Training of the embedded feature network, charged to nobody; 0 clips where a file is given."""
+    cost = extractor_cost(cell, num_classes)
+    if cost is None:
+        return Line("extractor", cell.method, None, None, None, 0, 0, 0, None, None)
+    from lavita.metrics.features.in_domain_training import BATCH
+
+    params, forward = cost
+    clips = cell.extractor.steps * BATCH
+    # A backward pass costs twice a forward pass: the gradients of inputs and of weights.
+    seconds = None if rate is None else rate.seconds(3 * forward * clips)
+    return Line(
+        "extractor", cell.method, params, forward, 3 * forward, clips, cell.extractor.steps, BATCH, None, seconds
+    )
+
+
+def sample_line(cell: Experiment, method: VideoMethod, train: StageCost, rate: Probe | None) -> Line:
+    """Sampling of the protocol's clips by the trained network, twice (untrained and trained)."""
+    s = cell.sampling
+    evaluations = s.num_steps * (1 if s.guidance == 1.0 else 2)
+    forward = train.flops_forward * evaluations
+    clips = cell.protocol.n_generated
+    seconds = None if rate is None else rate.forward_seconds(forward) * clips * s.num_clips_chained
+    weights = 4 * sum(p.numel() for p in method.parameters())
+    return Line(
+        "sample", cell.method, train.params, forward, 0, clips, s.num_steps, s.batch_clips, weights,
+        None if seconds is None else 2 * seconds, sampling_seconds=seconds,
+    )  # fmt: skip
+
+
+def score_line(cell: Experiment, num_classes: int | None, rate: Probe | None) -> Line:
+    """Features of real and generated clips, the latter twice (untrained and trained)."""
+    cost = extractor_cost(cell, num_classes)
+    clips = cell.protocol.n_real + 2 * cell.protocol.n_generated
+    if cost is None:
+        return Line("score", cell.method, None, None, None, clips, 0, 0, None, None)
+    seconds = None if rate is None else rate.forward_seconds(cost[1] * clips)
+    return Line("score", cell.method, cost[0], cost[1], 0, clips, 0, 0, None, seconds)

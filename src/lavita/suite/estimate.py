@@ -1,0 +1,127 @@
+"""Bytes that a run leaves on disk, stage by stage, estimated before it starts.
+
+Estimates are made to be enough: clips are kept as FFV1, which took 0.4 of raw RGB for clips of a trained network and up
+to 1.1 for noise, container included, and are taken as raw; a moving grid is taken as a byte a pixel, its sprite as raw
+up to the size that sprites keep to, and again in report.html.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lavita.codecs.base import Codec
+from lavita.config.compose import Experiment
+from lavita.data.clip_folder import GAP, MOST_BYTES, SMALLEST_SIDE
+from lavita.data.manifest import FILE_NAME
+from lavita.data.synthetic import PLANS
+from lavita.methods.base import VideoMethod
+from lavita.sampling.generate import GRID_CLIPS
+
+COLUMNS_OF_GRID = 4
+STEP_BYTES = 55  # a line of steps.csv (about 40) and, every tenth step, of tensorboard (150)
+STAGE_BYTES = 2**13  # what tensorboard writes of a stage at once
+CELL_BYTES = 2**16  # configuration, record with the method's card, log, and what the page says of it
+IN_THE_PAGE = 4 / 3  # base64
+CLIP_BYTES = 200  # of a clip in clips.json
+NAME_BYTES = 160  # of a clip's name beside its features
+KEPT_TWICE = 2  # fitted parts lie in the cache and, copied, in the results folder
+SPLITS_TIMES = 2 * 4  # two splits, each with at most four times as many windows as are scored
+FEATURES = {"embedded": 70, "i3d": 400}
+
+
+def state_bytes(module: nn.Module, skip: str = "\0") -> int:
+    """Bytes of a module's state dict, but for names that begin with skip."""
+    return sum(v.numel() * v.element_size() for name, v in module.state_dict().items() if not name.startswith(skip))
+
+
+def checkpoint_bytes(cell: Experiment, method: VideoMethod) -> int:
+    """checkpoint.safetensors: the averaged weights; the codec's too, unless that came from outside."""
+    return state_bytes(method, skip="codec." if cell.codec.kind == "kl" else "\0")
+
+
+def log_bytes(steps: int | None) -> int:
+    """steps.csv and tensorboard of a stage; without its steps where these are not known."""
+    return STAGE_BYTES + STEP_BYTES * (steps or 0)
+
+
+def grid_bytes(cell: Experiment, clips: int = GRID_CLIPS) -> int:
+    """A moving picture of some clips side by side."""
+    side = cell.protocol.resolution * max(1, SMALLEST_SIDE // cell.protocol.resolution) + GAP
+    rows = -(-min(clips, GRID_CLIPS) // COLUMNS_OF_GRID)
+    return cell.protocol.frames * (rows * side + GAP) * (COLUMNS_OF_GRID * side + GAP)
+
+
+def sprite_bytes(cell: Experiment, clips: int = GRID_CLIPS) -> int:
+    """The sprite of some clips, and its copy in the page."""
+    raw = 3 * min(clips, GRID_CLIPS) * cell.protocol.frames * cell.protocol.resolution**2
+    return round(min(MOST_BYTES, raw) * (1 + IN_THE_PAGE))
+
+
+def samples_bytes(cell: Experiment) -> int:
+    """The protocol's generated clips, grids of them and of the untrained network's, and a sprite."""
+    p = cell.protocol
+    clip = 3 * p.frames * p.resolution**2
+    return p.n_generated * (clip + CLIP_BYTES) + 2 * grid_bytes(cell, p.n_generated) + sprite_bytes(cell, p.n_generated)
+
+
+def features_bytes(cell: Experiment) -> tuple[int, int]:
+    """(own, shared): features of the generated clips, twice (trained and untrained); of the real clips and of windows
+    of either split, with a grid of real clips.
+    """
+    p = cell.protocol
+    row = 4 * FEATURES.get(p.extractor, max(FEATURES.values())) + NAME_BYTES
+    return 2 * p.n_generated * row, p.n_real * (1 + SPLITS_TIMES) * row + grid_bytes(cell, p.n_real) + sprite_bytes(
+        cell, p.n_real
+    )
+
+
+def codec_bytes(cell: Experiment, codec: Codec, steps: int) -> int | None:
+    """The suite's codec where it is trained here, what it loses, and the latent cache; None where the cache's is not
+    known.
+    """
+    own = KEPT_TWICE * (state_bytes(codec) + log_bytes(steps)) if cell.codec.kind == "suite" else 0
+    latents = latent_bytes(cell, codec) if cell.data.latent_cache else 0
+    return None if latents is None else own + grid_bytes(cell) + sprite_bytes(cell) + latents
+
+
+def extractor_bytes(cell: Experiment, num_classes: int | None) -> int:
+    """The embedded feature network; 0 where a file is given."""
+    if cell.protocol.extractor != "embedded":
+        return 0
+    from lavita.metrics.features.in_domain import InDomainNet
+
+    with torch.device("meta"):
+        return KEPT_TWICE * state_bytes(InDomainNet(num_classes))
+
+
+def latent_bytes(cell: Experiment, codec: Codec) -> int | None:
+    """The latent cache: float32, 2 C h w numbers a training frame, and as many for its mirror image where the data set
+    is mirrored; None where nobody has counted the frames.
+    """
+    frames = training_frames(cell)
+    a_frame = 4 * 2 * codec.latent_channels * codec.latent_side(cell.data.resolution) ** 2
+    return None if frames is None else a_frame * frames * (2 if cell.data.flip else 1)
+
+
+def training_frames(cell: Experiment) -> int | None:
+    """Frames of the training split: of the embedded videos, or by the manifest that prepare.py left in data.root; None
+    where there is neither. Videos too short for this cell's clips are counted in. Raises ValueError for another file.
+    """
+    if cell.data.root is None:
+        if cell.tier != "demo":
+            return None
+        plan = PLANS[cell.data.dataset]
+        return len(plan.scenes) * len(plan.groups["train"]) * plan.clips_per_group * plan.frames
+    path = Path(cell.data.root).expanduser() / FILE_NAME
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return sum(int(row["frames"]) for row in rows if row["split"] == "train" and row["status"] == "ok")
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: not a manifest of prepare.py ({error!r}); write it again or move it away") from None

@@ -1,0 +1,110 @@
+"""Sizes of a baseline by a reference's parameter count: model.match_params=<method> resolved to depth and width."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+from lavita.config.compose import Experiment, load_yaml
+from lavita.config.plan import cell_from_dict, make_plan
+from lavita.config.registry import names_in
+from lavita.config.schema import ConfigError
+from lavita.executors.process import environment_of_processes
+
+WIDTH_RANGE, DEPTH_RANGE, TOLERANCE = 0.25, 0.5, 0.05
+KEY = "match_params"
+
+
+def match_parameters(cells: Sequence[Experiment], overrides: Sequence[str]) -> tuple[list[Experiment], dict[str, str]]:
+    """`resolve` in a process of its own, where some cell wants it, since it needs torch. Raises ConfigError."""
+    if not any(cell.model.get(KEY) for cell in cells):
+        return list(cells), {}
+    spec = json.dumps({"cells": [asdict(cell) for cell in cells], "overrides": list(overrides)})
+    command = [sys.executable, "-m", "lavita.suite.match"]
+    done = subprocess.run(command, input=spec, capture_output=True, text=True, env=environment_of_processes({}))
+    if done.returncode:
+        raise ConfigError(done.stderr.strip().splitlines()[-1].removeprefix("lavita.config.schema.ConfigError: "))
+    found = json.loads(done.stdout)
+    return [cell_from_dict(values) for values in found["cells"]], found["flags"]
+
+
+def resolve(cells: Sequence[Experiment], overrides: Sequence[str]) -> tuple[list[Experiment], dict[str, str]]:
+    """The cells with depth, width and heads in place of model.match_params' wish, and flags by label.
+
+    Of the widths (multiples of the named size's head width) within 25 % and depths within 50 % of the named size, those
+    nearest to the reference's trained parameters. A row that is more than 5 % off is flagged. overrides are the command
+    line's, which shape the reference too. Raises ConfigError for an unknown reference or a method without sizes.
+    """
+    sizes: dict[str, tuple[dict, str]] = {}
+    resolved = []
+    for cell in cells:
+        if cell.model.get(KEY):
+            if cell.label not in sizes:
+                sizes[cell.label] = nearest_size(cell, overrides)
+            cell = replace(cell, model=cell.model | sizes[cell.label][0])
+        resolved.append(cell)
+    return resolved, {label: flag for label, (_, flag) in sizes.items() if flag}
+
+
+def nearest_size(cell: Experiment, overrides: Sequence[str]) -> tuple[dict[str, int], str]:
+    """(depth, width and num_heads for a cell's model section, what to flag or "")."""
+    reference = cell.model[KEY]
+    if reference not in names_in("methods"):
+        from lavita.config.schema import nearest
+
+        raise ConfigError(f"model.{KEY}: unknown method {reference!r}: {nearest(reference, names_in('methods'))}")
+    others = [item for item in overrides if not item.startswith((f"model.{KEY}=", "model.depth=", "model.width="))]
+    # Both methods are composed, so that a key of one alone is known; only the reference is looked at.
+    plan = make_plan(cell.suite, cell.tier, [reference, cell.method], [0], others)
+    wanted = trained_parameters(next(one for one in plan if one.method == reference))
+    base = built(replace(cell, model=cell.model | {KEY: None})).config
+    if not hasattr(base, "numbers"):
+        raise ConfigError(f"model.{KEY}: {cell.method} has no depth and width of its own to choose")
+    depth, width, heads = base.numbers()
+    head_width = width // heads
+    candidates = []
+    for num_heads in range(1, 2 * heads + 1):
+        if abs(num_heads / heads - 1) > WIDTH_RANGE:
+            continue
+        # Parameters grow by the same amount with every block, so two depths tell all of them.
+        one, two = (trained_parameters(sized(cell, blocks, num_heads * head_width, num_heads)) for blocks in (1, 2))
+        low, high = max(1, round(depth * (1 - DEPTH_RANGE))), round(depth * (1 + DEPTH_RANGE))
+        blocks = min(max(round((wanted - one) / (two - one)) + 1, low), high)
+        count = one + (blocks - 1) * (two - one)
+        candidates.append((abs(count - wanted), abs(num_heads - heads), blocks, num_heads, count))
+    _, _, blocks, num_heads, count = min(candidates)
+    off = count / wanted - 1
+    flag = ""
+    if abs(off) > TOLERANCE:
+        flag = f"{count / 1e6:.4g} M parameters, {abs(off):.1%} {'above' if off > 0 else 'below'} {reference}'s"
+    return {"depth": blocks, "width": num_heads * head_width, "num_heads": num_heads}, flag
+
+
+def sized(cell: Experiment, depth: int, width: int, num_heads: int) -> Experiment:
+    """A cell at another size."""
+    return replace(cell, model=cell.model | {KEY: None, "depth": depth, "width": width, "num_heads": num_heads})
+
+
+def built(cell: Experiment):
+    """The method of a cell as shapes alone."""
+    import torch
+
+    from lavita.methods.build import build_method, empty_codec
+
+    facts = load_yaml("datasets", cell.data.dataset)
+    with torch.device("meta"):
+        return build_method(cell, facts["num_classes"], empty_codec(cell.codec))
+
+
+def trained_parameters(cell: Experiment) -> int:
+    """Parameters that training a cell's method moves."""
+    return sum(parameter.numel() for parameter in built(cell).trained_parameters())
+
+
+if __name__ == "__main__":
+    given = json.load(sys.stdin)
+    found, flags = resolve([cell_from_dict(values) for values in given["cells"]], given["overrides"])
+    json.dump({"cells": [asdict(cell) for cell in found], "flags": flags}, sys.stdout)

@@ -1,0 +1,181 @@
+"""A whole run: plan, data, shared parts, one process a cell, tables. No torch in this process."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lavita.audit.files import REPORT
+from lavita.audit.run import audit, fails_closed
+from lavita.config.compose import Experiment
+from lavita.config.registry import ROOT
+from lavita.config.schema import ConfigError
+from lavita.console import Display
+from lavita.executors.base import LOCAL, LocalExecutor, Work, check_executor, executor_of, refuse_running, shown
+from lavita.executors.process import Interrupted, Launcher, default_workers, is_of_the_machine, told
+from lavita.files import atomic_write_text
+from lavita.lock import FolderLock
+from lavita.report.page import report_html
+from lavita.report.significance import sentence
+from lavita.report.tables import for_readers
+from lavita.report.write import TABLES, markdown, tables_of_run
+from lavita.results.attempts import remove_begun
+from lavita.results.audit_line import FAIL
+from lavita.results.digest import LOCK, PARTS, PLAN
+from lavita.results.provenance import commit
+from lavita.results.run_folder import RunFolder, read_run, refuse_links
+from lavita.suite.artifacts import CHECK, make_shared_artifacts
+from lavita.suite.groups import DataSource, Group, grouped
+from lavita.suite.run_cells import Options, run_cells
+
+
+def show_results(folder: Path, display: Display) -> bool:
+    """Tables, audit, page and, last, the digest of a results folder; False where the audit fails as audit.py has it."""
+    run = show_tables(folder, display)
+    lines = audit(run)
+    atomic_write_text(folder / REPORT, report_html(run, lines))
+    failed = [line for line in lines if line.verdict == FAIL]
+    for line in failed:
+        display.line(f"audit: FAIL {line.check}: {line.where}: {line.text}")
+    display.line(f"audit: {len(lines)} checks, {len(failed)} failed (python benchmarks/audit.py {shown(folder)})")
+    display.line(f"all on one page: {shown(folder)}/{REPORT}")
+    display.line(f"digest {run.digest}")
+    return not fails_closed(run, lines)
+
+
+def show_tables(folder: Path, display: Display) -> RunFolder:
+    """Write every table of a results folder, and print what fits a terminal."""
+    run = read_run(folder)
+    tables = tables_of_run(run)
+    for name in TABLES:
+        if name in tables.texts:
+            atomic_write_text(folder / name, tables.texts[name])
+        else:
+            (folder / name).unlink(missing_ok=True)
+    for facts, frame in tables.blocks:
+        display.line("")
+        if len(tables.blocks) > 1:
+            display.line(facts)
+        display.line(markdown(short(for_readers(frame, (), str))))
+    for pair in tables.pairs:
+        display.line(f"{pair.choice} against {pair.against}: {sentence(pair)}")
+    files = ", ".join(name for name in TABLES if name in tables.texts)
+    display.line(f"tables: {shown(folder)}/{files}; samples: cells/<cell>/samples.gif")
+    for one in run.others:
+        display.line(f"left out of the tables: {one.name}: {one.left_out}")
+    return run
+
+
+def short(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns that fit a terminal."""
+    keep = [name for name in frame.columns if name.split("_")[0] in ("fvd", "is")]
+    return frame[["method", "seed", "status", *keep, "clips", "wall (s)", "remark"]]
+
+
+INTERRUPTED = 130  # exit status, as shells have it of a Ctrl-C
+
+
+def run_suite(cells: Sequence[Experiment], options: Options) -> int:
+    """Run the cells of a plan and write their tables.
+
+    Returns 0 where every cell is ok and the audit passes, else 1; INTERRUPTED after a Ctrl-C or SIGTERM. Raises
+    ValueError, OSError.
+    """
+    check_commit(options.publishable)
+    check_executor(options.executor, options.slurm, cells)
+    display = Display()
+    try:
+        cache = (options.cache or ROOT / "results" / "cache").resolve()
+        groups = found_data(cells, cache, display)
+        work = work_of(cells, groups[0].source, cache, options, display)
+        with FolderLock(work.folder / LOCK, "run.py") as lock:
+            if lock.taken_from:
+                display.line(f"going on after {lock.taken_from}")
+            refuse_links(work.folder)
+            refuse_running(work.folder)
+            clear(work.folder)
+            return run_locked(work, groups, options)
+    except (KeyboardInterrupt, Interrupted):
+        display.end()
+        display.line("interrupted; the same command goes on with what is not finished:")
+        display.line(f"  python {shlex.join(sys.argv)}")
+        return INTERRUPTED
+    except OSError as error:
+        if not is_of_the_machine(error):
+            raise
+        raise ValueError(f"{told(error)}; mend that, and the same command goes on: nothing is lost") from None
+    finally:
+        display.end()
+
+
+def clear(run: Path) -> None:
+    """Remove what runs that were killed have left unfinished of what a run itself writes."""
+    for path in run.glob(".*.part"):
+        path.unlink()
+    for path in run.glob(f"{CHECK}*"):
+        shutil.rmtree(path)
+    for part in PARTS:
+        remove_begun(run / part)
+
+
+def work_of(cells: Sequence[Experiment], source: DataSource, cache: Path, options: Options, display: Display) -> Work:
+    """Where the run writes and what it starts processes with. Raises ConfigError, OSError."""
+    suite, tier, threads = cells[0].suite, cells[0].tier, cells[0].compute.threads
+    folder = (options.out or ROOT / "results" / f"{suite}-{tier}-{source.name}").resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out: {folder} is a file, wanted a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    local = options.executor == LOCAL
+    here_at_once = default_workers(threads, cells[0].compute.devices)
+    workers = min(options.workers or (here_at_once if local else len(cells)), len(cells))
+    where = "" if local else " as jobs of Slurm"
+    display.line(
+        f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time{where}, {threads} threads "
+        f"each; results in {shown(folder)}"
+    )
+    here = LocalExecutor(workers if local else here_at_once, Launcher(options.patience), display)
+    executor = executor_of(options.executor, options.slurm, folder, options.workers, here, display)
+    return Work(folder, cache, executor, here, display)
+
+
+def run_locked(work: Work, groups: Sequence[Group], options: Options) -> int:
+    """Shared parts, cells, tables; 0 where every cell is ok and the audit passes, else 1."""
+    try:
+        bad = run_cells(work, make_shared_artifacts(work, groups), options)
+    except (KeyboardInterrupt, Interrupted):
+        work.display.end()
+        if (work.folder / PLAN).is_file():
+            show_tables(work.folder, work.display)
+        raise
+    return 1 if not show_results(work.folder, work.display) or bad else 0
+
+
+def found_data(cells: Sequence[Experiment], cache: Path, display: Display) -> list[Group]:
+    """The groups of the cells with their data; each video that is left out is said once, with its reason."""
+    channel = display.channel("data")
+    try:
+        groups = grouped(
+            cells,
+            cache,
+            lambda done, total: channel.show(dict(kind="progress", stage="checked", done=done, total=total)),
+        )
+    finally:
+        channel.close()
+        display.end()
+    found = [group.source.catalogue for group in groups]
+    for note in dict.fromkeys(f"{catalogue.root}/{note}" for catalogue in found for note in catalogue.notes):
+        display.line(f"  left out: {note}")
+    return groups
+
+
+def check_commit(publishable: bool) -> None:
+    """Raise ConfigError where a table is to be published and the code is not a clean commit."""
+    head, dirty = commit()
+    if publishable and dirty != "false":
+        state = "has uncommitted changes" if dirty == "true" else "is in no repository that git can read"
+        raise ConfigError(f"--publishable: the code at commit {head[:12]} {state}; commit it first")

@@ -1,0 +1,184 @@
+"""The cells of a run: each with what becomes of it and why, those that are to run run, and the plan for the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lavita.config.compose import Experiment, load_suite, rows_of_suite
+from lavita.config.plan import write_config
+from lavita.executors.base import LOCAL, Work
+from lavita.executors.process import Ended
+from lavita.executors.task import Task
+from lavita.report.published import not_yet
+from lavita.report.reproduction import published_facts
+from lavita.results.attempts import new_attempt
+from lavita.results.digest import finalize_record
+from lavita.results.records import read_record, write_record
+from lavita.results.run_folder import write_plan
+from lavita.suite.artifacts import SharedArtifacts
+from lavita.suite.decide import (
+    BEGIN,
+    FINISHED,
+    LEAVE,
+    Decision,
+    decide,
+    identity,
+    made_from,
+    samples_made_from,
+    samples_scored,
+)
+from lavita.suite.record import first_record, first_record_of_samples
+
+
+@dataclass(frozen=True)
+class Options:
+    """out, cache: folders, None for the usual ones. fresh: begin every cell anew; retry: run again what failed.
+
+    workers None: as many cells at once as there are accelerators, or as the cores have room for. patience: seconds
+    without a sign of life after which a process is ended as hung. samples: folders of clips made elsewhere, by the
+    names of their rows. executor, slurm: what runs the cells, and what of Slurm is asked for. flags: what rows must say
+    of themselves, by their names. publishable: the tables are marked so, and only a clean commit makes them.
+    """
+
+    out: Path | None = None
+    cache: Path | None = None
+    fresh: bool = False
+    retry: bool = False
+    workers: int | None = None
+    patience: float = 3600.0
+    executor: str = LOCAL
+    slurm: Sequence[str] = ()
+    samples: Mapping[str, Path] = field(default_factory=dict)
+    flags: Mapping[str, str] = field(default_factory=dict)
+    publishable: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell of the plan, with what it shares, what its numbers are made from, and what becomes of it."""
+
+    title: str
+    cell: Experiment
+    shared: SharedArtifacts
+    parts: Mapping[str, str]
+    decision: Decision
+
+
+def run_cells(work: Work, shared: Sequence[SharedArtifacts], options: Options) -> int:
+    """Run what is not finished, saying of each cell why; returns how many are not ok."""
+    jobs = planned(work, shared, options)
+    every = [job.cell for job in jobs]
+    made_elsewhere = {name: replace(every[0], method=name, choice="", seed=0) for name in options.samples}
+    marks = {job.cell.cell: identity(job.parts) for job in jobs}
+    plan = plan_of(shared, marks, [cell.cell for cell in made_elsewhere.values()])
+    write_plan(work.folder, plan | {"publishable": options.publishable})
+    by_folder = {}
+    for job in jobs:
+        if job.decision.action == FINISHED and "files" not in read_record(job.decision.folder):
+            finalize_record(job.decision.folder)  # its run was killed just before
+        if job.decision.why:
+            work.display.line(f"{job.title}: {job.decision.why}")
+        if job.decision.action not in (FINISHED, LEAVE):
+            by_folder[queue(work, job, options.flags)] = job
+
+    def done(task: Task, ended: Ended) -> None:
+        record = read_record(task.folder)
+        reason = record.get("reason", "")
+        work.display.line(f"{task.title}: {record['status']}" + (f": {reason}" if reason else ""))
+
+    work.executor.run([task_of(job, folder) for folder, job in by_folder.items()], done)
+    bad = sum(job.decision.action == LEAVE for job in jobs)
+    bad += sum(read_record(folder)["status"] != "ok" for folder in by_folder)
+    for name, cell in made_elsewhere.items():
+        bad += not run_samples(work, shared[0], cell, options.samples[name], options.fresh)
+    return bad
+
+
+def planned(work: Work, shared: Sequence[SharedArtifacts], options: Options) -> list[Job]:
+    """Every cell with what becomes of it."""
+    every = [(one, cell) for one in shared for cell in one.group.cells]
+    jobs = []
+    for number, (one, cell) in enumerate(every, start=1):
+        parts = made_from(cell, one)
+        decision = decide(work.folder / "cells", cell, parts, options.fresh, options.retry)
+        jobs.append(Job(f"[{number}/{len(every)}] {cell.cell}", cell, one, parts, decision))
+    return jobs
+
+
+def queue(work: Work, job: Job, flags: Mapping[str, str]) -> Path:
+    """The folder of a cell that is to run, its record saying so: a new attempt, or the one that is gone on with."""
+    if job.decision.action != BEGIN:
+        folder = job.decision.folder
+        record = read_record(folder) | {"status": "queued", "reason": "", "config": asdict(job.cell)}
+        record.pop("files", None)  # it is not sealed any more
+        write_config(job.cell, folder / "config.yaml")  # the same, but for where things lie now
+        write_record(folder, record)
+        return folder
+    record = first_record(job.cell, job.shared, identity(job.parts)) | {"flag": flags.get(job.cell.label, "")}
+    record |= {"status": "queued", "made_from": dict(job.parts), "why": job.decision.why}
+    return new_attempt(work.folder / "cells", job.cell.cell, lambda folder: begin(folder, job.cell, record))
+
+
+def begin(folder: Path, cell: Experiment, record: Mapping[str, Any]) -> None:
+    """The configuration and the first record of an attempt."""
+    write_config(cell, folder / "config.yaml")
+    write_record(folder, dict(record))
+
+
+def task_of(job: Job, folder: Path) -> Task:
+    """The process of a cell."""
+    arguments = (str(folder), str(job.shared.folder))
+    prefix = f"{job.cell.cell}: "
+    compute = job.cell.compute
+    return Task(
+        job.title,
+        prefix,
+        folder,
+        "lavita.suite.cell",
+        arguments,
+        compute.threads,
+        compute.devices,
+        compute.nodes,
+    )
+
+
+def plan_of(
+    shared: Sequence[SharedArtifacts], marks: Mapping[str, str], made_elsewhere: Sequence[str]
+) -> dict[str, Any]:
+    """run.json: what stands in the tables, in which order, and what the suite says of itself; marks: identities."""
+    first = shared[0].group.cells[0]
+    suite = load_suite(first.suite)
+    rows = rows_of_suite(suite, first.tier)
+    cells = {
+        cell.cell: {"label": cell.label, "identity": marks[cell.cell]} for one in shared for cell in one.group.cells
+    }
+    return {
+        "suite": first.suite,
+        "tier": first.tier,
+        "title": suite.title,
+        "order": [row.label for row in rows],
+        "varied": sorted({section for row in rows for section in row.changes}),
+        "compares_rows": suite.rows is not None,
+        "not_yet": not_yet() if suite.rows is None else [],
+        "cells": cells | {name: {"label": name.rpartition("-s")[0], "identity": ""} for name in made_elsewhere},
+        "comparisons": sorted({one.values["comparison"] for one in shared}),
+        "published": published_facts({cell.method for one in shared for cell in one.group.cells}, suite.dataset),
+    }
+
+
+def run_samples(work: Work, shared: SharedArtifacts, cell: Experiment, path: Path, fresh: bool) -> bool:
+    """Score a folder of clips made elsewhere by the protocol of the first cells; True where that went well."""
+    parts = samples_made_from(path, shared)
+    if not fresh and samples_scored(work.folder / "cells", cell.cell, parts):
+        work.display.line(f"clips of {cell.method}: scored before: same clips, code, data, feature network, protocol")
+        return True
+    record = first_record_of_samples(cell, shared) | {"status": "queued", "made_from": parts}
+    folder = new_attempt(work.folder / "cells", cell.cell, lambda folder: begin(folder, cell, record))
+    title, arguments = f"clips of {cell.method}", (str(folder), str(shared.folder), str(path))
+    work.executor.run([Task(title, "", folder, "lavita.suite.samples", arguments, cell.compute.threads)])
+    record = read_record(folder)
+    work.display.line(f"{title}: {record['status']}: {record['reason']}")
+    return record["status"] == "ok"

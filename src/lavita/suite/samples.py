@@ -1,0 +1,85 @@
+"""A folder of somebody's clips, scored like a method's own: how they were made is not audited."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lavita.config.compose import Experiment
+from lavita.config.plan import read_config
+from lavita.data.clip_folder import MANIFEST, read_clips, read_manifest, write_clips, write_grid, write_sprite
+from lavita.data.video import VIDEO_SUFFIXES, probe, read_frames
+from lavita.executors.child import begin
+from lavita.executors.heartbeat import emit
+from lavita.results.records import read_record, write_record
+from lavita.results.shared import read_shared
+from lavita.sampling.generate import GRID_CLIPS
+from lavita.suite.scoring import Scorer
+
+REMARK = "training not audited"
+
+
+def given_clips(folder: Path, cell: Experiment) -> np.ndarray:
+    """The first clips of a folder by name, as many as the protocol scores: uint8 (N, F, H, W, 3).
+
+    The folder is one that sample.py wrote, or holds one video a clip. Raises ValueError for clips
+    that sample.py made from a real one, for too few, and for one whose frames or size are not the protocol's: cutting
+    and resizing would be a choice of ours.
+    """
+    p = cell.protocol
+    if (folder / MANIFEST).is_file():
+        condition = read_manifest(folder)["sidecar"].get("condition")
+        if condition:
+            raise ValueError(
+                f"--samples: {folder} was made from real clips ({condition}), the rows of a suite from noise alone; "
+                "give clips of task generation"
+            )
+        clips = read_clips(folder)
+        files = [f"{folder.name}: clip {index}" for index in range(len(clips))]
+    else:
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+        files = [path.name for path in paths[: p.n_generated]]
+        clips = [read_frames(path, range(probe(path).frames)) for path in paths[: p.n_generated]]
+    if len(clips) < p.n_generated:
+        raise ValueError(
+            f"--samples: {folder} holds {len(clips)} clips, the protocol scores {p.n_generated}: "
+            f"{p.n_generated - len(clips)} are missing"
+        )
+    wanted = (p.frames, p.resolution, p.resolution, 3)
+    for name, clip in zip(files, clips, strict=False):
+        if clip.shape != wanted:
+            got = f"{clip.shape[0]} frames of {clip.shape[2]}x{clip.shape[1]}"
+            raise ValueError(
+                f"--samples: {name} has {got}, the protocol wants {p.frames} of {p.resolution}x{p.resolution}; cut and "
+                "resize the clips as your own protocol says"
+            )
+    return np.stack(list(clips[: p.n_generated]))
+
+
+def main(folder: Path, shared_folder: Path, source: Path) -> None:
+    """Score a folder of clips and complete its record."""
+    cell = read_config(folder / "config.yaml")
+    shared = read_shared(shared_folder)
+    clips = given_clips(source, cell)
+    names = [f"{index:06d}" for index in range(len(clips))]
+    write_clips(folder / "samples", clips, names, {"method": cell.method, "cell": cell.cell, "source": REMARK})
+    write_grid(folder / "samples.gif", clips[:GRID_CLIPS], columns=4)
+    write_sprite(folder, "samples", clips[:GRID_CLIPS])
+    scorer = Scorer(shared, cell, "cuda" if torch.cuda.is_available() else "cpu")
+    scores = [score | {"stage": "train"} for score in scorer.score(clips, folder / "samples.npz")]
+    write_record(folder, read_record(folder) | {"status": "ok", "reason": REMARK, "scores": scores})
+
+
+if __name__ == "__main__":
+    begin()
+    try:
+        main(*(Path(argument) for argument in sys.argv[1:4]))
+        emit("result", status="ok", reason="")
+    except Exception as error:  # the record must say why; the other rows stand
+        traceback.print_exc()
+        emit("result", status="failed", reason=str(error).strip().splitlines()[0])
+        raise SystemExit(1) from None

@@ -1,0 +1,202 @@
+"""One stage through one Lightning Trainer: the same lines for every method and for the suite's own codec."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch.utils.data import DataLoader
+
+from lavita.config.schema import CheckpointConfig, ComputeConfig
+from lavita.results.resume_store import ResumeStore
+from lavita.training import distributed
+from lavita.training.budget import Clock, Limit, number
+from lavita.training.callbacks import AppendedFiles, Ema, FiniteGuard, HeldoutLoss, Scalars, StepLog, decay_per_step
+from lavita.training.checkpoint import Checkpoints, RNGStates, StageCheckpoints
+from lavita.training.distributed import recomputed_blocks, take_weights
+from lavita.training.stage import TrainedStage
+
+
+class FromBatch:
+    """The indices of a loader's batches from number `first` on. Its length stays that of all: the trainer, which is
+    told how many were seen before, compares with that."""
+
+    def __init__(self, batches: Any, first: int) -> None:
+        self.batches, self.first = batches, first
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.batches), self.first, None)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def from_batch(loader: DataLoader, first: int) -> DataLoader:
+    """The same loader, beginning with batch number `first`."""
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=FromBatch(loader.batch_sampler, first),
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        generator=loader.generator,
+    )
+
+
+def placement(compute: ComputeConfig, module: TrainedStage) -> dict[str, Any]:
+    """Arguments of a Trainer: devices, num_nodes, strategy, and where the processes come from.
+
+    That is said, and never found out: Lightning would otherwise take a Slurm job's tasks for its own processes, and
+    its requeueing and checkpoints of its own come with that. Raises ValueError unless as many processes are here as
+    compute says.
+    """
+    if distributed.world() != compute.processes:
+        raise ValueError(
+            f"compute.devices: {compute.devices} on {compute.nodes} nodes are {compute.processes} processes, but this "
+            f"is one of {distributed.world()} (WORLD_SIZE)"
+        )
+    rank_zero_only.rank = distributed.rank()  # by default a Slurm task's number
+    if compute.processes == 1:
+        return {"devices": 1, "num_nodes": 1, "strategy": "auto", "plugins": [LightningEnvironment()]}
+    distributed.start_group()
+    if compute.strategy == "fsdp":
+        strategy = ModelParallelStrategy(compute.processes, 1, save_distributed_checkpoint=False)
+    else:
+        # In a stage that updates in turn a part of the weights has no gradient, and its gradient must stay None.
+        strategy = DDPStrategy(find_unused_parameters=module.turns > 1)
+    plugins = [TorchElasticEnvironment()]
+    return {"devices": compute.devices, "num_nodes": compute.nodes, "strategy": strategy, "plugins": plugins}
+
+
+@contextmanager
+def placed(module: TrainedStage, compute: ComputeConfig) -> Iterator[TrainedStage]:
+    """Inside, the module to fit; after, the given module holds its weights, plain and whole, on every process.
+
+    It is the module itself, or with fsdp a copy that may be cut into shards: what uses a module after training would
+    otherwise find its class, its weights and its calls changed.
+    """
+    fitted = module
+    if compute.processes > 1 and compute.strategy == "fsdp":
+        fitted = copy.deepcopy(module.cpu())
+    with others_frozen(fitted, wanted=compute.processes > 1):
+        yield fitted
+    if fitted is not module:
+        take_weights(module, fitted)
+        module.num_clips_seen = fitted.num_clips_seen
+
+
+@contextmanager
+def others_frozen(module: TrainedStage, wanted: bool) -> Iterator[None]:
+    """Inside, parameters of a stage that it does not train need no gradient, for which DDP would wait."""
+    trained = {id(parameter) for parameter in module.trained_parameters()}
+    others = [p for p in module.parameters() if wanted and p.requires_grad and id(p) not in trained]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+STEPS, TENSORBOARD = "steps.csv", "tensorboard"
+
+Report = Callable[[str, int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a stage spent, and its held-out losses as (clips seen, loss)."""
+
+    clips: int | float
+    steps: int
+    seconds: float
+    heldout_losses: list[tuple[int, float]]
+
+
+def fit_stage(
+    module: TrainedStage,
+    loader: torch.utils.data.DataLoader,
+    limit: Limit,
+    folder: Path,
+    heldout: dict[str, torch.Tensor],
+    report: Report,
+    compute: ComputeConfig,
+    kept: ResumeStore | None = None,
+    checkpoint: CheckpointConfig | None = None,
+) -> Fitted:
+    """Train a stage to its limit; its weights end as their average (EMA) where it uses one.
+
+    folder takes tensorboard/ and steps.csv. loader gives batches of train.batch_clips / (compute.accumulate_batches x
+    processes) clips, as many as the limit wants. kept: where the stage keeps how far it is, as often as checkpoint
+    says, and goes on from, to the same numbers bit for bit; None: nowhere. Where several processes train together, each
+    calls this; all end with the same whole weights, and the first alone writes and reports. Raises Diverged on a loss
+    that is not finite, Stopped where the process is asked to end.
+    """
+    # Lightning's tips and hints would drown the few lines that a user reads.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    folder.mkdir(parents=True, exist_ok=True)
+    clock = Clock(limit, report if distributed.is_first() else lambda *_: None, every_seconds=0.5)
+    steps = StepLog(folder / STEPS, clock)
+    heldout_loss = HeldoutLoss(heldout, clock)
+    logs = AppendedFiles(folder, [STEPS, f"{TENSORBOARD}/{module.stage_name}/events.*"])
+    callbacks = [FiniteGuard(), clock, *([steps] if distributed.is_first() else []), Scalars(clock), heldout_loss]
+    if module.uses_ema:
+        clips = None if limit.clips is None else float(limit.clips)
+        callbacks.append(Ema(decay_per_step(module.train_config, clips)))
+    slots = None if kept is None else StageCheckpoints(kept, module.stage_name)
+    start = None if slots is None else slots.newest()
+    if slots is not None:
+        callbacks += [logs, RNGStates(), Checkpoints(clock, checkpoint.every_clips)]
+    if start is not None:
+        before = slots.callback_states(start)
+        loader = from_batch(loader, before[Clock.__qualname__]["steps"] * compute.accumulate_batches)
+    if distributed.is_first():
+        bring_back(steps, logs, module.stage_name, None if start is None else before[AppendedFiles.__qualname__])
+    where = placement(compute, module)
+    plugins = [*where.pop("plugins"), *([] if slots is None else [slots])]
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        **where,
+        plugins=plugins,
+        precision=compute.precision,
+        accumulate_grad_batches=compute.accumulate_batches,
+        max_epochs=1,
+        callbacks=callbacks,
+        default_root_dir=str(folder),  # where a Slurm job's own checkpoints would be looked for: there are none
+        logger=TensorBoardLogger(str(folder / TENSORBOARD), name="", version=module.stage_name),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    logs.flush = lambda: (steps.flush(), trainer.logger.experiment.flush())
+    module.train()
+    with placed(module, compute) as fitted, recomputed_blocks(fitted, compute.checkpoint_activations):
+        trainer.fit(fitted, train_dataloaders=loader, ckpt_path=start, weights_only=True)
+    module.eval()
+    trainer.logger.finalize("success")
+    return Fitted(number(clock.seen), clock.steps, distributed.of_first(clock.seconds), heldout_loss.values)
+
+
+def bring_back(steps: StepLog, logs: AppendedFiles, stage: str, lengths: Mapping[str, int] | None) -> None:
+    """Bring the logs to where they were when the stage was kept (lengths None: it begins)."""
+    if lengths is not None:
+        logs.cut_to(lengths)
+        return
+    steps.begin(stage)
+    logs.remove(f"{TENSORBOARD}/")

@@ -1,0 +1,204 @@
+"""Every suite, tier and method composes; overrides are checked; deviations are found."""
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from lavita.config.compose import TIERS, RowSpec, apply_changes, compose, load_method, load_suite, rows_of_suite
+from lavita.config.plan import cell_from_dict, check_identical, deviations, make_plan, read_config, write_config
+from lavita.config.registry import names_in
+from lavita.config.schema import ConfigError
+from lavita.results.identity import config_hash
+
+DATA_SETS = [name for name in names_in("suites") if load_suite(name).rows is None]
+CHOICES = [name for name in names_in("suites") if load_suite(name).rows is not None]
+EIGHT = ["lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "dit-joint", "vdt", "pvdm"]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("suite", DATA_SETS)
+def test_every_suite_and_tier(suite, tier):
+    cells = make_plan(suite, tier, None, [0, 1], [])
+    assert [cell.label for cell in cells[::2]] == EIGHT == [row.label for row in rows_of_suite(load_suite(suite), tier)]
+    assert {cell.seed for cell in cells} == {0, 1}
+    assert len({cell.budget for cell in cells}) == len({cell.protocol for cell in cells}) == 1
+    assert all(cell.conditioning == ("class" if suite == "ucf101-class" else "none") for cell in cells)
+    assert all(cell.budget.clips % cell.train.batch_clips == 0 for cell in cells)
+
+
+def test_same_rule_for_all_below_paper():
+    for tier in ("small", "demo"):
+        cells = make_plan("ucf101", tier, None, [0], [])
+        rules = {
+            (c.train.batch_clips, c.train.learning_rate, c.train.ema_halflife_share, c.train.warmup_clips)
+            for c in cells
+        }
+        assert len(rules) == 1
+        assert len({cell.sampling.steps for cell in cells}) == 1
+
+
+@pytest.mark.parametrize("suite", [name for name in DATA_SETS if load_suite(name).conditioning == "none"])
+def test_paper_keeps_the_authors_values(suite):
+    for cell in make_plan(suite, "paper", None, [0], []):
+        assert deviations(cell) == []
+
+
+def test_deviations_are_listed():
+    (cell,) = make_plan("ucf101", "paper", ["dit"], [0], ["train.learning_rate=0.0003", "model.size=B"])
+    assert deviations(cell) == ["train.learning_rate: 0.0001 -> 0.0003", "model.size: XL -> B"]
+
+
+def test_weight_files_are_outside_help_wherever_they_lie():
+    """LPIPS's files open the row; neither hash nor list of deviations holds a path, but the hash knows of them."""
+    here, there = (
+        make_plan(
+            "ucf101", "demo", ["pvdm"], [0], [f"model.lpips_vgg={at}/vgg16.pth", f"model.lpips_linear={at}/l.pth"]
+        )[0]
+        for at in ("/here", "/there")
+    )
+    (without,) = make_plan("ucf101", "demo", ["pvdm"], [0], [])
+    assert here.outside == {"model.lpips_vgg": "/here/vgg16.pth", "model.lpips_linear": "/here/l.pth"}
+    assert not without.outside and cell_from_dict(asdict(here)) == here
+    assert config_hash(here) == config_hash(there) != config_hash(without)
+    assert deviations(here) == deviations(there) and "model.lpips_vgg: none -> an outside file" in deviations(here)
+    assert here.division == "open" and without.division == "closed"
+
+
+def test_grad_clipping_starts_as_published_for_each_data_set():
+    starts = {s: make_plan(s, "paper", ["lavita-v1"], [0], [])[0].train.grad_clip_start_clips for s in DATA_SETS}
+    steps = {
+        "ucf101": 100_000,
+        "ucf101-class": 100_000,
+        "skytimelapse": 20_000,
+        "faceforensics": 20_000,
+        "taichi": 500_000,
+    }
+    assert starts == {suite: 40 * count for suite, count in steps.items()}
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["budget.clip=3"], "unknown key budget.clip: did you mean 'budget.clips'"),
+        (["budget.clips"], "wanted section.key=value"),
+        (["budget.clips=many"], "budget.clips: got 'many', wanted int"),
+        (["data.resolution=64"], "set both"),
+        (["train.ema_decay=0.9"], "exactly one of ema_decay and ema_halflife_share"),
+        (["protocol.split=test"], "protocol.split"),
+    ],
+)
+def test_wrong_overrides(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        make_plan("ucf101", "demo", None, [0], overrides)
+
+
+def test_unknown_names_are_met_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'ucf101'"):
+        make_plan("ucf10", "demo", None, [0], [])
+    with pytest.raises(ConfigError, match="did you mean 'lavita-v"):
+        make_plan("ucf101", "demo", ["lavita-v9"], [0], [])
+    with pytest.raises(ConfigError, match="paper, small, demo"):
+        make_plan("ucf101", "tiny", None, [0], [])
+
+
+def test_a_key_of_one_method_is_passed_over_by_the_others():
+    cells = make_plan("ucf101", "demo", ["lavita-v1", "vdt"], [0], ["model.time_positions=rotary"])
+    assert cells[0].model["time_positions"] == "rotary"
+    assert "time_positions" not in cells[1].model
+
+
+def test_protocol_name_says_what_was_changed():
+    (cell,) = make_plan("ucf101", "demo", ["dit"], [0], ["protocol.n_real=16", "protocol.n_generated=16"])
+    assert cell.protocol.name == "demo[n=16]"
+    assert cell.protocol.hash() != make_plan("ucf101", "demo", ["dit"], [0], [])[0].protocol.hash()
+
+
+def test_configuration_round_trip(tmp_path):
+    for cell in make_plan("ucf101", "demo", None, [0], []):
+        write_config(cell, tmp_path / "config.yaml")
+        assert read_config(tmp_path / "config.yaml") == cell
+        assert cell_from_dict(asdict(cell)) == cell
+
+
+def test_config_hash_ignores_where_the_data_lies_and_nothing_else():
+    (cell,) = make_plan("ucf101", "demo", ["dit"], [0], [])
+    assert config_hash(replace(cell, data=replace(cell.data, root="elsewhere"))) == config_hash(cell)
+    assert config_hash(replace(cell, seed=1)) != config_hash(cell)
+    assert config_hash(replace(cell, data=replace(cell.data, interval=2))) != config_hash(cell)
+
+
+def test_suites_of_choices_compare_with_their_first_row():
+    assert CHOICES == ["ablations", "scaling", "space"]
+    for suite in CHOICES:
+        for tier in TIERS:
+            cells = make_plan(suite, tier, None, [0], [])
+            assert len({cell.label for cell in cells}) == len(cells) >= 3
+            assert all(cell.cell == f"{cell.label}-s0" for cell in cells)
+    assert len(make_plan("ablations", "demo", None, None, [])) == 2 * len(make_plan("ablations", "demo", None, [0], []))
+
+
+def test_a_choice_changes_what_it_names_and_nothing_else():
+    base, rotary = make_plan("ablations", "demo", ["lavita-v1", "lavita-v1-rotary"], [0], [])
+    assert (base.label, rotary.label) == ("lavita-v1", "lavita-v1-rotary")
+    changed = base.model | {"time_positions": "rotary"}
+    assert replace(rotary, choice="", model=base.model) == base and rotary.model == changed
+    assert "model.time_positions: sincos -> rotary" in deviations(rotary)
+
+
+def test_a_choice_wins_over_the_command_line_and_all_rows_of_a_method_can_be_named():
+    cells = make_plan("space", "demo", ["lavita-v1"], [0], ["model.patch_size=4", "budget.clips=4096"])
+    assert [cell.label for cell in cells] == ["lavita-v1-latents", "lavita-v1-pixels-p8", "lavita-v1-pixels-p4"]
+    assert [cell.model["patch_size"] for cell in cells] == [4, 8, 4]
+    assert {cell.budget.clips for cell in cells} == {4096}
+    assert [cell.codec.kind for cell in cells] == ["suite", "pixels", "pixels"]
+
+
+def test_only_what_a_row_varies_by_name_may_differ():
+    base, interval = make_plan("ablations", "demo", ["lavita-v1", "lavita-v1-interval1"], [0], [])
+    assert base.protocol.hash() != interval.protocol.hash() and interval.data.interval == 1
+    check_identical([base, interval], {"lavita-v1": set(), "lavita-v1-interval1": {"data", "protocol"}})
+    with pytest.raises(ConfigError, match="of lavita-v1-interval1 differs from that of lavita-v1"):
+        check_identical([base, interval], {"lavita-v1": set(), "lavita-v1-interval1": {"data"}})
+
+
+def test_an_unknown_key_in_a_row_is_named():
+    config = compose(load_suite("ucf101"), "demo", load_method("dit"))
+    with pytest.raises(ConfigError, match="row dit-x: unknown key model.modes: did you mean 'model.mode'"):
+        apply_changes(config, RowSpec("dit", "x", {"model": {"modes": "joint"}}), "suites/test")
+
+
+def test_where_outside_files_lie_is_no_part_of_the_hash():
+    def hashed(*overrides):
+        return config_hash(make_plan("ucf101", "demo", ["dit"], [0], list(overrides))[0])
+
+    one, other = ((f"pretraining.checkpoint={name}.pt", f"pretraining.origin={name}") for name in "ab")
+    assert hashed(*one) == hashed(*other) != hashed()
+    with pytest.raises(ConfigError, match="pretraining.origin: not set; say where pretraining.checkpoint comes from"):
+        hashed("pretraining.checkpoint=a.pt")
+    assert hashed("codec.path=a", "codec.kind=kl") == hashed("codec.path=b", "codec.kind=kl") != hashed()
+
+
+@pytest.mark.parametrize("tier", ["small", "demo"])
+def test_guidance_below_paper_acts_on_the_same_channels_for_every_method(tier):
+    cells = make_plan("ucf101-class", tier, None, [0], [])
+    assert len(cells) > 1 and {cell.sampling.guided_channels for cell in cells} == {None}
+    (own,) = make_plan("ucf101-class", "paper", ["dit"], [0], [])
+    assert own.sampling.guided_channels == 3
+
+
+@pytest.mark.parametrize(
+    "key, value", [("mirror", "true"), ("real_codec", "jpeg-q75"), ("clip_selection", "random-start")]
+)
+def test_a_run_refuses_what_it_can_not_follow(key, value):
+    with pytest.raises(ConfigError, match=f"protocol.{key}: a run scores with .*evaluate.py"):
+        make_plan("ucf101", "demo", ["dit"], [0], [f"protocol.{key}={value}"])
+
+
+def test_one_batch_for_all_is_the_first_rows_whichever_rows_are_run():
+    own = {cell.label: cell.train.batch_clips for cell in make_plan("ucf101", "paper", None, [0], [])}
+    assert own["lavita-v1"] == 40 and len(set(own.values())) > 1
+    equal = make_plan("ucf101", "paper", ["dit", "pvdm"], [0], ["fairness.batch=equal"])
+    assert {cell.train.batch_clips for cell in equal} == {40}
+    assert "train.batch_clips: 16 -> 40" in deviations(equal[0])
+    with pytest.raises(ConfigError, match="fairness.batch: got 'same', allowed authors, equal"):
+        make_plan("ucf101", "paper", ["dit"], [0], ["fairness.batch=same"])

@@ -1,0 +1,64 @@
+"""Processes of a run: their environment, and that all of them can be ended."""
+
+import threading
+import time
+
+import pytest
+
+from lavita.executors.process import Interrupted, Launcher, default_workers, environment_of, usable_cores
+
+
+def test_a_process_has_its_own_environment_and_log(tmp_path, monkeypatch):
+    (tmp_path / "talks.py").write_text(
+        "import os\nfrom lavita.executors.heartbeat import emit\nprint('words')\n"
+        "emit('result', status='ok', reason=os.environ['OMP_NUM_THREADS'])\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    events, launcher = [], Launcher()
+    ended = launcher.run("talks", [], tmp_path / "log.txt", events.append, {"OMP_NUM_THREADS": "3"})
+    assert (ended.code, ended.reason) == (0, "3") and len(events) == 1 and not launcher.running
+    assert (tmp_path / "log.txt").read_text().startswith("words\n")
+
+
+def test_a_warning_of_slurm_does_not_end_a_process_that_begins(tmp_path, monkeypatch):
+    """Its USR2 goes to every process of a job; by default it ends one that has not said otherwise."""
+    (tmp_path / "begins.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGUSR2)\n"
+        "from lavita.executors.heartbeat import emit\nemit('result', status='ok', reason='still here')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ended = Launcher().run("begins", [], tmp_path / "log.txt", lambda _: None, {})
+    assert (ended.code, ended.reason) == (0, "still here")
+
+
+def test_stop_ends_every_process(tmp_path):
+    """`python -m http.server` runs for ever; stop ends it, and its `run` says so."""
+    launcher, outcome = Launcher(), []
+
+    def call() -> None:
+        try:
+            launcher.run("http.server", ["0", "--bind", "127.0.0.1"], tmp_path / "log.txt", lambda _: None, {})
+        except Interrupted:
+            outcome.append("interrupted")
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    for _ in range(200):
+        if launcher.running:
+            break
+        time.sleep(0.05)
+    (process,) = launcher.running
+    launcher.stop()
+    thread.join(timeout=20)
+    assert outcome == ["interrupted"] and process.poll() is not None
+    with pytest.raises(Interrupted):
+        launcher.run("http.server", ["0"], tmp_path / "log.txt", lambda _: None, {})
+
+
+def test_cells_at_once(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert default_workers(1) == usable_cores() and default_workers(10**6) == 1
+    assert environment_of(5, 2) == {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert default_workers(1) == 2
+    assert [environment_of(worker, 1)["CUDA_VISIBLE_DEVICES"] for worker in range(3)] == ["3", "5", "3"]

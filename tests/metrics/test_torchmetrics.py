@@ -1,0 +1,215 @@
+"""The torchmetrics classes: order, numbers of clips, names."""
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics import Metric
+
+from lavita.metrics.distances import frechet_distance, inception_score, kernel_distance
+from lavita.metrics.features.base import I3D_TORCHSCRIPT_HASH, Extractor
+from lavita.metrics.memorization import memorization
+from lavita.metrics.torchmetrics import (
+    FrechetFrameDistance,
+    FrechetVideoDistance,
+    KernelVideoDistance,
+    MemorizationCheck,
+    VideoInceptionScore,
+)
+
+
+class Corners(Extractor):
+    """Features are the first frame's first pixels; probabilities the same, made to sum to one."""
+
+    name, weights_hash, num_features, num_classes = "corners", "abc", 6, 6
+
+    def forward_features(self, clips):
+        return clips[:, 0, 0, :2].flatten(1).float()
+
+    def forward_probabilities(self, clips):
+        return torch.softmax(self.forward_features(clips) / 255, dim=1)
+
+
+def clips(count, seed, frames=4):
+    return np.random.default_rng(seed).integers(0, 256, (count, frames, 16, 16, 3), dtype=np.uint8)
+
+
+def features(array):
+    return array[:, 0, 0, :2].reshape(len(array), 6).astype(np.float64)
+
+
+REAL, FAKE = clips(9, 0), clips(9, 1)
+
+
+@pytest.mark.parametrize(
+    "cls, function", [(FrechetVideoDistance, frechet_distance), (KernelVideoDistance, kernel_distance)]
+)
+def test_distances_are_those_of_the_features(cls, function):
+    metric = cls(Corners(), n=9)
+    assert isinstance(metric, Metric)
+    metric.update(REAL, real=True)
+    metric.update(FAKE[:4], real=False)
+    metric.update(FAKE[4:], real=False)
+    assert metric.compute().item() == function(features(REAL), features(FAKE))
+
+
+def test_ddof_and_another_number_of_real_clips():
+    metric = FrechetVideoDistance(Corners(), n=9, n_real=5, ddof=1)
+    metric.update(REAL[:5], real=True)
+    metric.update(FAKE, real=False)
+    assert metric.compute().item() == frechet_distance(features(REAL[:5]), features(FAKE), ddof=1)
+
+
+def test_order_batches_and_repeats_change_no_bit():
+    whole = FrechetVideoDistance(Corners(), n=9)
+    whole.update(REAL, real=True)
+    whole.update(FAKE, real=False)
+    mixed = FrechetVideoDistance(Corners(), n=9)
+    for indices in ([7, 2], [0, 1, 3], [8, 4, 5, 6], [0, 7]):  # the last two repeat, as padded samplers do
+        mixed.update(FAKE[indices], real=False, indices=indices)
+        mixed.update(REAL[indices], real=True, indices=indices)
+    assert mixed.compute().item() == whole.compute().item()
+
+
+def test_two_parts_merged_are_the_whole():
+    whole, one, two = (FrechetVideoDistance(Corners(), n=9) for _ in range(3))
+    whole.update(REAL, real=True)
+    whole.update(FAKE, real=False)
+    for metric, indices in ((one, range(0, 9, 2)), (two, range(1, 9, 2))):
+        metric.update(REAL[list(indices)], real=True, indices=indices)
+        metric.update(FAKE[list(indices)], real=False, indices=indices)
+    one.merge_state(two)
+    assert one.compute().item() == whole.compute().item()
+
+
+def test_features_kept_from_before_count_as_clips_do():
+    metric = FrechetVideoDistance(Corners(), n=9)
+    metric.add_rows(Corners().features(REAL), real=True)
+    metric.update(FAKE, real=False)
+    assert metric.compute().item() == frechet_distance(features(REAL), features(FAKE))
+
+
+def test_inception_score_is_of_the_generated_clips():
+    metric = VideoInceptionScore(Corners(), n=9, splits=3)
+    metric.update(REAL, real=True)
+    metric.update(FAKE, real=False)
+    mean, deviation = inception_score(Corners().probabilities(FAKE).numpy(), 3)
+    assert metric.compute().item() == mean and metric.mean_and_deviation() == (mean, deviation)
+
+
+def test_the_number_of_clips_is_part_of_the_metric():
+    metric = FrechetVideoDistance(Corners(), n=9)
+    metric.update(REAL, real=True)
+    with pytest.raises(ValueError, match="generated clips: got none, the protocol wants 9; 9 are missing"):
+        metric.compute()
+    metric.update(FAKE[:7], real=False)
+    with pytest.raises(ValueError, match="generated clips: got 7, the protocol wants 9; 2 are missing"):
+        metric.compute()
+    metric.update(FAKE[:4], real=False)
+    with pytest.raises(ValueError, match="got 11, the protocol wants exactly 9; leave 2 out"):
+        metric.compute()
+
+
+def test_features_that_are_not_finite_name_their_clip():
+    metric = FrechetVideoDistance(Corners(), n=9)
+    metric.update(REAL, real=True)
+    rows = Corners().features(FAKE)
+    rows[6, 1] = torch.nan
+    metric.add_rows(rows, real=False)
+    with pytest.raises(ValueError, match="generated features: clip 6"):
+        metric.compute()
+
+
+def test_other_mistakes_are_refused():
+    metric = FrechetVideoDistance(Corners(), n=9)
+    metric.update(REAL, real=True)
+    with pytest.raises(ValueError, match="clips of 5 frames after clips of 4"):
+        metric.update(clips(2, 0, frames=5), real=False)
+    with pytest.raises(ValueError, match="3 indices for 2 clips"):
+        metric.update(REAL[:2], real=False, indices=[0, 1, 2])
+    without = Corners()
+    without.num_classes = None
+    with pytest.raises(ValueError, match="gives no class probabilities"):
+        VideoInceptionScore(without, n=9)
+
+
+def test_only_the_standard_network_goes_without_its_name():
+    key = FrechetVideoDistance.key
+    assert key("i3d", 2048, 16, I3D_TORCHSCRIPT_HASH) == "fvd_n2048_f16"
+    assert key("i3d", 2048, 16) == key("i3d", 2048, 16, "0" * 40) == "fvd_i3d_n2048_f16"
+    assert key("embedded", 64, 8, I3D_TORCHSCRIPT_HASH) == "fvd_embedded_n64_f8"
+    assert KernelVideoDistance.key("i3d", 48, 16, I3D_TORCHSCRIPT_HASH) == "kvd_n48_f16"
+    # No hash of the C3D file was ever recorded, so its part is never absent.
+    assert VideoInceptionScore.key("c3d", 2048, 16, "abc") == "is_c3d_n2048_f16"
+    assert VideoInceptionScore.key("c3d", 2048, 16, None) == "is_c3d_n2048_f16"
+    assert FrechetVideoDistance(Corners(), n=9).key_for(4) == "fvd_corners_n9_f4"
+
+
+def test_distances_to_train_and_to_held_out_clips_have_names_of_their_own():
+    metric = FrechetVideoDistance(Corners(), n=9, against="train")
+    assert metric.key_for(4) == "fvd-train_corners_n9_f4"
+    assert FrechetVideoDistance(Corners(), n=9, against="heldout").key_for(4) == "fvd-heldout_corners_n9_f4"
+    key = FrechetVideoDistance.key
+    assert key("i3d", 2048, 16, I3D_TORCHSCRIPT_HASH, "train") == "fvd-train_n2048_f16"
+    assert KernelVideoDistance.key("i3d", 48, 16, None, "heldout") == "kvd-heldout_i3d_n48_f16"
+    metric.update(REAL, real=True)
+    metric.update(FAKE, real=False)
+    assert metric.compute().item() == frechet_distance(features(REAL), features(FAKE))
+    with pytest.raises(ValueError, match="against is 'test', allowed None, 'train', 'heldout'"):
+        FrechetVideoDistance(Corners(), n=9, against="test")
+
+
+def test_a_clip_that_is_not_finite_is_named_where_it_has_a_name():
+    metric = FrechetVideoDistance(Corners(), n=9, names={"generated": [f"clip{i}.avi" for i in range(9)]})
+    metric.add_rows(Corners().features(REAL), real=True)
+    rows = Corners().features(FAKE)
+    rows[6, 1] = torch.inf
+    metric.add_rows(rows, real=False)
+    with pytest.raises(ValueError, match="generated features: clip clip6.avi has a value that is not finite"):
+        metric.compute()
+
+
+def test_one_index_for_two_clips_is_refused():
+    metric = FrechetVideoDistance(Corners(), n=9)
+    metric.update(REAL, real=True, indices=range(9))
+    metric.update(FAKE[:2], real=True, indices=[4, 5])
+    metric.update(FAKE, real=False)
+    with pytest.raises(ValueError, match="real clips: index 4 came with two clips"):
+        metric.compute()
+
+
+class FrameCorners:
+    """Features of each frame: its first pixels."""
+
+    name, weights_hash, num_features = "corners", "abc", 3
+
+    def frame_features(self, clips):
+        return torch.as_tensor(clips[:, :, 0, 0]).flatten(0, 1).float()
+
+
+def test_fid_is_of_all_frames_of_all_clips():
+    metric = FrechetFrameDistance(FrameCorners(), n=9)
+    metric.update(FAKE[[3, 4, 5, 6, 7, 8]], real=False, indices=[3, 4, 5, 6, 7, 8])
+    metric.update(FAKE[:3], real=False, indices=[0, 1, 2])
+    metric.update(REAL, real=True)
+    frames = [array[:, :, 0, 0].reshape(-1, 3).astype(np.float64) for array in (REAL, FAKE)]
+    assert metric.compute().item() == frechet_distance(*frames)
+    # No hash of an Inception file is recorded, so the network's name is always there.
+    assert FrechetFrameDistance.key("inception", 2048, 16, "abc") == "fid_inception_n2048_f16"
+    metric.extractor.num_features = 4
+    with pytest.raises(ValueError, match=r"fid: extractor corners gave \(8, 3\) features, wanted \(8, 4\)"):
+        metric.update(FAKE[:2], real=False)
+
+
+def test_memorisation_names_the_training_clip():
+    train, heldout = clips(12, 2), clips(7, 3)
+    metric = MemorizationCheck(Corners(), n=9, n_train=12, n_heldout=7, names={"train": [f"v{i}" for i in range(12)]})
+    copied = FAKE.copy()
+    copied[4] = train[10]
+    for side, part in (("train", train), ("heldout", heldout), ("generated", copied)):
+        metric.update(part, side)
+    found, wanted = metric.found(), memorization(features(copied), features(train), features(heldout))
+    assert found.ratio == wanted.ratio == metric.compute().item()
+    assert found.closest(1) == [(4, "v10", 0.0, 0.0)] and list(found.copies) == [4]
+    assert metric.key_for(4) == "memorisation_corners_n9_f4"
+    with pytest.raises(ValueError, match="got side 'real', allowed train, heldout, generated"):
+        metric.update(train, "real")

@@ -1,0 +1,245 @@
+"""What becomes of a cell when a command is given: every case with its words, on records written by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lavita.config.plan import make_plan
+from lavita.lock import Held
+from lavita.results.attempts import new_attempt
+from lavita.results.digest import finalize_record
+from lavita.results.records import STATUSES, UNFINISHED, read_record, write_record
+from lavita.suite import run_cells
+from lavita.suite.decide import BEGIN, FINISHED, LEAVE, RESUME, Decision, decide, difference, identity, made_from
+from lavita.suite.run_cells import Options
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+PARTS = {
+    "configuration": "c", "code": "k", "libraries": "l", "data": "d", "codec": "o", "feature network": "f",
+    "protocol": "p", "outside weights": "",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cell():
+    (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], [])
+    return cell
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "cells"
+
+
+def attempt(folder: Path, cell: Any, status: str, parts: dict[str, str] = PARTS, **more: Any) -> Path:
+    """An attempt at a cell as it lies there."""
+    record = {
+        "cell": cell.cell,
+        "status": status,
+        "reason": "",
+        "identity": identity(parts),
+        "made_from": dict(parts),
+        "config": json.loads(json.dumps(asdict(cell))),
+        "row": {"started_at": "2026-01-02T03:04:05+00:00"},
+    }
+    return new_attempt(folder, cell.cell, lambda path: write_record(path, record | more))
+
+
+def test_nothing_there(folder, cell):
+    assert decide(folder, cell, PARTS, fresh=False, retry=False) == Decision(BEGIN, None, "")
+    folder.mkdir()
+    assert decide(folder, cell, PARTS, fresh=True, retry=True) == Decision(BEGIN, None, "")
+    (folder / f"{cell.cell}.2").mkdir()  # no record in it
+    assert decide(folder, cell, PARTS, fresh=False, retry=False).action == BEGIN
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_finished_with_the_same(folder, cell, retry):
+    done = attempt(folder, cell, "ok")
+    words = "finished before with the same code, configuration, data, weights and protocol"
+    assert decide(folder, cell, PARTS, fresh=False, retry=retry) == Decision(FINISHED, done, words)
+
+
+def test_the_newest_that_is_finished_counts(folder, cell):
+    attempt(folder, cell, "ok")
+    newest = attempt(folder, cell, "ok")
+    attempt(folder, cell, "failed")
+    attempt(folder, cell, "interrupted")
+    assert decide(folder, cell, PARTS, fresh=False, retry=True).folder == newest
+
+
+def test_fresh_begins_whatever_is_there(folder, cell):
+    for status in STATUSES:
+        attempt(folder, cell, status)
+        found = decide(folder, cell, PARTS, fresh=True, retry=False)
+        assert found == Decision(BEGIN, None, "from the start, as asked (--fresh)")
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "configuration"])
+@pytest.mark.parametrize("status", ["ok", "interrupted", "failed", "diverged"])
+def test_made_from_something_else(folder, cell, part, status):
+    attempt(folder, cell, status, PARTS | {part: "another"})
+    found = decide(folder, cell, PARTS, fresh=False, retry=False)
+    assert found == Decision(BEGIN, None, f"run again: {part} changed since 2026-01-02T03:04:05+00:00")
+
+
+def test_another_configuration_says_the_keys(folder, cell):
+    other = replace(cell, train=replace(cell.train, learning_rate=0.5), sampling=replace(cell.sampling, steps="7"))
+    attempt(folder, other, "ok", PARTS | {"configuration": "another", "code": "another"})
+    said = decide(folder, cell, PARTS, fresh=False, retry=False).why
+    keys = [f"train.learning_rate: 0.5 -> {cell.train.learning_rate}", f"sampling.steps: 7 -> {cell.sampling.steps}"]
+    assert said == f"run again: configuration ({', '.join(keys)}), code changed since 2026-01-02T03:04:05+00:00"
+
+
+def test_a_configuration_that_nobody_can_read_any_more(folder, cell):
+    attempt(folder, cell, "ok", PARTS | {"configuration": "another"}, config={"of": "long ago"})
+    assert "run again: configuration changed" in decide(folder, cell, PARTS, fresh=False, retry=False).why
+    assert difference(cell, PARTS, {"row": {}}) == "the record does not say what it was made from"
+
+
+def test_an_older_one_of_the_same_counts_before_a_newer_one_of_another_setting(folder, cell):
+    mine = attempt(folder, cell, "ok")
+    attempt(folder, cell, "ok", PARTS | {"code": "another"})
+    assert decide(folder, cell, PARTS, fresh=False, retry=False).folder == mine
+    other = decide(folder, cell, PARTS | {"data": "others"}, fresh=False, retry=False)
+    assert other.why.startswith("run again: code, data changed")  # held against the newest
+
+
+@pytest.mark.parametrize("retry", [False, True])
+@pytest.mark.parametrize("status", UNFINISHED)
+def test_unfinished_goes_on(folder, cell, status, retry):
+    mine = attempt(folder, cell, status)
+    why = "" if status == "queued" else f"goes on ({status})"
+    assert decide(folder, cell, PARTS, fresh=False, retry=retry) == Decision(RESUME, mine, why)
+    last = [{"stage": "", "done": 0}, {"stage": "train", "done": 1280.0}]
+    write_record(mine, read_record(mine) | {"status": "running", "sittings": last})
+    assert decide(folder, cell, PARTS, fresh=False, retry=retry).why == "goes on (running at train 1280)"
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged", "over_budget"])
+def test_what_ended_badly_is_left_unless_asked_for(folder, cell, status):
+    mine = attempt(folder, cell, status, reason="loss is nan at step 3")
+    left = decide(folder, cell, PARTS, fresh=False, retry=False)
+    assert left == Decision(LEAVE, mine, f"{status} before: loss is nan at step 3; --retry-failed runs it again")
+    again = decide(folder, cell, PARTS, fresh=False, retry=True)
+    said = f"{status} before: loss is nan at step 3"
+    if status == "failed":
+        assert again == Decision(RESUME, mine, f"goes on ({said})")
+    else:  # the same again would come to the same end
+        assert again == Decision(BEGIN, None, f"from the start ({said})")
+
+
+HOLDER = """
+import sys
+from lavita.lock import FolderLock
+with FolderLock(sys.argv[1], what="the process of a cell"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_an_attempt_that_a_living_process_has(folder, cell):
+    """Its run is gone, but it still works: nobody else may."""
+    mine = attempt(folder, cell, "running")
+    (mine / "progress").mkdir()
+    words = [sys.executable, "-c", HOLDER, str(mine / "progress" / ".lock")]
+    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(Held, match=rf"in use by the process of a cell on .* \(pid {holder.pid}, since "):
+            decide(folder, cell, PARTS, fresh=False, retry=False)
+        holder.kill()
+        holder.wait()
+    assert decide(folder, cell, PARTS, fresh=False, retry=False).action == RESUME
+
+
+def test_a_record_that_was_cut_is_one_line(folder, cell):
+    mine = attempt(folder, cell, "interrupted")
+    content = (mine / "record.json").read_text()
+    for length in (0, 1, len(content) // 2, len(content) - 2):
+        (mine / "record.json").write_text(content[:length])
+        with pytest.raises(ValueError, match=r"record.json: not a record \(.*\); remove the cell's folder to run it"):
+            decide(folder, cell, PARTS, fresh=False, retry=False)
+
+
+def test_identity_is_of_all_parts():
+    assert len({identity(PARTS), *(identity(PARTS | {part: "x"}) for part in PARTS)}) == len(PARTS) + 1
+
+
+def test_what_a_cell_is_made_from(cell):
+    catalogue = SimpleNamespace(fingerprint="prints")
+    values = {"codec_hash": None, "extractor_hash": "e", "protocol_hash": "p", "outside": {}}
+    shared = SimpleNamespace(values=values, group=SimpleNamespace(source=SimpleNamespace(catalogue=catalogue)))
+    found = made_from(cell, shared)
+    assert list(found) == list(PARTS) and found["data"] == "prints" and found["codec"] == ""
+    assert found == made_from(replace(cell, checkpoint=replace(cell.checkpoint, every_clips=1)), shared)
+    assert found != made_from(replace(cell, seed=1), shared)
+
+
+@pytest.fixture
+def work(tmp_path):
+    lines: list[str] = []
+    executor = SimpleNamespace(run=lambda tasks, done: [])
+    return SimpleNamespace(folder=tmp_path, executor=executor, display=SimpleNamespace(line=lines.append), lines=lines)
+
+
+def run_one(work: Any, monkeypatch: Any, job: run_cells.Job) -> int:
+    """`run_cells` on one job, whose process nobody starts."""
+    monkeypatch.setattr(run_cells, "planned", lambda *_: [job])
+    monkeypatch.setattr(run_cells, "plan_of", lambda *_: {"cells": {}})
+    return run_cells.run_cells(work, [], Options())
+
+
+def test_a_cell_whose_run_was_killed_before_it_was_sealed_is_sealed_late(work, cell, folder, monkeypatch):
+    mine = attempt(folder, cell, "ok")
+    (mine / "steps.csv").write_text("stage\n")
+    (mine / ".record.json.123.part").write_text("half")
+    (mine / "progress").mkdir()
+    job = run_cells.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
+    assert run_one(work, monkeypatch, job) == 0
+    assert list(read_record(mine)["files"]) == ["steps.csv"]
+    assert sorted(path.name for path in mine.iterdir()) == ["record.json", "steps.csv"]
+    assert work.lines == [f"t: {job.decision.why}"]
+
+
+def test_a_sealed_one_stays_as_it_is(work, cell, folder, monkeypatch):
+    mine = attempt(folder, cell, "ok")
+    finalize_record(mine)
+    (mine / "added").write_text("later")
+    job = run_cells.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
+    assert run_one(work, monkeypatch, job) == 0
+    assert read_record(mine)["files"] == {}  # for the audit to find
+
+
+def test_what_goes_on_is_not_sealed_any_more(work, cell, folder, monkeypatch):
+    """Else a run that is killed just before it seals the finished cell would leave it with the seal of its half."""
+    mine = attempt(folder, cell, "interrupted", reason="stopped from outside")
+    finalize_record(mine)
+    (mine / "config.yaml").write_text("cut o")
+    job = run_cells.Job("t", cell, SimpleNamespace(folder=folder), PARTS, Decision(RESUME, mine, "goes on"))
+    assert run_one(work, monkeypatch, job) == 1  # queued is not ok
+    record = read_record(mine)
+    assert "files" not in record and (record["status"], record["reason"]) == ("queued", "")
+    assert "learning_rate" in (mine / "config.yaml").read_text()
+
+
+def test_what_is_left_counts_as_bad(work, cell, folder, monkeypatch):
+    mine = attempt(folder, cell, "diverged", reason="loss is nan")
+    before = (mine / "record.json").read_bytes()
+    job = run_cells.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
+    assert run_one(work, monkeypatch, job) == 1
+    assert (mine / "record.json").read_bytes() == before
+
+
+def test_no_torch_here():
+    code = "import sys, lavita.suite.decide, lavita.suite.run; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(SOURCE)})

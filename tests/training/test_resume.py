@@ -1,0 +1,419 @@
+"""A stage that is stopped or killed and gone on with ends as if nothing had happened, bit for bit: every stage of every
+method, the suite's codec, and a module that draws from the generators of the process."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lavita.codecs.base import PixelCodec
+from lavita.codecs.training import CodecTraining
+from lavita.config.compose import load_yaml
+from lavita.config.registry import load_implementation
+from lavita.config.schema import CheckpointConfig, CodecConfig, ComputeConfig, TrainConfig, read
+from lavita.diffusion.rng import SampleRNG, seed_everything
+from lavita.methods.base import MethodContext
+from lavita.results.resume_store import ResumeStore
+from lavita.suite.budget import flops_limits
+from lavita.training import callbacks, checkpoint
+from lavita.training.budget import Limit
+from lavita.training.checkpoint import StageCheckpoints
+from lavita.training.fit import Fitted, fit_stage
+from lavita.training.stage import StagePlan, TrainedStage
+
+BATCH, STEPS, EVERY_STEPS = 2, 7, 2
+TRAIN = TrainConfig(
+    batch_clips=BATCH,
+    learning_rate=1e-3,
+    weight_decay=0.01,
+    beta1=0.9,
+    beta2=0.999,
+    warmup_clips=8,
+    ema_decay=None,
+    ema_halflife_share=0.1,
+    grad_clip_norm=0.05,
+    grad_clip_start_clips=4,
+    class_dropout=0.3,
+)
+PLAIN = ComputeConfig(
+    "32-true", threads=1, accumulate_batches=1, checkpoint_activations=False, devices=1, nodes=1, strategy="auto"
+)
+LAVITA = {"size": "XS", "depth": 2, "width": 16, "num_heads": 2}
+PVDM = {
+    "autoencoder_batch_clips": None, "channels": 8, "patch_size": 8, "depth": 1, "num_heads": 2, "head_width": 4,
+    "projection_depth": 1, "projection_hidden": 8, "discriminator_width": 4, "discriminator_depth": 2,
+    "unet_channels": 32, "unet_multiples": [1, 2], "unet_attention": [2, 1], "unet_blocks": 1, "unet_heads": 2,
+}  # fmt: skip
+CODEC = CodecConfig("suite", None, 4, 4, None, 8, 8, 4, 1e-4, 1e-3, BATCH)
+# name: (method, changes of its model section, frames, resolution, stage counted from the first)
+STAGES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
+    **{f"lavita-v{variant}": (f"lavita-v{variant}", LAVITA, 4, 8, 0) for variant in (1, 2, 3, 4)},
+    "lavita-v1 with images": ("lavita-v1", LAVITA | {"joint_images": 2}, 4, 8, 0),
+    "dit frame": ("dit", {"size": "XS", "patch_size": 4, "mode": "frame"}, 2, 8, 0),
+    "dit joint": ("dit", {"size": "XS", "patch_size": 4, "mode": "joint"}, 2, 8, 0),
+    "vdt": ("vdt", {"size": "XS", "patch_size": 4}, 2, 8, 0),
+    "pvdm autoencoder": ("pvdm", PVDM, 4, 32, 0),
+    "pvdm adversarial": ("pvdm", PVDM, 4, 32, 1),
+    "pvdm diffusion": ("pvdm", PVDM, 4, 32, 2),
+    "pvdm after a clip": ("pvdm", PVDM | {"previous_clip": True}, 4, 32, 2),
+    "codec": ("", {}, 2, 16, 0),
+    "dropout": ("", {}, 2, 8, 0),
+}
+
+
+class Drawing(TrainedStage):
+    """What a plugin may do: dropout, and draws from every generator of the process."""
+
+    def __init__(self, train: TrainConfig, seed: int) -> None:
+        super().__init__(train, seed)
+        self.network = nn.Sequential(nn.Flatten(1), nn.Linear(2 * 3 * 64, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+    def loss(self, batch: dict[str, Tensor], draws: SampleRNG) -> dict[str, Tensor]:
+        noise = random.random() + np.random.standard_normal() + torch.rand(())
+        return {"loss": (self.network(batch["video"])[:, 0] - noise) ** 2}
+
+
+def build(name: str) -> TrainedStage:
+    """The stage of a name, always from the same weights; three classes."""
+    method, changes, frames, resolution, stage = STAGES[name]
+    seed_everything(5)
+    if not method:
+        return CodecTraining(CODEC, TRAIN, 0) if name == "codec" else Drawing(TRAIN, 0)
+    configuration = load_yaml("methods", method)
+    implementation = load_implementation(configuration["implementation"])
+    config = read(implementation.Config, configuration["model"] | changes, "model")
+    context = MethodContext(frames, resolution, 3, PixelCodec(), TRAIN, 0)
+    return implementation.Method(context, config).stages()[stage].module
+
+
+class Clips(Dataset):
+    """Clips by their number, without end."""
+
+    def __init__(self, name: str, module: TrainedStage) -> None:
+        _, _, self.frames, self.side, _ = STAGES[name]
+        self.images, self.past = module.joint_images, module.past_frames
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(index)
+
+        def frames(count: int) -> Tensor:
+            return torch.rand(count, 3, self.side, self.side, generator=generator) * 2 - 1
+
+        item = {"video": frames(self.frames), "label": index % 3, "clip_index": index}
+        if self.past:
+            item["past"] = frames(self.past)
+        if self.images:
+            item |= {"images": frames(self.images), "image_labels": torch.arange(self.images) % 3}
+        return item
+
+
+@dataclass
+class Sitting:
+    """One process's turn at a stage: what becomes of it at the start of its n-th pass, and the clips it has seen."""
+
+    at: dict[int, Callable[[TrainedStage], None]] = field(default_factory=dict)
+    clips: list[int] = field(default_factory=list)
+    passes: int = 0
+
+    def watch(self, module: TrainedStage) -> None:
+        plain = module.training_step
+
+        def training_step(module: TrainedStage, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
+            self.passes += 1
+            self.at.get(self.passes, lambda _: None)(module)
+            self.clips += batch["clip_index"].tolist()
+            return plain(batch, batch_index)
+
+        module.training_step = MethodType(training_step, module)
+
+
+class Killed(Exception):
+    """Stands in for SIGKILL: what lies in the folders then was copied before."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stage in a folder, with what it is trained by."""
+
+    name: str
+    folder: Path
+    compute: ComputeConfig = PLAIN
+    limit: Limit | None = None
+
+    def fit(self, sitting: Sitting) -> tuple[TrainedStage, Fitted]:
+        """Begin with the stage, or go on with it, from a module of its own as another process has it."""
+        module = build(self.name)
+        limit = self.limit or Limit(module.clip_cost * BATCH * STEPS)
+        clips, drawn = Clips(self.name, module), int(limit.clips / module.clip_cost)
+        first = 10  # as a stage that comes after another
+        loader = DataLoader(
+            clips,
+            batch_size=BATCH // self.compute.accumulate_batches,
+            sampler=range(first, first + drawn),
+            generator=torch.Generator().manual_seed(0),
+        )
+        heldout = torch.utils.data.default_collate([clips[index] for index in range(1000, 1003)])
+        every = CheckpointConfig(int(module.clip_cost * BATCH * EVERY_STEPS))
+        sitting.watch(module)
+        seed_everything(3)
+        logs, kept = self.folder / "logs", ResumeStore(self.folder / "kept")
+        done = fit_stage(module, loader, limit, logs, heldout, lambda *_: None, self.compute, kept, every)
+        return module, done
+
+    def copied_to(self, folder: Path) -> Callable[[TrainedStage], None]:
+        """What is done where the process is killed: the folder is kept as it is then, with all that was logged."""
+
+        def kill(module: TrainedStage) -> None:
+            module.trainer.logger.experiment.flush()
+            shutil.copytree(self.folder, folder)
+            raise Killed
+
+        return kill
+
+
+def ask(module: TrainedStage) -> None:
+    """What a run does that is to end."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def scalars_in(folder: Path) -> list[tuple[str, int, float]]:
+    """Every scalar of the event files as it was written, repeats and all."""
+    events = [
+        Event.FromString(raw) for path in folder.rglob("events.*") for raw in RawEventFileLoader(str(path)).Load()
+    ]
+    values = [(value.tag, event.step, value.simple_value) for event in events for value in event.summary.value]
+    return sorted(values)
+
+
+def steps_in(folder: Path) -> list[list[str]]:
+    """steps.csv without its seconds."""
+    lines = [line.split(",") for line in (folder / "steps.csv").read_text().splitlines()]
+    return [line[:3] + line[4:] for line in lines]
+
+
+def last_kept(case: Case, stage: str) -> dict[str, Any]:
+    """What the newest checkpoint holds, but for seconds and the lengths of logs, which hold seconds."""
+    path = StageCheckpoints(ResumeStore(case.folder / "kept"), stage).newest()
+    content = torch.load(path, weights_only=True)
+    content["callbacks"]["Clock"].pop("seconds")
+    content["callbacks"].pop("AppendedFiles")
+    return content
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal in every bit, tensors in type too."""
+    assert type(a) is type(b), where
+    if isinstance(a, Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for number, (one, other) in enumerate(zip(a, b, strict=True)):
+            assert_same(one, other, f"{where}/{number}")
+    else:
+        assert a == b, where
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a stage leaves, but for times."""
+
+    weights: dict[str, Tensor]
+    kept: dict[str, Any]
+    fitted: tuple[Any, ...]
+    steps: list[list[str]]
+    callbacks: list[tuple[str, int, float]]
+
+
+def outcome(case: Case, ended: tuple[TrainedStage, Fitted]) -> Outcome:
+    module, done = ended
+    logs = case.folder / "logs"
+    weights = copy.deepcopy(dict(module.state_dict()))
+    found = scalars_in(logs)
+    assert len({(tag, step) for tag, step, _ in found}) == len(found) > 0
+    fitted = (done.clips, done.steps, done.heldout_losses)
+    return Outcome(weights, last_kept(case, module.stage_name), fitted, steps_in(logs), found)
+
+
+def assert_same_outcome(a: Outcome, b: Outcome) -> None:
+    for part in ("weights", "kept", "fitted", "steps", "scalars"):
+        assert_same(getattr(a, part), getattr(b, part), part)
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    """Logs that are written at once and hold a loss every second step; SIGTERM as it was before, whatever comes."""
+    for module in (callbacks, callbacks):
+        monkeypatch.setattr(module, "LOSS_EVERY", 2)
+    monkeypatch.setattr(callbacks, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint._Asked, "yes", False)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody pulls the plug here, and a busy disk takes seconds
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """How a stage ends that nothing happens to, and the clips it has seen; made once for each name and compute."""
+    made: dict[Any, tuple[Outcome, list[int]]] = {}
+
+    def of(case: Case) -> tuple[Outcome, list[int]]:
+        key = (case.name, case.compute.accumulate_batches, case.limit)
+        if key not in made:
+            alone, sitting = replace(case, folder=tmp_path_factory.mktemp("undisturbed")), Sitting()
+            made[key] = outcome(alone, alone.fit(sitting)), sitting.clips
+        return made[key]
+
+    return of
+
+
+def stopped(case: Case, stops: list[int]) -> tuple[Outcome, list[int]]:
+    """The outcome of a stage that is asked to stop in these steps, each counted from the start of its sitting."""
+    clips: list[int] = []
+    for step in stops:
+        sitting = Sitting({step * case.compute.accumulate_batches: ask})
+        with pytest.raises(checkpoint.Stopped):
+            case.fit(sitting)
+        checkpoint._Asked.yes = False
+        assert sitting.passes == step * case.compute.accumulate_batches
+        clips += sitting.clips
+    sitting = Sitting()
+    return outcome(case, case.fit(sitting)), clips + sitting.clips
+
+
+def killed(case: Case, step: int, spoil: Callable[[Path], None] = lambda _: None) -> tuple[Outcome, list[int]]:
+    """The outcome of a stage that is killed in a step, and the clips that were seen after."""
+    copied = case.folder.with_name(case.folder.name + "-killed")
+    with pytest.raises(Killed):
+        case.fit(Sitting({step * case.compute.accumulate_batches: case.copied_to(copied)}))
+    spoil(copied)
+    after, sitting = replace(case, folder=copied), Sitting()
+    return outcome(after, after.fit(sitting)), sitting.clips
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_that_is_stopped_goes_on_bit_for_bit(name, passes, tmp_path, undisturbed):
+    """Stopped once or twice, the first step included: no step is taken twice, and none is missing."""
+    case = Case(name, tmp_path / "stage", replace(PLAIN, accumulate_batches=passes))
+    expected, clips = undisturbed(case)
+    found, seen = stopped(case, [1, 3] if passes == 1 else [4])
+    assert_same_outcome(found, expected)
+    assert seen == clips == list(range(10, 10 + BATCH * STEPS))
+
+
+@pytest.mark.parametrize(("passes", "step"), [(1, 6), (2, 4)])
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_that_is_killed_goes_on_from_its_last_checkpoint(name, passes, step, tmp_path, undisturbed):
+    """The logs are ahead of the checkpoint then, by one step; what is taken again stands there once."""
+    case = Case(name, tmp_path / "stage", replace(PLAIN, accumulate_batches=passes))
+    expected, clips = undisturbed(case)
+    found, seen = killed(case, step)
+    assert_same_outcome(found, expected)
+    kept_at = (step - 1) // EVERY_STEPS * EVERY_STEPS
+    assert seen == clips[kept_at * BATCH :]
+
+
+def test_killed_before_its_first_checkpoint_it_begins_again(tmp_path, undisturbed):
+    case = Case("dropout", tmp_path / "stage")
+    expected, clips = undisturbed(case)
+    found, seen = killed(case, 2)
+    assert_same_outcome(found, expected)
+    assert seen == clips
+
+
+@pytest.mark.parametrize("step", range(1, STEPS))
+def test_stopped_anywhere(step, tmp_path, undisturbed):
+    case = Case("dropout", tmp_path / "stage")
+    found, seen = stopped(case, [step])
+    expected, clips = undisturbed(case)
+    assert_same_outcome(found, expected)
+    assert seen == clips
+
+
+def test_asked_in_its_last_step_a_stage_ends_as_ever(tmp_path, undisturbed):
+    case = Case("dropout", tmp_path / "stage")
+    found = outcome(case, case.fit(Sitting({STEPS: ask})))
+    assert_same_outcome(found, undisturbed(case)[0])
+    with pytest.raises(checkpoint.Stopped):
+        checkpoint.check()
+
+
+@pytest.mark.parametrize("name", ["lavita-v1 with images", "pvdm after a clip", "dit joint"])
+def test_in_flops(name, tmp_path, undisturbed):
+    """A limit as a purse of FLOPs gives it: in clips that may be a fraction."""
+    per_clip = 1000
+    stage = StagePlan("train", 1.0, build(name))
+    (limit,) = flops_limits([stage], 5.5 * per_clip * BATCH, lambda _: per_clip)
+    assert limit.clips == 6 * BATCH * stage.module.clip_cost and isinstance(limit.clips, Fraction)
+    case = Case(name, tmp_path / "stage", limit=limit)
+    expected, clips = undisturbed(case)
+    assert len(clips) == 6 * BATCH
+    assert_same_outcome(stopped(case, [3])[0], expected)
+    other = replace(case, folder=tmp_path / "other")
+    assert_same_outcome(killed(other, 4)[0], expected)
+
+
+@pytest.mark.parametrize("spoil", ["cut", "emptied", "another byte", "renamed"])
+def test_a_damaged_checkpoint_is_passed_over(spoil, tmp_path, undisturbed):
+    """The one before is taken, and the same comes out."""
+    case = Case("dropout", tmp_path / "stage")
+
+    def damage(folder: Path) -> None:
+        *_, newest = sorted((folder / "kept").glob("at-*.ckpt"))
+        content = newest.read_bytes()
+        half = len(content) // 2
+        if spoil == "renamed":
+            newest.rename(newest.with_name(newest.name.replace(newest.name.split(".")[-2], "0" * 16)))
+        else:
+            changed = {"cut": content[:half], "emptied": b""}
+            newest.write_bytes(changed.get(spoil, content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]))
+
+    expected, clips = undisturbed(case)
+    found, seen = killed(case, 6, damage)
+    assert_same_outcome(found, expected)
+    assert seen == clips[2 * BATCH :]  # kept at 2 and at 4 steps
+
+
+def test_a_log_that_was_cut_from_outside_is_refused(tmp_path):
+    """Steps that nothing can bring back are not made up."""
+    case = Case("dropout", tmp_path / "stage")
+    with pytest.raises(checkpoint.Stopped):
+        case.fit(Sitting({4: ask}))
+    checkpoint._Asked.yes = False
+    (tmp_path / "stage" / "logs" / "steps.csv").write_text("stage\n")
+    with pytest.raises(ValueError, match=r"steps.csv: 6 bytes, but \d+ were written"):
+        case.fit(Sitting())
+
+
+def test_the_checkpoints_of_a_stage_are_not_those_of_one_with_a_longer_name(tmp_path):
+    """pvdm's autoencoder and autoencoder-gan keep theirs in one folder."""
+    kept = ResumeStore(tmp_path)
+    for stage in ("autoencoder", "autoencoder-gan"):
+        StageCheckpoints(kept, stage).save_checkpoint({"stage": stage}, "8.0")
+    for stage in ("autoencoder", "autoencoder-gan"):
+        slots = StageCheckpoints(kept, stage)
+        assert slots.load_checkpoint(slots.newest()) == {"stage": stage}
+    StageCheckpoints(kept, "autoencoder").drop()
+    assert StageCheckpoints(kept, "autoencoder-gan").newest() is not None

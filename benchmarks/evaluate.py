@@ -1,155 +1,16 @@
-"""Scores any two folders of clips under a named protocol, or several at once, without anything else of the suite."""
+"""`lavita evaluate` from a checkout that is not installed; `--help` says what it does."""
 
-from __future__ import annotations
-
-import argparse
-import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-# Before numpy starts: several BLAS threads wait by spinning, which beside another busy process costs a hundredfold, and
-# their number would decide the last bits of a score.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from lavita.commands.parser import Parser, exit_status  # noqa: E402
-from lavita.config.registry import names_in  # noqa: E402
-from lavita.config.schema import one_of  # noqa: E402
-
-METRICS = ("fvd", "kvd", "is")
-EPILOG = """\
-examples:
-  python benchmarks/evaluate.py --real DIR --generated DIR --protocol suite
-  python benchmarks/evaluate.py --real DIR --generated clips.npz --protocol latte-2024,stylegan-v,pvdm --out scores
-  python benchmarks/evaluate.py --real DIR --generated DIR --protocol latte-2024 --clips 48 --extractor embedded:FILE
-      fewer clips, another network: the name becomes latte-2024[n=48,extractor=embedded] and its hash is another one
-  python benchmarks/evaluate.py --from-features scores
-      the same numbers from the stored features; needs neither clips nor networks
-
-A folder holds one video file or frame folder a clip, sorted by name; an .npz has the key clips, an .npy is the array:
-uint8 (N, F, H, W, 3). An item of exactly as many frames as the protocol takes is a clip; a longer one is cut.
-The feature network is the protocol's own: from --weights NAME=FILE, the cache (results/cache/weights), or fetched and
-recorded by its sha256 (never with --offline). --extractor takes i3d, c3d, videomae, embedded:FILE or a FILE instead.
---out DIR writes record.json, real.npz, generated.npz (features float32 (n, d), names) and rows.csv; for several
-protocols a folder each, and the rows of all in DIR/rows.csv.
-Exit status: 0 all scores made (with --from-features: and equal to the recorded ones), 1 a score could not be made (or
-differs), 2 bad arguments or input.
-"""
+from lavita.commands import evaluate  # noqa: E402
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser("evaluate.py", __doc__, EPILOG)
-    parser.add_argument("--real", type=Path, help="real clips or videos: a folder, .npz or .npy")
-    parser.add_argument("--generated", type=Path, help="generated clips: a folder, .npz or .npy")
-    parser.add_argument("--train", type=Path, help="training videos: also the distance to them, and (with --heldout)")
-    parser.add_argument("--heldout", type=Path, help="held-out videos: whether generated clips copy training clips")
-    parser.add_argument("--no-sanity", action="store_true", help="leave out what the metric sees of spoilt real clips")
-    parser.add_argument("--protocol", help=f"one or more of {', '.join(names_in('protocols'))}, separated by commas")
-    parser.add_argument("--clips", type=int, help="score so many clips on each side instead of the protocol's number")
-    parser.add_argument("--extractor", help="i3d, c3d, videomae, embedded:FILE or FILE (default: the protocol's own)")
-    parser.add_argument(
-        "--frame-encoder",
-        type=Path,
-        metavar="PATH",
-        help="also fid, by Inception (TorchScript) or DINOv2 (folder)",
-    )
-    parser.add_argument(
-        "--weights",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="the file of a named network: i3d, i3d_pretrained_400, c3d, videomae (repeatable)",
-    )
-    parser.add_argument(
-        "--metrics", help="of fvd, kvd, is, separated by commas (default: fvd,kvd, and is where its network is at hand)"
-    )
-    parser.add_argument("--offline", action="store_true", help="fetch no weights")
-    parser.add_argument("--device", default=None, help="cpu, cuda or cuda:N (default: a GPU where there is one)")
-    parser.add_argument("--workers", type=int, default=2, help="threads that decode (default: 2); scores stay the same")
-    parser.add_argument("--out", type=Path, help="folder for record.json, features and rows.csv")
-    parser.add_argument("--from-features", type=Path, metavar="DIR", help="recompute the scores of a folder of --out")
-    parser.add_argument("overrides", nargs="*", metavar="protocol.key=value", help="other values of the protocols")
-    arguments = parser.parse(argv)
-    if arguments.from_features is None:
-        missing = [name for name in ("real", "generated", "protocol") if getattr(arguments, name) is None]
-        if missing:
-            parser.error(f"--{missing[0]} is missing; give --real, --generated and --protocol, or --from-features")
-    for name in ("clips", "workers"):
-        value = getattr(arguments, name)
-        if value is not None and value < (2 if name == "clips" else 1):
-            parser.error(f"--{name}: got {value}, wanted at least {2 if name == 'clips' else 1}")
-    return arguments
-
-
-def options_of(arguments: argparse.Namespace):
-    """The Options of a command line. Raises ConfigError."""
-    from lavita.config.schema import ConfigError
-    from lavita.metrics.features.load import KNOWN
-    from lavita.metrics.folders import Options, parsed_changes
-
-    weights = {}
-    for item in arguments.weights:
-        name, equals, file = item.partition("=")
-        if not equals:
-            raise ConfigError(f"--weights: got {item!r}, wanted NAME=FILE")
-        one_of("--weights", name, tuple(KNOWN))
-        weights[name] = Path(file)
-    metrics = None if arguments.metrics is None else tuple(arguments.metrics.split(","))
-    for metric in metrics or ():
-        one_of("--metrics", metric, METRICS)
-    protocols = tuple(dict.fromkeys(arguments.protocol.split(",")))
-    for name in protocols:
-        one_of("--protocol", name, names_in("protocols"))
-    return Options(
-        real=arguments.real,
-        generated=arguments.generated,
-        splits={key: getattr(arguments, key) for key in ("train", "heldout") if getattr(arguments, key)},
-        sanity=not arguments.no_sanity,
-        protocols=protocols,
-        clips=arguments.clips,
-        extractor=arguments.extractor,
-        frame_encoder=arguments.frame_encoder,
-        changes=parsed_changes(arguments.overrides),
-        weights=weights,
-        metrics=metrics,
-        offline=arguments.offline,
-        device=arguments.device or default_device(),
-        workers=arguments.workers,
-        out=arguments.out,
-    )
-
-
-def default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def run(arguments: argparse.Namespace) -> int:
-    from lavita.metrics.folder_record import recomputed, table, write_results
-    from lavita.metrics.folders import evaluate
-
-    if arguments.from_features is not None:
-        record, differing = recomputed(arguments.from_features)
-        print(table([record]))
-        for line in differing:
-            print(f"differs from the record: {line}")
-        return 1 if differing else 0
-    options = options_of(arguments)
-    results, reasons = evaluate(options, lambda line: print(line, file=sys.stderr, flush=True))
-    if results:
-        print(table([one.record for one in results]))
-    for reason in reasons:
-        print(f"not made: {reason}")
-    if results and options.out is not None:
-        write_results(options.out, results)
-        print(f"written to {options.out}")
-    return 1 if reasons else 0
-
-
-def main(argv: list[str]) -> int:
-    arguments = parse(argv)
-    return exit_status("evaluate.py", lambda: run(arguments))
+def main(argv: Sequence[str]) -> int:
+    return evaluate.main(argv, prog="evaluate.py")
 
 
 if __name__ == "__main__":

@@ -1,100 +1,16 @@
-"""Samples clips from a checkpoint: a lossless folder that scoring reads, and a moving grid to look at."""
+"""`lavita sample` from a checkout that is not installed; `--help` says what it does."""
 
-from __future__ import annotations
-
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "src"), str(Path(__file__).resolve().parents[1])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from lavita.commands.parser import Parser  # noqa: E402
-from lavita.config.registry import add_plugin  # noqa: E402
-
-EPILOG = """\
-examples:
-  python benchmarks/sample.py --checkpoint results/ucf101-demo-embedded/cells/lavita-v1-s0 --out /tmp/clips --clips 16
-  python benchmarks/sample.py --checkpoint FILE.safetensors --out DIR --clips 64 --seed-start 1000 --steps 50
-  python benchmarks/sample.py --checkpoint ucf101.pt --suite ucf101-class --method lavita-v1 --out DIR --clips 16
-      an official file ({"ema": ...} or a bare state dict, .pt, .pth, .safetensors); what it does not say of itself
-      comes from the suite's published setting (--tier paper), which section.key=value overrides: codec.path=FOLDER
-      for the autoencoder, model.depth=12, data.resolution=128 protocol.resolution=128 ...
-
-Clip k of a call comes from seed (--seed-start + k) alone: the same seed gives the same clip in any batch.
-Writes DIR/<seed>.mkv (lossless FFV1) with DIR/clips.json, and DIR.gif. Exit status: 0 done, 2 bad arguments or input.
-"""
+from lavita.commands import sample  # noqa: E402
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser("sample.py", __doc__, EPILOG)
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        action="append",
-        required=True,
-        help="a checkpoint.safetensors, a cell's folder, or an official file (twice for methods of two files)",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the clips; must not hold clips yet")
-    parser.add_argument("--clips", type=int, required=True, help="how many clips")
-    parser.add_argument("--seed-start", type=int, default=0, help="seed of the first clip (default: 0)")
-    parser.add_argument("--steps", help="sampling steps, as IDDPM respacing (default: the cell's)")
-    parser.add_argument("--sampler", help="ddpm, ddim or dpm-solver++ (default: the cell's)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance, 1 = none (default: the cell's)")
-    parser.add_argument("--classes", help="class names or indices separated by commas (default: all, in turn)")
-    parser.add_argument("--task", help="what is made from the condition, for methods with several tasks")
-    parser.add_argument("--condition", type=Path, help="a video to continue or complete, for methods that take one")
-    parser.add_argument("--chain", type=int, help="clips of one long video, for methods that continue their own")
-    parser.add_argument("--suite", help="official files only: the suite whose setting the file was trained for")
-    parser.add_argument("--tier", default="paper", help="official files only: paper (default), small or demo")
-    parser.add_argument("--method", help="official files only: the method that the file is a network of")
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="PATH",
-        help="the folder of a method from outside the repository, as given to run.py (repeatable)",
-    )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="official files only: its setting")
-    arguments = parser.parse(argv)
-    if arguments.clips < 1:
-        parser.error(f"--clips: got {arguments.clips}, wanted at least 1")
-    if arguments.seed_start < 0:
-        parser.error(f"--seed-start: got {arguments.seed_start}, wanted 0 or more")
-    for path in arguments.checkpoint:
-        if not path.exists():
-            parser.error(f"--checkpoint: no file {path}; give a checkpoint or a finished cell's folder")
-    return arguments
-
-
-def main(argv: list[str]) -> int:
-    arguments = parse(argv)
-    from lavita.sampling.from_checkpoint import Loaded, is_official, load_cell, load_official_method, sample_checkpoint
-
-    changes = {"steps": arguments.steps, "sampler": arguments.sampler, "guidance": arguments.guidance}
-    changes |= {"task": arguments.task, "num_clips_chained": arguments.chain}
-    try:
-        for path in arguments.plugin:
-            add_plugin(path)
-        if is_official(arguments.checkpoint):
-            loaded: Loaded = load_official_method(
-                arguments.checkpoint, arguments.suite, arguments.tier, arguments.method, arguments.overrides
-            )
-        else:
-            loaded = load_cell(arguments.checkpoint, arguments.suite, arguments.method, arguments.overrides)
-        sample_checkpoint(
-            loaded,
-            arguments.out,
-            num_clips=arguments.clips,
-            seed_start=arguments.seed_start,
-            changes=changes,
-            classes=arguments.classes,
-            condition=arguments.condition,
-        )
-    except (ValueError, OSError) as error:
-        print(f"sample.py: {str(error).strip()}", file=sys.stderr)
-        return 2
-    print(f"{arguments.clips} clips in {arguments.out}, grid in {arguments.out.with_suffix('.gif')}")
-    return 0
+def main(argv: Sequence[str]) -> int:
+    return sample.main(argv, prog="sample.py")
 
 
 if __name__ == "__main__":

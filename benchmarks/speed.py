@@ -1,46 +1,16 @@
-"""Measures speed on this machine, contestants in turn; prints medians, ratios and the floor that arithmetic sets."""
+"""`lavita speed` from a checkout that is not installed; `--help` says what it does."""
 
-from __future__ import annotations
-
-import argparse
-import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from lavita.commands.parser import Parser  # noqa: E402
-from lavita.speed import COMMANDS  # noqa: E402
-
-EPILOG = """\
-examples:
-  python benchmarks/speed.py model --variant 3
-  python benchmarks/speed.py data /data/ucf101 --resolutions 64,256
-  python benchmarks/speed.py model --official ../Latte --threads 1 --csv -
-
-Exit status: 0 measured, 2 bad arguments or contestants that can't be compared.
-"""
+from lavita.commands import speed  # noqa: E402
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser("speed.py", __doc__, EPILOG)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
-    for name, summary in COMMANDS.items():
-        module = importlib.import_module(f"lavita.speed.{name}")
-        command = commands.add_parser(f"{name}", description=f"Measures {summary}.", help=summary)
-        module.add_options(command)
-        command.set_defaults(run=module.run)
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str]) -> int:
-    options = parse(argv)
-    try:
-        options.run(options)
-    except (ValueError, OSError) as error:
-        print(f"speed.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+def main(argv: Sequence[str]) -> int:
+    return speed.main(argv, prog="speed.py")
 
 
 if __name__ == "__main__":

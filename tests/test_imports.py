@@ -1,54 +1,92 @@
-"""Who may import whom, read from the source: the two data paths stay in one direction."""
+"""Who may import whom, read from the source: one ordered list, each package only what stands before it."""
+
+from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FREE = {"shape", "config", "registry", "inside", "plain_yaml", "whole", "kept", "locked"}
-ALLOWED = {
-    "diffusion": {"diffusion"},
-    "data": {"data"},
-    "models": {"models"},
-    "codec": {"codec", "diffusion", "train"},  # the suite's codec is trained as a stage like any other
-    "train": {"train", "data", "codec", "diffusion", "models"},
-    "score": {"score", "data"},
-    "bench": {"bench", "score"},
-}
-BASELINE = {"diffusion", "codec", "train", "models", "checkpoints"}
+SOURCE = ROOT / "src" / "lavita"
+ORDER = (
+    "shapes", "files", "lock", "console", "config", "diffusion", "nn", "data", "results", "training", "codecs",
+    "metrics", "methods", "baselines", "sampling", "report", "audit", "executors", "experiment", "suite", "parity",
+    "speed", "api", "commands", "cli",
+)  # fmt: skip
+# What a method's folder may use. Its parity.py stands apart: it belongs to the package parity.
+FOR_METHODS = {"shapes", "files", "config", "diffusion", "nn", "codecs", "training", "methods"}
+LARGEST_FOLDER = 20
 
 
-def imported(path: Path) -> set[str]:
-    """Second part of every `lavita.x` import in a file, and the name of other packages."""
-    found = set()
+def imported(path: Path, package: str) -> set[str]:
+    """Absolute names of all modules that a file imports, anywhere in it; package: the dotted name of its folder."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module]
-        found |= {name.split(".")[1] if name.startswith("lavita.") else name.split(".")[0] for name in names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, node.module] if node.module else above)
+            found |= {f"{base}.{alias.name}" for alias in node.names} if base == "lavita" else {base}
     return found
 
 
-OURS = {path.stem if path.is_file() else path.name for path in (ROOT / "src" / "lavita").iterdir()}
+def parts_of(names: set[str]) -> set[str]:
+    """The packages of ours among absolute names."""
+    return {name.split(".")[1] for name in names if name.startswith("lavita.")}
 
 
-@pytest.mark.parametrize("package", sorted(ALLOWED))
-def test_packages(package):
-    files = sorted((ROOT / "src" / "lavita" / package).rglob("*.py"))
-    assert files
-    for path in files:
-        assert imported(path) & OURS <= ALLOWED[package] | FREE, path.name
+def files() -> list[tuple[Path, str, str]]:
+    """(file, its place in ORDER, dotted name of its folder) of every source file."""
+    found = []
+    for root, start in ((SOURCE, ("lavita",)), (ROOT / "baselines", ("lavita", "baselines"))):
+        for path in sorted(root.rglob("*.py")):
+            if root == SOURCE and "baselines" in path.relative_to(root).parts:
+                continue  # a link to baselines/
+            parts = (*start, *path.relative_to(root).with_suffix("").parts)
+            place = "parity" if path.name == "parity.py" and parts[1] in ("methods", "baselines") else parts[1]
+            found.append((path, place, ".".join(parts[:-1])))
+    return found
+
+
+@pytest.mark.parametrize("place", ORDER)
+def test_each_package_imports_only_what_stands_before_it(place):
+    allowed = set(ORDER[: ORDER.index(place) + 1])
+    for path, own, package in files():
+        if own == place:
+            assert parts_of(imported(path, package)) <= allowed, path
+
+
+def test_the_order_names_every_package():
+    places = {place for _, place, _ in files()} - {"__init__", "__main__"}
+    assert places == set(ORDER)
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent.name for path in (ROOT / "baselines").glob("*/module.py")))
-def test_baselines(folder):
+def test_a_baseline_uses_no_other_and_nothing_that_judges(folder):
     for path in (ROOT / "baselines" / folder).glob("*.py"):
-        found = imported(path)
-        assert found & OURS <= BASELINE | FREE, path.name
-        assert "baselines" not in found, path.name
+        if path.name == "parity.py":
+            continue
+        names = imported(path, f"lavita.baselines.{folder}")
+        others = {name for name in names if name.startswith("lavita.baselines.")}
+        assert all(name.startswith(f"lavita.baselines.{folder}") for name in others), path
+        assert parts_of(names) - {"baselines"} <= FOR_METHODS, path
 
 
-def test_bench_needs_no_torch():
-    for path in (ROOT / "src" / "lavita" / "bench").rglob("*.py"):
-        assert not imported(path) & {"torch", "lightning", "diffusers"}, path.name
+def test_folders_are_small():
+    for folder in {path.parent for path, _, _ in files()}:
+        count = sum(path.name != "__init__.py" for path in folder.glob("*.py"))
+        assert count <= LARGEST_FOLDER, f"{folder}: {count} files"
+
+
+@pytest.mark.parametrize("module", ["results.run_folder", "report.page", "audit.files", "suite.run", "commands.run"])
+def test_launcher_records_report_and_file_checks_load_no_torch(module):
+    """Asked of a fresh interpreter, since imports of imports count as well."""
+    code = (
+        f"import sys, lavita.{module}; print([name for name in ('torch', 'lightning', 'scipy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "src")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

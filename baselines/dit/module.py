@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lavita.baselines.dit.model import MODES, SIZES, DiT, DiTConfig
 from torch import nn
 
+from lavita.baselines.dit.model import MODES, SIZES, DiT, DiTConfig
 from lavita.config.schema import one_of
 from lavita.methods.latent_diffusion import LatentDiffusion
 from lavita.nn.sizes import chosen_size

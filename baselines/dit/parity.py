@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import torch
-from lavita.baselines.dit.model import DiT, DiTConfig
 from torch import Tensor
 
+from lavita.baselines.dit.model import DiT, DiTConfig
 from lavita.diffusion.sampler import guided
-from lavita.parity.cases import Case, CaseError
+from lavita.parity.cases import Adapter, Case, CaseError
 from lavita.parity.diffusion import hybrid_figures, tensor
 
 GUIDED_INPUT = r"Z -> forward_with_cfg\(t=(\d+), y=\[([\d, ]+)\], scale=([\d.]+)\).*"
@@ -59,3 +59,6 @@ def guided_forward(case: Case, network: DiT) -> Tensor:
     first = denoiser(x, t)  # (B, 1, 2C, H, W)
     second = torch.cat([first[:, :, :GUIDED_CHANNELS], network(x, t, nulls)[:, :, GUIDED_CHANNELS:]], dim=2)
     return torch.cat([first, second])[:, 0]  # (2B, 2C, H, W)
+
+
+SYSTEMS = {"dit": Adapter(build, run)}

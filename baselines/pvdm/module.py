@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from lavita.baselines.pvdm.autoencoder import TriplaneAutoencoder, TriplaneCodec
 from lavita.baselines.pvdm.diffusion import guided, noise_loss, pvdm_schedule, sample_latents
 from lavita.baselines.pvdm.losses import LPIPS, Adversary, perceptual_distance
@@ -20,8 +22,6 @@ from lavita.baselines.pvdm.stages import (
     unet_config,
 )
 from lavita.baselines.pvdm.unet import PlaneUNet
-from torch import Tensor, nn
-
 from lavita.codecs.base import Codec
 from lavita.config.schema import ConfigError, SamplingConfig
 from lavita.diffusion.rng import SampleRNG
@@ -39,8 +39,9 @@ def load_official_pair(
 ) -> None:
     """Load both files, or raise CheckpointError and change neither network.
 
-    Files and errors are those of `lavita.methods.checkpoints.load_official`; the U-Net's keys may stand with the released
-    trainer's prefix or without. Use the averaged U-Net (`ema_model_<iteration>.pth`): published scores are of that one.
+    Files and errors are those of `lavita.methods.checkpoints.load_official`; the U-Net's keys may stand with the
+    released trainer's prefix or without. Use the averaged U-Net (`ema_model_<iteration>.pth`): published scores
+    are of that one.
     Source: github.com/sihyun-yu/PVDM at 793172f, tools/trainer.py and exps/diffusion.py.
     """
     first = official_state(autoencoder_path, autoencoder)

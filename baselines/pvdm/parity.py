@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from lavita.baselines.pvdm.autoencoder import AutoencoderConfig, TriplaneAutoencoder
 from lavita.baselines.pvdm.diffusion import noise_loss, pvdm_schedule
 from lavita.baselines.pvdm.unet import PlaneUNet, UNetConfig
-from torch import Tensor
-
-from lavita.parity.cases import Case
+from lavita.parity.cases import Adapter, Case
 from lavita.parity.diffusion import tensor
 
 
@@ -45,3 +45,9 @@ def run_autoencoder(case: Case, network: TriplaneAutoencoder) -> dict[str, Tenso
     mse = ((reconstruction - x) ** 2).mean()
     mse.backward()
     return {"latent": latent, "reconstruction": reconstruction.flatten(0, 1), "mse": mse}
+
+
+SYSTEMS = {
+    "pvdm_unet": Adapter(build_unet, run_unet),
+    "pvdm_autoencoder": Adapter(build_autoencoder, run_autoencoder),
+}

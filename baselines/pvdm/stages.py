@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from lavita.baselines.pvdm.autoencoder import AutoencoderConfig, TriplaneAutoencoder
 from lavita.baselines.pvdm.losses import TURNS, Adversary, discriminators_turn, reconstruction_loss, share_statistics
 from lavita.baselines.pvdm.unet import UNetConfig
-from torch import Tensor, nn
-
 from lavita.config.schema import SamplingConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.methods.base import MethodContext

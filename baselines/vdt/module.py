@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from lavita.baselines.vdt.model import SIZES, VDT, VDTConfig
 from torch import Tensor, nn
 
+from lavita.baselines.vdt.model import SIZES, VDT, VDTConfig
 from lavita.config.schema import GENERATION, ConfigError, SamplingConfig, one_of
 from lavita.diffusion.loss import hybrid_loss
 from lavita.diffusion.rng import SampleRNG

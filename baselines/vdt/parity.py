@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lavita.baselines.vdt.model import VDT, VDTConfig
 from torch import Tensor
 
-from lavita.parity.cases import Case
+from lavita.baselines.vdt.model import VDT, VDTConfig
+from lavita.parity.cases import Adapter, Case
 from lavita.parity.diffusion import hybrid_figures, tensor
 
 
@@ -30,3 +30,6 @@ def run(case: Case, network: VDT) -> dict[str, Tensor]:
     t = tensor(case, "t")
     y = tensor(case, "y") if "y" in case.get("inputs") else None
     return hybrid_figures(lambda x: network(x, t, y), tensor(case, "x"), tensor(case, "noise"), t)
+
+
+SYSTEMS = {"vdt": Adapter(build, run)}

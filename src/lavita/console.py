@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
 import time
+from pathlib import Path
+
+
+def invocation(command: str) -> str:
+    """How another command is called, in the way this one was: from a checkout, or installed."""
+    if Path(sys.argv[0]).parent.name == "benchmarks":
+        return f"python benchmarks/{command}.py"
+    return f"lavita {command}"
+
+
+def this_command() -> str:
+    """The command line that started this process, to be given again."""
+    if Path(sys.argv[0]).parent.name == "benchmarks":
+        return f"python {shlex.join(sys.argv)}"
+    return f"lavita {shlex.join(sys.argv[1:])}"
 
 
 class Display:

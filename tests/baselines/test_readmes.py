@@ -18,7 +18,7 @@ HEADINGS = [
 ]
 ROOT = Path(__file__).parents[2]
 CARDS = sorted(path.parent / "README.md" for path in (ROOT / "baselines").glob("*/module.py"))
-CARDS.append(ROOT / "docs" / "lavita.md")
+CARDS.append(ROOT / "src" / "lavita" / "methods" / "lavita" / "README.md")
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: f"{card.parent.name}-{card.stem}")

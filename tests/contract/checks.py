@@ -17,9 +17,9 @@ from lavita.config.plan import deviations
 from lavita.config.registry import load_implementation
 from lavita.config.schema import ConfigError, read
 from lavita.data.clips import to_uint8
+from lavita.experiment.budget import shares_codec, split_budget
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, empty_codec
-from lavita.suite.budget import shares_codec, split_budget
 from lavita.training.stage import StagePlan
 
 from .subject import Subject, batch_of, cell_of, draws_of, suite_named, suites_of

@@ -6,9 +6,8 @@ import ast
 import re
 from pathlib import Path
 
-from tests.lavita.baselines.test_readmes import HEADINGS
-
-from tests.test_imports import BASELINE, FREE, OURS, imported
+from tests.baselines.test_readmes import HEADINGS
+from tests.test_imports import FOR_METHODS, imported, parts_of
 
 from .checks import require
 
@@ -31,15 +30,17 @@ def check_imports(folder: Path) -> None:
     files = sorted(folder.rglob("*.py"))
     own = {path.stem for path in files} | {folder.name, "plugins"}
     for path in files:
-        found, where = imported(path), path.relative_to(folder)
-        strange = sorted(found & OURS - BASELINE - FREE)
-        allowed = ", ".join(sorted(BASELINE | FREE))
+        where = path.relative_to(folder)
+        names = imported(path, folder.name)
+        found = {name.split(".")[0] for name in names}
+        strange = sorted(parts_of(names) - FOR_METHODS - ({"parity"} if where.name == "parity.py" else set()))
+        allowed = ", ".join(sorted(FOR_METHODS))
         require(not strange, f"{where}: imports lavita.{strange and strange[0]}; a method may use {allowed} of lavita")
         others = sorted(found & {"baselines", "benchmarks", "tests"})
         require(
             not others, f"{where}: imports {others and others[0]}; a method may not use another one, nor the commands"
         )
-        absolute = sorted((found & own) - OURS)
+        absolute = sorted(found & own - {"lavita"})
         require(
             not absolute, f"{where}: imports {absolute and absolute[0]!r}; write from .NAME import ..., with the dot"
         )

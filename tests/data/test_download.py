@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lavita.data import download, http_get
+from lavita.data import http_get
 from lavita.data.download import DownloadError, NoSpace, download
 from tests.data.web_server import WebServer
 

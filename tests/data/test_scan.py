@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lavita.data import scan
 from lavita.data.scan import Content, fingerprint, scan
+from lavita.data.video import probe as video_probe
 from lavita.data.video import write_video
 
 
@@ -45,8 +45,10 @@ def test_fingerprint_by_hand_in_any_order():
 @pytest.fixture
 def probed(monkeypatch) -> list[str]:
     """Names of the videos that were decoded."""
-    names, probe = [], scan.probe
-    monkeypatch.setattr(scan, "probe", lambda path, thorough: (names.append(path.name), probe(path, thorough))[1])
+    names, probe = [], video_probe
+    monkeypatch.setattr(
+        "lavita.data.scan.probe", lambda path, thorough: (names.append(path.name), probe(path, thorough))[1]
+    )
     return names
 
 

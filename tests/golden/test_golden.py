@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from lavita.baselines.pvdm import losses, stages, unet
-from lavita.baselines.vdt import model
 from torch import Tensor
 
+from lavita.baselines.pvdm import losses, stages, unet
+from lavita.baselines.vdt import model
 from lavita.codecs.base import PixelCodec
 from lavita.config.compose import load_yaml
 from lavita.config.registry import load_implementation

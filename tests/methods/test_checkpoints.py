@@ -8,11 +8,11 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from lavita.baselines.dit.model import DiT, DiTConfig
 from lavita.baselines.vdt.model import SIZES as VDT_SIZES
 from lavita.baselines.vdt.model import VDT, VDTConfig
-from safetensors.torch import save_file
-
 from lavita.methods.checkpoints import CheckpointError, described, load, load_official, save
 from lavita.methods.lavita.model import Lavita, LavitaConfig
 from lavita.parity.cases import fill_by_formula

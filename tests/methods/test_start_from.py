@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from lavita.baselines.dit.model import DiT, DiTConfig
 
+from lavita.baselines.dit.model import DiT, DiTConfig
 from lavita.methods.checkpoints import CheckpointError, start_from
 from lavita.methods.lavita.model import Lavita, LavitaConfig
 from lavita.parity.cases import fill_by_formula

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from lavita.metrics import memorization
 from lavita.metrics.memorization import memorization, nearest_real
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_nearest_is_the_nearest(offset, monkeypatch):
-    monkeypatch.setattr(memorization, "BLOCK", 7)
+    monkeypatch.setattr("lavita.metrics.memorization.BLOCK", 7)
     rng = np.random.default_rng(0)
     queries, references = rng.standard_normal((40, 5)) + offset, rng.standard_normal((60, 5)) + offset
     queries[3], references[20] = references[17], references[17]

@@ -19,6 +19,7 @@ from lavita.config.registry import load_implementation
 from lavita.data.clip_folder import read_clips, read_manifest, write_clips
 from lavita.data.unpack import UnpackError, unpack
 from lavita.data.video import UnreadableVideo, read_frames
+from lavita.experiment import shared
 from lavita.files import require_inside
 from lavita.metrics.folder_record import recomputed
 from lavita.report.page.moving import read_sprite
@@ -26,7 +27,6 @@ from lavita.results.digest import files_of
 from lavita.results.records import read_record
 from lavita.results.run_folder import read_run
 from lavita.results.shared import read_shared
-from lavita.suite import shared
 from tests.data.archives import split_zip
 from tests.report.folder_of_run import KEY, clips, make_run
 from tests.safety.evil import one_line
@@ -204,7 +204,9 @@ def test_the_audit_runs_no_network_that_a_record_names(tmp_path, monkeypatch):
     run = SimpleNamespace(shared={KEY: {"extractor": None}})
     one = SimpleNamespace(record={"shared": KEY, "config": json.loads(json.dumps(asdict(cell)))})
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("a program was loaded"))
-    monkeypatch.setattr("lavita.suite.scoring.find_weights", lambda *_, **__: (_ for _ in ()).throw(ValueError("none")))
+    monkeypatch.setattr(
+        "lavita.metrics.features.load.find_weights", lambda *_, **__: (_ for _ in ()).throw(ValueError("none"))
+    )
     refused(lambda: features.extractor(run, one), "none")
 
 

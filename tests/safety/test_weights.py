@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from lavita.baselines.pvdm.losses import LPIPS
 
 from lavita.audit.clips import read_arrays
+from lavita.baselines.pvdm.losses import LPIPS
 from lavita.codecs.kl import STATISTICS, load_codec, load_kl
+from lavita.experiment import scoring
 from lavita.methods.checkpoints import load, load_official, read_state, read_tensors
 from lavita.metrics.clips import clip_items
 from lavita.metrics.features.frame_encoders import load_frame_encoder
@@ -23,7 +24,6 @@ from lavita.metrics.features.load import load_extractor
 from lavita.metrics.features.torchscript import TorchScriptC3D, TorchScriptI3D
 from lavita.metrics.features.weights import read_state_dict
 from lavita.metrics.folder_record import recomputed
-from lavita.suite import scoring
 from tests.safety.evil import Evil, arrays, files_of_weights, one_line
 
 KINDS = ("bare", "ema", "old", "script", "plain pickle", "named safetensors")

@@ -117,9 +117,9 @@ def cells_of(pid: int) -> dict[str, int]:
     """The processes of a run's cells by the names of the cells' folders."""
     found = children(pid)
     return {
-        Path(words[words.index("lavita.suite.cell") + 1]).name: number
+        Path(words[words.index("lavita.experiment.cell") + 1]).name: number
         for number, words in found.items()
-        if "lavita.suite.cell" in words
+        if "lavita.experiment.cell" in words
     }
 
 

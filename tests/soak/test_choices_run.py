@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lavita.baselines.dit.model import DiT, DiTConfig
 
+from lavita.baselines.dit.model import DiT, DiTConfig
 from lavita.parity.cases import fill_by_formula
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -276,7 +276,7 @@ def quiet(tmp_path_factory) -> Path:
 
 def fitting(run_pid: int) -> list[int]:
     """The process that fits what the cells of a run share."""
-    return [pid for pid, words in children(run_pid).items() if "lavita.suite.shared" in words]
+    return [pid for pid, words in children(run_pid).items() if "lavita.experiment.shared" in words]
 
 
 def kept_of_codec(cache: Path) -> set[str]:

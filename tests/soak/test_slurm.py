@@ -53,7 +53,7 @@ def test_shared_parts_are_fitted_again_in_their_folder(here, tmp_path):
     shutil.copytree(here / "shared", tmp_path / "shared")
     (folder,) = (tmp_path / "shared").iterdir()
     before = read_shared(folder)
-    command = [sys.executable, "-m", "lavita.suite.shared", str(folder / "spec.json"), str(folder)]
+    command = [sys.executable, "-m", "lavita.experiment.shared", str(folder / "spec.json"), str(folder)]
     subprocess.run(command, check=True, env=environment_of_processes({"OMP_NUM_THREADS": "1"}), timeout=120)
     assert read_shared(folder) == before
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lavita.baselines.pvdm.losses import LPIPS
 
+from lavita.baselines.pvdm.losses import LPIPS
 from lavita.data.clip_folder import read_clips, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -119,7 +119,9 @@ def wait_for(out: Path, cell: str, stage: str, least: float, process: subprocess
 
 def ranks_of(out: Path, cell: str) -> list[int]:
     """Process ids of a cell, the first started first."""
-    said = subprocess.run(["pgrep", "-f", f"lavita.suite.cell {out}/cells/{cell} "], capture_output=True, text=True)
+    said = subprocess.run(
+        ["pgrep", "-f", f"lavita.experiment.cell {out}/cells/{cell} "], capture_output=True, text=True
+    )
     return sorted(map(int, said.stdout.split()))
 
 

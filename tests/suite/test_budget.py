@@ -6,8 +6,8 @@ from lavita.config.compose import TIERS, load_yaml
 from lavita.config.plan import make_plan
 from lavita.config.registry import names_in
 from lavita.config.schema import ConfigError
+from lavita.experiment.budget import check_budget, meta_flops, planned_shared_cost
 from lavita.suite import run
-from lavita.suite.budget import check_budget, meta_flops, planned_shared_cost
 from lavita.suite.dry_run import lines_of
 
 

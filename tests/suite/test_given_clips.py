@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lavita.config.plan import make_plan
+from lavita.experiment.samples import given_clips
 from lavita.sampling.generate import save_samples
-from lavita.suite.samples import given_clips
 
 OVERRIDES = ["protocol.n_real=2", "protocol.n_generated=2", "data.frames=2", "protocol.frames=2"]
 

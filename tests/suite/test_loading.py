@@ -6,7 +6,7 @@ import pytest
 
 from lavita.config.plan import make_plan
 from lavita.data.catalogue import Catalogue, VideoEntry
-from lavita.suite.train import stage_data
+from lavita.experiment.train import stage_data
 from lavita.training.stage import TrainedStage
 
 

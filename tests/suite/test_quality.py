@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lavita.codecs.base import PixelCodec
-from lavita.suite import scoring
-from lavita.suite.scoring import averaged, psnr_and_ssim, reconstruction
+from lavita.experiment import scoring
+from lavita.experiment.scoring import averaged, psnr_and_ssim, reconstruction
 
 
 def clips(seed: int) -> np.ndarray:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lavita.config.plan import make_plan
+from lavita.metrics.features.load import load_extractors
 from lavita.metrics.features.torchscript import TorchScriptI3D
-from lavita.suite.scoring import load_extractors
 
 
 class TinyI3D(torch.nn.Module):
@@ -27,7 +27,7 @@ def test_another_file_than_the_recorded_is_refused_and_can_be_named(tmp_path):
     def networks(*overrides):
         small = [f"weights.i3d={file}", "protocol.is_extractor=i3d", *overrides]
         (cell,) = make_plan("skytimelapse", "demo", ["dit"], [0], small)
-        return cell, load_extractors(cell, embedded=None, device="cpu")
+        return cell, load_extractors(cell.protocol, cell.weights, in_domain=None, device="cpu")
 
     with pytest.raises(
         ValueError, match=f"protocol.extractor_hash is 93daef59c7ae, the file of i3d at hand has {own[:12]}"

@@ -29,9 +29,9 @@ from lavita.config.compose import load_yaml
 from lavita.config.registry import load_implementation
 from lavita.config.schema import CheckpointConfig, CodecConfig, ComputeConfig, TrainConfig, read
 from lavita.diffusion.rng import SampleRNG, seed_everything
+from lavita.experiment.budget import flops_limits
 from lavita.methods.base import MethodContext
 from lavita.results.resume_store import ResumeStore
-from lavita.suite.budget import flops_limits
 from lavita.training import callbacks, checkpoint
 from lavita.training.budget import Limit
 from lavita.training.checkpoint import StageCheckpoints

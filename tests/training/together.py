@@ -14,10 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from lavita.baselines.pvdm import stages
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lavita.baselines.pvdm import stages
 from lavita.codecs.training import CodecTraining
 from lavita.config.plan import make_plan
 from lavita.config.schema import ComputeConfig

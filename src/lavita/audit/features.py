@@ -13,9 +13,9 @@ from lavita.config.plan import cell_from_dict
 from lavita.data.clip_folder import read_manifest
 from lavita.data.video import read_frames
 from lavita.metrics.features.base import Extractor
+from lavita.metrics.features.load import load_extractors
 from lavita.results.audit_line import FAIL, NOT_APPLICABLE, PASS, AuditLine
 from lavita.results.run_folder import Attempt, RunFolder
-from lavita.suite.scoring import load_extractors
 
 CHECK = "features from stored clips"
 # Of the largest feature: float32 of another machine or number of threads.
@@ -53,8 +53,8 @@ def extractor(run: RunFolder, one: Attempt) -> Extractor:
     A file that the record names is not taken: it lies outside the folder, and a TorchScript file is a program.
     """
     shared, cell = run.shared[one.record["shared"]], cell_from_dict(one.record["config"])
-    known = replace(cell, weights=replace(cell.weights, i3d=None, c3d=None))
-    return load_extractors(known, shared["extractor"], "cpu")["distance"]
+    weights = replace(cell.weights, i3d=None, c3d=None)
+    return load_extractors(cell.protocol, weights, shared["extractor"], "cpu")["distance"]
 
 
 def compared(run: RunFolder, one: Attempt, network: Extractor, count: int) -> AuditLine:

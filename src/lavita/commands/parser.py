@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,8 @@ class Parser(argparse.ArgumentParser):
     """As argparse's, with the description and examples as they are written and no abbreviated flags."""
 
     def __init__(self, prog: str, description: str | None = None, epilog: str | None = None, **options: Any) -> None:
+        if epilog and prog.endswith(".py"):  # called from a checkout
+            epilog = re.sub(r"^( *)lavita (\w+)", r"\1python benchmarks/\2.py", epilog, flags=re.MULTILINE)
         super().__init__(
             prog=prog,
             description=description,

@@ -1,7 +1,8 @@
 """Finds methods by scanning: a folder in baselines/ with module.py, and a file in configs/methods/. No list is kept.
 
-A method from outside the repository is a plugin: one folder with `module.py` and `method.yaml`. Its path stands in the
-environment variable PLUGINS, which the processes of a run's cells inherit.
+A method from elsewhere is a folder with `module.py` and `method.yaml`. It is found in two ways: given with --plugin
+(its path then stands in the environment variable PLUGINS, which the processes of a run inherit), or as a package that
+an installed distribution declares in the entry point group GROUP: `mine = their_package.mine`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,25 +54,63 @@ def texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, values
 
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "configs"
-BASELINES = ROOT / "baselines"
+PACKAGE = Path(__file__).resolve().parents[1]
+CONFIGS = PACKAGE / "configs"
+BASELINES = PACKAGE / "baselines"
 BUILT_IN = "lavita"
 PLUGINS = "LAVITA_PLUGINS"
+GROUP = "lavita.methods"
 METHOD_FILE = "method.yaml"
 SAFE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
+def checkout() -> Path | None:
+    """The root of the checkout that this package is run from; None where it is installed from a wheel."""
+    root = PACKAGE.parents[1]
+    return root if PACKAGE.parent.name == "src" and (root / "setup.cfg").is_file() else None
+
+
 def plugins() -> dict[str, Path]:
-    """Folders of the methods from outside the repository, by name."""
+    """Folders of the methods from elsewhere, by name: those of --plugin, then those of installed packages."""
     paths = [Path(part) for part in os.environ.get(PLUGINS, "").split(os.pathsep) if part]
-    return {path.name: path for path in paths}
+    return {name: folder for name, (_, folder) in installed_methods().items()} | {path.name: path for path in paths}
+
+
+@cache
+def installed_methods() -> dict[str, tuple[str, Path]]:
+    """(package, folder) of the methods that installed distributions declare, by name.
+
+    Raises ConfigError, one line, for a declaration that leads to no method, and for a name that one of ours has.
+    """
+    found = {}
+    for entry in entry_points(group=GROUP):
+        where = f"entry point {entry.name} = {entry.value} in group {GROUP}"
+        try:
+            spec = importlib.util.find_spec(entry.value)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"{where}: can't be found ({error}); reinstall or remove that package") from None
+        if spec is None or not spec.submodule_search_locations:
+            raise ConfigError(f"{where}: wanted a package, a folder with module.py and {METHOD_FILE}")
+        folder = Path(next(iter(spec.submodule_search_locations))).resolve()
+        if folder.name != entry.name:
+            raise ConfigError(f"{where}: wanted the name of its folder, {folder.name}")
+        check_plugin(folder, where)
+        if entry.name in own_names():
+            raise ConfigError(f"{where}: the name {entry.name!r} is taken; remove that package, or rename its method")
+        found[entry.name] = (entry.value, folder)
+    return found
+
+
+def own_names() -> set[str]:
+    """Names of the methods and implementations of this package."""
+    methods = {path.stem for path in (CONFIGS / "methods").glob("*.yaml")}
+    return methods | {path.parent.name for path in BASELINES.glob("*/module.py")} | {BUILT_IN}
 
 
 def add_plugin(path: Path | str) -> str:
     """Make a folder from outside the repository a method, in this process and those it starts; returns its name.
 
-    The folder holds module.py (see lavita.training.stage), what that imports, README.md, and method.yaml: what
+    The folder holds module.py (see lavita.methods.base), what that imports, README.md, and method.yaml: what
     configs/methods/<name>.yaml is to a baseline, with `name` and `implementation` the folder's name.
     Raises ConfigError for a folder that is none of this, or a name that is taken. Giving a folder twice is no error.
     """
@@ -78,12 +119,11 @@ def add_plugin(path: Path | str) -> str:
     known = plugins()
     if known.get(folder.name) == folder:
         return folder.name
-    baselines = {found.parent.name for found in BASELINES.glob("*/module.py")}
-    if folder.name in {*names_in("methods"), *baselines, BUILT_IN}:
+    if folder.name in own_names() | set(known):
         raise ConfigError(
             f"--plugin {path}: the name {folder.name!r} is taken; rename the folder and its {METHOD_FILE}"
         )
-    os.environ[PLUGINS] = os.pathsep.join(map(str, [*known.values(), folder]))
+    os.environ[PLUGINS] = os.pathsep.join(filter(None, [os.environ.get(PLUGINS, ""), str(folder)]))
     return folder.name
 
 
@@ -131,7 +171,7 @@ def implementation_folder(name: str) -> Path:
     """
     if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
         raise ConfigError(f"implementation is {repr(name)[:80]}, wanted the name of a method: letters, digits, - and _")
-    folder = ROOT / "src" / "lavita" if name == BUILT_IN else plugins().get(name, BASELINES / name)
+    folder = PACKAGE / "methods" / "lavita" if name == BUILT_IN else plugins().get(name, BASELINES / name)
     if not (folder / "module.py").is_file():
         found = sorted(path.parent.name for path in BASELINES.glob("*/module.py"))
         raise ConfigError(
@@ -141,15 +181,24 @@ def implementation_folder(name: str) -> Path:
     return folder
 
 
-def load_implementation(name: str) -> ModuleType:
-    """Import the module.py of a method; it defines Config and Method (see lavita.training.stage)."""
-    if name == BUILT_IN:
-        return importlib.import_module("lavita.methods.lavita.module")
+def implementation_package(name: str) -> str:
+    """The dotted name under which the package of a method is imported. Raises ConfigError where there is none."""
     folder = implementation_folder(name)
-    package = f"{'plugins' if name in plugins() else BASELINES.name}.{name}"
-    if package not in sys.modules:
+    if name == BUILT_IN:
+        return "lavita.methods.lavita"
+    if folder == BASELINES / name:
+        return f"lavita.baselines.{name}"
+    if name in installed_methods():
+        return installed_methods()[name][0]
+    return f"plugins.{name}"
+
+
+def load_implementation(name: str) -> ModuleType:
+    """Import the module.py of a method; it defines Config and Method (see lavita.methods.base)."""
+    package = implementation_package(name)
+    if package.startswith("plugins.") and package not in sys.modules:
         # A package made from the folder itself, so that its relative imports work wherever the folder lies.
         spec = importlib.machinery.ModuleSpec(package, None, is_package=True)
-        spec.submodule_search_locations = [str(folder)]
+        spec.submodule_search_locations = [str(implementation_folder(name))]
         sys.modules[package] = importlib.util.module_from_spec(spec)
     return importlib.import_module(f"{package}.module")

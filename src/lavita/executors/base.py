@@ -12,7 +12,6 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from lavita.config.compose import Experiment
-from lavita.config.registry import ROOT
 from lavita.config.schema import ConfigError
 from lavita.console import Display
 from lavita.executors.process import Ended, Launcher, environment_of
@@ -94,8 +93,8 @@ class Work:
 
 
 def shown(path: Path) -> str:
-    """A path as short as can be: relative to the checkout where it lies inside."""
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+    """A path as short as can be: relative to the working directory where it lies inside."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 LOCAL, SLURM = "local", "slurm"  # values of --executor

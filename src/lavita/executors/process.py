@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
@@ -14,13 +15,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lavita.config.registry import ROOT
-from lavita.executors.child import PARENT
+from lavita.config.registry import PACKAGE
 from lavita.executors.heartbeat import parse, read_heartbeat
 from lavita.files import naming_file
 
 # Mended, the same command goes on; nothing has to be asked for.
 OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
+
+
+PARENT = "LAVITA_PARENT"  # a variable: the process id of the one that started this one
+PR_SET_PDEATHSIG = 1
+
+
+def begin() -> None:
+    """End this process when its parent ends, however that ends; leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = int(os.environ.get(PARENT, "0"))
+    if parent and sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the kernel was told
+            os._exit(1)
 
 
 def is_of_the_machine(error: BaseException) -> bool:
@@ -241,7 +255,7 @@ class Watch:
 def environment_of_processes(more: Mapping[str, str]) -> dict[str, str]:
     """This process's environment, what makes a CPU steady, and `more`, which wins."""
     environment = dict(os.environ)
-    search = [str(ROOT / "src"), str(ROOT), environment.get("PYTHONPATH", "")]
+    search = [str(PACKAGE.parent), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(part for part in search if part)
     environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for name, value in STEADY_CPU.items():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lavita.config.registry import ROOT
+from lavita.config.registry import PACKAGE
 from lavita.config.schema import ConfigError
 from lavita.console import Channel, Display
 from lavita.executors.heartbeat import LogTail
@@ -258,7 +258,7 @@ def parameters_of(tasks: Sequence[Task], workers: int | None, asked: Mapping[str
     found |= dict(asked)
     # Since Slurm 22.05 srun does not take the number over from sbatch. A process that dies takes the others with it.
     found["srun_args"] = [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"]
-    search = ":".join(shlex.quote(str(path)) for path in (ROOT / "src", ROOT))
+    search = shlex.quote(str(PACKAGE.parent))
     found["setup"] = [*asked.get("setup", ()), f"export PYTHONPATH={search}${{PYTHONPATH:+:$PYTHONPATH}}"]
     found["array_parallelism"] = workers or len(tasks)
     return found

@@ -44,7 +44,8 @@ def cosine_integral(end: float, power: int, pieces: int = 2000) -> float:
 LEVEL = 0.95
 BETTER, WORSE, NOT_SIGNIFICANT = "better", "worse", "not told apart"
 __all__ = [
-    "BETTER", "LEAST_CLIPS", "LEVEL", "NOT_APART", "WORSE", "Comparison", "Interval", "Resampled", "ScoreOfSubsets",
+    "BETTER", "LEAST_CLIPS", "LEVEL", "NOT_SIGNIFICANT", "WORSE", "Comparison", "Interval", "Resampled",
+    "ScoreOfSubsets",
     "SeedSpread", "compare", "compare_intervals", "interval", "resample", "seed_spread", "verdict",
 ]  # fmt: skip
 

@@ -186,7 +186,7 @@ __all__ = [
     "FrechetFrameDistance",
     "FrechetVideoDistance",
     "KernelVideoDistance",
-    "MemorisationCheck",
+    "MemorizationCheck",
     "VideoInceptionScore",
     "metric_key",
 ]

@@ -6,9 +6,10 @@ import json
 import math
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +66,21 @@ class Case:
 def strip_groups(pattern: str) -> str:
     """A pattern with its capturing groups made non-capturing, so that callers number their own."""
     return re.sub(r"(?<!\\)\((?!\?)", "(?:", pattern)
+
+
+class Adapter(NamedTuple):
+    """How the cases of a system are run.
+
+    build(case) -> the network of a case, or None for a plain function; run(case, network) -> {output name: array or
+    number}, after which the gradients of the recorded loss lie in the network's parameters.
+    """
+
+    build: Callable[[Case], nn.Module | None]
+    run: Callable[[Case, Any], dict[str, Any]]
+
+
+def no_network(case: Case) -> None:
+    """The case is of a plain function, or writes its network as a formula."""
 
 
 def read_case(path: Path) -> Case:

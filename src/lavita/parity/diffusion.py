@@ -12,7 +12,7 @@ from torch import Tensor
 from lavita.diffusion.loss import hybrid_loss
 from lavita.diffusion.sampler import sample_loop
 from lavita.diffusion.schedule import Schedule
-from lavita.parity.cases import Case, CaseError
+from lavita.parity.cases import Adapter, Case, CaseError, no_network
 
 
 def tensor(case: Case, key: str) -> Tensor:
@@ -39,11 +39,6 @@ NETWORK = (
     r"eps = tanh\(([\d.]+) x \+ sin\(t/([\d.]+)\)\), v = tanh\(([\d.]+) x ([+-]) ([\d.]+)\), "
     r"model output = cat\(\[eps, v\], dim=1\); t is the original, unspaced timestep"
 )
-
-
-def build(case: Case) -> None:
-    """No network to build: the case writes it as a formula."""
-    return None
 
 
 def closed_form_network(case: Case) -> Callable[[Tensor, Tensor], Tensor]:
@@ -77,3 +72,6 @@ def run(case: Case, network: None) -> dict[str, Any]:
         watch=lambda step, x: figures.__setitem__(f"sample_after_step_{step}", x),
     )
     return figures
+
+
+SYSTEMS = {"iddpm_sampler": Adapter(no_network, run)}

@@ -11,14 +11,9 @@ from torch.nn import functional
 
 from lavita.metrics.distances import frechet_distance, inception_score, kernel_distance
 from lavita.metrics.features.i3d import I3D, SIZE, FoldedI3D
-from lavita.parity.cases import Case, CaseError, weight, z
+from lavita.parity.cases import Adapter, Case, CaseError, no_network, weight, z
 
 GENERATED = r"y = ([\d.]+) \* Z \+ ([\d.]+) in float64, then every third column \(0, 3, 6, \.\.\.\) of y halved"
-
-
-def no_network(case: Case) -> None:
-    """No network: a function of features."""
-    return None
 
 
 def run_frechet(case: Case, network: None) -> dict[str, float]:
@@ -32,11 +27,6 @@ def run_frechet(case: Case, network: None) -> dict[str, float]:
         "frechet_ddof1": frechet_distance(real, generated, ddof=1),
         "kernel_poly3_unbiased_mmd": kernel_distance(real, generated),
     }
-
-
-def no_network_inception(case: Case) -> None:
-    """No network: a function of probabilities."""
-    return None
 
 
 def run_inception(case: Case, network: None) -> dict[str, float]:
@@ -82,3 +72,10 @@ def run_i3d(case: Case, network: I3D) -> dict[str, Tensor]:
         size = (video.shape[2], SIZE, SIZE)
         video = functional.interpolate(video, size=size, mode="trilinear", align_corners=False) / 255 * 2 - 1
         return {"logits_raw": network(video), "logits_mean_over_time": FoldedI3D(network)(video)}
+
+
+SYSTEMS = {
+    "frechet": Adapter(no_network, run_frechet),
+    "inception_score": Adapter(no_network, run_inception),
+    "i3d": Adapter(build_i3d, run_i3d),
+}

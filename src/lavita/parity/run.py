@@ -1,31 +1,40 @@
-"""Which systems are covered, and how a case of one is run.
+"""Runs the recorded cases of a system and prints one line per figure.
 
-An adapter is a module with `build(case)` -> the network of the case, or None for a plain function, and
-`run(case, network)` -> {output name: float array or number}, after which the gradients of the recorded loss
-lie in the network's parameters.
+Systems are found, not listed: every module named here, and parity.py of every baseline, has a dictionary SYSTEMS of
+Adapters by the name that its cases give.
 """
 
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from lavita.parity.cases import Case, CaseError, Check, gradient_checks, output_checks, structure_checks
+from lavita.config.registry import BASELINES
+from lavita.parity.cases import (
+    Adapter,
+    Case,
+    CaseError,
+    Check,
+    fill_from_case,
+    gradient_checks,
+    output_checks,
+    structure_checks,
+)
 
-SYSTEMS = {
-    "latte": "lavita.methods.lavita.parity",
-    "latte_img": "lavita.methods.lavita.parity",
-    "dit": "lavita.baselines.dit.parity",
-    "vdt": "lavita.baselines.vdt.parity",
-    "iddpm_sampler": "lavita.parity.diffusion",
-    "frechet": "lavita.parity.metrics",
-    "inception_score": "lavita.parity.metrics",
-    "i3d": "lavita.parity.metrics",
-    "pvdm_autoencoder": "lavita.baselines.pvdm.parity",
-    "pvdm_unet": "lavita.baselines.pvdm.parity",
-}
+MODULES = ("lavita.parity.diffusion", "lavita.parity.metrics", "lavita.methods.lavita.parity")
+
+
+@cache
+def systems() -> dict[str, Adapter]:
+    """The adapter of every system that is covered."""
+    of_baselines = [f"lavita.baselines.{path.parent.name}.parity" for path in sorted(BASELINES.glob("*/parity.py"))]
+    found: dict[str, Adapter] = {}
+    for name in (*MODULES, *of_baselines):
+        found |= importlib.import_module(name).SYSTEMS
+    return found
 
 
 def run_case(case: Case) -> list[Check]:
@@ -33,15 +42,12 @@ def run_case(case: Case) -> list[Check]:
 
     A system that is not covered fails, and so does a network that cannot be built or run at the case's sizes.
     """
-    if case.system not in SYSTEMS:
-        return [Check("system", False, f"{case.system!r} is not covered; covered: {', '.join(SYSTEMS)}")]
-    adapter = importlib.import_module(SYSTEMS[case.system])
+    if case.system not in systems():
+        return [Check("system", False, f"{case.system!r} is not covered; covered: {', '.join(systems())}")]
+    adapter = systems()[case.system]
     network = adapter.build(case)
     checks = []
     if network is not None:
-        # Imported here: the cases of plain numpy functions need no torch.
-        from lavita.parity.cases import fill_from_case
-
         checks = structure_checks(case, network)
         if not checks[0].passed:
             return checks

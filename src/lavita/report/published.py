@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lavita.config.compose import load_method, load_yaml
-from lavita.config.registry import CONFIGS, ROOT, names_in, read_yaml
+from lavita.config.registry import CONFIGS, PACKAGE, names_in, read_yaml
 from lavita.config.schema import ConfigError, read
 
-PATH = ROOT / "results" / "reported.csv"
+PATH = PACKAGE / "report" / "reported.csv"
 COLUMNS = (
     "method,variant,dataset,resolution,frames,metric,value,std,bound,lower_is_better,conditioning,protocol,"
     "protocol_notes,own,as_reported_by,source,table,evidence,reprinted_by"

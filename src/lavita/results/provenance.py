@@ -10,15 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lavita.config.registry import ROOT
+from lavita.config.registry import checkout
 
 PACKAGES = ("torch", "lightning", "diffusers", "torchmetrics", "numpy", "av")
 
 
 def git(*arguments: str) -> str | None:
-    """Output of a git command in the checkout, or None where there is no git or no repository."""
+    """Output of a git command in the checkout, or None where there is no git or no checkout."""
+    root = checkout()
+    if root is None:
+        return None
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20)
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lavita.config.registry import ROOT
 from lavita.data.catalogue import SPLITS
 from lavita.executors.base import Work, shown
-from lavita.executors.heartbeat import emit
 from lavita.executors.process import Ended
 from lavita.executors.task import LOG, Task
-from lavita.files import atomic_write_text, remove_parts
-from lavita.lock import locked
+from lavita.files import atomic_write_text
 from lavita.results.attempts import attempts, new_attempt
 from lavita.results.digest import changed_files
 from lavita.results.identity import shared_code_hash
@@ -25,37 +22,6 @@ from lavita.results.provenance import versions
 from lavita.results.records import UNFINISHED, read_record, write_record
 from lavita.results.shared import read_shared
 from lavita.suite.groups import Group
-
-
-def source_hash(*packages: str) -> str:
-    """sha256 over the source of packages of ours: what was fitted by other code is fitted again."""
-    digest = hashlib.sha256()
-    for package in packages:
-        for path in sorted((ROOT / "src" / "lavita" / package).glob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def key_of(*parts: Any) -> str:
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
-
-
-def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
-    """The folder cache/name, made by fit where it is not there; it has its name only when it is whole.
-
-    fit gets a folder that holds what an earlier call had come to, where one was ended; of two runs at once the second
-    waits.
-    """
-    folder, part = cache / name, cache / f".{name}.part"
-    cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / f".{name}.lock", lambda: emit("note", text=f"another run fits {name}; waiting")):
-        if not folder.is_dir():
-            part.mkdir(exist_ok=True)
-            fit(part)
-            remove_parts(part)
-            part.rename(folder)
-    return folder
-
 
 CHECK = ".check-"  # how folders begin that hold the log of a check, until it is over
 
@@ -123,7 +89,7 @@ def task_of(work: Work, group: Group, title: str, folder: Path, notes: Path, reu
     spec = {"cells": [asdict(cell) for cell in group.cells], "cache": str(work.cache), "reuse": reuse}
     atomic_write_text(notes / "spec.json", json.dumps(spec, indent=1) + "\n")
     arguments = (str(notes / "spec.json"), str(folder))
-    return Task(title, "", notes, "lavita.suite.shared", arguments, group.cells[0].compute.threads)
+    return Task(title, "", notes, "lavita.experiment.shared", arguments, group.cells[0].compute.threads)
 
 
 def raise_unless_ok(ended: Ended, notes: Path) -> None:

@@ -13,7 +13,7 @@ from lavita.files import sha256_of
 from lavita.lock import FolderLock, Held
 from lavita.results.attempts import attempts
 from lavita.results.digest import LOCK, PROGRESS
-from lavita.results.identity import changed_keys, code_hash, config_hash, hash_of_sources, samples_files
+from lavita.results.identity import changed_keys, code_hash, config_hash, shared_code_hash
 from lavita.results.provenance import versions
 from lavita.results.records import UNFINISHED, read_record
 from lavita.suite.artifacts import SharedArtifacts
@@ -93,7 +93,7 @@ def samples_made_from(clips: Path, shared: SharedArtifacts) -> dict[str, str]:
     values = shared.values
     return {
         "clips": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
-        "code": hash_of_sources(samples_files()),
+        "code": shared_code_hash(),
         "libraries": versions(),
         "data": shared.group.source.catalogue.fingerprint,
         "feature network": values["extractor_hash"],

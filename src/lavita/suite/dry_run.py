@@ -14,10 +14,13 @@ import torch
 
 from lavita.codecs.base import Codec
 from lavita.config.compose import Experiment, load_yaml
-from lavita.config.registry import ROOT
 from lavita.config.schema import CodecConfig
+from lavita.console import invocation
+from lavita.data.find import SYNTHETIC
 from lavita.diffusion.rng import SampleRNG
 from lavita.executors.process import accelerators
+from lavita.experiment.budget import check_task, meta_flops, planned_shared_cost, split_budget
+from lavita.experiment.costs import Probe, StageCost, counted, stage_cost
 from lavita.files import atomic_write_text
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, build_pretraining, codec_training_config, empty_codec
@@ -25,8 +28,6 @@ from lavita.results.attempts import attempts
 from lavita.results.identity import config_hash
 from lavita.results.provenance import peak_bytes
 from lavita.results.records import csv_text, read_record, text_of
-from lavita.suite.budget import check_task, meta_flops, planned_shared_cost, split_budget
-from lavita.suite.costs import Probe, StageCost, counted, stage_cost
 from lavita.suite.estimate import (
     CELL_BYTES,
     checkpoint_bytes,
@@ -37,7 +38,7 @@ from lavita.suite.estimate import (
     log_bytes,
     samples_bytes,
 )
-from lavita.suite.groups import SYNTHETIC, group_key
+from lavita.suite.groups import group_key
 from lavita.training.stage import TrainedStage
 
 
@@ -48,7 +49,7 @@ def results_folder(cell: Experiment, out: Path | None) -> Path | None:
     if cell.data.root is None and cell.tier != "demo":
         return None
     name = SYNTHETIC if cell.data.root is None else Path(cell.data.root).expanduser().resolve().name
-    return ROOT / "results" / f"{cell.suite}-{cell.tier}-{name}"
+    return Path("results") / f"{cell.suite}-{cell.tier}-{name}"
 
 
 def is_done(cell: Experiment, folder: Path | None) -> bool:
@@ -152,7 +153,7 @@ def summary(rows: Sequence[Mapping[str, Any]], probed: bool) -> str:
     if unknown:
         lines.append(
             f"not counted on disk: {', '.join(unknown)} (latent cache: nobody has counted the frames; "
-            "python benchmarks/prepare.py writes how many there are)"
+            f"{invocation('prepare')} writes how many there are)"
         )
     if probed:
         lines.append("hours: one cell at a time, at this machine's rate on a transformer block: a lower bound")

@@ -12,7 +12,7 @@ from typing import Any
 
 from lavita.config.compose import PURSE, Experiment, MethodSpec, load_method, load_suite, load_yaml, rows_of_suite
 from lavita.config.plan import deviations
-from lavita.config.registry import BUILT_IN, ROOT, implementation_folder, names_in
+from lavita.config.registry import implementation_folder, names_in
 from lavita.results.identity import code_hash, config_hash
 from lavita.results.provenance import commit, hardware, versions
 from lavita.results.records import COLUMNS
@@ -56,8 +56,6 @@ def card_of(cell: Experiment) -> dict[str, Any]:
 
 def readme(implementation: str) -> Path:
     """The file that says in prose what was released, what was not, and what differs."""
-    if implementation == BUILT_IN:
-        return ROOT / "docs" / "lavita.md"
     return implementation_folder(implementation) / "README.md"
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +11,9 @@ import pandas as pd
 from lavita.audit.files import REPORT
 from lavita.audit.run import audit, fails_closed
 from lavita.config.compose import Experiment
-from lavita.config.registry import ROOT
 from lavita.config.schema import ConfigError
-from lavita.console import Display
+from lavita.console import Display, invocation, this_command
+from lavita.data.find import DataSource
 from lavita.executors.base import LOCAL, LocalExecutor, Work, check_executor, executor_of, refuse_running, shown
 from lavita.executors.process import Interrupted, Launcher, default_workers, is_of_the_machine, told
 from lavita.files import atomic_write_text
@@ -30,7 +28,7 @@ from lavita.results.digest import LOCK, PARTS, PLAN
 from lavita.results.provenance import commit
 from lavita.results.run_folder import RunFolder, read_run, refuse_links
 from lavita.suite.artifacts import CHECK, make_shared_artifacts
-from lavita.suite.groups import DataSource, Group, grouped
+from lavita.suite.groups import Group, grouped
 from lavita.suite.run_cells import Options, run_cells
 
 
@@ -42,7 +40,7 @@ def show_results(folder: Path, display: Display) -> bool:
     failed = [line for line in lines if line.verdict == FAIL]
     for line in failed:
         display.line(f"audit: FAIL {line.check}: {line.where}: {line.text}")
-    display.line(f"audit: {len(lines)} checks, {len(failed)} failed (python benchmarks/audit.py {shown(folder)})")
+    display.line(f"audit: {len(lines)} checks, {len(failed)} failed ({invocation('audit')} {shown(folder)})")
     display.line(f"all on one page: {shown(folder)}/{REPORT}")
     display.line(f"digest {run.digest}")
     return not fails_closed(run, lines)
@@ -90,7 +88,7 @@ def run_suite(cells: Sequence[Experiment], options: Options) -> int:
     check_executor(options.executor, options.slurm, cells)
     display = Display()
     try:
-        cache = (options.cache or ROOT / "results" / "cache").resolve()
+        cache = (options.cache or Path("results/cache")).resolve()
         groups = found_data(cells, cache, display)
         work = work_of(cells, groups[0].source, cache, options, display)
         with FolderLock(work.folder / LOCK, "run.py") as lock:
@@ -103,7 +101,7 @@ def run_suite(cells: Sequence[Experiment], options: Options) -> int:
     except (KeyboardInterrupt, Interrupted):
         display.end()
         display.line("interrupted; the same command goes on with what is not finished:")
-        display.line(f"  python {shlex.join(sys.argv)}")
+        display.line(f"  {this_command()}")
         return INTERRUPTED
     except OSError as error:
         if not is_of_the_machine(error):
@@ -126,7 +124,7 @@ def clear(run: Path) -> None:
 def work_of(cells: Sequence[Experiment], source: DataSource, cache: Path, options: Options, display: Display) -> Work:
     """Where the run writes and what it starts processes with. Raises ConfigError, OSError."""
     suite, tier, threads = cells[0].suite, cells[0].tier, cells[0].compute.threads
-    folder = (options.out or ROOT / "results" / f"{suite}-{tier}-{source.name}").resolve()
+    folder = (options.out or Path("results") / f"{suite}-{tier}-{source.name}").resolve()
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out: {folder} is a file, wanted a folder")
     folder.mkdir(parents=True, exist_ok=True)

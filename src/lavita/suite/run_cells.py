@@ -137,7 +137,7 @@ def task_of(job: Job, folder: Path) -> Task:
         job.title,
         prefix,
         folder,
-        "lavita.suite.cell",
+        "lavita.experiment.cell",
         arguments,
         compute.threads,
         compute.devices,
@@ -178,7 +178,7 @@ def run_samples(work: Work, shared: SharedArtifacts, cell: Experiment, path: Pat
     record = first_record_of_samples(cell, shared) | {"status": "queued", "made_from": parts}
     folder = new_attempt(work.folder / "cells", cell.cell, lambda folder: begin(folder, cell, record))
     title, arguments = f"clips of {cell.method}", (str(folder), str(shared.folder), str(path))
-    work.executor.run([Task(title, "", folder, "lavita.suite.samples", arguments, cell.compute.threads)])
+    work.executor.run([Task(title, "", folder, "lavita.experiment.samples", arguments, cell.compute.threads)])
     record = read_record(folder)
     work.display.line(f"{title}: {record['status']}: {record['reason']}")
     return record["status"] == "ok"

@@ -118,15 +118,15 @@ class Checkpoints(lightning.Callback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         if (batch_index + 1) % trainer.accumulate_grad_batches or self.clock.done:
             return  # between two steps, or at the end, which is kept as the stage's result
-        asked = trainer.strategy.reduce_boolean_decision(asked(), all=False)
+        stop_asked = trainer.strategy.reduce_boolean_decision(asked(), all=False)
         # Cut into shards, an optimiser that has not yet had every turn can't be put together again.
         whole = trainer.world_size == 1 or self.clock.steps >= module.turns
-        if whole and (asked or self.clock.seen >= self.next_clips):
+        if whole and (stop_asked or self.clock.seen >= self.next_clips):
             began = time.monotonic()
             self.next_clips = (self.clock.seen // self.every_clips + 1) * self.every_clips
             trainer.save_checkpoint(f"{float(self.clock.seen)}")
             self.clock.pause(time.monotonic() - began)
-        if asked:
+        if stop_asked:
             raise Stopped("asked to stop")
 
 

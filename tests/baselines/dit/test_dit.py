@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lavita.baselines.dit.model import SIZES, DiT, DiTConfig
 
+from lavita.baselines.dit.model import SIZES, DiT, DiTConfig
 from lavita.parity.cases import fill_by_formula, z
 
 

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
+
 from lavita.baselines.pvdm.autoencoder import (
     AutoencoderConfig,
     Projection,
@@ -15,7 +17,6 @@ from lavita.baselines.pvdm.autoencoder import (
     image_angles,
     pointwise,
 )
-from torch.nn import functional
 
 TINY = AutoencoderConfig(
     channels=32,

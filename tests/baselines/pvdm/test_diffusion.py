@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lavita.baselines.pvdm.diffusion import guided, noise_loss, pvdm_schedule, sample_latents, sampling_times
 
+from lavita.baselines.pvdm.diffusion import guided, noise_loss, pvdm_schedule, sample_latents, sampling_times
 from lavita.diffusion.rng import SampleRNG
 
 SHAPE = (2, 6)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from lavita.baselines.pvdm.losses import (
     LPIPS,
     Adversary,
@@ -17,7 +19,6 @@ from lavita.baselines.pvdm.losses import (
     pick_frames,
     reconstruction_loss,
 )
-from torch import nn
 
 
 def clips(count: int = 2, frames: int = 4, side: int = 16) -> torch.Tensor:

@@ -6,19 +6,19 @@ import dataclasses
 
 import pytest
 import torch
-from lavita.baselines.pvdm.losses import LPIPS
-from lavita.baselines.pvdm.module import Config, Method
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from lavita.baselines.pvdm.losses import LPIPS
+from lavita.baselines.pvdm.module import Config, Method
 from lavita.codecs.base import Codec, PixelCodec
 from lavita.config.schema import ComputeConfig, SamplingConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
+from lavita.experiment.costs import training_flops_per_clip
+from lavita.experiment.scoring import reconstruction
 from lavita.methods.base import MethodContext
 from lavita.parity.cases import fill_by_formula
-from lavita.suite.costs import training_flops_per_clip
-from lavita.suite.scoring import reconstruction
 from lavita.training.budget import Limit
 from lavita.training.fit import fit_stage
 

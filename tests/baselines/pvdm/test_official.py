@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from lavita.baselines.pvdm import parity
 from lavita.baselines.pvdm.module import load_official_pair
-
 from lavita.methods.checkpoints import CheckpointError
 from lavita.parity.cases import Case, read_case, weight
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lavita.baselines.pvdm.unet import PlaneUNet, UNetConfig
 
+from lavita.baselines.pvdm.unet import PlaneUNet, UNetConfig
 from lavita.parity.cases import fill_by_formula
 
 TINY = dict(image_size=4, frames=8, model_channels=32, attention_resolutions=(2, 1), num_res_blocks=1, num_heads=2)

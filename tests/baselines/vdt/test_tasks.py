@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lavita.baselines.vdt.module import TASKS, Config, Method, task_mask
 
+from lavita.baselines.vdt.module import TASKS, Config, Method, task_mask
 from lavita.codecs.base import PixelCodec
 from lavita.config.schema import ConfigError, SamplingConfig, TrainConfig
 from lavita.diffusion.loss import hybrid_loss

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lavita.baselines.vdt.model import SIZES, VDT, VDTConfig
 
+from lavita.baselines.vdt.model import SIZES, VDT, VDTConfig
 from lavita.parity.cases import fill_by_formula, z
 
 T = torch.tensor([3, 700])

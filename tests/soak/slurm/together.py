@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from lavita.executors.child import begin
 from lavita.executors.heartbeat import emit
+from lavita.executors.process import begin
 from lavita.results.records import read_record, write_record
 from lavita.training import checkpoint
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lavita.methods.lavita.model import Lavita, LavitaConfig
-from lavita.parity.cases import Case
+from lavita.parity.cases import Adapter, Case
 from lavita.parity.diffusion import hybrid_figures, tensor
 
 
@@ -36,3 +36,6 @@ def run(case: Case, network: Lavita) -> dict[str, Tensor]:
     y_images = tensor(case, "y_image") if "y_image" in inputs else None
     num_images = inputs.get("use_image_num", 0)
     return hybrid_figures(lambda x: network(x, t, y, y_images, num_images), tensor(case, "x"), tensor(case, "noise"), t)
+
+
+SYSTEMS = {"latte": Adapter(build, run), "latte_img": Adapter(build, run)}

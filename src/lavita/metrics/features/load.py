@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lavita.config.schema import nearest
+from lavita.config.protocol import Protocol
+from lavita.config.schema import WeightsConfig, nearest
 from lavita.data.download import download
 from lavita.metrics.features.base import INSIDE, Extractor
 from lavita.metrics.features.i3d import USUAL, load_i3d
@@ -113,3 +114,53 @@ def with_usual_preprocess(name: str, preprocess: str | None, load, usual: str = 
     if preprocess not in (None, usual):
         raise ValueError(f"preprocess: got {preprocess!r}, extractor {name} is fed in one way only: {usual}")
     return load()
+
+
+def load_extractors(
+    protocol: Protocol, weights: WeightsConfig, in_domain: str | Path | None, device: str
+) -> dict[str, Extractor]:
+    """The protocol's feature networks by use: "distance" for FVD and KVD, "classes" for IS.
+
+    weights: files of named networks; in_domain: the folder's own network, where the protocol asks for it. Raises
+    ValueError for a network that is nowhere, and for another file than the protocol records.
+    """
+    loaders = {
+        IN_DOMAIN: lambda: load_in_domain(Path(in_domain), device),
+        "i3d": lambda: TorchScriptI3D(given(weights.i3d, "i3d"), device),
+        "c3d": lambda: TorchScriptC3D(given(weights.c3d, "c3d"), device),
+    }
+    found: dict[str, Extractor] = {}
+    for name in (protocol.extractor, protocol.is_extractor):
+        if name not in loaders:
+            raise ValueError(f"protocol.extractor: got {name!r}, allowed {', '.join(loaders)}")
+        if name not in found:
+            found[name] = loaders[name]()
+    check_recorded("extractor", protocol.extractor_hash, found[protocol.extractor])
+    check_recorded("is_extractor", protocol.is_extractor_hash, found[protocol.is_extractor])
+    return {"distance": found[protocol.extractor], "classes": found[protocol.is_extractor]}
+
+
+def check_recorded(key: str, recorded: str | None, network: Extractor) -> None:
+    """Raise ValueError where the protocol records another file than the one at hand."""
+    if recorded not in (None, network.weights_hash):
+        raise ValueError(
+            f"protocol.{key}_hash is {recorded[:12]}, the file of {network.name} at hand has "
+            f"{network.weights_hash[:12]}; give the recorded file, or protocol.{key}_hash={network.weights_hash}, "
+            "which the protocol's name will say"
+        )
+
+
+def given(path: str | None, name: str) -> str:
+    """The path of a feature network: as given, or in the cache of weights, where evaluate.py fetches it to.
+
+    Raises ValueError saying where it was looked for and how to give one.
+    """
+    if path is not None:
+        return path
+    try:
+        return str(find_weights(KNOWN[name], offline=True))
+    except ValueError as error:
+        raise ValueError(
+            f"protocol.extractor={name}: {error}; or give weights.{name}=FILE, or score with the suite's own small "
+            "network, protocol.extractor=embedded protocol.is_extractor=embedded (its scores have another name)"
+        ) from None

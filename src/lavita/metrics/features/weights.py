@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lavita.config.registry import ROOT
 from lavita.data.download import NoSpace, download
 from lavita.files import atomic_write_text
 from lavita.metrics.features.base import I3D_TORCHSCRIPT_HASH
@@ -139,7 +138,7 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], title: str, s
     network.load_state_dict(state, strict=False)
 
 
-WEIGHTS_FOLDER = ROOT / "results" / "cache" / "weights"
+WEIGHTS_FOLDER = Path("results/cache/weights")  # below the working directory
 MIRROR = "https://github.com/JunyaoHu/common_metrics_on_video_quality/raw/5f751734ce9cef4cd2dddb235726b75dff62a387/fvd/"
 # Fetches an address to a path where nothing stands yet; raises OSError or ValueError.
 Fetch = Callable[[str, Path], object]

@@ -23,9 +23,12 @@ from lavita.config.plan import read_config
 from lavita.config.schema import BUDGET_UNITS
 from lavita.data.catalogue import Catalogue
 from lavita.data.clips import real_windows
-from lavita.executors.child import begin, together
+from lavita.data.find import usable_catalogue
 from lavita.executors.heartbeat import HEARTBEAT, Heartbeat, emit, progress, read_heartbeat, start_heartbeat
-from lavita.executors.process import is_of_the_machine, told
+from lavita.executors.process import begin, is_of_the_machine, told
+from lavita.experiment.devices import together
+from lavita.experiment.scoring import Scorer, reconstruction_scores
+from lavita.experiment.train import HELDOUT_CLIPS, Spent, check_spent, stage_data, start_network, train
 from lavita.files import remove_parts
 from lavita.lock import FolderLock
 from lavita.methods.base import VideoMethod
@@ -37,9 +40,6 @@ from lavita.results.records import read_record, write_record
 from lavita.results.resume_store import ResumeStore
 from lavita.results.shared import read_shared
 from lavita.sampling.generate import Conditions, Generated, conditions_of, drop_parts, generate, save_samples
-from lavita.suite.groups import usable_catalogue
-from lavita.suite.scoring import Scorer, reconstruction_scores
-from lavita.suite.train import HELDOUT_CLIPS, Spent, check_spent, stage_data, start_network, train
 from lavita.training import checkpoint, distributed
 from lavita.training.budget import OverBudget
 from lavita.training.callbacks import Diverged

@@ -13,12 +13,12 @@ from lavita.config.compose import Experiment
 from lavita.config.plan import read_config
 from lavita.data.clip_folder import MANIFEST, read_clips, read_manifest, write_clips, write_grid, write_sprite
 from lavita.data.video import VIDEO_SUFFIXES, probe, read_frames
-from lavita.executors.child import begin
 from lavita.executors.heartbeat import emit
+from lavita.executors.process import begin
+from lavita.experiment.scoring import Scorer
 from lavita.results.records import read_record, write_record
 from lavita.results.shared import read_shared
 from lavita.sampling.generate import GRID_CLIPS
-from lavita.suite.scoring import Scorer
 
 REMARK = "training not audited"
 

@@ -20,13 +20,13 @@ from lavita.data.datamodule import ClipDataModule
 from lavita.data.latent_cache import LatentCache, LatentKey, fill_latents, videos_hash
 from lavita.diffusion.rng import derive_seed, seed_everything
 from lavita.executors.heartbeat import emit, progress
+from lavita.experiment.budget import shared_cost, split_budget
+from lavita.experiment.costs import encoding_flops_per_clip, training_flops_per_clip
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_pretraining
 from lavita.methods.checkpoints import start_from
 from lavita.results.records import read_record, write_record
 from lavita.results.resume_store import ResumeStore
-from lavita.suite.budget import shared_cost, split_budget
-from lavita.suite.costs import encoding_flops_per_clip, training_flops_per_clip
 from lavita.training import distributed
 from lavita.training.budget import Limit, OverBudget
 from lavita.training.checkpoint import StageCheckpoints

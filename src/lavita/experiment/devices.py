@@ -1,10 +1,8 @@
-"""What a process that a run has started does first: it ends with the run, and is ended by it alone."""
+"""The processes that train one run together, one a device: started here where no scheduler has started them."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,22 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lavita.config.schema import ComputeConfig
+from lavita.executors.process import PARENT
 from lavita.results.digest import PROGRESS
 from lavita.training import distributed
-
-PARENT = "LAVITA_PARENT"  # a variable: the process id of the one that started this one
-PR_SET_PDEATHSIG = 1
-
-
-def begin() -> None:
-    """End this process when its parent ends, however that ends; leave Ctrl-C to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = int(os.environ.get(PARENT, "0"))
-    if parent and sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the kernel was told
-            os._exit(1)
-
 
 ALL_GONE_SECONDS = 30.0  # after one has failed: what the others' own errors take to arrive
 
@@ -81,7 +66,7 @@ def start_other(rank: int, world: int, folder: Path) -> subprocess.Popen:
     progress = folder / PROGRESS
     progress.mkdir(parents=True, exist_ok=True)
     with (progress / f"log-{rank}.txt").open("a") as log:
-        command = [sys.executable, "-m", "lavita.suite.cell", *sys.argv[1:]]
+        command = [sys.executable, "-m", "lavita.experiment.cell", *sys.argv[1:]]
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
 
 

@@ -10,9 +10,9 @@ from fractions import Fraction
 import torch
 
 from lavita.config.compose import Experiment
+from lavita.experiment.costs import shape_batch, training_flops_per_clip
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, build_pretraining, codec_training_config, empty_codec
-from lavita.suite.costs import shape_batch, training_flops_per_clip
 from lavita.training.budget import Limit, split_clips, split_flops
 from lavita.training.stage import StagePlan, TrainedStage
 

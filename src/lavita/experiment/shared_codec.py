@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,42 @@ import torch
 from lavita.config.compose import Experiment
 from lavita.data.catalogue import Catalogue
 from lavita.executors.heartbeat import emit, progress
-from lavita.files import atomic_write_text
+from lavita.experiment.costs import training_flops_per_clip
+from lavita.experiment.scoring import Scorer
+from lavita.experiment.train import stage_data
+from lavita.files import atomic_write_text, remove_parts
+from lavita.lock import locked
 from lavita.methods.build import codec_training_config, load_suite_codec
 from lavita.results.digest import PROGRESS
+from lavita.results.identity import hash_of_sources, package_files
 from lavita.results.resume_store import ResumeStore
-from lavita.suite.artifacts import fitted, key_of, source_hash
-from lavita.suite.costs import training_flops_per_clip
-from lavita.suite.scoring import Scorer
-from lavita.suite.train import stage_data
 from lavita.training.budget import Limit
 from lavita.training.stage import TrainedStage
 
 STATISTICS_CLIPS = 64
 HELDOUT_CLIPS = 32
 STAGE = "stage.json"
+
+
+def key_of(*parts: Any) -> str:
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
+    """The folder cache/name, made by fit where it is not there; it has its name only when it is whole.
+
+    fit gets a folder that holds what an earlier call had come to, where one was ended; of two runs at once the second
+    waits.
+    """
+    folder, part = cache / name, cache / f".{name}.part"
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / f".{name}.lock", lambda: emit("note", text=f"another run fits {name}; waiting")):
+        if not folder.is_dir():
+            part.mkdir(exist_ok=True)
+            fit(part)
+            remove_parts(part)
+            part.rename(folder)
+    return folder
 
 
 def codec_given(cell: Experiment) -> dict[str, Any]:
@@ -47,7 +70,7 @@ def fit_codec(cell: Experiment, catalogue: Catalogue, cache: Path, out: Path) ->
     d = cell.data
     key = key_of(
         catalogue.fingerprint, cell.codec, codec_training_config(cell), d.frames, d.interval, d.resolution, d.flip,
-        source_hash("codec", "train", "data", "diffusion"),
+        hash_of_sources(package_files("codecs", "training", "data", "diffusion")),
     )  # fmt: skip
     found = (cache / f"codec-{key}").is_dir()
     folder = fitted(cache, f"codec-{key}", lambda part: trained_codec(cell, catalogue, part))
@@ -63,7 +86,7 @@ def fill_cache(cell: Experiment, catalogue: Catalogue, shared: dict[str, Any], c
     """The stored moments of the training videos, where the configuration asks for them."""
     if not cell.data.latent_cache:
         return {"latents": None, "latents_stage": None}
-    from lavita.suite.train import fill
+    from lavita.experiment.train import fill
 
     return fill(cell, catalogue, load_suite_codec(cell.codec, shared["codec"]), shared["codec_hash"], cache)
 
@@ -79,7 +102,7 @@ def train_codec(cell: Experiment, catalogue: Catalogue, folder: Path) -> None:
     """Train the suite's codec on the training split and save it with what it cost and how well it does."""
     from lavita.codecs.kl import save_codec
     from lavita.codecs.training import CodecTraining, measured_codec
-    from lavita.suite.scoring import reconstruction
+    from lavita.experiment.scoring import reconstruction
     from lavita.training.fit import fit_stage
 
     # One process fits what all cells share, however many train a cell.
@@ -113,7 +136,7 @@ def codec_scores(
     """What the codec loses by itself, which is the same for every method on its latents; nothing is lost in pixels."""
     if cell.codec.kind == "pixels":
         return []
-    from lavita.suite.scoring import reconstruction_scores
+    from lavita.experiment.scoring import reconstruction_scores
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_suite_codec(cell.codec, shared["codec"]).to(device)

@@ -22,10 +22,7 @@ from lavita.executors.heartbeat import progress
 from lavita.metrics.confidence import LEAST_CLIPS, interval_columns
 from lavita.metrics.extract import save_arrays
 from lavita.metrics.features.base import Extractor
-from lavita.metrics.features.in_domain import load_in_domain
-from lavita.metrics.features.load import KNOWN
-from lavita.metrics.features.torchscript import TorchScriptC3D, TorchScriptI3D
-from lavita.metrics.features.weights import find_weights
+from lavita.metrics.features.load import load_extractors
 from lavita.metrics.resampling import FrechetOfSubsets, KernelOfSubsets
 from lavita.metrics.torchmetrics import (
     ClipMetric,
@@ -42,57 +39,12 @@ ALONE = {"sync_on_compute": False}
 CLIPS_AT_ONCE = 16  # described between two looks at whether the process is asked to end
 
 
-def load_extractors(cell: Experiment, embedded: str | None, device: str) -> dict[str, Extractor]:
-    """The protocol's feature networks by use: "distance" for FVD and KVD, "classes" for IS. Raises ValueError."""
-    loaders = {
-        "embedded": lambda: load_in_domain(Path(embedded), device),
-        "i3d": lambda: TorchScriptI3D(given(cell.weights.i3d, "i3d"), device),
-        "c3d": lambda: TorchScriptC3D(given(cell.weights.c3d, "c3d"), device),
-    }
-    found: dict[str, Extractor] = {}
-    for name in (cell.protocol.extractor, cell.protocol.is_extractor):
-        if name not in loaders:
-            raise ValueError(f"protocol.extractor: got {name!r}, allowed {', '.join(loaders)}")
-        if name not in found:
-            found[name] = loaders[name]()
-    p = cell.protocol
-    check_recorded("extractor", p.extractor_hash, found[p.extractor])
-    check_recorded("is_extractor", p.is_extractor_hash, found[p.is_extractor])
-    return {"distance": found[p.extractor], "classes": found[p.is_extractor]}
-
-
-def check_recorded(key: str, recorded: str | None, network: Extractor) -> None:
-    """Raise ValueError where the protocol records another file than the one at hand."""
-    if recorded not in (None, network.weights_hash):
-        raise ValueError(
-            f"protocol.{key}_hash is {recorded[:12]}, the file of {network.name} at hand has "
-            f"{network.weights_hash[:12]}; give the recorded file, or protocol.{key}_hash={network.weights_hash}, "
-            "which the protocol's name will say"
-        )
-
-
-def given(path: str | None, name: str) -> str:
-    """The path of a feature network: as given, or in the cache of weights, where evaluate.py fetches it to.
-
-    Raises ValueError saying where it was looked for and how to give one.
-    """
-    if path is not None:
-        return path
-    try:
-        return str(find_weights(KNOWN[name], offline=True))
-    except ValueError as error:
-        raise ValueError(
-            f"protocol.extractor={name}: {error}; or give weights.{name}=FILE, or score with the suite's own small "
-            "network, protocol.extractor=embedded protocol.is_extractor=embedded (its scores have another name)"
-        ) from None
-
-
 class Scorer:
     """The feature networks and the real clips' features, loaded once a cell."""
 
     def __init__(self, shared: dict[str, Any], cell: Experiment, device: str) -> None:
         self.protocol = cell.protocol
-        self.extractors = load_extractors(cell, shared["extractor"], device)
+        self.extractors = load_extractors(cell.protocol, cell.weights, shared["extractor"], device)
         self.real = torch.from_numpy(np.load(shared["real"])["features"])
         self.splits = {split: np.load(path) for split, path in shared["splits"].items()} if "splits" in shared else {}
         # An inception score needs classes that mean something for this data set.

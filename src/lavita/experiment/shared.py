@@ -17,21 +17,21 @@ from lavita.config.compose import Experiment
 from lavita.config.plan import cell_from_dict
 from lavita.data.catalogue import SPLITS, Catalogue, VideoEntry
 from lavita.data.clips import centre_crop_resize, load_window, real_windows, spread_windows
+from lavita.data.find import usable_catalogue
 from lavita.data.video import read_frames
-from lavita.executors.child import begin
 from lavita.executors.heartbeat import emit, progress
+from lavita.executors.process import begin
+from lavita.experiment.budget import check_budget
+from lavita.experiment.shared_codec import codec_given, codec_scores, fill_cache, fit_codec, fitted, key_of
+from lavita.experiment.train import stage_data
 from lavita.files import sha256_of
 from lavita.methods.checkpoints import read_state
 from lavita.metrics.distances import inception_score
 from lavita.metrics.extract import save_arrays
+from lavita.metrics.features.load import load_extractors
 from lavita.metrics.sanity import Sensitivity, sanity_text
+from lavita.results.identity import hash_of_sources, package_files
 from lavita.results.shared import read_shared, write_shared, write_videos
-from lavita.suite.artifacts import fitted, key_of, source_hash
-from lavita.suite.budget import check_budget
-from lavita.suite.groups import usable_catalogue
-from lavita.suite.scoring import load_extractors
-from lavita.suite.shared_codec import codec_given, codec_scores, fill_cache, fit_codec
-from lavita.suite.train import stage_data
 from lavita.training.checkpoint import Stopped
 
 
@@ -103,7 +103,7 @@ def check_weights(cell: Experiment, catalogue: Catalogue, shared: dict[str, Any]
     """
     if cell.codec.kind != "suite" and codec_given(cell)["codec_hash"] != shared["codec_hash"]:
         raise Stale("the codec's weights are others")
-    networks = load_extractors(cell, shared["extractor"], "cpu")
+    networks = load_extractors(cell.protocol, cell.weights, shared["extractor"], "cpu")
     hashes = [networks[use].weights_hash for use in ("distance", "classes")]
     if cell.protocol.with_weights(*hashes).hash() != shared["protocol_hash"]:
         raise Stale("the feature networks' weights are others")
@@ -122,14 +122,14 @@ def fit_extractor(
     if "embedded" in (p.extractor, p.is_extractor):
         key = key_of(
             catalogue.fingerprint, p.frames, p.real_interval, p.resolution, num_classes, cell.data.flip,
-            cell.extractor.steps, source_hash("score", "data"),
+            cell.extractor.steps, hash_of_sources(package_files("metrics", "data")),
         )  # fmt: skip
         found = (cache / f"extractor-{key}").is_dir()
         folder = fitted(cache, f"extractor-{key}", lambda part: train_extractor(cell, catalogue, part, num_classes))
         shutil.copytree(folder, out, dirs_exist_ok=True)
         path = str(out / "extractor.safetensors")
         emit("note", text=f"extractor {'taken from the cache' if found else 'trained'}")
-    extractors = load_extractors(cell, path, "cpu")
+    extractors = load_extractors(cell.protocol, cell.weights, path, "cpu")
     distance, classes = extractors["distance"], extractors["classes"]
     protocol = p.with_weights(distance.weights_hash, classes.weights_hash)
     return {
@@ -168,7 +168,7 @@ def real_clips(
     """Features of the protocol's real clips, a grid of the first of them, and what the metric can see of changes."""
     from lavita.data.clip_folder import write_grid, write_sprite
 
-    p, networks = cell.protocol, load_extractors(cell, shared["extractor"], "cpu")
+    p, networks = cell.protocol, load_extractors(cell.protocol, cell.weights, shared["extractor"], "cpu")
     classes = networks["classes"] if shared["num_classes"] and networks["classes"].num_classes else None
     sight, first, probabilities = Sensitivity(networks["distance"]), [], []
     for number, (video, start) in enumerate(windows, start=1):
@@ -200,7 +200,7 @@ def splits_described(cell: Experiment, catalogue: Catalogue, shared: dict[str, A
     """Features of windows of each split, spread evenly over its videos: what distances to train and to held-out clips
     are made from, and what a generated clip is held against to see whether it was copied."""
     p = cell.protocol
-    extractor = load_extractors(cell, shared["extractor"], "cpu")["distance"]
+    extractor = load_extractors(cell.protocol, cell.weights, shared["extractor"], "cpu")["distance"]
     for split in SPLITS:
         windows = spread_windows(catalogue, split, p.frames, p.real_interval, MEMORY_TIMES * p.n_real, p.clip_seed)
         rows = [

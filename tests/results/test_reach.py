@@ -23,7 +23,7 @@ UNREACHED = [
     "lavita/bench/report/", "lavita/bench/audit", "lavita/bench/table", "lavita/bench/chart", "lavita/bench/notes",
     "lavita/bench/latex", "lavita/bench/pairs", "lavita/runner/dry_run", "lavita/runner/evaluate",
     "lavita/runner/suite_run", "lavita/runner/display", "lavita/runner/tables", "lavita/parity/", "lavita/speed/",
-    "lavita/command_line", "lavita/data/archive", "lavita/data/unpack",
+    "lavita/command_line", "lavita/data/archives",
 ]  # fmt: skip
 
 

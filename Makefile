@@ -3,23 +3,30 @@ PYTHON ?= python3.11
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test soak lint browser slurm clean
+.PHONY: demo test soak lint unar browser slurm clean
 
 demo: $(READY)
 	$(VENV)/bin/python benchmarks/run.py --suite ucf101 --tier demo
 
 # A file of tests a process, one thread each: two cores are enough for the time that CI has.
-test: $(READY)
+test: unar
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/soak
 
 # The long tests, and those that need more than Python; what is skipped, and why, is said at the end. Two files at once,
 # the longest begun first.
-soak: browser slurm
+soak: unar browser slurm
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -rs --durations=20 tests/soak/test_kills.py tests/browser tests/soak
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# What tests/data/test_unpack.py needs beside: a program that decompresses rar, Debian's unar where root may install it.
+# Without one its tests of real programs skip and say so.
+unar: $(READY)
+	command -v unar || command -v unrar || test "$$(id -u)" != 0 || \
+	  { apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends unar; } || \
+	  echo "unar could not be installed: the tests of programs that unpack rar will be skipped"
 
 # What tests/browser needs beside: Playwright, which downloads no browser, and Debian's chromium where root may install it.
 # Without them those tests skip and say so.

@@ -1,4 +1,4 @@
-"""Archives written byte by byte: rar of version 4, and zip in volumes."""
+"""Archives written byte by byte: rar of versions 4 and 5, and zip in volumes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import zlib
 FILE, FOLDER, LINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
 
 
-def rar4(entries: list[tuple[str, int, bytes]]) -> bytes:
+def rar4(entries: list[tuple[str, int, bytes]], packed: bytes | None = None, flags: int = 0) -> bytes:
     """A rar archive of stored files: name (its parts joined by back-slashes), mode, bytes (of a link: its target).
 
+    packed: stands in the place of each file's bytes and is said to be compressed.
+    flags: of the archive; 8: solid, 0x80: encrypted.
     Source: technote.txt of RAR 4, "Archive file format".
     """
 
@@ -19,13 +21,43 @@ def rar4(entries: list[tuple[str, int, bytes]]) -> bytes:
         head = struct.pack("<BHH", kind, flags, 7 + len(body)) + body
         return struct.pack("<H", zlib.crc32(head) & 0xFFFF) + head
 
-    out = b"Rar!\x1a\x07\x00" + block(0x73, 0, bytes(6))
+    out = b"Rar!\x1a\x07\x00" + block(0x73, flags, bytes(6))
     for name, mode, data in entries:
-        raw, unix, stored, date = name.encode(), 3, 0x30, 0x5A8F6000
-        sizes = struct.pack("<IIBII", len(data), len(data), unix, zlib.crc32(data), date)
-        body = sizes + struct.pack("<BBHI", 20, stored, len(raw), mode) + raw
-        out += block(0x74, 0x80E0 if stat.S_ISDIR(mode) else 0x8000, body) + data
+        raw, unix, method, date = name.encode(), 3, 0x30 if packed is None else 0x33, 0x5A8F6000
+        inside = data if packed is None or not stat.S_ISREG(mode) else packed
+        sizes = struct.pack("<IIBII", len(inside), len(data), unix, zlib.crc32(data), date)
+        body = sizes + struct.pack("<BBHI", 29, method, len(raw), mode) + raw
+        out += block(0x74, 0x80E0 if stat.S_ISDIR(mode) else 0x8000, body) + inside
     return out + block(0x7B, 0x4000, b"")
+
+
+def rar5(entries: list[tuple[str, int, bytes]], redirect: int = 0) -> bytes:
+    """A rar archive of version 5 with stored files: name, mode, bytes.
+
+    redirect: 1 makes every file a symbolic link to its bytes, 4 a hard link, 5 a copy.
+    Source: RAR 5.0 archive format, https://www.rarlab.com/technote.htm.
+    """
+
+    def number(value: int) -> bytes:
+        """7 bits a byte, the lowest first; the high bit says that more follow."""
+        more, rest = value & 0x7F, value >> 7
+        return bytes([more | 0x80]) + number(rest) if rest else bytes([more])
+
+    def block(body: bytes) -> bytes:
+        head = number(len(body)) + body
+        return struct.pack("<L", zlib.crc32(head)) + head
+
+    out = b"Rar!\x1a\x07\x01\x00" + block(bytes([1, 0, 0]))
+    for name, mode, data in entries:
+        raw, unix = name.encode(), 1
+        target = number(5) + number(redirect) + number(0) + number(len(data)) + data
+        extra = number(len(target)) + target if redirect else b""
+        packed = b"" if redirect else data
+        kind = number(2) + (number(3) + number(len(extra)) if redirect else number(2)) + number(len(packed))
+        folder = 1 if stat.S_ISDIR(mode) else 0
+        about = number(folder | 4) + number(len(packed)) + number(mode) + struct.pack("<L", zlib.crc32(packed))
+        out += block(kind + about + number(0) + number(unix) + number(len(raw)) + raw + extra) + packed
+    return out + block(bytes([5, 0, 0]))
 
 
 def split_zip(files: dict[str, bytes], volume_bytes: int, in_64_bits: bool = False) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -12,12 +13,14 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import requests
 
-from lavita.data import http_get
+import lavita.data.download as download_module
 from lavita.data.download import DownloadError, NoSpace, download
 from tests.data.web_server import WebServer
 
@@ -32,7 +35,7 @@ def sha256(data: bytes) -> str:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(download, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(download_module, "FIRST_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def target(tmp_path) -> Path:
 
 @pytest.fixture
 def one_try(monkeypatch):
-    monkeypatch.setattr(download, "TRIES_WITHOUT_PROGRESS", 1)
+    monkeypatch.setattr(download_module, "TRIES_WITHOUT_PROGRESS", 1)
 
 
 def names(folder: Path) -> list[str]:
@@ -59,7 +62,7 @@ def names(folder: Path) -> list[str]:
 def interrupted(address: str, target: Path, **known) -> int:
     """A call that fails after some bytes; returns how many are kept."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(DownloadError, match="the same command goes on"):
-        patch.setattr(download, "TRIES_WITHOUT_PROGRESS", 1)
+        patch.setattr(download_module, "TRIES_WITHOUT_PROGRESS", 1)
         download(address, target, **known)
     return target.with_name("set.zip.part").stat().st_size
 
@@ -274,12 +277,12 @@ def test_a_full_disk_is_one_line_and_keeps_what_there_is(web, target, monkeypatc
     def full(path, start, chunks, total, report):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download, "_write", full)
+    monkeypatch.setattr(download_module, "_write", full)
     fails("the disk is full", web.add("set.zip", DATA), target, error=NoSpace)
 
 
 def test_silence_is_given_up(web, target, monkeypatch, one_try):
-    monkeypatch.setattr(http_get, "TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(download_module, "TIMEOUT_SECONDS", 0.1)
     address = web.add("set.zip", DATA, pause_seconds=0.4, piece_bytes=150_000)
     fails(r"nothing came for 0.1 seconds.*150000 bytes are kept", address, target)
 
@@ -294,20 +297,44 @@ def test_no_server_and_no_name_are_one_line(web, target, monkeypatch, one_try):
     fails("can't be resolved", "http://no-such-host.invalid/set.zip", target)
 
 
-def test_a_certificate_that_cannot_be_verified_is_passed_over_only_for_a_known_sha256(web, target, monkeypatch):
-    address, asked = web.add("set.zip", DATA), []
+def test_a_certificate_that_cannot_be_verified_is_passed_over_only_for_a_known_sha256(web, target, tmp_path):
+    if not shutil.which("openssl"):
+        pytest.skip("the program openssl, which makes a certificate, is not installed")
+    words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "own.pem", "-subj", "/CN=x"]
+    subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
+    web.encrypt(tmp_path / "own.pem", tmp_path / "key.pem")
+    address = web.add("set.zip", DATA)
+    fails(f"can't be verified.*self.signed.*with a browser and put it at {target}", address, target, len(DATA))
+    assert not web.requests
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        download(address, target, len(DATA), sha256(DATA))
+    assert target.read_bytes() == DATA and len(web.requests) == 1
 
-    def get(address, start=0, condition=None, verify=True, real=http_get.get):
-        asked.append(verify)
-        if verify:
-            raise http_get.Unverified("the certificate of the server can't be verified (no issuer)")
-        return real(address, start, condition, verify)
 
-    monkeypatch.setattr(http_get, "get", get)
-    fails(f"no issuer.*with a browser and put it at {target}", address, target, len(DATA))
-    assert asked == [True]
-    download(address, target, len(DATA), sha256(DATA))
-    assert target.read_bytes() == DATA and asked == [True, True, False]
+def test_no_redirect_from_https_to_http_is_followed(target):
+    answer = requests.Response()
+    answer.status_code, answer.url, answer.headers["location"] = 302, "https://a.example/set.zip", "http://a.example/"
+    with pytest.raises(download_module.Refused, match="redirects to http://a.example/, which is not followed"):
+        download_module._refuse_redirect(answer)
+    answer.headers["location"] = "/other.zip"
+    download_module._refuse_redirect(answer)
+
+
+def test_a_busy_server_is_given_the_pause_that_it_asks_for(web, target, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    address = web.add("set.zip", DATA, fails=[503, 429], retry_after=7)
+    download(address, target)
+    assert target.read_bytes() == DATA and pauses[:2] == [7, 7]
+    web.add("set.zip", DATA, fails=[503], retry_after=10**6)
+    download(address, target.with_name("again.zip"))
+    assert max(pauses) == download_module.LONGEST_PAUSE_SECONDS
+
+
+def test_bytes_are_kept_as_they_are_sent_whatever_their_encoding(web, target):
+    download(web.add("set.zip", gzip.compress(DATA), encoding="gzip"), target)
+    assert gzip.decompress(target.read_bytes()) == DATA
 
 
 def test_a_file_that_stands_there_is_checked_and_not_fetched(web, target):
@@ -343,3 +370,9 @@ def test_a_killed_download_is_finished_by_the_same_call(web, target):
     download(address, target, len(DATA), sha256(DATA))
     assert target.read_bytes() == DATA and web.ranges() == [None, f"bytes={kept}-"]
     assert names(target.parent) == ["set.zip"]
+
+
+def test_commands_that_download_nothing_do_not_wait_for_requests():
+    code = "import sys, lavita.data.sources; sys.exit(any(name in sys.modules for name in ('requests', 'urllib3')))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 @dataclass
@@ -24,6 +26,8 @@ class Page:
     drops: list[int] = field(default_factory=list)
     fails: list[int] = field(default_factory=list)
     redirect: str | None = None
+    retry_after: int | None = None
+    encoding: str | None = None
     pause_seconds: float = 0.0
     piece_bytes: int = 1 << 20
 
@@ -34,6 +38,7 @@ class WebServer:
     def __init__(self) -> None:
         self.pages: dict[str, Page] = {}
         self.requests: list[tuple[str, str | None, str | None]] = []
+        self._scheme = "http"
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
@@ -52,7 +57,13 @@ class WebServer:
         return self.address(name)
 
     def address(self, name: str) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}/{name}"
+        return f"{self._scheme}://127.0.0.1:{self._http.server_port}/{name}"
+
+    def encrypt(self, certificate: Path, key: Path) -> None:
+        """Speak https from now on."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self._http.socket, self._scheme = context.wrap_socket(self._http.socket, server_side=True), "https"
 
     def ranges(self) -> list[str | None]:
         return [asked for _, asked, _ in self.requests]
@@ -70,7 +81,11 @@ def _handler(server: WebServer) -> type[BaseHTTPRequestHandler]:
             if page is None:
                 return self.send_error(404)
             if page.fails:
-                return self.send_error(page.fails.pop(0))
+                self.send_response(page.fails.pop(0))
+                if page.retry_after is not None:
+                    self.send_header("Retry-After", str(page.retry_after))
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
             if page.redirect:
                 self.send_response(302)
                 self.send_header("Location", page.redirect)
@@ -91,7 +106,8 @@ def _handler(server: WebServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-            for name, value in (("ETag", page.etag), ("Last-Modified", page.last_modified)):
+            told = {"ETag": page.etag, "Last-Modified": page.last_modified, "Content-Encoding": page.encoding}
+            for name, value in told.items():
                 if value:
                     self.send_header(name, value)
             self.send_header("Content-Type", page.content_type)

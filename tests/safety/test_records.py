@@ -16,8 +16,8 @@ from lavita.audit import features
 from lavita.audit.scores import reconstruction
 from lavita.config.plan import make_plan
 from lavita.config.registry import load_implementation
+from lavita.data.archives import UnpackError, unpack
 from lavita.data.clip_folder import read_clips, read_manifest, write_clips
-from lavita.data.unpack import UnpackError, unpack
 from lavita.data.video import UnreadableVideo, read_frames
 from lavita.experiment import shared
 from lavita.files import require_inside

@@ -6,20 +6,30 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-import time
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
 
-from lavita.data import http_get
-from lavita.data.http_get import Broken, Changed, Refused, Unverified
 from lavita.files import atomic_write_text
 
+if TYPE_CHECKING:
+    import requests
+
 CHUNK_BYTES = 1 << 18
+TIMEOUT_SECONDS = 60.0
 TRIES_WITHOUT_PROGRESS = 5
-FIRST_PAUSE_SECONDS = 1.0  # doubled after each try that brought nothing
+FIRST_PAUSE_SECONDS = 1.0  # urllib3 tries a second time at once, then doubles this
+LONGEST_PAUSE_SECONDS = 120  # that a server may ask for
+TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+HINTS = {401: "it asks for a login", 403: "access is refused", 404: "the file is gone", 410: "the file is gone"}
+HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<?xml")
 
 Report = Callable[[int, int | None], None]
 
@@ -30,6 +40,42 @@ class DownloadError(ValueError):
 
 class NoSpace(DownloadError):
     """The disk is too small, so that no other address can help."""
+
+
+class Refused(Exception):
+    """This address will not give the file, however often it is asked."""
+
+
+class Broken(Exception):
+    """It did not work this time. response: what the server said, which may ask for a pause."""
+
+    def __init__(self, reason: str, response: requests.Response | None = None) -> None:
+        super().__init__(reason)
+        self.response = response
+
+
+class Changed(Broken):
+    """The file on the server is another one than that of which bytes are kept: these are of no use."""
+
+
+class Unverified(Exception):
+    """The certificate of the server can't be verified."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A file on a server. validator: its strong ETag, else its Last-Modified, else None; num_bytes: its size."""
+
+    address: str
+    validator: str | None
+    num_bytes: int | None
+
+    def may_be(self, other: Origin) -> bool:
+        """Whether both may be the same bytes; a server may ignore the condition that it was sent."""
+        if None not in (self.num_bytes, other.num_bytes) and self.num_bytes != other.num_bytes:
+            return False
+        known = self.address == other.address and None not in (self.validator, other.validator)
+        return not known or self.validator == other.validator
 
 
 @dataclass(frozen=True)
@@ -92,14 +138,14 @@ class PartialFile:
     def num_bytes(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def origin(self) -> http_get.Origin | None:
+    def origin(self) -> Origin | None:
         """The remote file that the bytes are of; None if that is not known, so that they can't be added to."""
         try:
-            return http_get.Origin(**json.loads(self.memory.read_text(encoding="utf-8")))
+            return Origin(**json.loads(self.memory.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
-    def start(self, origin: http_get.Origin) -> None:
+    def start(self, origin: Origin) -> None:
         """Drop all bytes, then remember whose the next ones are: in this order, so that no kill can mix two files."""
         self.path.write_bytes(b"")
         atomic_write_text(self.memory, json.dumps(vars(origin)))
@@ -141,7 +187,12 @@ def _collect_right(address: str, part: PartialFile, wanted: Wanted, report: Repo
 
 def _collect_patiently(address: str, part: PartialFile, wanted: Wanted, report: Report) -> None:
     """Collect until the file is whole; broken connections are tried again. Raises Refused."""
-    failures, most_bytes, verify = 0, part.num_bytes(), True
+    from urllib3 import Retry
+    from urllib3.exceptions import MaxRetryError
+
+    pauses = {"backoff_factor": FIRST_PAUSE_SECONDS, "retry_after_max": LONGEST_PAUSE_SECONDS}
+    retries = patience = Retry(TRIES_WITHOUT_PROGRESS - 1, **pauses)
+    most_bytes, verify = part.num_bytes(), True
     while True:
         try:
             return _collect(address, part, wanted, report, verify)
@@ -153,11 +204,12 @@ def _collect_patiently(address: str, part: PartialFile, wanted: Wanted, report: 
             if isinstance(error, Changed):
                 part.drop()
             if part.num_bytes() > most_bytes:
-                failures, most_bytes = 0, part.num_bytes()
-            failures += 1
-            if failures == TRIES_WITHOUT_PROGRESS:
-                raise Refused(f"{error} (tried {failures} times)") from None
-            time.sleep(FIRST_PAUSE_SECONDS * 2 ** (failures - 1))
+                retries, most_bytes = patience, part.num_bytes()
+            try:
+                retries = retries.increment(error=error)
+            except MaxRetryError:
+                raise Refused(f"{error} (tried {TRIES_WITHOUT_PROGRESS} times)") from None
+            retries.sleep(error.response.raw if error.response is not None else None)
 
 
 def _collect(address: str, part: PartialFile, wanted: Wanted, report: Report, verify: bool) -> None:
@@ -166,22 +218,117 @@ def _collect(address: str, part: PartialFile, wanted: Wanted, report: Report, ve
     origin = part.origin()
     if have and origin is not None and have == origin.num_bytes:
         return  # stopped between the last byte and the rename
-    with http_get.get(address, have, condition, verify) as answer:
-        if answer.start and (answer.start != have or not answer.continues(origin)):
+    with _get(address, have, condition, verify) as response:
+        start, found = _read_headers(address, have, response)
+        if start and (start != have or origin is None or not origin.may_be(found)):
             raise Changed("the file on the server has changed")
-        if answer.all_there:
+        if start and start == found.num_bytes:
             return
-        first = answer.first_bytes(CHUNK_BYTES)
-        if None not in (wanted.num_bytes, answer.num_bytes) and answer.num_bytes != wanted.num_bytes:
-            raise Refused(f"got a file of {answer.num_bytes} bytes, expected {wanted.num_bytes} bytes")
-        total = answer.num_bytes if answer.num_bytes is not None else wanted.num_bytes
-        _check_space(part, answer.start, total)
-        if not answer.start:
-            part.start(answer.origin)
-        _write(part, answer.start, chain((first,), answer.chunks(CHUNK_BYTES)), total, report)
+        # As they come; requests' own iter_content would hold them back until a chunk is full.
+        chunks = iter(lambda: response.raw.read1(CHUNK_BYTES, decode_content=False), b"")
+        first = next(chunks, b"")
+        if not start:
+            _refuse_page(response, first)
+        if None not in (wanted.num_bytes, found.num_bytes) and found.num_bytes != wanted.num_bytes:
+            raise Refused(f"got a file of {found.num_bytes} bytes, expected {wanted.num_bytes} bytes")
+        total = found.num_bytes if found.num_bytes is not None else wanted.num_bytes
+        _check_space(part, start, total)
+        if not start:
+            part.start(found)
+        _write(part, start, chain((first,), chunks), total, report)
     have = part.num_bytes()
     if total is not None and have < total:
         raise Broken(f"the connection ended at {have} of {total} bytes")
+
+
+@contextmanager
+def _get(address: str, start: int, condition: str | None, verify: bool) -> Iterator[requests.Response]:
+    """Ask for a file from byte start on; with a condition (a validator), for all of it unless it still holds.
+
+    verify: whether the certificate of an https server must be good. Raises Refused, Broken, Unverified.
+    """
+    import requests
+    from urllib3.exceptions import HTTPError, InsecureRequestWarning
+
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise Refused("only addresses that begin with http:// or https:// are fetched")
+    headers = {"User-Agent": "lavita", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    if start and condition:
+        headers["If-Range"] = condition
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InsecureRequestWarning)  # it is known: the bytes are proved otherwise
+            hooks, timeout = {"response": _refuse_redirect}, TIMEOUT_SECONDS
+            response = requests.get(address, headers=headers, hooks=hooks, timeout=timeout, verify=verify, stream=True)
+        with response:
+            response.raw.enforce_content_length = False  # how much came is looked at on disk
+            yield response
+    except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
+        _raise_for(error)
+    except requests.RequestException as error:
+        raise Refused(str(error).split("\n")[0]) from None
+
+
+def _refuse_redirect(response: requests.Response, **options: object) -> None:
+    """Redirects are followed to http and https, never from https to http."""
+    if response.is_redirect:
+        target = urljoin(response.url, response.headers["location"])
+        scheme, before = urlsplit(target).scheme, urlsplit(response.url).scheme
+        if scheme not in ("http", "https") or (before == "https" and scheme == "http"):
+            raise Refused(f"it redirects to {target}, which is not followed")
+
+
+def _raise_for(error: Exception) -> None:
+    """Raise what a broken connection means, by the first cause that says it."""
+    from urllib3.exceptions import NameResolutionError, NewConnectionError, TimeoutError
+
+    causes: list[object] = [error]
+    for cause in causes:  # grows on the way
+        if isinstance(cause, BaseException) and len(causes) < 50:
+            causes += [getattr(cause, "reason", None), cause.__cause__, cause.__context__, *cause.args]
+    unverified = [cause.verify_message for cause in causes if hasattr(cause, "verify_message")]
+    if unverified:
+        raise Unverified(f"the certificate of the server can't be verified ({unverified[0]})") from None
+    if any(isinstance(cause, NameResolutionError) for cause in causes):
+        raise Refused("the server's name can't be resolved: is this machine on the network?") from None
+    if any(isinstance(cause, TimeoutError) and not isinstance(cause, NewConnectionError) for cause in causes):
+        raise Broken(f"nothing came for {TIMEOUT_SECONDS:g} seconds") from None
+    told = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    raise Broken(f"the connection broke ({told[0] if told else type(error).__name__})") from None
+
+
+def _read_headers(address: str, have: int, response: requests.Response) -> tuple[int, Origin]:
+    """The byte that the answer begins with, which is have where there are no more, and the file that it is of."""
+    status, headers = response.status_code, response.headers
+    etag = headers.get("ETag")
+    validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
+    content_range = headers.get("Content-Range", "").strip()
+    if status == 206:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
+        if match is None:
+            raise Refused(f"got a part of the file without a usable Content-Range ({content_range or None})")
+        return int(match[1]), Origin(address, validator, None if match[2] == "*" else int(match[2]))
+    if status == 416 and have:
+        if content_range != f"bytes */{have}":
+            raise Changed("the file on the server has changed")
+        return have, Origin(address, validator, have)
+    if status in TRY_AGAIN:
+        raise Broken(f"got HTTP {status} {response.reason}", response)
+    if status >= 400:
+        raise Refused(f"got HTTP {status} {response.reason}" + (f": {HINTS[status]}" if status in HINTS else ""))
+    if status != 200:
+        raise Refused(f"got HTTP status {status}, expected 200")
+    length = headers.get("Content-Length", "")
+    return 0, Origin(address, validator, int(length) if length.isdigit() else None)
+
+
+def _refuse_page(response: requests.Response, first: bytes) -> None:
+    """Raise Refused for a web page, which is what login walls and dead links send."""
+    kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    if kind in ("text/html", "application/xhtml+xml") or first.lstrip()[:64].lower().startswith(HTML_STARTS):
+        raise Refused(f"got a web page ({kind}), expected a file: the link is dead or asks for a login")
 
 
 def _may_add(address: str, part: PartialFile, wanted: Wanted) -> tuple[int, str | None]:

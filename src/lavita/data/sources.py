@@ -15,10 +15,9 @@ from typing import Any
 import yaml
 
 from lavita.config.schema import ConfigError, read
+from lavita.data.archives import NoUnpacker, check_rar_program, find_tree, finish, unpack
 from lavita.data.catalogue import dataset_facts
 from lavita.data.download import DownloadError, NoSpace, PartialFile, download, file_sha256
-from lavita.data.rar import NoUnpacker, installed_unpackers
-from lavita.data.unpack import find_tree, finish, unpack
 from lavita.files import atomic_write_text
 
 FOLDER = Path(__file__).resolve().parents[3] / "configs" / "sources"
@@ -205,7 +204,7 @@ def _fetch_copy(part: Part, copy: Copy, root: Path, say: Say, progress: Progress
     folder = root / DOWNLOADS
     archive = folder / copy.files[-1].name
     if archive.suffix == ".rar":
-        installed_unpackers(archive)  # raises before the gigabytes come, not after
+        check_rar_program(archive)  # raises before the gigabytes come, not after
     for file in copy.files:
         say(f"{file.name}, by {copy.by} ({part.holds}): downloading")
         report = partial(progress, file.name)

@@ -20,7 +20,7 @@ from lavita.lock import FolderLock, Held
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/stat").exists(), reason="the start time of a process is read from /proc"
 )
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+SOURCE = Path(__file__).resolve().parents[1] / "src"
 # Takes the lock, says so with the note, and holds it until its input ends; "held" and the line where it can't.
 HOLDER = """
 import sys

@@ -13,7 +13,7 @@ import pytest
 from lavita.files import atomic_write, naming_file, remove_parts
 from lavita.results.resume_store import ResumeStore
 
-SOURCE = Path(__file__).resolve().parents[1] / "src"
+SOURCE = Path(__file__).resolve().parents[2] / "src"
 OLD, NEW = "the old content", "the new content, which is longer"
 
 

@@ -77,6 +77,14 @@ def test_measured_statistics_and_saving(cell, video, tmp_path):
     assert (again.name, again.trained_clips, again.latent_bound()) == ("suite", 512, codec.latent_bound())
 
 
+def test_statistics_of_clips_without_content_are_finite(cell):
+    module, grey = CodecTraining(cell.codec, cell.train, seed=0), torch.zeros(2, 4, 3, 32, 32)
+    module.start(grey)
+    codec = measured_codec(module.autoencoder, [{"video": grey}], "suite", 8)
+    assert bool((codec.std > 0).all()) and np.isfinite(codec.latent_bound())
+    assert bool(torch.isfinite(codec.encode(grey, SampleRNG(range(2)))).all())
+
+
 def test_a_clip_is_encoded_alone_as_in_a_batch(cell, video):
     module = CodecTraining(cell.codec, cell.train, seed=0)
     module.start(video)

@@ -217,6 +217,17 @@ def test_a_frame_is_tried_against_the_codec(tmp_path, key, catalogue):
         cache.check_frame(video, lambda frames: encode(frames.flip(-1)))
 
 
+def test_a_frame_whose_moments_are_all_zero_is_itself(tmp_path, key, catalogue):
+    def black(frames: torch.Tensor) -> torch.Tensor:
+        return 0 * encode(frames)
+
+    cache, _ = fill(tmp_path, key, catalogue, black)
+    video = catalogue.split("train")[4]
+    cache.check_frame(video, black)
+    with pytest.raises(StaleLatents, match="differ"):
+        cache.check_frame(video, encode)
+
+
 def test_a_codec_that_gives_something_else_is_refused(tmp_path, key, catalogue):
     for wrong in (lambda frames: encode(frames)[:, :4], lambda frames: encode(frames) * np.inf):
         with pytest.raises(ValueError, match="the codec gave"):

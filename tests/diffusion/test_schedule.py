@@ -107,3 +107,6 @@ def test_betas_are_checked():
         Schedule.from_betas(torch.rand(5))
     with pytest.raises(ValueError, match="0, 1"):
         Schedule.from_betas(torch.tensor([0.5, 1.5], dtype=torch.float64))
+    # The last beta would be 1: nothing of x_0 is left, and x_0 = (x_t - eps) / 0.
+    with pytest.raises(ValueError, match="got 0.005 to 1, .* take more steps"):
+        Schedule.linear(20)

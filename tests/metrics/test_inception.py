@@ -34,6 +34,13 @@ def test_equal_rows_score_one():
     assert mean == pytest.approx(1.0, abs=1e-12) and deviation == pytest.approx(0.0, abs=1e-12)
 
 
+def test_a_probability_whose_mean_rounds_to_zero_adds_nothing():
+    smallest = np.nextafter(0.0, 1.0)
+    rows = np.array([[1.0, 0.0, smallest], [0.0, 1.0, 0.0]])
+    assert smallest / 2 == 0.0
+    assert inception_score(rows, 1) == pytest.approx((2.0, 0.0), abs=1e-12)
+
+
 def test_splits_are_consecutive_rows_when_not_shuffled():
     rows = softmax(np.random.default_rng(0).standard_normal((11, 4)))
     scores = []

@@ -95,6 +95,9 @@ def collect(convolution: nn.Conv2d, matrix: Tensor, offset: Tensor, slots: list[
     convolution.bias[:rows] = offset
 
 
+LEAST_DEVIATION = 1e-6  # of latents, where those of real clips come to about 1
+
+
 def small_autoencoder(config: CodecConfig) -> AutoencoderKL:
     """An AutoencoderKL of one level on patches of pixels, without attention: all its work is at the latents' size."""
     channels = 3 * config.downsample**2
@@ -163,7 +166,8 @@ def measured_codec(autoencoder: AutoencoderKL, loader: DataLoader, name: str, tr
         values.append(autoencoder.encode(frames).latent_dist.mean.float().cpu())
     z = rearrange(torch.cat(values), "n c h w -> c (n h w)")
     mean = z.mean(dim=1)
-    std = (z - mean[:, None]).std().expand(len(z))
+    # Clips without any content all have one latent; the least deviation keeps it finite.
+    std = (z - mean[:, None]).std().clamp(min=LEAST_DEVIATION).expand(len(z))
     shares = ((z - mean[:, None]) / std[:, None]).abs().flatten()
     # The range of all but one in a thousand values: the extremes of a few patches are no bound for a whole clip.
     bound = float(shares.kthvalue(max(1, round(0.999 * len(shares)))).values)

@@ -306,6 +306,10 @@ class SamplingConfig:
         one_of("sampling.sampler", self.sampler, ("ddpm", "ddim", "dpm-solver++"))
         if self.num_clips_chained < 1:
             raise ConfigError(f"sampling.num_clips_chained: got {self.num_clips_chained}, wanted at least 1")
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(
+                f"sampling.eta: got {self.eta}, allowed 0 (no noise is added) to 1 (as much as DDPM adds)"
+            )
         if self.guidance < 0:
             raise ConfigError(f"sampling.guidance: got {self.guidance}, wanted 0 or more (1 = no guidance)")
 

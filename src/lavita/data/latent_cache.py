@@ -120,7 +120,8 @@ class LatentCache:
         for mirrored in (False, True)[: 1 + self.slots.key.mirrored]:
             now = encode(to_tensor(pixels[:, :, ::-1] if mirrored else pixels))
             stored = self.clip(video, [0], mirrored)
-            difference = float((now - stored).abs().max() / now.abs().max())
+            largest = now.abs().max().clamp(min=torch.finfo(now.dtype).tiny)  # moments may all be 0
+            difference = float((now - stored).abs().max() / largest)
             if not difference <= TOLERANCE:
                 raise StaleLatents(
                     f"{self.folder}: the stored moments of {video.video_id} differ from what the codec gives now by "

@@ -96,17 +96,13 @@ def ddpm_step(
 def ddim_step(
     schedule: Schedule, x_t: Tensor, t: Tensor, eps: Tensor, noise: Tensor, eta: float, clip: bool, bound: float = 1.0
 ) -> Tensor:
-    """One DDIM step x_t -> x_{t-1}; eta 0 is deterministic. Source: Song et al. 2021, equations 12 and 16."""
+    """One DDIM step x_t -> x_{t-1}; eta 0..1, 0 is deterministic. Source: Song et al. 2021, equations 12 and 16."""
     x0 = schedule.predict_x0(x_t, t, eps)
     if clip:
         x0 = x0.clamp(-bound, bound)
     eps = schedule.predict_eps(x_t, t, x0)
-    alpha_bar = schedule.at(schedule.alphas_cumprod, t, x_t)
-    previous = schedule.at(schedule.alphas_cumprod_prev, t, x_t)
-    sigma = eta * ((1 - previous) / (1 - alpha_bar)).sqrt() * (1 - alpha_bar / previous).sqrt()
-    mean = x0 * previous.sqrt() + (1 - previous - sigma**2).sqrt() * eps
-    keep = (t > 0).view(-1, *[1] * (x_t.ndim - 1))
-    return mean + keep * sigma * noise
+    of_x0, of_eps, sigma = (schedule.at(table, t, x_t) for table in schedule.ddim_factors(eta))
+    return of_x0 * x0 + of_eps * eps + sigma * noise  # at t = 0 these are 1, 0 and 0
 
 
 def sample_latent(

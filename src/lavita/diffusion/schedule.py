@@ -30,8 +30,11 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.betas.dtype != torch.float64 or self.betas.ndim != 1:
             raise ValueError(f"betas: got {self.betas.dtype} {tuple(self.betas.shape)}, wanted float64 (T,)")
-        if not ((self.betas > 0) & (self.betas <= 1)).all():
-            raise ValueError("betas: every value must lie in (0, 1]")
+        if not ((self.betas > 0) & (self.betas < 1)).all():
+            raise ValueError(
+                f"betas: got {float(self.betas.min()):.6g} to {float(self.betas.max()):.6g}, every value must lie in "
+                "(0, 1): a step with 0 adds no noise, after one with 1 nothing is left of x_0; take more steps"
+            )
 
     @classmethod
     def from_betas(cls, betas: Tensor) -> Schedule:
@@ -58,14 +61,21 @@ class Schedule:
         return self.betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
 
     @cached_property
+    def explained_variance(self) -> Tensor:
+        """What x_t tells of x_{t-1} where x_0 is known: posterior_variance + explained_variance is its whole variance,
+        1 - alphas_cumprod_prev. A product, not that difference, which rounding can make negative where it is small.
+        """
+        return (1 - self.alphas_cumprod_prev) ** 2 * (1 - self.betas) / (1 - self.alphas_cumprod)
+
+    @cached_property
     def posterior_log_variance(self) -> Tensor:
         """Log of the posterior variance; its first entry, log 0, is replaced by the second (Ho et al. 2020)."""
         variance = self.posterior_variance
         return torch.log(torch.cat([variance[1:2], variance[1:]]) if len(variance) > 1 else variance.clamp(1e-20))
 
     def at(self, table: Tensor, t: Tensor, like: Tensor) -> Tensor:
-        """Entries of a table at steps t (B,), float32, shaped to broadcast against like (B, ...)."""
-        values = table.to(t.device)[t].to(torch.float32)
+        """Entries of a table at steps t (B,) in like's dtype (at least float32), to broadcast against like (B, ...)."""
+        values = table.to(t.device)[t].to(torch.promote_types(like.dtype, torch.float32))
         return values.view(-1, *[1] * (like.ndim - 1))
 
     def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -93,6 +103,20 @@ class Schedule:
         of_xt = (1 - previous) * (1 - self.betas).sqrt() / (1 - alphas_bar)
         return self.at(of_x0, t, x0) * x0 + self.at(of_xt, t, x0) * x_t
 
+    def ddim_factors(self, eta: float) -> tuple[Tensor, Tensor, Tensor]:
+        """What x_0, the predicted noise and fresh noise are multiplied by in a DDIM step, tables that hold no NaN.
+
+        eta in 0..1: 0 adds no noise, 1 as much as q(x_{t-1} | x_t, x_0) has. Raises ValueError outside.
+        Source: Song et al. 2021, equations 12 and 16; sigma^2 is eta^2 posterior_variance there, and 1 -
+        alpha_bar_prev - sigma^2 is written as a sum of what can't be negative.
+        """
+        if not 0 <= eta <= 1:
+            raise ValueError(
+                f"sampling.eta: got {eta}, allowed 0 to 1: with more the variance left to the noise is below 0"
+            )
+        predicted = (1 - eta**2) * self.posterior_variance + self.explained_variance
+        return self.alphas_cumprod_prev.sqrt(), predicted.sqrt(), eta * self.posterior_variance.sqrt()
+
     def model_log_variance(self, v: Tensor, t: Tensor) -> Tensor:
         """Learned-range log variance: v in [-1, 1] moves between the two bounds.
 
@@ -105,10 +129,13 @@ class Schedule:
 
     def respace(self, spacing: str) -> Schedule:
         """The shorter diffusion that visits only some steps. Source: Nichol & Dhariwal 2021, section 4."""
-        kept = spaced_steps(self.num_steps, spacing)
-        alphas_bar = self.alphas_cumprod[kept]
+        return self.visiting(spaced_steps(self.num_steps, spacing))
+
+    def visiting(self, steps: Tensor) -> Schedule:
+        """The shorter diffusion with the noise levels of these steps, int64, ascending."""
+        alphas_bar = self.alphas_cumprod[steps]
         previous = torch.cat([torch.ones(1, dtype=torch.float64), alphas_bar[:-1]])
-        return Schedule(1 - alphas_bar / previous, self.timesteps[kept])
+        return Schedule(1 - alphas_bar / previous, self.timesteps[steps])
 
 
 def spaced_steps(num_steps: int, spacing: str) -> Tensor:

@@ -288,6 +288,7 @@ def inception_score(probabilities: np.ndarray, splits: int = 10, shuffle_seed: i
     scores = []
     for i in range(splits):
         part = p[i * n // splits : (i + 1) * n // splits]
-        ratio = np.divide(part, part.mean(axis=0), out=np.ones_like(part), where=part > 0)
+        mean = part.mean(axis=0)  # rounds to 0 where the smallest positive numbers are averaged with zeros
+        ratio = np.divide(part, mean, out=np.ones_like(part), where=(part > 0) & (mean > 0))
         scores.append(np.exp(np.mean(np.sum(part * np.log(ratio), axis=1))))
     return float(np.mean(scores)), float(np.std(scores))

@@ -44,6 +44,19 @@ def test_times_of_the_published_setting():
     assert sampling_times(400)[-4:] == [6, 4, 1, -1]
 
 
+def test_times_round_as_the_released_grid():
+    # torch.linspace in float32, as losses/ddpm.py has it; 26 steps is one of those where rounding decides.
+    for count in (1, 2, 26, 60, 100, 360, 484, 485, 900, 1000):
+        grid = [np.float32(0)] * (count + 1)
+        stride = np.float32(1000) / np.float32(count)
+        for i in range(count + 1):
+            below = np.float32(-1) + stride * np.float32(i)
+            above = np.float32(999) - stride * np.float32(count - i)
+            grid[i] = below if i < (count + 1) // 2 else above
+        assert sampling_times(count) == [int(value) for value in grid][::-1]
+    assert sampling_times(26) != [1000 * i // 26 - 1 for i in range(27)][::-1]
+
+
 @pytest.mark.parametrize("count", [0, 1001])
 def test_impossible_numbers_of_steps_are_refused(count):
     with pytest.raises(ValueError, match="allowed 1 to 1000"):

@@ -23,7 +23,7 @@ MODES = ("frame", "joint")
 
 
 @dataclass(frozen=True)
-class DiTShape:
+class DiTConfig:
     """What fixes every tensor shape of a DiT. side in latent pixels, width in channels.
 
     num_frames is needed in joint mode only, where time has a table; in frame mode any number of frames goes.
@@ -62,7 +62,7 @@ class DiT(nn.Module):
 
     sizes = SIZES
 
-    def __init__(self, shape: DiTShape) -> None:
+    def __init__(self, shape: DiTConfig) -> None:
         super().__init__()
         self.shape = s = shape
         self.x_embedder = PatchEmbed(s.patch_size, s.channels, s.width)

@@ -31,7 +31,7 @@ SIZES = {"XS": (6, 128, 4), "S": (12, 384, 6), "B": (12, 768, 12), "L": (28, 115
 
 
 @dataclass(frozen=True)
-class VDTShape:
+class VDTConfig:
     """What fixes every tensor shape of a VDT. side in latent pixels, width in channels.
 
     The label table has num_classes + 1 rows, also in unconditional use, where the official ones have a class.
@@ -84,7 +84,7 @@ class VDT(nn.Module):
 
     sizes = SIZES
 
-    def __init__(self, shape: VDTShape) -> None:
+    def __init__(self, shape: VDTConfig) -> None:
         super().__init__()
         self.shape = s = shape
         self.x_embedder = PatchEmbed(s.patch_size, s.channels, s.width)

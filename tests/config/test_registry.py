@@ -13,7 +13,6 @@ import pytest
 from lavita.config.plan import deviations, make_plan
 from lavita.config.registry import (
     PLUGINS,
-    ROOT,
     add_plugin,
     config_path,
     implementation_folder,
@@ -22,6 +21,8 @@ from lavita.config.registry import (
 )
 from lavita.config.schema import ConfigError
 from lavita.results.identity import code_hash
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lavita.config.registry import PLUGINS, ROOT, add_plugin, names_in
+from lavita.config.registry import PLUGINS, add_plugin, names_in
 from lavita.config.schema import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 TEMPLATE = ROOT / "docs" / "template"
 

@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from lavita.codecs.base import PixelCodec
-from lavita.config.registry import PLUGINS, ROOT, add_plugin, load_implementation
+from lavita.config.registry import PLUGINS, add_plugin, load_implementation
 from lavita.config.schema import read
 from lavita.methods.base import MethodContext
 
 from . import checks, folder_checks
 from .subject import Subject, cell_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 TEMPLATE = ROOT / "docs" / "template"
 
@@ -210,7 +212,7 @@ def test_configuration_that_lacks_a_key(copy):
     ("line", "message"),
     [
         ("from model import SpaceTimeNet", "with the dot"),
-        ("from lavita.score import metrics", "imports lavita.score"),
+        ("from lavita.metrics import torchmetrics", "imports lavita.score"),
         ("from lavita.baselines.dit import model", "another one"),
         ("from ..other import model", "outside its folder"),
     ],

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.sample import main as sample
-from lavita.config.registry import PLUGINS, ROOT
+from lavita.config.registry import PLUGINS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 TINY = [
     "budget.clips=16", "codec.kind=pixels", "train.warmup_clips=0", "extractor.steps=1", "sampling.steps=2",

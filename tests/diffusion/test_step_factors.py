@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lavita.baselines.pvdm.diffusion import pvdm_schedule, sample_latents, sampling_times
 
+from lavita.baselines.pvdm.diffusion import pvdm_schedule, sample_latents, sampling_times
 from lavita.config.schema import ConfigError, SamplingConfig
 from lavita.diffusion.sampler import dpm_solver_loop, dpm_solver_scheduler, sample_latent
 from lavita.diffusion.schedule import Schedule

@@ -15,16 +15,16 @@ def rows(clip):
     return sorted(frame.tobytes() for frame in clip)
 
 
-@pytest.mark.parametrize("name", corruptions.CHANGES)
+@pytest.mark.parametrize("name", corruptions.CORRUPTIONS)
 @pytest.mark.parametrize("frames, size", [(4, 16), (8, 32), (9, 20)])
 def test_every_change_keeps_shape_and_dtype_changes_the_clip_and_repeats(name, frames, size):
     clips = np.stack([random_clip(frames, size, seed) for seed in range(3)])
-    made = corruptions.change_clips(name, clips, seed=5)
+    made = corruptions.corrupt_clips(name, clips, seed=5)
     assert made.shape == clips.shape and made.dtype == np.uint8
     assert all(not np.array_equal(a, b) for a, b in zip(made, clips, strict=True))
-    assert np.array_equal(made, corruptions.change_clips(name, clips, seed=5))
+    assert np.array_equal(made, corruptions.corrupt_clips(name, clips, seed=5))
     # A clip's change does not depend on the clips before or after it in the set.
-    assert np.array_equal(made[:1], corruptions.change_clips(name, clips[:1], seed=5))
+    assert np.array_equal(made[:1], corruptions.corrupt_clips(name, clips[:1], seed=5))
 
 
 def test_shuffling_keeps_the_frames_and_never_gives_an_order_kept_out_of_training():
@@ -83,6 +83,6 @@ def test_noise_has_the_deviation_asked_for():
 
 def test_an_unknown_change_is_refused():
     with pytest.raises(ValueError, match="'melted', allowed shuffled"):
-        corruptions.change_clips("melted", random_clip()[None], 0)
+        corruptions.corrupt_clips("melted", random_clip()[None], 0)
     with pytest.raises(ValueError, match="at least 3"):
         corruptions.shuffled(random_clip(2), np.random.default_rng(0))

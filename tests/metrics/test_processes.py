@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json, sys
 import numpy as np, torch
-from lavita.metrics.features.in_domain import EmbeddedExtractor, EmbeddedNet
+from lavita.metrics.features.in_domain import InDomainExtractor, InDomainNet
 from lavita.metrics.torchmetrics import (
     FrechetFrameDistance, FrechetVideoDistance, KernelVideoDistance, MemorisationCheck, VideoInceptionScore
 )
 
 rank, store, whole, shares = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
 torch.manual_seed(0)
-extractor = EmbeddedExtractor(EmbeddedNet(3), {})
+extractor = InDomainExtractor(InDomainNet(3), {})
 
 class Frames:
     name, weights_hash, num_features = "means", "", 3

@@ -119,7 +119,7 @@ def test_what_fails_leaves_the_old_one(tmp_path):
 KILLED = f"""
 import os, signal, sys
 from pathlib import Path
-from lavita.results.resume_store import Kept
+from lavita.results.resume_store import ResumeStore
 
 where, count, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 calls = 0
@@ -146,7 +146,7 @@ def hooked(plain):
             end()
     return call
 
-kept = Kept(folder)
+kept = ResumeStore(folder)
 name = where.rpartition(" ")[2]
 if name != "fill":
     setattr(os, name, hooked(getattr(os, name)))

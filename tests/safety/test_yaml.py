@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from lavita.audit.settings import config_lines
+from lavita.config import registry
 from lavita.config.compose import compose, load_method, load_suite, load_yaml
 from lavita.config.plan import cell_from_dict, read_config
 from lavita.config.registry import read_yaml
-from lavita.config.schema import registry
 from lavita.data import catalogue, sources
 from lavita.report import published
 from lavita.results.run_folder import read_run

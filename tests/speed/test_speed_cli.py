@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--size", "XS", "--frames", "2", "--side", "4", "--steps", "2", "--threads", "1"]
 LATTE = """
 import torch
-from lavita.methods.lavita.model import Lavita, LavitaShape
+from lavita.methods.lavita.model import Lavita, LavitaConfig
 
 class Latte(torch.nn.Module):
     def __new__(cls, input_size, patch_size, in_channels, hidden_size, depth, num_heads, num_frames):
         shape = (1, depth, hidden_size, num_heads, patch_size, num_frames, in_channels, input_size)
-        return WRAP(Lavita(LavitaShape(*shape)))
+        return WRAP(Lavita(LavitaConfig(*shape)))
 """
 
 

@@ -155,7 +155,7 @@ def tables_of_run(run: RunFolder) -> Tables:
     pairs = pairs_of_rows(rows, plan["order"]) if plan["compares_rows"] else []
     notes = notes_of(run) | ({PAIRS_HEADING: pairs_markdown(pairs)} if pairs else {})
     numbers = reproductions_of_plan(rows, plan["published"])
-    notes |= {reproduction.HEADING: reproduction.three_numbers_markdown(rows, numbers)}
+    notes |= {reproduction.REPRODUCTION_HEADING: reproduction.reproduction_markdown(rows, numbers)}
     scores = {
         (record["cell"], score["metric"]): score
         for record in run.records

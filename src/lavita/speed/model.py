@@ -105,7 +105,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def shape_of(options: argparse.Namespace) -> Any:
-    """The LavitaShape of the options: unconditional, four channels."""
+    """The LavitaConfig of the options: unconditional, four channels."""
     from lavita.methods.lavita.model import SIZES, LavitaConfig, depth_of_variant
 
     depth, width, num_heads = SIZES[options.size]

@@ -18,11 +18,11 @@ OLD, NEW = "the old content", "the new content, which is longer"
 
 
 def put(kept: ResumeStore, text: str) -> Path:
-    return kept.put("a-000016.000", ".txt", lambda part: part.write_text(text))
+    return kept.save("a-000016.000", ".txt", lambda part: part.write_text(text))
 
 
 def found(kept: ResumeStore) -> str | None:
-    path = kept.find("a-000016.000", ".txt")
+    path = kept.load("a-000016.000", ".txt")
     return None if path is None else path.read_text()
 
 
@@ -36,16 +36,16 @@ def test_the_last_that_was_put_is_found(tmp_path):
     put(kept, NEW)
     assert found(kept) == NEW and kept.damaged == []
     assert kept.names("a-", ".txt") == ["a-000016.000"]
-    kept.drop("a-000016.000", ".txt")
+    kept.delete("a-000016.000", ".txt")
     assert found(kept) is None and not list(kept.folder.iterdir())
 
 
 def test_values(tmp_path):
     kept = ResumeStore(tmp_path)
-    assert kept.value("v") is None
+    assert kept.load_value("v") is None
     made = []
     for _ in range(2):
-        assert kept.once("v", lambda: made.append(1) or {"losses": [(1, 0.1)], "pi": 0.1 + 0.2}) == {
+        assert kept.get_or_compute("v", lambda: made.append(1) or {"losses": [(1, 0.1)], "pi": 0.1 + 0.2}) == {
             "losses": [[1, 0.1]],
             "pi": 0.1 + 0.2,
         }
@@ -55,10 +55,10 @@ def test_values(tmp_path):
 @pytest.mark.parametrize("name", ["scores of sample [1]", "a*b", "end-autoencoder"])
 def test_names_are_taken_as_they_are(name, tmp_path):
     kept = ResumeStore(tmp_path)
-    kept.put_value(name, 1)
-    kept.put_value(f"{name}-gan", 2)
-    assert kept.value(name) == 1 and kept.value(f"{name}-gan") == 2
-    assert kept.value(name.replace("*", "x").replace("[1]", "1")) in (None, 1)
+    kept.save_value(name, 1)
+    kept.save_value(f"{name}-gan", 2)
+    assert kept.load_value(name) == 1 and kept.load_value(f"{name}-gan") == 2
+    assert kept.load_value(name.replace("*", "x").replace("[1]", "1")) in (None, 1)
 
 
 @pytest.mark.parametrize("how", ["cut", "emptied", "one bit", "renamed", "another's content"])
@@ -111,7 +111,7 @@ def test_what_fails_leaves_the_old_one(tmp_path):
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
-        kept.put("a-000016.000", ".txt", fill)
+        kept.save("a-000016.000", ".txt", fill)
     assert found(kept) == OLD and len(list(tmp_path.iterdir())) == 1
 
 
@@ -150,7 +150,7 @@ kept = ResumeStore(folder)
 name = where.rpartition(" ")[2]
 if name != "fill":
     setattr(os, name, hooked(getattr(os, name)))
-kept.put("a-000016.000", ".txt", fill)
+kept.save("a-000016.000", ".txt", fill)
 print("ended")
 """
 

@@ -415,5 +415,5 @@ def test_the_checkpoints_of_a_stage_are_not_those_of_one_with_a_longer_name(tmp_
     for stage in ("autoencoder", "autoencoder-gan"):
         slots = StageCheckpoints(kept, stage)
         assert slots.load_checkpoint(slots.newest()) == {"stage": stage}
-    StageCheckpoints(kept, "autoencoder").drop()
+    StageCheckpoints(kept, "autoencoder").delete()
     assert StageCheckpoints(kept, "autoencoder-gan").newest() is not None

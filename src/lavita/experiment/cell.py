@@ -229,10 +229,10 @@ def score_method(
         return [score | common for score in scored]
 
     if scorer is None:
-        if kept.value(f"scores of {name}") is None:
+        if kept.load_value(f"scores of {name}") is None:
             sample()
         return []
-    scores = kept.once(f"scores of {name}", make)
+    scores = kept.get_or_compute(f"scores of {name}", make)
     for parts in (name, f"score of {name}"):
         drop_parts(kept, parts)
     return scores
@@ -255,7 +255,7 @@ def first_stage_scores(
     windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
     heldout = stage_data(cell, catalogue, cell.seed, TrainedStage(cell.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
     video = heldout["video"].to(method.device)
-    return kept.once(
+    return kept.get_or_compute(
         "scores of the first stage",
         lambda: reconstruction_scores(codec, "autoencoder", video, windows, scorer, method.perceptual_score, picture),
     )

@@ -241,7 +241,7 @@ def stage_done(
 ) -> None:
     """Put a stage's cost on the ledger, its module as it ends: trained now, or as it was kept. later: stages' names."""
     name = f"end-{stage.name}"
-    end, found = kept.find(name, WEIGHTS), kept.value(name)
+    end, found = kept.load(name, WEIGHTS), kept.load_value(name)
     if end is None or found is None:
         if distributed.is_first():
             forget(kept, later)
@@ -250,7 +250,7 @@ def stage_done(
         if distributed.is_first():
             keep_end(stage, name, {"entry": entry, "heldout_losses": losses}, kept)
         distributed.barrier()
-        end, found = kept.find(name, WEIGHTS), kept.value(name)
+        end, found = kept.load(name, WEIGHTS), kept.load_value(name)
     # Read back in any case, so that a stage which follows begins from the same memory wherever this one was trained.
     stage.module.load_state_dict(load_file(end))
     stage.module.eval()
@@ -262,17 +262,17 @@ def stage_done(
 def forget(kept: ResumeStore, stages: Sequence[str]) -> None:
     """Let go of stages that come after one whose end was damaged: the logs have their lines in the order of time."""
     for stage in stages:
-        StageCheckpoints(kept, stage).drop()
+        StageCheckpoints(kept, stage).delete()
         for suffix in (WEIGHTS, ".json"):
-            kept.drop(f"end-{stage}", suffix)
+            kept.delete(f"end-{stage}", suffix)
 
 
 def keep_end(stage: StagePlan, name: str, said: dict[str, Any], kept: ResumeStore) -> None:
     """Keep the end of a stage; its weights come last: where they are, the rest is too."""
-    kept.put_value(name, said)
+    kept.save_value(name, said)
     state = {key: value.detach().cpu().contiguous().clone() for key, value in stage.module.state_dict().items()}
-    kept.put(name, WEIGHTS, lambda part: save_file(state, part))
-    StageCheckpoints(kept, stage.name).drop()
+    kept.save(name, WEIGHTS, lambda part: save_file(state, part))
+    StageCheckpoints(kept, stage.name).delete()
 
 
 def train_stage(

@@ -31,7 +31,7 @@ class ResumeStore:
         self.folder = folder
         self.damaged: list[str] = []
 
-    def put(self, name: str, suffix: str, fill: Callable[[Path], Any]) -> Path:
+    def save(self, name: str, suffix: str, fill: Callable[[Path], Any]) -> Path:
         """Let fill write a file, keep it under the name, and let go of the one that had it. Raises OSError."""
         old = self.files(name, suffix)
         # The hash is known only of the whole file, so it is written beside its place first.
@@ -44,7 +44,7 @@ class ResumeStore:
                 other.unlink(missing_ok=True)
         return path
 
-    def find(self, name: str, suffix: str) -> Path | None:
+    def load(self, name: str, suffix: str) -> Path | None:
         """The file under a name, or None; one whose hash is another is removed."""
         for path in self.files(name, suffix):
             if hash_of(path) == path.name.removesuffix(suffix).rpartition(".")[2]:
@@ -54,33 +54,33 @@ class ResumeStore:
         return None
 
     def files(self, name: str, suffix: str) -> list[Path]:
-        """The files under a name, unread; more than one only where a process was ended between two steps of `put`."""
+        """The files under a name, unread; more than one only where a process was ended between two steps of `save`."""
         found = self.folder.glob(f"{escape(name)}.{'[0-9a-f]' * HASH_DIGITS}{suffix}")
         return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
     def names(self, start: str, suffix: str) -> list[str]:
-        """Names that begin with `start`, sorted; whether their files are whole is for `find` to say."""
+        """Names that begin with `start`, sorted; whether their files are whole is for `load` to say."""
         found = self.folder.glob(f"{escape(start)}*.{'[0-9a-f]' * HASH_DIGITS}{suffix}")
         return sorted({path.name.removesuffix(suffix).rpartition(".")[0] for path in found})
 
-    def drop(self, name: str, suffix: str) -> None:
+    def delete(self, name: str, suffix: str) -> None:
         """Let go of a name."""
         for path in self.files(name, suffix):
             path.unlink(missing_ok=True)
 
-    def put_value(self, name: str, value: Any) -> None:
+    def save_value(self, name: str, value: Any) -> None:
         """Keep a plain value (JSON)."""
-        self.put(name, ".json", lambda part: part.write_text(json.dumps(value) + "\n", encoding="utf-8"))
+        self.save(name, ".json", lambda part: part.write_text(json.dumps(value) + "\n", encoding="utf-8"))
 
-    def value(self, name: str) -> Any:
+    def load_value(self, name: str) -> Any:
         """The plain value under a name, or None."""
-        path = self.find(name, ".json")
+        path = self.load(name, ".json")
         return None if path is None else json.loads(path.read_text(encoding="utf-8"))
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
+    def get_or_compute(self, name: str, make: Callable[[], Any]) -> Any:
         """The plain value under a name, made where it is not there."""
-        value = self.value(name)
+        value = self.load_value(name)
         if value is None:
             value = json.loads(json.dumps(make()))
-            self.put_value(name, value)
+            self.save_value(name, value)
         return value

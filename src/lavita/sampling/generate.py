@@ -62,14 +62,14 @@ def named(name: str, part: slice) -> str:
 
 def one_part(name: str, make: Callable[[], Arrays], kept: ResumeStore | None) -> Arrays:
     """A part as it was kept, or made and kept."""
-    path = None if kept is None else kept.find(name, SUFFIX)
+    path = None if kept is None else kept.load(name, SUFFIX)
     if path is not None:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     seed_everything(derive_seed("part", name))
     arrays = make()
     if kept is not None:
-        kept.put(name, SUFFIX, lambda path: save(path, arrays))
+        kept.save(name, SUFFIX, lambda path: save(path, arrays))
         checkpoint.check()
     return arrays
 
@@ -87,7 +87,7 @@ def joined(parts: Sequence[Arrays], key: str) -> np.ndarray:
 def drop_parts(kept: ResumeStore, name: str) -> None:
     """Let go of the parts of a name: what was made from them is kept."""
     for part in kept.names(f"{name}-", SUFFIX):
-        kept.drop(part, SUFFIX)
+        kept.delete(part, SUFFIX)
 
 
 def seconds_of(parts: Sequence[dict[str, Any]]) -> float:

@@ -69,7 +69,7 @@ class StageCheckpoints(CheckpointIO):
 
     def newest(self) -> Path | None:
         """The newest that is whole; one that is not is passed over and removed."""
-        return next((path for name in reversed(self.names()) if (path := self.kept.find(name, SUFFIX))), None)
+        return next((path for name in reversed(self.names()) if (path := self.kept.load(name, SUFFIX))), None)
 
     def clips_of(self, path: Path) -> float:
         """Clips seen at a checkpoint."""
@@ -79,17 +79,17 @@ class StageCheckpoints(CheckpointIO):
         """What the callbacks had kept in a checkpoint, by their classes' names; tensors are not read."""
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
 
-    def drop(self) -> None:
+    def delete(self) -> None:
         """Let go of all: the stage is done."""
         for name in self.names():
-            self.kept.drop(name, SUFFIX)
+            self.kept.delete(name, SUFFIX)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """path: clips seen, as text; Lightning hands it through."""
         name = f"{self.start}{float(Path(path).name):018.3f}"
-        self.kept.put(name, SUFFIX, lambda part: torch.save(checkpoint, part))
+        self.kept.save(name, SUFFIX, lambda part: torch.save(checkpoint, part))
         for old in self.names()[:-KEPT_AT_ONCE]:
-            self.kept.drop(old, SUFFIX)
+            self.kept.delete(old, SUFFIX)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FREE = {"shape", "config", "registry", "inside", "plain_yaml", "whole", "kept", "locked"}
+FREE = {"shape", "config", "registry", "inside", "plain_yaml", "whole", "kept", "lock"}
 ALLOWED = {
     "diffusion": {"diffusion"},
     "data": {"data"},

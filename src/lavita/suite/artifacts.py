@@ -17,7 +17,7 @@ from lavita.executors.heartbeat import emit
 from lavita.executors.process import Ended
 from lavita.executors.task import LOG, Task
 from lavita.files import atomic_write_text, remove_parts
-from lavita.lock import locked
+from lavita.lock import waiting_lock
 from lavita.results.attempts import attempts, new_attempt
 from lavita.results.digest import changed_files
 from lavita.results.identity import shared_code_hash
@@ -48,7 +48,7 @@ def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
     """
     folder, part = cache / name, cache / f".{name}.part"
     cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / f".{name}.lock", lambda: emit("note", text=f"another run fits {name}; waiting")):
+    with waiting_lock(cache / f".{name}.lock", lambda: emit("note", text=f"another run fits {name}; waiting")):
         if not folder.is_dir():
             part.mkdir(exist_ok=True)
             fit(part)

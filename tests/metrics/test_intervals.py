@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from lavita.metrics.confidence import (
     Interval,
@@ -14,6 +13,7 @@ from lavita.metrics.confidence import (
     interval,
     resample,
     seed_spread,
+    student_quantile,
     variance,
 )
 from lavita.metrics.resampling import (
@@ -25,6 +25,8 @@ from lavita.metrics.resampling import (
     distance_ends,
     variance_slope,
 )
+
+TABLE = 0.0005  # half a unit of the last digit of the tables of quantiles
 
 
 def covered(draw, truth, draws=100, resamples=80):
@@ -240,17 +242,38 @@ def test_variance_never_falls_below_the_quadratic_part():
 def test_seeds():
     values = [30.0, 34.0, 29.0]
     made = seed_spread(values)
-    wanted = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
     assert (made.mean, made.deviation) == (np.mean(values), np.std(values, ddof=1))
-    assert (made.low, made.high) == pytest.approx(wanted) and made.seeds == 3
+    half = 4.303 * np.sqrt(7 / 3)  # Student's t of two degrees of freedom by its table; squares of -1, 3 and -2 are 14
+    assert (made.low, made.high) == pytest.approx((31 - half, 31 + half), abs=TABLE * np.sqrt(7 / 3))
+    assert made.seeds == 3
     with pytest.raises(ValueError, match="got 1 training seed, wanted at least 2"):
         seed_spread([1.0])
 
 
-@pytest.mark.parametrize("freedom", [1, 3, 10, 100, 1e4])
-def test_chi_squared_factor(freedom):
-    wanted = (stats.chi2.ppf(0.975, freedom) - freedom) / np.sqrt(2 * freedom)
-    assert chi_squared_factor(freedom, stats.norm.ppf(0.975)) == pytest.approx(wanted, rel=0.03)
+@pytest.mark.parametrize(
+    "freedom, quantile", [(1, 5.024), (2, 7.378), (3, 9.348), (10, 20.483), (30, 46.979), (100, 129.561)]
+)
+def test_chi_squared_factor(freedom, quantile):
+    """Against the 0.975 quantiles of textbooks' tables; the normal one is 1.959964."""
+    wanted = (quantile - freedom) / np.sqrt(2 * freedom)
+    assert chi_squared_factor(freedom, 1.959964) == pytest.approx(wanted, abs=TABLE / np.sqrt(2 * freedom))
+
+
+def test_chi_squared_factor_of_many_degrees_of_freedom_is_normal():
+    """The skewness of (8 / k)^(1/2) adds (t^2 - 1) / 6 of itself (Cornish & Fisher); the next is of order 1 / k."""
+    for freedom in (1e6, 1e12, 1e18):
+        wanted = 2 + (2**2 - 1) / 6 * np.sqrt(8 / freedom)
+        # To what float64 leaves of a difference of two numbers near k, in units of (2 k)^(1/2).
+        rounding = 4 * np.finfo(float).eps * np.sqrt(freedom)
+        assert chi_squared_factor(freedom, 2.0) == pytest.approx(wanted, abs=1 / freedom + rounding)
+
+
+@pytest.mark.parametrize(
+    "freedom, quantile", [(1, 12.706), (2, 4.303), (5, 2.571), (9, 2.262), (30, 2.042), (120, 1.980)]
+)
+def test_student_quantile(freedom, quantile):
+    """Against textbooks' tables."""
+    assert student_quantile(0.975, freedom) == pytest.approx(quantile, abs=TABLE)
 
 
 def halvings(value, gaps, sways):

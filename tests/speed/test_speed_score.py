@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import subprocess
 import sys
@@ -82,13 +81,6 @@ def test_contestants_that_differ_are_refused(call, monkeypatch):
     monkeypatch.setattr(score, "scipy_distance", lambda x, y: 1.001 * frechet_distance(x, y))
     code, out, errors = call(*TINY, "--only", "frechet")
     assert code == 2 and not out and "scipy sqrtm is another function: results differ by 1.0e-03" in errors
-
-
-def test_without_scipy_one_line_says_so(call, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    code, out, errors = call(*TINY)
-    assert code == 2 and not out and len(errors.splitlines()) == 1
-    assert "scipy is not installed" in errors and "--only resamples,i3d" in errors
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,7 @@ def test_what_is_left_counts_as_bad(work, cell, folder, monkeypatch):
     assert (mine / "record.json").read_bytes() == before
 
 
-def test_no_torch_here():
-    code = "import sys, lavita.suite.decide, lavita.suite.run; assert 'torch' not in sys.modules"
+def test_nothing_slow_is_imported_here():
+    code = "import sys, lavita.suite.decide, lavita.suite.run\n"
+    code += "assert not {'torch', 'scipy.stats'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(SOURCE)})

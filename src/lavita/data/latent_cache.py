@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from lavita.data.clips import centre_crop_resize, to_tensor
 from lavita.data.scan import Report
 from lavita.data.video import each_frame
 from lavita.files import atomic_write_text
-from lavita.lock import locked
+from lavita.lock import waiting_lock
 
-VALUES, HEADER, PROGRESS, LOCK = "moments.f32", "header.json", "progress.json", "lock"
+VALUES, HEADER, PROGRESS = "moments.f32", "header.json", "progress.json"
 FRAMES_AT_ONCE = 16  # frames a call of the codec
 SAFE_EVERY_SECONDS = 10.0  # work that a kill may cost
 TOLERANCE = 1e-4  # of a stored frame to one encoded now: float32 of another machine, far from another codec's values
@@ -167,11 +168,13 @@ def fill_latents(
         check_header(folder, slots)
         return json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     part = cache_dir / f".{key.name()}.part"
-    part.mkdir(parents=True, exist_ok=True)
-    with locked(part / LOCK, lambda: say("latent cache: another run is filling it; waiting")):
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    waiting = partial(say, "latent cache: another run is filling it; waiting")
+    with waiting_lock(cache_dir / f".{key.name()}.lock", waiting):
         if folder.is_dir():  # another run has filled it meanwhile
             check_header(folder, slots)
             return json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        part.mkdir(exist_ok=True)
         cost = _fill(part, slots, videos, encode, say, report)
         atomic_write_text(part / HEADER, json.dumps(asdict(key) | {"shape": slots.shape}, indent=1) + "\n")
         part.rename(folder)

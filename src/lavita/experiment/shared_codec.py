@@ -20,7 +20,7 @@ from lavita.experiment.costs import training_flops_per_clip
 from lavita.experiment.scoring import Scorer
 from lavita.experiment.train import stage_data
 from lavita.files import atomic_write_text, remove_parts
-from lavita.lock import locked
+from lavita.lock import waiting_lock
 from lavita.methods.build import codec_training_config, load_suite_codec
 from lavita.results.digest import PROGRESS
 from lavita.results.identity import hash_of_sources, package_files
@@ -45,7 +45,7 @@ def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
     """
     folder, part = cache / name, cache / f".{name}.part"
     cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / f".{name}.lock", lambda: emit("note", text=f"another run fits {name}; waiting")):
+    with waiting_lock(cache / f".{name}.lock", lambda: emit("note", text=f"another run fits {name}; waiting")):
         if not folder.is_dir():
             part.mkdir(exist_ok=True)
             fit(part)

@@ -9,44 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from lavita.metrics.resampling import LEAST_CLIPS, Resampled, ScoreOfSubsets, distance_ends, resample
 
-
-@lru_cache
-def student_quantile(probability: float, freedom: int) -> float:
-    """The value that a Student t variable stays below with a probability in 0.5..1: bisection on its distribution.
-
-    With x = freedom^(1/2) tan(u) the density becomes cos(u)^(freedom - 1) up to a factor: a smooth finite integral.
-    """
-    low, high = 0.0, math.pi / 2
-    whole = cosine_integral(math.pi / 2, freedom - 1)
-    for _ in range(60):
-        middle = (low + high) / 2
-        if 0.5 + cosine_integral(middle, freedom - 1) / (2 * whole) < probability:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(freedom) * math.tan(low)
-
-
-def cosine_integral(end: float, power: int, pieces: int = 2000) -> float:
-    """Integral of cos(u)^power from 0 to end by Simpson's rule."""
-    step = end / pieces
-    weights = (1 if i in (0, pieces) else 4 if i % 2 else 2 for i in range(pieces + 1))
-    return step / 3 * sum(weight * math.cos(i * step) ** power for i, weight in enumerate(weights))
-
-
 LEVEL = 0.95
 BETTER, WORSE, NOT_SIGNIFICANT = "better", "worse", "not told apart"
 __all__ = [
     "BETTER", "LEAST_CLIPS", "LEVEL", "NOT_SIGNIFICANT", "WORSE", "Comparison", "Interval", "Resampled",
     "ScoreOfSubsets",
-    "SeedSpread", "compare", "compare_intervals", "interval", "resample", "seed_spread", "verdict",
+    "SeedSpread", "compare", "compare_intervals", "interval", "resample", "seed_spread", "student_quantile",
+    "verdict",
 ]  # fmt: skip
 
 
@@ -116,6 +91,13 @@ def quantile(resampled: Resampled, level: float) -> float:
     """
     clips = min(n for n in (resampled.num_real, resampled.num_generated) if n)
     return student_quantile((1 + level) / 2, max(1, min(len(resampled.halves), clips // 4)))
+
+
+def student_quantile(probability: float, freedom: int) -> float:
+    """The value that a variable of Student's t distribution stays below with a probability."""
+    from scipy import stats  # half a second, which a table without intervals need not take
+
+    return float(stats.t.ppf(probability, freedom))
 
 
 def variance(gaps: np.ndarray, sways: np.ndarray) -> float:

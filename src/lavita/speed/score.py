@@ -127,13 +127,9 @@ def scipy_distance(x: Any, y: Any) -> float:
 
 
 def frechet_group(options: argparse.Namespace) -> Group:
-    """Both from features to number. Raises ValueError without scipy, or where the two differ."""
-    import importlib.util
-
+    """Both from features to number. Raises ValueError where the two differ."""
     from lavita.metrics.distances import frechet_distance
 
-    if importlib.util.find_spec("scipy") is None:
-        raise ValueError("scipy is not installed; pip install scipy, or leave it out with --only resamples,i3d")
     width = options.features
     x, y = (features(options.clips, width, width, seed) for seed in (1, 2))
     found = {"ours": frechet_distance, "scipy sqrtm": scipy_distance}

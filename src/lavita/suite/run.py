@@ -91,9 +91,7 @@ def run_suite(cells: Sequence[Experiment], options: Options) -> int:
         cache = (options.cache or Path("results/cache")).resolve()
         groups = found_data(cells, cache, display)
         work = work_of(cells, groups[0].source, cache, options, display)
-        with FolderLock(work.folder / LOCK, "run.py") as lock:
-            if lock.taken_from:
-                display.line(f"going on after {lock.taken_from}")
+        with FolderLock(work.folder / LOCK, "run.py"):
             refuse_links(work.folder)
             refuse_running(work.folder)
             clear(work.folder)

@@ -5,8 +5,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from lavita.bench.loss_chart import LEFT, RIGHT, WIDTH, loss_chart
 from lavita.report.charts import FLOPS, quality_cost, seconds_cost, trained_rows, training_seconds
-from lavita.report.page.loss_chart import LEFT, RIGHT, WIDTH, loss_chart
 from lavita.report.write import tables_of_run
 from lavita.results.digest import finalize_record
 from lavita.results.records import rows_of

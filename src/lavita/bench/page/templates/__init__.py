@@ -1,0 +1,1 @@
+"""The templates of report.html, one per section; page.html.j2 holds them together."""

@@ -34,7 +34,7 @@ def clips(seed: int, count: int = 16, frames: int = 8, side: int = 32) -> np.nda
 
 
 def make_run(folder: Path, seeds: tuple[int, ...] = (0,)) -> Path:
-    """The folder; dit and pvdm ended well for each seed, vdt failed with a hostile reason, the others were not run."""
+    """The folder; dit and pvdm completed for each seed, vdt failed with a hostile reason, the others were not run."""
     cells = make_plan("ucf101-class", "demo", ["dit", "vdt", "pvdm"], list(seeds), [f"data.root={ROOT_OF_DATA}"])
     planned = {cell.cell: {"label": cell.label, "identity": f"identity of {cell.cell}"} for cell in cells}
     order = ["lavita-v1", "dit", "vdt", "pvdm"]

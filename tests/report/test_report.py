@@ -10,11 +10,13 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from lavita.report.page import report_html
-from lavita.report.page.prose import prose
+from lavita.report.page.build import environment
+from lavita.report.page.text import prose
 from lavita.report.tables import number
 from lavita.report.write import tables_of_run
 from lavita.results.audit_line import AuditLine
@@ -116,6 +118,45 @@ def test_text_of_records_is_never_markup(page, text):
     said = [row for row in page.table("scores")[1] if row[0].startswith("vdt")]
     assert said[0][1] == HOSTILE
     assert any(HOSTILE in words for _, words in page.all("li"))  # a file name that was left out
+
+
+def with_words(folder: Path, words: str) -> list[tuple[str, list[str]]]:
+    """Elements and their attributes of the page of a run whose records end every free text in these words."""
+    plan = json.loads((folder / "run.json").read_text())
+    for one in plan["not_yet"]:
+        one |= {key: one[key] + words for key in ("name", "title", "source")}
+    (folder / "run.json").write_text(json.dumps(plan | {key: plan[key] + words for key in ("title", "suite")}))
+    for path in (folder / "cells").glob("*/record.json"):
+        record = json.loads(path.read_text())
+        texts = {key: text + words for key, text in record["row"].items() if key in TEXTS}
+        known = {"about": {"Paper": f"Of **{words}** `{words}` [{words}](https://e.org/{words})"}, "title": words}
+        record["card"] |= known | {"provenance": words, "why": dict.fromkeys(record["card"]["why"], words)}
+        record |= {"row": record["row"] | texts, "outside": {words: words}, "declared": {words: words}}
+        record |= {"reason": words, "initialised": {"taken": [], "source": words, "left": {}, "unused": []}}
+        record["deviations"] = [line + words for line in record["deviations"]]
+        path.write_text(json.dumps(record))
+    (path,) = folder.glob("shared/*/shared.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"protocol_name": words, "sanity_text": words}))
+    lines = [AuditLine("budget" + words, words, "fail", words)]
+    return [(tag, sorted(attributes)) for tag, attributes, _ in Page(report_html(read_run(folder), lines)).elements]
+
+
+TEXTS = ("dataset", "protocol", "extractor", "hardware", "versions", "started_at", "commit", "config_hash")
+
+
+def test_what_records_say_changes_no_element_of_the_page(tmp_path):
+    harmless = with_words(make_run(tmp_path / "harmless"), "harmless")
+    hostile = with_words(make_run(tmp_path / "hostile"), "</p><img/src='x'/onerror=\"y\">&lt;{{7}}{%x%}")
+    assert len(harmless) > 1000 and hostile == harmless
+
+
+def test_only_addresses_of_the_web_are_links(tmp_path):
+    folder = make_run(tmp_path / "out")
+    plan = json.loads((folder / "run.json").read_text())
+    plan["not_yet"][0]["source"] = "javascript:alert(1)"
+    (folder / "run.json").write_text(json.dumps(plan))
+    addresses = [attributes["href"] for attributes, _ in Page(report_html(read_run(folder), None)).all("a")]
+    assert addresses and not [one for one in addresses if one.startswith("javascript:")]
 
 
 def test_scores_are_those_of_rows_csv(folder, page):
@@ -242,13 +283,19 @@ def test_several_seeds_stand_in_one_card_each_with_its_clips(tmp_path):
     assert any(words.startswith("pvdm-s1: sampling seeds") for words in captions)
 
 
+def as_html(text: str) -> str:
+    """A Markdown text as the page writes it, without the line breaks of the templates between elements."""
+    made = environment().get_template("macros.html.j2").module.prose(prose(text))
+    return re.sub(r">\n+<", "><", made).strip()
+
+
 def test_prose():
     written = (
         "One `a<b` **c**\nline.\n* first\n  goes on\n  * inner\n* [x](https://e.org) [y](z.md)\n\n"
         "| a | b |\n| --- | --- |\n| 1 | 2\\|3 |"
     )
-    made = prose(written)
+    made = as_html(written)
     assert made.startswith("<p>One <code>a&lt;b</code> <strong>c</strong> line.</p><ul><li>first goes on<ul><li>inner")
     assert '<a href="https://e.org" rel="noreferrer">x</a> y</li>' in made
     assert "<td>2|3</td>" in made and "---" not in made
-    assert prose("[x](javascript:alert(1))") == "<p>x)</p>"
+    assert as_html("[x](javascript:alert(1))") == "<p>x)</p>"

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from lavita.report.charts import FLOPS, quality_cost, seconds_cost, trained_rows, training_seconds
-from lavita.report.page.loss_chart import LEFT, RIGHT, WIDTH, loss_chart
+from lavita.report.loss_chart import LEFT, RIGHT, WIDTH, loss_chart
 from lavita.report.write import tables_of_run
 from lavita.results.digest import finalize_record
 from lavita.results.records import rows_of

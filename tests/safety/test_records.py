@@ -22,7 +22,7 @@ from lavita.data.video import UnreadableVideo, read_frames
 from lavita.experiment import shared
 from lavita.files import require_inside
 from lavita.metrics.folder_record import recomputed
-from lavita.report.page.moving import read_sprite
+from lavita.report.page.clips import read_sprite
 from lavita.results.digest import files_of
 from lavita.results.records import read_record
 from lavita.results.run_folder import read_run

@@ -1,3 +1,3 @@
 """report.html: one page that holds all of a run, from the results folder alone."""
 
-from lavita.report.page.page import report_html as report_html
+from lavita.report.page.build import report_html as report_html

@@ -1,36 +1,58 @@
-"""The sections with charts: quality against cost, and losses along the budget."""
+"""What the sections with charts show: quality against cost, and losses along the budget."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from lavita.report.charts import FLOPS, Cost, end, quality_cost, seconds_cost, trained_rows
-from lavita.report.page.html import Html, details, element, scrolling, section, table, together
-from lavita.report.page.loss_chart import loss_chart
+from lavita.report.loss_chart import loss_chart
+from lavita.report.page.text import Table, table
 from lavita.results.records import shown
 from lavita.results.run_folder import RunFolder
 from lavita.results.training_log import CellLosses, losses_of
 
 
-def cost_section(run: RunFolder, rows: Sequence[dict[str, Any]]) -> Html:
-    """Distance against FLOPs and against seconds, a pair of charts for each protocol, and the numbers in them."""
+@dataclass(frozen=True)
+class CostCharts:
+    """The charts of the rows of one protocol, each with the name of its box; none where the cost is not known, and
+    then cells names the rows.
+    """
+
+    cells: str
+    protocol: str
+    charts: tuple[tuple[str, Markup], ...]
+    numbers: Table
+
+
+@dataclass(frozen=True)
+class LossChart:
+    """stages: numbered as above the chart; remark: what a reader must know of the curve."""
+
+    cell: str
+    stages: str
+    remark: str
+    chart: Markup
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The charts, one per cell, and their numbers, None where no log was kept."""
+
+    charts: tuple[LossChart, ...]
+    numbers: Table | None
+
+
+def cost_charts(run: RunFolder, rows: Sequence[dict[str, Any]]) -> list[CostCharts]:
+    """Distance against FLOPs and against seconds, a pair of charts for each protocol."""
     seconds = seconds_cost(run.records)
-    parts = [
-        element(
-            "p",
-            "Down is better, left is cheaper; bars are the scores’ own 95 % intervals. FLOPs are counted and the same "
-            "on every machine; seconds depend on the machine and on what ran beside a cell.",
-        )
-    ]
-    for number, comparable in enumerate(trained_rows(rows)):
-        parts.append(pair_of_charts(comparable, seconds, number))
-    if len(parts) == 1:
-        parts.append(element("p", "No trained row has a distance yet, so there is nothing to draw."))
-    return section("cost", "Quality against cost", *parts)
+    return [pair_of_charts(comparable, seconds, number) for number, comparable in enumerate(trained_rows(rows))]
 
 
-def pair_of_charts(rows: Sequence[dict[str, Any]], seconds: Cost, number: int) -> Html:
+def pair_of_charts(rows: Sequence[dict[str, Any]], seconds: Cost, number: int) -> CostCharts:
     """The charts of the rows of one protocol and a table of what they show."""
     first = rows[0]
     metric, place = first["metric"], f"table {number + 1}, protocol {first['protocol_hash']}"
@@ -38,10 +60,7 @@ def pair_of_charts(rows: Sequence[dict[str, Any]], seconds: Cost, number: int) -
     for cost, name, title in ((FLOPS, "flops", "against training FLOPs"), (seconds, "seconds", "against seconds")):
         chart = quality_cost(rows, cost, f"{metric} {title}", f"{name}-{number}")
         if chart:
-            drawn.append(scrolling(f"Chart: {metric} {title}, {place}", Html(chart)))
-    if not drawn:
-        said = f"What {', '.join(row['cell'] for row in rows)} cost is not known, so nothing is drawn of it."
-        return element("p", said)
+            drawn.append((f"Chart: {metric} {title}, {place}", Markup(chart)))  # it escapes its texts
     lines = [
         (
             row["cell"],
@@ -53,13 +72,11 @@ def pair_of_charts(rows: Sequence[dict[str, Any]], seconds: Cost, number: int) -
         for row in rows
     ]
     columns = ("cell", metric, "95 % interval", "training TFLOPs", "training seconds")
-    numbers = table("What the charts show.", columns, lines, f"Numbers of the charts, {place}")
-    return together(
-        [
-            element("p", f"Protocol {first['protocol']}, extractor {first['extractor']}.", class_="facts-line"),
-            element("div", *[element("div", one, class_="chart") for one in drawn], class_="charts"),
-            details("The same as a table", numbers),
-        ]
+    return CostCharts(
+        cells=", ".join(row["cell"] for row in rows),
+        protocol=f"Protocol {first['protocol']}, extractor {first['extractor']}.",
+        charts=tuple(drawn),
+        numbers=table("What the charts show.", columns, lines, f"Numbers of the charts, {place}"),
     )
 
 
@@ -67,49 +84,35 @@ def value(number: float | None) -> str:
     return "not known" if number is None else f"{number:.4g}"
 
 
-def losses_section(run: RunFolder) -> Html:
-    """A chart a cell, and the numbers."""
+def loss_charts(run: RunFolder) -> Losses:
+    """A chart for each cell that has a log, and the numbers."""
     found = [losses for attempt in run.cells if (losses := losses_of(run, attempt))]
-    intro = element(
-        "p",
-        "Solid line: training loss of the logged steps, each of one batch, averaged where there are many. Dots on a "
-        "dashed line: loss of the last stage on held-out clips at fixed noise. Numbers above a chart: its stages. "
-        "Losses of different methods, and of different stages, are different quantities: look at whether a curve has "
-        "flattened when the budget ends, not at which is lower.",
-    )
-    charts = []
-    for number, losses in enumerate(found):
-        stages = " · ".join(f"{i} {s.name} ({s.clips:,.0f} clips)" for i, s in enumerate(losses.stages, start=1))
-        caption = [element("strong", losses.cell), f": {stages}"]
-        caption += [element("br"), losses.remark] if losses.remark else []
-        chart = Html(loss_chart(losses, f"losses-{number}"))
-        charts.append(element("figure", chart, element("figcaption", *caption), class_="losses"))
-    if not charts:
-        return section("losses", "Losses", element("p", "No step log was kept in this folder."))
-    rows = [line for losses in found for line in table_lines(losses)]
+    charts = [
+        LossChart(
+            cell=losses.cell,
+            stages=" · ".join(f"{i} {s.name} ({s.clips:,.0f} clips)" for i, s in enumerate(losses.stages, start=1)),
+            remark=losses.remark,
+            chart=Markup(loss_chart(losses, f"losses-{number}")),  # it escapes its texts
+        )
+        for number, losses in enumerate(found)
+    ]
+    return Losses(tuple(charts), losses_table(found) if found else None)
+
+
+def losses_table(found: Sequence[CellLosses]) -> Table:
+    """One line per stage: mean training loss of each quarter, and the losses on held-out clips."""
+    lines = []
+    for losses in found:
+        for stage in losses.stages:
+            ends = [100 * clips / losses.budget for clips in (stage.start, stage.start + stage.clips)]
+            quarters = [
+                [loss for clips, loss in stage.train if number < 4 * clips / stage.clips <= number + 1]
+                for number in range(4)
+            ]
+            means = [f"{sum(part) / len(part):.4g}" if part else "none logged" for part in quarters]
+            heldout = " → ".join(f"{loss:.4g}" for _, loss in stage.heldout) or "not measured"
+            lines.append((losses.cell, stage.name, f"{ends[0]:.1f} to {ends[1]:.1f} %", *means, heldout))
     quarters = [f"training, quarter {number}" for number in (1, 2, 3, 4)]
     columns = ("cell", "stage", "of the budget", *quarters, "held-out, from start to end")
     caption = "Mean training loss of each quarter of a stage, and the losses on held-out clips."
-    numbers = table(caption, columns, rows, "Table of losses")
-    return section(
-        "losses",
-        "Losses along the budget",
-        intro,
-        element("div", *charts, class_="panels"),
-        details("The same as a table", numbers),
-    )
-
-
-def table_lines(losses: CellLosses) -> list[tuple[str, ...]]:
-    """A line a stage."""
-    lines = []
-    for stage in losses.stages:
-        ends = [100 * clips / losses.budget for clips in (stage.start, stage.start + stage.clips)]
-        quarters = [
-            [loss for clips, loss in stage.train if number < 4 * clips / stage.clips <= number + 1]
-            for number in range(4)
-        ]
-        means = [f"{sum(part) / len(part):.4g}" if part else "none logged" for part in quarters]
-        heldout = " → ".join(f"{loss:.4g}" for _, loss in stage.heldout) or "not measured"
-        lines.append((losses.cell, stage.name, f"{ends[0]:.1f} to {ends[1]:.1f} %", *means, heldout))
-    return lines
+    return table(caption, columns, lines, "Table of losses")

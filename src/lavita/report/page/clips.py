@@ -1,47 +1,125 @@
-"""The sections with moving clips: every row beside real clips, and what first stages lose by themselves."""
+"""Moving clips in the page: every row beside real clips, and what first stages lose by themselves. The bytes of the
+run's sprite files stand in it as they are, and the page's style moves them.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from lavita.report.notes import FIRST_STAGES_TEXT
-from lavita.report.page.html import Html, breakable, element, section, table
-from lavita.report.page.moving import figure, read_sprite
-from lavita.report.page.prose import prose
+from lavita.files import require_inside
+from lavita.report.page.text import Cell, Table, table
 from lavita.report.tables import number
 from lavita.results.records import shown
 from lavita.results.run_folder import RunFolder
 
+PIXELATED_UP_TO = 64  # pixels of a clip: smaller ones are shown with their pixels as they are
+COLUMNS = "Columns: original, reconstruction, each frame averaged to 4 x 4 blocks."
 
-def clips_section(run: RunFolder) -> Html:
+
+@dataclass(frozen=True)
+class Sprite:
+    """content: a WebP file whose frames lie below each other, `down` of them, then `across` such columns; width,
+    height: of a frame, in pixels; clips: on each frame; clip_size: before any scaling; fps: to be shown at.
+    """
+
+    content: bytes
+    frames: int
+    across: int
+    down: int
+    width: int
+    height: int
+    clips: int
+    clip_size: tuple[int, int]
+    lossless: bool
+    fps: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A sprite as the page needs it. seconds: that a frame is shown; pixelated: whether its pixels are kept sharp."""
+
+    base64: str
+    alt: str
+    width: int
+    height: int
+    across: int
+    down: int
+    seconds: str
+    pixelated: bool
+
+
+@dataclass(frozen=True)
+class Figure:
+    """name and said: its caption; missing: what is said where there is no picture."""
+
+    name: str
+    said: str
+    picture: Picture | None
+    missing: str = "No picture was kept."
+
+
+def read_sprite(folder: Path, name: str) -> Sprite | None:
+    """A sprite of a run, None where none was kept. Raises ValueError for a picture that lies elsewhere."""
+    description = folder / f"{name}.sprite.json"
+    if not description.is_file():
+        return None
+    facts: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
+    picture = require_inside(folder, facts["picture"], f"{description}: picture")
+    if not picture.is_file():
+        return None
+    values = {field.name: facts[field.name] for field in fields(Sprite) if field.name != "content"}
+    return Sprite(picture.read_bytes(), **values | {"clip_size": tuple(facts["clip_size"])})
+
+
+def figure(sprite: Sprite | None, alt: str, name: str, said: str, missing: str = Figure.missing) -> Figure:
+    """A figure of moving clips. Raises ValueError for sizes that are no numbers: the page's style is made of them."""
+    if sprite is None:
+        return Figure(name, said, None, missing)
+    picture = Picture(
+        base64=base64.b64encode(sprite.content).decode("ascii"),
+        alt=f"{alt} Moving picture of {sprite.frames} frames.",
+        width=int(sprite.width),
+        height=int(sprite.height),
+        across=int(sprite.across),
+        down=int(sprite.down),
+        seconds=f"{1 / float(sprite.fps):.6g}",
+        pixelated=max(sprite.clip_size) <= PIXELATED_UP_TO,
+    )
+    return Figure(name, said + note(sprite), picture)
+
+
+def note(sprite: Sprite) -> str:
+    """What the page's picture lost against the clips that are scored, if anything."""
+    if sprite.lossless:
+        return ""
+    height, width = sprite.clip_size
+    return f" Picture stored with loss, from clips of {width} x {height} pixels; the scored clips are lossless."
+
+
+def clip_figures(run: RunFolder) -> list[Figure]:
     """The first clips of every row beside the first real ones, chosen by nobody."""
-    figures = [
+    real = [
         figure(
             read_sprite(run.path / "shared" / name, "real"),
             f"The first real clips of protocol {one['protocol_name']}.",
-            element("strong", "Real clips"),
+            "Real clips",
             f": the first windows of protocol {one['protocol_name']}, {one['dataset']}.",
         )
         for name, one in run.used_shared.items()
     ]
-    figures += [generated(run, attempt.name, attempt.record) for attempt in run.cells]
-    control = element("button", "Pause all clips", type="button", id="motion", hidden=True)
-    text = element(
-        "p",
-        "Uncurated: the clips of the first sampling seeds, in order, row by row, the same seeds for every method. "
-        "Nothing was left out or chosen. All clips of a row lie without loss in cells/<cell>/samples/.",
-    )
-    grid = element("div", *figures, class_="grid")
-    return section("clips", "Clips", text, element("p", control, class_="control"), grid)
+    return real + [generated(run, attempt.name, attempt.record) for attempt in run.cells]
 
 
-def generated(run: RunFolder, folder: str, record: dict[str, Any]) -> Html:
+def generated(run: RunFolder, folder: str, record: dict[str, Any]) -> Figure:
     """The figure of one cell."""
     if record["status"] != "ok":
         reason = f"{record['status']}: {record.get('reason') or 'no reason is recorded'}"
-        return figure(None, "", element("strong", record["cell"]), missing=f"No clips. {reason}")
+        return Figure(record["cell"], "", None, f"No clips. {reason}")
     sprite = read_sprite(run.path / "cells" / folder, "samples")
     seeds = sampling_seeds(run, folder, sprite.clips if sprite else 0)
     scores = [
@@ -52,7 +130,7 @@ def generated(run: RunFolder, folder: str, record: dict[str, Any]) -> Html:
     return figure(
         sprite,
         f"Clips of {record['cell']}, {seeds}.",
-        element("strong", record["cell"]),
+        record["cell"],
         f": {'; '.join([seeds, *scores])}.",
         missing="No picture was kept of these clips: the run is older than the page.",
     )
@@ -70,43 +148,37 @@ def sampling_seeds(run: RunFolder, folder: str, count: int) -> str:
     return f"sampling seeds {seeds[0]} to {seeds[-1]} of {len(clips)}"
 
 
-def first_stages_section(run: RunFolder) -> Html:
-    """What codecs and autoencoders lose by themselves, with the pictures."""
-    figures = []
+def first_stage_figures(run: RunFolder) -> list[Figure]:
+    """Held-out clips through every codec and autoencoder of which a picture was kept."""
     places = [(run.path / "shared" / name, "codec", f"the suite’s codec ({name})") for name in run.used_shared]
     places += [
         (run.path / "cells" / one.name, "autoencoder", f"the first stage of {one.record['cell']}") for one in run.cells
     ]
-    for folder, name, whose in places:
-        sprite = read_sprite(folder, name)
-        if sprite:
-            columns = "Columns: original, reconstruction, each frame averaged to 4 x 4 blocks."
-            alt = f"Held-out clips through {whose}. {columns}"
-            figures.append(figure(sprite, alt, element("strong", whose[0].upper() + whose[1:]), f". {columns}"))
-    return section(
-        "first-stages",
-        "First stages",
-        prose(FIRST_STAGES_TEXT),
-        first_stages_table(run.records),
-        element("div", *figures, class_="grid") if figures else None,
-    )
+    found = [(read_sprite(folder, name), stage) for folder, name, stage in places]
+    return [
+        figure(sprite, f"Held-out clips through {stage}. {COLUMNS}", f"{stage[0].upper()}{stage[1:]}", f". {COLUMNS}")
+        for sprite, stage in found
+        if sprite
+    ]
 
 
-def first_stages_table(records: Sequence[dict[str, Any]]) -> Html:
-    """A row a first stage, a column a metric; a codec that several rows share stands once."""
+def first_stages_table(records: Sequence[dict[str, Any]]) -> Table | None:
+    """One row per first stage, one column per metric; a codec that several rows share stands once."""
     found: dict[tuple[Any, ...], list[str]] = {}
     for record in records:
         for stage in ("codec", "autoencoder"):
             scores = {one["metric"]: one["value"] for one in record["scores"] if one["stage"] == stage}
             if scores:
-                whose = record["shared"] if stage == "codec" else record["cell"]
-                found.setdefault((stage, whose, *scores.items()), []).append(record["cell"])
+                place = record["shared"] if stage == "codec" else record["cell"]
+                found.setdefault((stage, place, *scores.items()), []).append(record["cell"])
     if not found:
-        return element("p", "No method has one here: all work in pixels.")
+        return None
     metrics = list(dict.fromkeys(name for _, _, *scores in found for name, _ in scores))
     lines = []
     for (stage, _, *scores), cells in found.items():
         values = dict(scores)
         lines.append((stage, *[number(values.get(name, "not measured"), name) for name in metrics], ", ".join(cells)))
-    columns = [breakable(name) for name in ("first stage", *metrics, "of")]
-    return table("What each first stage loses by itself.", columns, lines, "Table of first stages", "first-stages")
+    columns = [Cell(name, "name") for name in ("first stage", *metrics, "of")]
+    return table(
+        "Reconstruction of each first stage by itself.", columns, lines, "Table of first stages", "first-stages"
+    )

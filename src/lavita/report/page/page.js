@@ -1,16 +1,16 @@
 "use strict";
-// Pause and play: one button for every clip. Who asked for less motion gets still clips, and may start them.
+// Pause and play: one button for every clip. Who asked for less motion gets static clips, and may start them.
 const root = document.documentElement;
 const button = document.getElementById("motion");
-const still = window.matchMedia("(prefers-reduced-motion: reduce)");
-let moving = !still.matches;
+const reduced = window.matchMedia("(prefers-reduced-motion: reduce)");
+let moving = !reduced.matches;
 function show() {
   root.classList.toggle("playing", moving);
   root.classList.toggle("paused", !moving);
   button.textContent = moving ? "Pause all clips" : "Play all clips";
 }
 button.addEventListener("click", () => { moving = !moving; show(); });
-still.addEventListener("change", () => { moving = !still.matches; show(); });
+reduced.addEventListener("change", () => { moving = !reduced.matches; show(); });
 button.hidden = false;
 show();
 

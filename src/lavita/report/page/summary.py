@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lavita.metrics.confidence import BETTER, compare_intervals
 from lavita.report.charts import trained_rows
-from lavita.report.page.html import Html, element, section, together
 from lavita.report.page.scores import comparability
 from lavita.report.significance import interval_of
 from lavita.report.write import Tables
@@ -15,35 +15,37 @@ from lavita.results.audit_line import VERDICTS, AuditLine
 from lavita.results.records import label_of
 from lavita.results.run_folder import RunFolder
 
-Point = tuple[str, str, bool, str]  # name, sentence, whether it is a caution, the section that says more
+
+@dataclass(frozen=True)
+class Point:
+    """name: what it is about; said: a sentence; caution: whether a reader must mind it; place: the section that says
+    more.
+    """
+
+    name: str
+    said: str
+    caution: bool
+    place: str
 
 
-def summary_section(
+def summary_of(
     run: RunFolder, rows: Sequence[dict[str, Any]], tables: Tables, audit: Sequence[AuditLine] | None
-) -> Html:
+) -> list[Point]:
     """The points in the order in which a reader doubts."""
-    points = [
+    return [
         compared(run),
         budget(run),
         *scored(rows),
         *results(run, rows, tables),
         published(tables),
-        *sight(run),
+        *sensitivity(run),
         seeds(run),
         settings(run),
-        outside(run),
-        *not_helped(tables),
+        external(run),
+        *no_better(tables),
         code(run),
         audited(audit),
     ]
-    made = []
-    for name, said, caution, place in points:
-        mark = element("strong", "Caution: ", class_="mark") if caution else None
-        link = element("a", "more", href=f"#{place}", aria_label=f"more on: {name}")
-        made.append(
-            together([element("dt", name), element("dd", mark, said, " ", link, class_="caution" if caution else None)])
-        )
-    return section("short", "In short", element("dl", *made, class_="short"))
 
 
 def compared(run: RunFolder) -> Point:
@@ -53,21 +55,21 @@ def compared(run: RunFolder) -> Point:
     labels = {record["label"] for record in run.records}
     missing = [label for label in run.plan["order"] if label not in labels]
     unbuilt = [one["name"] for one in run.plan.get("not_yet", []) if not one["left_out"]]
-    said = f"{len(good)} of {len(run.records)} rows ended well."
-    said += f" Did not: {', '.join(bad)}." if bad else ""
+    said = f"{len(good)} of {len(run.records)} runs completed."
+    said += f" Did not complete: {', '.join(bad)}." if bad else ""
     said += f" Not run here: {', '.join(missing)}." if missing else ""
     said += f" Not built yet: {', '.join(unbuilt)}." if unbuilt else ""
-    return ("Compared", said, bool(bad), "scores")
+    return Point("Compared", said, bool(bad), "scores")
 
 
 def budget(run: RunFolder) -> Point:
-    """Whether every row spent the same, in the currency of the budget."""
+    """Whether every row spent the same, in the budget's unit."""
     good = [record for record in run.records if record["status"] == "ok"]
     trained = [record for record in good if record.get("stages")]
     unknown = [record["cell"] for record in good if not record.get("stages")]
-    end = f" Not known of clips made elsewhere: {', '.join(unknown)}." if unknown else ""
+    end = f" Not known of external samples: {', '.join(unknown)}." if unknown else ""
     if not trained:
-        return ("Budget", f"No row was trained here to its end.{end}", True, "methods")
+        return Point("Budget", f"No run completed its training here.{end}", True, "methods")
     kinds = {record["config"]["budget"]["currency"] for record in trained}
     clips = sorted({record["row"]["clips_seen"] for record in trained})
     if kinds != {"clips"}:
@@ -75,11 +77,13 @@ def budget(run: RunFolder) -> Point:
         said = (
             f"Each row stopped at the first step that reached {asked}; so rows saw {clips[0]:,} to {clips[-1]:,} clips."
         )
-        return ("Budget", said + end, len(kinds) > 1, "methods")
+        return Point("Budget", said + end, len(kinds) > 1, "methods")
     if len(clips) > 1:
-        return ("Budget", f"Rows saw different numbers of clips: {clips[0]:,} to {clips[-1]:,}.{end}", True, "methods")
+        return Point(
+            "Budget", f"Rows saw different numbers of clips: {clips[0]:,} to {clips[-1]:,}.{end}", True, "methods"
+        )
     said = f"Every row that was trained here saw exactly {clips[0]:,} clips, all stages and the suite’s codec together."
-    return ("Budget", said + end, bool(unknown), "methods")
+    return Point("Budget", said + end, bool(unknown), "methods")
 
 
 def scored(rows: Sequence[dict[str, Any]]) -> list[Point]:
@@ -92,26 +96,30 @@ def scored(rows: Sequence[dict[str, Any]]) -> list[Point]:
             f"Protocol {row['protocol']}, hash {row['protocol_hash']}: {row['n_generated']} generated against "
             f"{row['n_real']} real clips, network {row['extractor']}. {caution}"
         )
-        points.append(("Scores", said.strip(), bool(caution), "scores"))
+        points.append(Point("Scores", said.strip(), bool(caution), "scores"))
     return points
 
 
 def results(run: RunFolder, rows: Sequence[dict[str, Any]], tables: Tables) -> list[Point]:
-    """Who is told apart from whom: of each table the smallest distance, or each row against the first."""
+    """Which rows differ significantly: of each table from the smallest distance, or each row from the first."""
     if run.plan["compares_rows"]:
         return [against_first(tables)] if tables.pairs else []
     points, comparable = [], [block for block in trained_rows(rows) if len({label_of(row) for row in block}) > 1]
     for block in comparable:
         first = min(block, key=lambda row: float(row["value"]))
-        near = not_apart(run, first, block)
+        near = not_significant(run, first, block)
         if (first["cell"], first["metric"]) in tables.best:
-            verdict = "It is told apart, at 95 %, from every other row."
+            verdict = "It is significantly different, at 95 %, from every other row."
         elif near:
-            verdict = f"Not told apart from it, at 95 %: {', '.join(near)}. So no single row has won."
+            verdict = (
+                f"Not significantly different from it, at 95 %: {', '.join(near)}. So there is no single best row."
+            )
         else:
-            verdict = "It is not told apart, at 95 %, from every other row by training seeds: no single row has won."
+            verdict = (
+                "By training seeds it does not differ significantly, at 95 %, from every other row: no single best."
+            )
         said = f"Smallest {first['metric']}: {first['cell']}, {float(first['value']):.1f}. {verdict}"
-        points.append(("Result", said, False, "scores"))
+        points.append(Point("Result", said, False, "scores"))
     return points
 
 
@@ -121,9 +129,9 @@ def published(tables: Tables) -> Point:
     for number in tables.numbers:
         counts[number.verdict] = counts.get(number.verdict, 0) + 1
     if not counts:
-        return ("Published numbers", "None is known of these methods on this data set.", False, "published")
+        return Point("Published numbers", "None is known of these methods on this data set.", False, "published")
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return (
+    return Point(
         "Published numbers",
         f"Of {len(tables.numbers)} that the methods’ authors print: {said}.",
         False,
@@ -135,15 +143,15 @@ def against_first(tables: Tables) -> Point:
     """What the pairs say, in a sentence."""
     words: dict[str, list[str]] = {}
     for pair in tables.pairs:
-        words.setdefault(pair.verdict.partition(":")[0].partition(" at this")[0], []).append(pair.choice)
-        if pair.verdict.startswith("told apart: "):
-            words["told apart"][-1] += f" ({pair.verdict.partition(': ')[2]})"
+        verdict, _, more = pair.verdict.partition(": ")
+        which = f" ({more})" if more in ("better", "worse") else ""
+        words.setdefault(verdict.partition(" at this")[0], []).append(pair.choice + which)
     said = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in words.items())
-    return ("Result", f"Against {tables.pairs[0].against}, at 95 %: {said}.", False, "scores")
+    return Point("Result", f"Against {tables.pairs[0].against}, at 95 %: {said}.", False, "scores")
 
 
-def not_apart(run: RunFolder, first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The cells of other rows that the clips' own intervals do not tell apart from the smallest distance."""
+def not_significant(run: RunFolder, first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The cells of other rows that, by the clips' intervals, do not differ significantly from the smallest distance."""
     scores = {
         record["cell"]: interval_of(score)
         for record in run.records
@@ -156,8 +164,8 @@ def not_apart(run: RunFolder, first: Mapping[str, Any], others: Sequence[Mapping
     return [cell for cell in cells if compare_intervals(scores[first["cell"]], scores[cell]).verdict != BETTER]
 
 
-def sight(run: RunFolder) -> list[Point]:
-    """Whether the metric could see what matters, at this number of clips."""
+def sensitivity(run: RunFolder) -> list[Point]:
+    """Whether the metric is sensitive to what matters, at this number of clips."""
     seen = {one["protocol_hash"]: one for one in run.used_shared.values()}
     points = []
     for one in seen.values():
@@ -165,7 +173,7 @@ def sight(run: RunFolder) -> list[Point]:
         said = (
             f"Protocol {one['protocol_name']}: {verdict}." if len(seen) > 1 else f"{verdict[0].upper()}{verdict[1:]}."
         )
-        points.append(("Metric", said, not one["sanity"]["informative"], "sanity"))
+        points.append(Point("Metric", said, not one["sanity"]["informative"], "sanity"))
     return points
 
 
@@ -173,40 +181,45 @@ def seeds(run: RunFolder) -> Point:
     """Whether the spread from training seed to training seed is known."""
     by_label: dict[str, int] = {}
     for record in run.records:
-        if record.get("stages") or record["status"] != "ok":  # clips made elsewhere have no seed
+        if record.get("stages") or record["status"] != "ok":  # external samples have no seed
             by_label[record["label"]] = by_label.get(record["label"], 0) + (record["status"] == "ok")
     least = min(by_label.values(), default=0)
     if least < 2:
-        said = "One training seed a row: intervals are of the clips alone, the spread between trainings is not in them."
-        return ("Training seeds", said, True, "scores")
-    return ("Training seeds", f"{least} or more a row; their spread is given.", False, "scores")
+        said = "One training seed per row: intervals are over clips only, without the spread between training seeds."
+        return Point("Training seeds", said, True, "scores")
+    return Point("Training seeds", f"{least} or more per row; their spread is given.", False, "scores")
 
 
 def settings(run: RunFolder) -> Point:
     """How far from the authors' own settings the rows are."""
     counts = [len(record["deviations"]) for record in run.records if record.get("card")]
     if not counts:
-        return ("Authors’ settings", "Not recorded in this folder.", True, "methods")
+        return Point("Authors’ settings", "Not recorded in this folder.", True, "methods")
     tier = run.plan["tier"]
     if not any(counts):
-        return ("Authors’ settings", "Every row has all of its authors’ own.", False, "methods")
+        return Point("Authors’ settings", "Every row has all of its authors’ own.", False, "methods")
     said = (
-        f"At tier {tier} {min(counts)} to {max(counts)} settings a row are not the authors’ own; each is listed with "
+        f"At tier {tier} {min(counts)} to {max(counts)} settings per row are not the authors’ own; each is listed with "
         "its published value and where the other comes from."
     )
-    return ("Authors’ settings", said, tier != "paper", "methods")
+    return Point("Authors’ settings", said, tier != "paper", "methods")
 
 
-def outside(run: RunFolder) -> Point:
-    """Weights that were trained elsewhere."""
+def external(run: RunFolder) -> Point:
+    """Rows that used external data or weights."""
     helped = [record["cell"] for record in run.records if record["row"].get("division") == "open"]
     if not helped:
         said = "Closed division: every row used this run’s data, codec and budget only."
-        return ("Outside help", said, False, "methods")
-    return ("Outside help", f"Open division, help from outside in: {', '.join(helped)}.", True, "methods")
+        return Point("External data and weights", said, False, "methods")
+    return Point(
+        "External data and weights",
+        f"Open division, with external data or weights: {', '.join(helped)}.",
+        True,
+        "methods",
+    )
 
 
-def not_helped(tables: Tables) -> list[Point]:
+def no_better(tables: Tables) -> list[Point]:
     """Rows that training did not make better."""
     said = [
         f"{line['method']}-s{line['seed']} ({line['remark'].partition(';')[0]})"
@@ -214,25 +227,25 @@ def not_helped(tables: Tables) -> list[Point]:
         for _, line in frame.iterrows()
         if line["remark"].startswith("not better")
     ]
-    return [("Training", "; ".join(said) + ".", True, "scores")] if said else []
+    return [Point("Training", "; ".join(said) + ".", True, "scores")] if said else []
 
 
 def code(run: RunFolder) -> Point:
     """The commits, and whether files differed from them."""
-    ours = [record["row"] for record in run.records if record["row"].get("config_hash")]  # not clips made elsewhere
+    ours = [record["row"] for record in run.records if record["row"].get("config_hash")]  # not external samples
     commits = {(str(row.get("commit") or "unknown")[:12], str(row.get("dirty"))) for row in ours}
     clean = all(commit != "unknown" and dirty == "false" for commit, dirty in commits)
     said = ", ".join(
         commit + {"false": "", "true": " with uncommitted changes"}.get(dirty, " (changes unknown)")
         for commit, dirty in sorted(commits)
     )
-    return ("Code", f"Commit {said or 'unknown'}.", not clean, "sources")
+    return Point("Code", f"Commit {said or 'unknown'}.", not clean, "sources")
 
 
 def audited(audit: Sequence[AuditLine] | None) -> Point:
     """What the audit found."""
     if audit is None:
-        return ("Audit", "Not run when this page was made; the section says how to run it.", True, "audit")
+        return Point("Audit", "Not run when this page was made; the section says how to run it.", True, "audit")
     counts = [sum(line.verdict == verdict for line in audit) for verdict in VERDICTS]
     said = ", ".join(f"{count} {verdict}" for count, verdict in zip(counts, VERDICTS, strict=True))
-    return ("Audit", f"{said}.", counts[1] > 0, "audit")
+    return Point("Audit", f"{said}.", counts[1] > 0, "audit")

@@ -36,7 +36,7 @@ def imported(path: Path, package: str) -> set[str]:
 
 def parts_of(names: set[str]) -> set[str]:
     """The packages of ours among absolute names."""
-    return {name.split(".")[1] for name in names if name.startswith("lavita.")}
+    return {name.split(".")[1] for name in names if name.startswith("lavita.")} - {"__version__"}
 
 
 def files() -> list[tuple[Path, str, str]]:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lavita.baselines.dit.model import MODES, SIZES, DiT, DiTConfig
 from lavita.config.schema import one_of
 from lavita.methods.latent_diffusion import LatentDiffusion
 from lavita.nn.sizes import chosen_size
+
+from .model import MODES, SIZES, DiT, DiTConfig
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ import re
 import torch
 from torch import Tensor
 
-from lavita.baselines.dit.model import DiT, DiTConfig
 from lavita.diffusion.sampler import guided
 from lavita.parity.cases import Adapter, Case, CaseError
 from lavita.parity.diffusion import hybrid_figures, tensor
+
+from .model import DiT, DiTConfig
 
 GUIDED_INPUT = r"Z -> forward_with_cfg\(t=(\d+), y=\[([\d, ]+)\], scale=([\d.]+)\).*"
 # The official code guides the first three of the four latent channels.

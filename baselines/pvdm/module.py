@@ -9,10 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lavita.baselines.pvdm.autoencoder import TriplaneAutoencoder, TriplaneCodec
-from lavita.baselines.pvdm.diffusion import guided, noise_loss, pvdm_schedule, sample_latents
-from lavita.baselines.pvdm.losses import LPIPS, Adversary, perceptual_distance
-from lavita.baselines.pvdm.stages import (
+from lavita.codecs.base import Codec
+from lavita.config.schema import ConfigError, SamplingConfig
+from lavita.diffusion.rng import SampleRNG
+from lavita.methods.base import MethodContext, VideoMethod
+from lavita.methods.checkpoints import official_state
+from lavita.shapes import check
+from lavita.training.stage import StagePlan
+
+from .autoencoder import TriplaneAutoencoder, TriplaneCodec
+from .diffusion import guided, noise_loss, pvdm_schedule, sample_latents
+from .losses import LPIPS, Adversary, perceptual_distance
+from .stages import (
     AdversarialStage,
     Config,
     ReconstructionStage,
@@ -21,14 +29,7 @@ from lavita.baselines.pvdm.stages import (
     first_stage_training,
     unet_config,
 )
-from lavita.baselines.pvdm.unet import PlaneUNet
-from lavita.codecs.base import Codec
-from lavita.config.schema import ConfigError, SamplingConfig
-from lavita.diffusion.rng import SampleRNG
-from lavita.methods.base import MethodContext, VideoMethod
-from lavita.methods.checkpoints import official_state
-from lavita.shapes import check
-from lavita.training.stage import StagePlan
+from .unet import PlaneUNet
 
 # The released trainer saves its U-Net inside a wrapper of this name.
 UNET_PREFIX = "diffusion_model."

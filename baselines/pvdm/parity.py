@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lavita.baselines.pvdm.autoencoder import AutoencoderConfig, TriplaneAutoencoder
-from lavita.baselines.pvdm.diffusion import noise_loss, pvdm_schedule
-from lavita.baselines.pvdm.unet import PlaneUNet, UNetConfig
 from lavita.parity.cases import Adapter, Case
 from lavita.parity.diffusion import tensor
+
+from .autoencoder import AutoencoderConfig, TriplaneAutoencoder
+from .diffusion import noise_loss, pvdm_schedule
+from .unet import PlaneUNet, UNetConfig
 
 
 def build_unet(case: Case) -> PlaneUNet:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lavita.baselines.pvdm.autoencoder import AutoencoderConfig, TriplaneAutoencoder
-from lavita.baselines.pvdm.losses import TURNS, Adversary, discriminators_turn, reconstruction_loss, share_statistics
-from lavita.baselines.pvdm.unet import UNetConfig
 from lavita.config.schema import SamplingConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.methods.base import MethodContext
 from lavita.training.stage import TrainedStage
+
+from .autoencoder import AutoencoderConfig, TriplaneAutoencoder
+from .losses import TURNS, Adversary, discriminators_turn, reconstruction_loss, share_statistics
+from .unet import UNetConfig
 
 
 @dataclass(frozen=True)

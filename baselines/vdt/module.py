@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lavita.baselines.vdt.model import SIZES, VDT, VDTConfig
 from lavita.config.schema import GENERATION, ConfigError, SamplingConfig, one_of
 from lavita.diffusion.loss import hybrid_loss
 from lavita.diffusion.rng import SampleRNG
@@ -18,6 +17,8 @@ from lavita.methods.base import MethodContext
 from lavita.methods.latent_diffusion import LatentDiffusion
 from lavita.nn.sizes import chosen_size
 from lavita.shapes import check
+
+from .model import SIZES, VDT, VDTConfig
 
 MaskMaker = Callable[[int, int, torch.Generator, bool], Tensor]
 # Of every frame that is to be completed, this part is made, in blocks of at least so many positions.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lavita.baselines.vdt.model import VDT, VDTConfig
 from lavita.parity.cases import Adapter, Case
 from lavita.parity.diffusion import hybrid_figures, tensor
+
+from .model import VDT, VDTConfig
 
 
 def build(case: Case) -> VDT:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lavita.docs.template.model import SpaceTimeNet
 from torch import nn
 
 from lavita.config.schema import ConfigError
 from lavita.methods.latent_diffusion import LatentDiffusion
+
+from .model import SpaceTimeNet
 
 
 @dataclass(frozen=True)

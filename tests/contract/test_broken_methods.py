@@ -212,7 +212,7 @@ def test_configuration_that_lacks_a_key(copy):
     ("line", "message"),
     [
         ("from model import SpaceTimeNet", "with the dot"),
-        ("from lavita.metrics import torchmetrics", "imports lavita.score"),
+        ("from lavita.metrics import torchmetrics", "imports lavita.metrics"),
         ("from lavita.baselines.dit import model", "another one"),
         ("from ..other import model", "outside its folder"),
     ],

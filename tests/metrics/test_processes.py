@@ -14,7 +14,7 @@ import json, sys
 import numpy as np, torch
 from lavita.metrics.features.in_domain import InDomainExtractor, InDomainNet
 from lavita.metrics.torchmetrics import (
-    FrechetFrameDistance, FrechetVideoDistance, KernelVideoDistance, MemorisationCheck, VideoInceptionScore
+    FrechetFrameDistance, FrechetVideoDistance, KernelVideoDistance, MemorizationCheck, VideoInceptionScore
 )
 
 rank, store, whole, shares = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
@@ -33,10 +33,10 @@ sets = {"real": clips(0), "generated": clips(1), "train": clips(2), "heldout": c
 def scores(share):
     metrics = [
         FrechetVideoDistance(extractor, 10), KernelVideoDistance(extractor, 10), VideoInceptionScore(extractor, 10, 2),
-        FrechetFrameDistance(Frames(), 10), MemorisationCheck(extractor, 10, 10, 10),
+        FrechetFrameDistance(Frames(), 10), MemorizationCheck(extractor, 10, 10, 10),
     ]
     for metric in metrics:
-        check = isinstance(metric, MemorisationCheck)
+        check = isinstance(metric, MemorizationCheck)
         for side in ("train", "heldout", "generated") if check else ("real", "generated"):
             for batch in share[side]:
                 metric.update(sets[side][batch], side if check else side == "real", indices=batch)

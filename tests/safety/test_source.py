@@ -52,7 +52,12 @@ ALLOWED = {
     "torch.jit.load": {
         "src/lavita/metrics/features/torchscript.py"
     },  # feature networks that come as programs, given by the user
-    "importlib.import_module": {"src/lavita/config/registry.py", "src/lavita/parity/run.py", "benchmarks/speed.py"},
+    "importlib.import_module": {
+        "src/lavita/config/registry.py",
+        "src/lavita/parity/run.py",
+        "src/lavita/commands/speed.py",
+        "src/lavita/cli.py",
+    },
     "importlib.util.spec_from_file_location": {"src/lavita/speed/networks.py"},  # a checkout given with --official
     "OmegaConf.load": {"src/lavita/config/registry.py"},
     "OmegaConf.resolve": set(),

@@ -126,6 +126,7 @@ def test_no_stored_features_are_unpickled(tmp_path, kind, monkeypatch):
 
     class Cell:
         protocol = None
+        weights = None
 
     doors = {
         "audit": lambda: read_arrays(path),

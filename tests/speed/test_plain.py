@@ -7,8 +7,7 @@ import torch
 
 from lavita.methods.lavita.model import Lavita, LavitaConfig
 from lavita.parity.cases import fill_by_formula, z
-from lavita.speed.model import counted_flops
-from lavita.speed.networks import Batch, PlainAttention, PlainLavita, TrainingStep, difference
+from lavita.speed.networks import Batch, PlainAttention, PlainLavita, TrainingStep, counted_flops, difference
 
 DEPTH, WIDTH, FRAMES, SIDE, PATCH = 4, 16, 3, 4, 2
 POSITIONS = (SIDE // PATCH) ** 2

@@ -242,7 +242,7 @@ class Outcome:
     kept: dict[str, Any]
     fitted: tuple[Any, ...]
     steps: list[list[str]]
-    callbacks: list[tuple[str, int, float]]
+    scalars: list[tuple[str, int, float]]
 
 
 def outcome(case: Case, ended: tuple[TrainedStage, Fitted]) -> Outcome:
@@ -263,7 +263,7 @@ def assert_same_outcome(a: Outcome, b: Outcome) -> None:
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
     """Logs that are written at once and hold a loss every second step; SIGTERM as it was before, whatever comes."""
-    for module in (callbacks, callbacks):
+    for module in (callbacks,):
         monkeypatch.setattr(module, "LOSS_EVERY", 2)
     monkeypatch.setattr(callbacks, "FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(checkpoint._Asked, "yes", False)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from lavita.diffusion.loss import hybrid_loss
 from lavita.diffusion.rng import SampleRNG
@@ -223,3 +227,32 @@ def official_network(checkout: Path, shape: LavitaConfig) -> nn.Module:
         num_heads=shape.num_heads,
         num_frames=shape.num_frames,
     )
+
+
+def counted_flops(loss: Callable[[], Tensor]) -> int:
+    """FLOPs (2 a multiply-add, matrix products only) of a loss and its backward pass, by torch's counter.
+
+    The fused CPU attention is unknown to the counter, so the plain one runs here: it has the same two products.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        loss().backward()
+    return counter.get_total_flops()
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """FLOP/s of the fastest square matrix product of a series that lasts about `seconds`."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = torch.randn(2, side, side, device=device).to(dtype)
+    wait, best, end = waiter(device), float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        wait()
+        start = time.perf_counter()
+        a @ b
+        wait()
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def waiter(device: torch.device) -> Callable[[], None]:
+    """A function that returns once the device has done all it was given."""
+    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)

@@ -26,7 +26,7 @@ def state(recorded: Case, prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 def networks() -> tuple[torch.nn.Module, torch.nn.Module]:
-    return parity.build_unet(case("pvdm_autoencoder")), parity.build(case("pvdm_unet"))
+    return parity.build_autoencoder(case("pvdm_autoencoder")), parity.build_unet(case("pvdm_unet"))
 
 
 def snapshot(*modules: torch.nn.Module) -> list[torch.Tensor]:

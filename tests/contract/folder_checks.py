@@ -31,7 +31,7 @@ def check_imports(folder: Path) -> None:
     own = {path.stem for path in files} | {folder.name, "plugins"}
     for path in files:
         where = path.relative_to(folder)
-        names = imported(path, folder.name)
+        names = imported(path, "relative.folder")
         found = {name.split(".")[0] for name in names}
         strange = sorted(parts_of(names) - FOR_METHODS - ({"parity"} if where.name == "parity.py" else set()))
         allowed = ", ".join(sorted(FOR_METHODS))

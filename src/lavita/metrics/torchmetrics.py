@@ -73,6 +73,11 @@ def metric_key(
 
     The extractor part is absent only if name and weights hash are those of standard (name, recorded hash); a
     standard without a recorded hash (None) is never met, so nothing made with other weights passes for it.
+
+    Example:
+        >>> from lavita.metrics.torchmetrics import metric_key
+        >>> metric_key("fvd", "videomae", n=2048, frames=16)
+        'fvd_videomae_n2048_f16'
     """
     if against not in AGAINST:
         raise ValueError(f"{metric}: against is {against!r}, allowed None, 'train', 'heldout'")
@@ -87,6 +92,21 @@ class ClipMetric(Metric):
 
     The state is lists of tensors gathered with 'cat', so the value does not depend on batch size or on how
     clips were spread over processes, provided that each update names its clips' indices.
+
+    Example:
+        >>> import torch
+        >>> from lavita.metrics.features.load import load_extractor
+        >>> from lavita.metrics.torchmetrics import ClipMetric
+        >>> class MeanDistance(ClipMetric):
+        ...     metric, unit, higher_is_better = "mean", "feature distance", False
+        ...     def compute(self):
+        ...         return torch.tensor(abs(self.real().mean(0) - self.generated().mean(0)).max())
+        >>> metric = MeanDistance(load_extractor("embedded:extractor.safetensors"), n=4)
+        >>> clips = torch.randint(0, 256, (4, 8, 32, 32, 3), dtype=torch.uint8)
+        >>> metric.update(clips, real=True)
+        >>> metric.update(clips.flip(0), real=False, indices=[3, 2, 1, 0])
+        >>> metric.key_for(frames=8), metric.compute().item()
+        ('mean_embedded_n4_f8', 0.0)
     """
 
     is_differentiable = False
@@ -196,6 +216,19 @@ class FrechetVideoDistance(ClipMetric):
     """FVD: squared Frechet distance of two Gaussians fitted to the features; lower is better.
 
     Source: Unterthiner et al. 2018 (arXiv:1812.01717), section 3; distance as in `frechet_distance`.
+
+    Example:
+        >>> import torch
+        >>> from lavita.metrics.features.load import load_extractor
+        >>> from lavita.metrics.torchmetrics import FrechetVideoDistance
+        >>> real, generated = torch.randint(0, 256, (2, 8, 8, 32, 32, 3), dtype=torch.uint8)
+        >>> metric = FrechetVideoDistance(load_extractor("embedded:extractor.safetensors"), n=8)
+        >>> for part in (slice(0, 4), slice(4, 8)):  # batches, in validation_step
+        ...     metric.update(real[part], real=True)
+        ...     metric.update(generated[part], real=False)
+        >>> distance = metric.compute()  # once, in on_validation_epoch_end
+        >>> distance.dtype, bool(distance > 0)
+        (torch.float64, True)
     """
 
     metric, unit, higher_is_better = "fvd", "squared feature distance", False
@@ -215,6 +248,20 @@ class FrechetFrameDistance(FrechetVideoDistance):
 
     extractor: name, weights_hash, num_features and `frame_features(clips uint8 (B, F, H, W, 3)) -> float32 (B * F, d)`,
     the first clip's frames first. Source: Heusel et al. 2017, equation 6 (arXiv:1706.08500).
+
+    Example:
+        >>> import torch
+        >>> from lavita.metrics.torchmetrics import FrechetFrameDistance
+        >>> class MeanColour:  # in earnest: lavita.metrics.features.frame_encoders.load_frame_encoder(PATH)
+        ...     name, weights_hash, num_features = "mean-colour", "none", 3
+        ...     def frame_features(self, clips):
+        ...         return clips.flatten(0, 1).float().mean(dim=(1, 2))
+        >>> clips = torch.randint(0, 256, (4, 8, 32, 32, 3), dtype=torch.uint8)
+        >>> metric = FrechetFrameDistance(MeanColour(), n=4)
+        >>> metric.update(clips, real=True)
+        >>> metric.update(clips, real=False)
+        >>> metric.key_for(frames=8), round(metric.compute().item(), 6)
+        ('fid_mean-colour_n4_f8', 0.0)
     """
 
     metric, unit = "fid", "squared feature distance"
@@ -238,6 +285,16 @@ class KernelVideoDistance(ClipMetric):
     distributions.
 
     Source: Unterthiner et al. 2019 (FVD workshop version); Binkowski et al. 2018 (arXiv:1801.01401).
+
+    Example:
+        >>> import torch
+        >>> from lavita.metrics.features.load import load_extractor
+        >>> from lavita.metrics.torchmetrics import KernelVideoDistance
+        >>> metric = KernelVideoDistance(load_extractor("embedded:extractor.safetensors"), n=4)
+        >>> metric.update(torch.zeros(4, 8, 32, 32, 3, dtype=torch.uint8), real=True)
+        >>> metric.update(torch.full((4, 8, 32, 32, 3), 255, dtype=torch.uint8), real=False)
+        >>> bool(metric.compute() > 0)
+        True
     """
 
     metric, unit, higher_is_better = "kvd", "squared kernel distance", False
@@ -253,6 +310,16 @@ class VideoInceptionScore(ClipMetric):
     probabilities.
 
     Source: Saito et al. 2020 (arXiv:1811.09245), section 5 (C3D on UCF101); score as in `inception_score`.
+
+    Example:
+        >>> import torch
+        >>> from lavita.metrics.features.load import load_extractor
+        >>> from lavita.metrics.torchmetrics import VideoInceptionScore
+        >>> metric = VideoInceptionScore(load_extractor("embedded:extractor.safetensors"), n=8, splits=2)
+        >>> metric.update(torch.randint(0, 256, (8, 8, 32, 32, 3), dtype=torch.uint8))
+        >>> mean, deviation = metric.mean_and_deviation()
+        >>> 1 <= mean <= metric.extractor.num_classes
+        True
     """
 
     metric, unit, higher_is_better = "is", "effective number of classes", True
@@ -291,6 +358,17 @@ class MemorizationCheck(ClipMetric):
 
     names: the training clips' names under "train". Source: Meehan et al. 2020 (arXiv:2004.05675), who test
     whether the same two sets of distances differ.
+
+    Example:
+        >>> import torch
+        >>> from lavita.metrics.features.load import load_extractor
+        >>> from lavita.metrics.torchmetrics import MemorizationCheck
+        >>> train, heldout = torch.randint(0, 256, (2, 4, 8, 32, 32, 3), dtype=torch.uint8)
+        >>> check = MemorizationCheck(load_extractor("embedded:extractor.safetensors"), n=4, n_train=4, n_heldout=4)
+        >>> for side, clips in (("train", train), ("heldout", heldout), ("generated", train)):
+        ...     check.update(clips, side)
+        >>> check.compute().item()  # copies
+        0.0
     """
 
     metric, unit, higher_is_better = "memorisation", "distance of held-out clips", None

@@ -109,7 +109,8 @@ def run_suite(
         >>> import lavita
         >>> tiny = {
         ...     "budget.clips": 16, "codec.kind": "pixels", "train.warmup_clips": 0, "extractor.steps": 2,
-        ...     "sampling.steps": "2", "protocol.n_real": 4, "protocol.n_generated": 4,
+        ...     "sampling.steps": "2", "protocol.n_real": 4, "protocol.n_generated": 4, "model.depth": 1,
+        ...     "model.width": 24, "model.num_heads": 2,
         ... }
         >>> run = lavita.run_suite("ucf101", "demo", ["dit"], overrides=tiny, workers=1)
         data ...

@@ -12,6 +12,7 @@ import pytest
 
 from lavita import __version__
 from lavita.cli import COMMANDS, USAGE, main
+from lavita.console import this_command
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "numpy", "lightning", "pandas", "av", "omegaconf")
@@ -100,6 +101,20 @@ def test_help_of_a_command_loads_no_torch(name):
     words = [sys.executable, "-c", code, name, "--help"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=ROOT / "src")
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["/env/bin/lavita", "run", "a b"], "lavita run 'a b'"),
+        (["/env/lib/lavita/__main__.py", "run"], "lavita run"),
+        (["benchmarks/run.py", "--suite", "ucf101"], "python benchmarks/run.py --suite ucf101"),
+        (["mine.py", "x"], "python mine.py x"),
+    ],
+)
+def test_a_run_that_is_interrupted_says_how_it_was_called(monkeypatch, argv, said):
+    monkeypatch.setattr(sys, "argv", argv)
+    assert this_command() == said
 
 
 def test_python_m_lavita_is_the_command():

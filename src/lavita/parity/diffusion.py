@@ -22,7 +22,7 @@ def tensor(case: Case, key: str) -> Tensor:
 
 
 def hybrid_figures(network: Callable[[Tensor], Tensor], x: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
-    """Outputs "y" (of x itself), "loss", "mse" and "vb" (of x noised); the mean loss is backpropagated.
+    """Outputs "y" (of x itself), "loss", "mse" and "vb" (of x noised; names of the cases). The mean loss is backpropagated.
 
     network maps x (B, F, C, H, W) to noise and variance (B, F, 2C, H, W); t is (B,).
     """
@@ -32,7 +32,7 @@ def hybrid_figures(network: Callable[[Tensor], Tensor], x: Tensor, noise: Tensor
     eps, v = network(schedule.add_noise(x, t, noise)).chunk(2, dim=2)
     parts = hybrid_loss(schedule, x, t, noise, eps, v)
     parts["loss"].mean().backward()
-    return {"y": y, **parts}
+    return {"y": y, "loss": parts["loss"], "mse": parts["mse"], "vb": parts["vlb"]}
 
 
 NETWORK = (

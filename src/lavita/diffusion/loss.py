@@ -26,9 +26,10 @@ def hybrid_loss(
 ) -> dict[str, Tensor]:
     """Loss of each clip: {"loss", "mse", "vlb"}, float32 (B,), loss = mse + vlb.
 
-    x0, noise, eps (predicted noise) and v (predicted variance, -1..1) share one shape (B, ...). vlb is the
-    term of the variational lower bound at t, in bits per entry; the noise is detached in it, so that it trains the variance only. counted, bool of a
-    shape that broadcasts to theirs, leaves out the entries where it is false; means stay over all entries.
+    x0, noise, eps (predicted noise) and v (predicted variance, -1..1) share one shape (B, ...). vlb is the term of the
+    variational lower bound at t, in bits per entry; the noise is detached in it, so that it trains the variance only.
+    counted, bool of a shape that broadcasts to theirs, leaves out the entries where it is false; means stay over all
+    entries.
     Source: Nichol & Dhariwal 2021, equation 16 with lambda = 1/1000 times the 1000 terms of a uniform t.
     """
     mse = mean_of_clip((noise - eps) ** 2, counted)

@@ -22,7 +22,7 @@ def tensor(case: Case, key: str) -> Tensor:
 
 
 def hybrid_figures(network: Callable[[Tensor], Tensor], x: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
-    """Outputs "y" (of x itself), "loss", "mse" and "vb" (of x noised; names of the cases). The mean loss is backpropagated.
+    """Outputs "y" (of x itself), "loss", "mse" and "vb" (of x noised). The mean loss is backpropagated.
 
     network maps x (B, F, C, H, W) to noise and variance (B, F, 2C, H, W); t is (B,).
     """

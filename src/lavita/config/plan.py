@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lavita.config.compose import (
-    PURSE,
+    TIER_SECTIONS,
     SECTIONS,
     TIERS,
     Experiment,
@@ -93,7 +93,7 @@ def deviations(cell: Experiment) -> list[str]:
     method = load_method(cell.method)
     of_dataset = method.datasets.get(cell.data.dataset) or {}
     found = []
-    for section in PURSE:
+    for section in TIER_SECTIONS:
         authors = getattr(method, section) | (of_dataset.get(section) or {})
         for key, value in asdict(getattr(cell, section)).items():
             published = authors.get(key)

@@ -289,7 +289,10 @@ def read_cell(
     for section in plain:
         if section not in {*SECTIONS, "model"}:
             raise ConfigError(f"unknown section {section!r}: {nearest(section, [*SECTIONS, 'model'])}")
-    sections: dict[str, Any] = {name: read(cls, plain[name], name) for name, cls in SECTIONS.items() if name != "protocol"}
+    sections: dict[str, Any] = {}
+    for name, cls in SECTIONS.items():
+        if name != "protocol":
+            sections[name] = read(cls, plain[name], name)
     return Experiment(
         suite=suite.name,
         tier=tier,

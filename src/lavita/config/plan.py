@@ -9,8 +9,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lavita.config.compose import (
-    TIER_SECTIONS,
     SECTIONS,
+    TIER_SECTIONS,
     TIERS,
     Experiment,
     apply_changes,

@@ -10,7 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lavita.config.compose import TIER_SECTIONS, Experiment, MethodSpec, load_method, load_suite, load_yaml, rows_of_suite
+from lavita.config.compose import (
+    TIER_SECTIONS,
+    Experiment,
+    MethodSpec,
+    load_method,
+    load_suite,
+    load_yaml,
+    rows_of_suite,
+)
 from lavita.config.plan import deviations
 from lavita.config.registry import implementation_folder, names_in
 from lavita.results.identity import code_hash, config_hash

@@ -15,7 +15,7 @@ from lavita.diffusion.rng import SampleRNG
 from lavita.diffusion.sampler import sample_latent
 from lavita.methods.base import MethodContext
 from lavita.methods.latent_diffusion import LatentDiffusion
-from lavita.nn.sizes import chosen_size
+from lavita.nn.blocks import chosen_size
 from lavita.shapes import check
 
 from .model import SIZES, VDT, VDTConfig

@@ -166,10 +166,10 @@ def test_scores_are_those_of_rows_csv(folder, page):
     for label in ("dit", "pvdm"):
         mine = {row["stage"]: row for row in rows if row["method"] == label and row["metric"].startswith("fvd_")}
         cell = next(line for line in lines if line[0].startswith(label))[metric]
-        shown = [number(float(mine["train"][key]), "fvd") for key in ("value", "ci_low", "ci_high")]
+        shown = [number(float(mine["train"][key]), "fvd_n8_f8") for key in ("value", "ci_low", "ci_high")]
         assert (
             cell
-            == f"{shown[0]} ({shown[1]} to {shown[2]}) untrained {number(float(mine['untrained']['value']), 'fvd')}"
+            == f"{shown[0]} ({shown[1]} to {shown[2]}) untrained {number(float(mine['untrained']['value']), 'fvd_n8_f8')}"
         )
     _, ledger = page.table("ledger")
     wanted = [[row["cell"], row["metric"], row["value"]] for row in rows if row["metric"]]

@@ -6,8 +6,9 @@ import torch
 from torchmetrics import Metric
 
 from lavita.metrics.distances import frechet_distance, inception_score, kernel_distance
-from lavita.metrics.features.base import I3D_TORCHSCRIPT_HASH, Extractor
+from lavita.metrics.features.base import Extractor
 from lavita.metrics.memorization import memorization
+from lavita.metrics.table import I3D_TORCHSCRIPT_HASH
 from lavita.metrics.torchmetrics import (
     FrechetFrameDistance,
     FrechetVideoDistance,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,14 +23,18 @@ from lavita.metrics.table import METRICS, NetworkId, metric_key, row_named
 SAME_CLIP = 1e-3
 
 
+class MissingClips(ValueError):
+    """Fewer clips than the protocol scores."""
+
+
 def ordered(rows: Sequence[Tensor] | Tensor, indices: Sequence[Tensor] | Tensor, n: int, name: str) -> np.ndarray:
     """Return rows (n, d), float64, by clip index; a clip that several processes saw counts once.
 
-    Raises ValueError if there are fewer than n clips (says how many are missing) or more, or if one index came with
-    two clips.
+    Raises MissingClips if there are fewer than n clips (says how many are missing), ValueError if there are more, or
+    if one index came with two clips.
     """
     if not len(rows):
-        raise ValueError(f"{name} clips: got none, the protocol wants {n}; {n} are missing")
+        raise MissingClips(f"{name} clips: got none, the protocol wants {n}; {n} are missing")
     values = (torch.cat(list(rows)) if not isinstance(rows, Tensor) else rows).cpu().double().numpy()
     order = (torch.cat(list(indices)) if not isinstance(indices, Tensor) else indices).cpu().numpy()
     kept, first, place = np.unique(order, return_index=True, return_inverse=True)
@@ -43,7 +48,7 @@ def ordered(rows: Sequence[Tensor] | Tensor, indices: Sequence[Tensor] | Tensor,
                 "indices"
             )
     if len(kept) < n:
-        raise ValueError(f"{name} clips: got {len(kept)}, the protocol wants {n}; {n - len(kept)} are missing")
+        raise MissingClips(f"{name} clips: got {len(kept)}, the protocol wants {n}; {n - len(kept)} are missing")
     if len(kept) > n:
         raise ValueError(f"{name} clips: got {len(kept)}, the protocol wants exactly {n}; leave {len(kept) - n} out")
     return values[first]
@@ -96,6 +101,7 @@ class ClipMetric(Metric):
         weights: Path | str | None = None,
         device: str = "cpu",
         offline: bool = False,
+        incomplete: str | None = None,
         changes: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -110,6 +116,8 @@ class ClipMetric(Metric):
             name of `self.protocol`, e.g. latte-2024[n=64].
         weights, device, offline: of the protocol's own network: its file (None: in the cache of weights, or fetched),
             where it runs, and whether nothing may be fetched.
+        incomplete: what `compute` does where clips are missing: "raise", or "nan", which also warns. None: "nan" with a
+            protocol, since Lightning's sanity check computes every metric of a few batches; else "raise".
         changes: fields of the protocol that a subclass's arguments override; None is no change.
         """
         super().__init__(**{"dist_sync_fn": gather_rows} | kwargs)
@@ -123,6 +131,9 @@ class ClipMetric(Metric):
             raise ValueError(f"{self.metric}: {missing} is missing; give it, or a protocol, which says it")
         if n < 2:
             raise ValueError(f"{self.metric}: got n={n}, wanted at least 2 clips")
+        self.incomplete = incomplete or ("raise" if self.protocol is None else "nan")
+        if self.incomplete not in ("raise", "nan"):
+            raise ValueError(f"{self.metric}: incomplete is {incomplete!r}, allowed 'raise', 'nan'")
         self.n, self.n_real = n, n if n_real is None else n_real
         pair = (extractor, extractor) if extractor is not None else self.own_networks(weights, device, offline)
         self.real_extractor, self.extractor = pair
@@ -174,6 +185,22 @@ class ClipMetric(Metric):
     def extract(extractor: Any, clips: np.ndarray | Tensor) -> Tensor:
         """What is kept of clips uint8 (B, F, H, W, 3): float32 (B, d)."""
         return extractor.features(clips)
+
+    def score(self) -> float:
+        """The number of all clips. Raises MissingClips, and ValueError for features that are not finite."""
+        raise NotImplementedError
+
+    def compute(self) -> Tensor:
+        """Return the score, a float64 scalar. Raises ValueError for missing clips, unless `incomplete` says nan, and
+        for features that are not finite.
+        """
+        try:
+            return torch.tensor(self.score(), dtype=torch.float64)
+        except MissingClips as error:
+            if self.incomplete == "raise":
+                raise
+            warnings.warn(f"{self.metric}: {error}; the score is nan", stacklevel=2)
+            return torch.tensor(float("nan"), dtype=torch.float64)
 
     def update(self, clips: np.ndarray | Tensor, real: bool, indices: Sequence[int] | None = None) -> None:
         """Add clips, uint8 (B, F, H, W, 3), 0..255. indices: their numbers in their set, from 0 (default: as

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lavita.metrics.clip_metric import ClipMetric
@@ -76,10 +75,8 @@ class FrechetVideoDistance(ClipMetric):
         self.ddof = p.ddof if p is not None else ddof or 0
         self.precision = p.precision if p is not None else precision or "float64"
 
-    def compute(self) -> Tensor:
-        """Return a float64 scalar. Raises ValueError for missing clips or features that are not finite."""
-        value = frechet(self.real(), self.generated(), self.ddof, self.precision)
-        return torch.tensor(value, dtype=torch.float64)
+    def score(self) -> float:
+        return frechet(self.real(), self.generated(), self.ddof, self.precision)
 
 
 class FrechetFrameDistance(FrechetVideoDistance):
@@ -100,10 +97,9 @@ class FrechetFrameDistance(FrechetVideoDistance):
             raise ValueError(f"fid: extractor {extractor.name} gave {tuple(rows.shape)} features, wanted {wanted}")
         return rows.reshape(len(clips), -1)
 
-    def compute(self) -> Tensor:
-        """Return a float64 scalar. Raises ValueError for missing clips or features that are not finite."""
+    def score(self) -> float:
         frames = (rows.reshape(-1, self.extractor.num_features) for rows in (self.real(), self.generated()))
-        return torch.tensor(frechet(*frames, self.ddof, "float64"), dtype=torch.float64)
+        return frechet(*frames, self.ddof, "float64")
 
 
 class KernelVideoDistance(ClipMetric):
@@ -115,9 +111,8 @@ class KernelVideoDistance(ClipMetric):
 
     metric = "kvd"
 
-    def compute(self) -> Tensor:
-        """Return a float64 scalar. Raises ValueError for missing clips or features that are not finite."""
-        return torch.tensor(kernel_distance(self.real(), self.generated()), dtype=torch.float64)
+    def score(self) -> float:
+        return kernel_distance(self.real(), self.generated())
 
 
 PROTOCOLS_OWN = "protocol"
@@ -166,9 +161,9 @@ class VideoInceptionScore(ClipMetric):
         if not real:
             super().update(clips, real, indices)
 
-    def compute(self) -> Tensor:
-        """Return the mean over the splits, a float64 scalar. Raises ValueError for missing clips."""
-        return torch.tensor(self.mean_and_deviation()[0], dtype=torch.float64)
+    def score(self) -> float:
+        """The mean over the splits."""
+        return self.mean_and_deviation()[0]
 
     def mean_and_deviation(self) -> tuple[float, float]:
         """Mean and standard deviation (ddof 0) over the splits."""
@@ -213,6 +208,6 @@ class MemorizationCheck(ClipMetric):
         train, heldout, generated = (self.side(side, n) for side, n in self.counts.items())
         return memorization(generated, train, heldout, self.names.get("train"))
 
-    def compute(self) -> Tensor:
-        """Return the median ratio, a float64 scalar. Raises ValueError as `found` does."""
-        return torch.tensor(self.found().ratio, dtype=torch.float64)
+    def score(self) -> float:
+        """The median ratio."""
+        return self.found().ratio

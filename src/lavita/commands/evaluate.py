@@ -11,7 +11,6 @@ from lavita.commands.parser import Parser, exit_status
 from lavita.config.registry import names_in
 from lavita.config.schema import one_of
 
-METRICS = ("fvd", "kvd", "is")
 EPILOG = """\
 examples:
   lavita evaluate --real DIR --generated DIR --protocol suite
@@ -81,6 +80,7 @@ def options_of(arguments: argparse.Namespace):
     from lavita.config.schema import ConfigError
     from lavita.metrics.features.load import KNOWN
     from lavita.metrics.folders import Options, parsed_changes
+    from lavita.metrics.table import selectable
 
     weights = {}
     for item in arguments.weights:
@@ -91,7 +91,7 @@ def options_of(arguments: argparse.Namespace):
         weights[name] = Path(file)
     metrics = None if arguments.metrics is None else tuple(arguments.metrics.split(","))
     for metric in metrics or ():
-        one_of("--metrics", metric, METRICS)
+        one_of("--metrics", metric, selectable())
     protocols = tuple(dict.fromkeys(arguments.protocol.split(",")))
     for name in protocols:
         one_of("--protocol", name, names_in("protocols"))
@@ -125,15 +125,15 @@ def run(arguments: argparse.Namespace) -> int:
     from lavita.metrics.folders import evaluate
 
     if arguments.from_features is not None:
-        record, differing = recomputed(arguments.from_features)
-        print(table([record]))
+        comparison, differing = recomputed(arguments.from_features)
+        print(table([comparison]))
         for line in differing:
             print(f"differs from the record: {line}")
         return 1 if differing else 0
     options = options_of(arguments)
     results, reasons = evaluate(options, lambda line: print(line, file=sys.stderr, flush=True))
     if results:
-        print(table([one.record for one in results]))
+        print(table(results))
     for reason in reasons:
         print(f"not made: {reason}")
     if results and options.out is not None:

@@ -183,6 +183,12 @@ def load_yaml(kind: str, name: str) -> dict[str, Any]:
     return values
 
 
+def read_protocol(name: str, changes: dict[str, Any] | None = None) -> Protocol:
+    """A preset of configs/protocols with changes, under a name that says them. Raises ConfigError."""
+    protocol = Protocol.from_dict(load_yaml("protocols", name) | {"name": name})
+    return protocol.derive(**changes) if changes else protocol
+
+
 def load_suite(name: str) -> SuiteSpec:
     return read(SuiteSpec, load_yaml("suites", name), f"suites/{name}")
 

@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "lavita"
 ORDER = (
     "shapes", "files", "lock", "console", "config", "diffusion", "nn", "data", "results", "training", "codecs",
     "metrics", "methods", "baselines", "sampling", "report", "audit", "executors", "experiment", "suite", "parity",
-    "speed", "commands", "cli",
+    "speed", "api", "commands", "cli",
 )  # fmt: skip
 # What a method's folder may use. Its parity.py stands apart: it belongs to the package parity.
 FOR_METHODS = {"shapes", "files", "config", "diffusion", "nn", "codecs", "training", "methods"}

@@ -18,9 +18,10 @@ def invocation(command: str) -> str:
 
 def this_command() -> str:
     """The command line that started this process, to be given again."""
-    if Path(sys.argv[0]).parent.name == "benchmarks":
-        return f"python {shlex.join(sys.argv)}"
-    return f"lavita {shlex.join(sys.argv[1:])}"
+    program = Path(sys.argv[0])
+    if program.name in ("lavita", "lavita.exe") or program.parts[-2:] == ("lavita", "__main__.py"):
+        return f"lavita {shlex.join(sys.argv[1:])}"
+    return f"python {shlex.join(sys.argv)}"
 
 
 class Display:

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lavita.api import evaluate
 from lavita.commands.parser import Parser, exit_status
 from lavita.config.registry import names_in
-from lavita.config.schema import one_of
+from lavita.config.schema import ConfigError, one_of
 
 EPILOG = """\
 examples:
@@ -75,54 +76,30 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     return arguments
 
 
-def options_of(arguments: argparse.Namespace):
-    """The Options of a command line. Raises ConfigError."""
-    from lavita.config.schema import ConfigError
+def weights_of(items: Sequence[str]) -> dict[str, str]:
+    """Files by the names of their networks. Raises ConfigError."""
     from lavita.metrics.features.load import KNOWN
-    from lavita.metrics.folders import Options, parsed_changes
-    from lavita.metrics.table import selectable
 
     weights = {}
-    for item in arguments.weights:
+    for item in items:
         name, equals, file = item.partition("=")
         if not equals:
             raise ConfigError(f"--weights: got {item!r}, wanted NAME=FILE")
         one_of("--weights", name, tuple(KNOWN))
-        weights[name] = Path(file)
-    metrics = None if arguments.metrics is None else tuple(arguments.metrics.split(","))
-    for metric in metrics or ():
-        one_of("--metrics", metric, selectable())
-    protocols = tuple(dict.fromkeys(arguments.protocol.split(",")))
-    for name in protocols:
-        one_of("--protocol", name, names_in("protocols"))
-    return Options(
-        real=arguments.real,
-        generated=arguments.generated,
-        splits={key: getattr(arguments, key) for key in ("train", "heldout") if getattr(arguments, key)},
-        sanity=not arguments.no_sanity,
-        protocols=protocols,
-        clips=arguments.clips,
-        extractor=arguments.extractor,
-        frame_encoder=arguments.frame_encoder,
-        changes=parsed_changes(arguments.overrides),
-        weights=weights,
-        metrics=metrics,
-        offline=arguments.offline,
-        device=arguments.device or default_device(),
-        workers=arguments.workers,
-        out=arguments.out,
-    )
+        weights[name] = file
+    return weights
 
 
-def default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def names_of(flag: str, text: str, allowed: Sequence[str]) -> list[str]:
+    """Names separated by commas. Raises ConfigError."""
+    names = text.split(",")
+    for name in names:
+        one_of(flag, name, allowed)
+    return names
 
 
 def run(arguments: argparse.Namespace) -> int:
     from lavita.metrics.folder_record import recomputed, table, write_results
-    from lavita.metrics.folders import evaluate
 
     if arguments.from_features is not None:
         comparison, differing = recomputed(arguments.from_features)
@@ -130,15 +107,35 @@ def run(arguments: argparse.Namespace) -> int:
         for line in differing:
             print(f"differs from the record: {line}")
         return 1 if differing else 0
-    options = options_of(arguments)
-    results, reasons = evaluate(options, lambda line: print(line, file=sys.stderr, flush=True))
+    weights = weights_of(arguments.weights)
+    from lavita.metrics.table import selectable
+
+    metrics = None if arguments.metrics is None else names_of("--metrics", arguments.metrics, selectable())
+    results, reasons = evaluate(
+        arguments.real,
+        arguments.generated,
+        names_of("--protocol", arguments.protocol, names_in("protocols")),
+        clips=arguments.clips,
+        extractor=arguments.extractor,
+        frame_encoder=arguments.frame_encoder,
+        weights=weights,
+        metrics=metrics,
+        overrides=arguments.overrides,
+        train=arguments.train,
+        heldout=arguments.heldout,
+        sensitivity=not arguments.no_sanity,
+        offline=arguments.offline,
+        device=arguments.device,
+        workers=arguments.workers,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
     if results:
         print(table(results))
     for reason in reasons:
         print(f"not made: {reason}")
-    if results and options.out is not None:
-        write_results(options.out, results)
-        print(f"written to {options.out}")
+    if results and arguments.out is not None:
+        write_results(arguments.out, results)
+        print(f"written to {arguments.out}")
     return 1 if reasons else 0
 
 

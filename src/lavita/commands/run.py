@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from lavita.api import SAMPLES_WANTED, compose, samples_of
 from lavita.commands.parser import Parser, exit_status
-from lavita.config.registry import add_plugin, names_in
+from lavita.config.registry import names_in
 from lavita.config.schema import ConfigError, nearest
 
 EXECUTORS = ("local", "slurm")
-SAFE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 EPILOG = """\
 examples:
   lavita run --suite ucf101 --tier demo
@@ -143,32 +142,22 @@ def seeds_of(text: str) -> list[int]:
     return seeds
 
 
-def samples_of(items: list[str], known: list[str]) -> dict[str, Path]:
-    """Folders of clips by the names of their rows."""
-    found: dict[str, Path] = {}
+def named_folders(items: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of NAME=DIR. Raises ConfigError."""
     for item in items:
-        name, equals, folder = item.partition("=")
-        if not equals or not SAFE_NAME.fullmatch(name):
-            raise ConfigError(f"--samples: got {item!r}, wanted NAME=DIR with a name of letters, digits, - and _")
-        if name in known or name in found:
-            raise ConfigError(f"--samples: the name {name!r} is taken; give another one")
-        if not Path(folder).is_dir():
-            raise ConfigError(f"--samples: no folder {folder}")
-        found[name] = Path(folder).resolve()
-    return found
+        if "=" not in item:
+            raise ConfigError(f"--samples: got {item!r}, {SAMPLES_WANTED}")
+    return [(name, folder) for name, _, folder in (item.partition("=") for item in items)]
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The dry run or the run itself; returns the exit status."""
-    from lavita.config.plan import make_plan
-
-    for path in arguments.plugin:
-        add_plugin(path)
     methods = [name for name in (arguments.methods or "").split(",") if name] or None
     seeds = None if arguments.seeds is None else seeds_of(arguments.seeds)
     from lavita.suite.match import match_parameters
 
-    cells = make_plan(arguments.suite, arguments.tier, methods, seeds, arguments.overrides)
+    asked = (arguments.suite, arguments.tier, methods, seeds, arguments.overrides)
+    cells = compose(*asked, plugins=arguments.plugin)
     cells, flags = match_parameters(cells, arguments.overrides)
     if arguments.dry_run:
         from lavita.suite.dry_run import dry_run
@@ -178,10 +167,10 @@ def run(arguments: argparse.Namespace) -> int:
     from lavita.suite.run import run_suite
     from lavita.suite.run_cells import Options
 
-    samples = samples_of(arguments.samples, names_in("methods") + [cell.label for cell in cells])
+    samples = samples_of(named_folders(arguments.samples), names_in("methods") + [cell.label for cell in cells])
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # ends a run as cleanly as Ctrl-C does
-    return run_suite(
+    finished = run_suite(
         cells,
         Options(
             out=arguments.out,
@@ -197,6 +186,7 @@ def run(arguments: argparse.Namespace) -> int:
             publishable=arguments.publishable,
         ),
     )
+    return finished.status
 
 
 def main(argv: Sequence[str], prog: str = "lavita run") -> int:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lavita.api import load, sample
 from lavita.commands.parser import Parser
-from lavita.config.registry import add_plugin
 
 EPILOG = """\
 examples:
@@ -68,27 +68,24 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
 def main(argv: Sequence[str], prog: str = "lavita sample") -> int:
     """Run the command with its arguments; returns the exit status."""
     arguments = parse(argv, prog)
-    from lavita.sampling.from_checkpoint import Loaded, is_official, load_cell, load_official_method, sample_checkpoint
-
-    changes = {"steps": arguments.steps, "sampler": arguments.sampler, "guidance": arguments.guidance}
-    changes |= {"task": arguments.task, "num_clips_chained": arguments.chain}
+    a = arguments
     try:
-        for path in arguments.plugin:
-            add_plugin(path)
-        if is_official(arguments.checkpoint):
-            loaded: Loaded = load_official_method(
-                arguments.checkpoint, arguments.suite, arguments.tier, arguments.method, arguments.overrides
-            )
-        else:
-            loaded = load_cell(arguments.checkpoint, arguments.suite, arguments.method, arguments.overrides)
-        sample_checkpoint(
+        loaded = load(
+            a.checkpoint, suite=a.suite, tier=a.tier, method=a.method, overrides=a.overrides, plugins=a.plugin
+        )
+        sample(
             loaded,
-            arguments.out,
-            num_clips=arguments.clips,
-            seed_start=arguments.seed_start,
-            changes=changes,
-            classes=arguments.classes,
-            condition=arguments.condition,
+            a.clips,
+            seed_start=a.seed_start,
+            steps=a.steps,
+            sampler=a.sampler,
+            guidance=a.guidance,
+            classes=None if a.classes is None else a.classes.split(","),
+            task=a.task,
+            condition=a.condition,
+            num_clips_chained=a.chain,
+            out=a.out,
+            say=lambda line: print(line, flush=True),
         )
     except (ValueError, OSError) as error:
         print(f"{prog}: {str(error).strip()}", file=sys.stderr)

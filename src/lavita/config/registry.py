@@ -80,22 +80,24 @@ def plugins() -> dict[str, Path]:
 def installed_methods() -> dict[str, tuple[str, Path]]:
     """(package, folder) of the methods that installed distributions declare, by name.
 
-    Raises ConfigError, one line, for a declaration that leads to no method, and for a name that one of ours has.
+    Raises ConfigError, one line, for a declaration that leads to no method, and for a name that one of ours or another
+    package's has.
     """
-    found = {}
+    found: dict[str, tuple[str, Path]] = {}
     for entry in entry_points(group=GROUP):
         where = f"entry point {entry.name} = {entry.value} in group {GROUP}"
         try:
             spec = importlib.util.find_spec(entry.value)
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"{where}: can't be found ({error}); reinstall or remove that package") from None
+        except Exception as error:  # the package above is imported to find it, and may raise anything
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(f"{where}: can't be found ({said}); reinstall or remove that package") from None
         if spec is None or not spec.submodule_search_locations:
             raise ConfigError(f"{where}: wanted a package, a folder with module.py and {METHOD_FILE}")
         folder = Path(next(iter(spec.submodule_search_locations))).resolve()
         if folder.name != entry.name:
             raise ConfigError(f"{where}: wanted the name of its folder, {folder.name}")
         check_plugin(folder, where)
-        if entry.name in own_names():
+        if entry.name in own_names() or entry.name in found:
             raise ConfigError(f"{where}: the name {entry.name!r} is taken; remove that package, or rename its method")
         found[entry.name] = (entry.value, folder)
     return found

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import yaml
 
-FOLDER = Path(__file__).resolve().parents[3] / "configs" / "datasets"
+from lavita.config.registry import CONFIGS
+
+FOLDER = CONFIGS / "datasets"
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from typing import Any
 
 import yaml
 
+from lavita.config.registry import CONFIGS
 from lavita.config.schema import ConfigError, read
 from lavita.data.archives import NoUnpacker, check_rar_program, find_tree, finish, unpack
 from lavita.data.catalogue import dataset_facts
 from lavita.data.download import DownloadError, NoSpace, PartialFile, download, file_sha256
 from lavita.files import atomic_write_text
 
-FOLDER = Path(__file__).resolve().parents[3] / "configs" / "sources"
+FOLDER = CONFIGS / "sources"
 DOWNLOADS = ".download"  # below the root; layouts leave hidden names out
 
 Say = Callable[[str], None]

@@ -110,7 +110,12 @@ def clip_items(path: Path | str) -> list[ClipItem]:
         raise ValueError(f"{path}: no such file or folder; wanted a folder of clips, .npz (key {KEY}) or .npy")
     if path.suffix not in ARRAYS:
         raise ValueError(f"{path}: got a file that is neither {' nor '.join(ARRAYS)}; give the folder of the clips")
-    array = read_array(path)
+    return array_items(read_array(path))
+
+
+def array_items(array: np.ndarray) -> list[ClipItem]:
+    """The clips of an array, uint8 (N, F, H, W, 3), named by their numbers. Raises ValueError for another array."""
+    check_array(array, "clips")
     width = max(6, len(str(len(array))))
     return [
         ClipItem(f"{number:0{width}d}", "lossless", lambda n=number: np.array(array[n]), lambda: array.shape[1])
@@ -130,9 +135,14 @@ def read_array(path: Path) -> np.ndarray:
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(reason if str(path) in reason else f"{path}: {reason}") from None
-    if array.dtype != np.uint8 or array.ndim != 5 or array.shape[-1] != 3 or 0 in array.shape:
-        raise ValueError(f"{path}: got {array.dtype} {array.shape}, wanted uint8 (N, F, H, W, 3)")
+    check_array(array, str(path))
     return array
+
+
+def check_array(array: np.ndarray, where: str) -> None:
+    """Raise ValueError, which begins with where, unless an array is clips."""
+    if array.dtype != np.uint8 or array.ndim != 5 or array.shape[-1] != 3 or 0 in array.shape:
+        raise ValueError(f"{where}: got {array.dtype} {array.shape}, wanted uint8 (N, F, H, W, 3)")
 
 
 def _item(path: Path, folder: Path) -> ClipItem:

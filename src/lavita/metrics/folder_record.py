@@ -50,11 +50,15 @@ class Comparison:
 
 
 def compared(
-    protocol: Protocol, networks: Networks, jobs: dict[str, Job], paths: dict[str, Path], not_made: list[str]
+    protocol: Protocol,
+    networks: Networks,
+    jobs: dict[str, Job],
+    paths: dict[str, Path | np.ndarray],
+    not_made: list[str],
 ) -> Comparison:
     """The comparison under one protocol. jobs, paths: by side (real, generated, and where given train, heldout)."""
     sides = {side: job.described.arrays() for side, job in jobs.items()}
-    facts = {side: side_facts(paths[side], job.described) for side, job in jobs.items()}
+    facts = {side: side_facts(name_of(side, paths[side]), job.described) for side, job in jobs.items()}
     encoder = None if networks.frames is None else encoder_facts(networks.frames)
     named = networks_of(protocol, encoder)
     at_hand = {"features": networks.generated, "probabilities": networks.classes, "frame_features": networks.frames}
@@ -94,9 +98,13 @@ def encoder_facts(encoder: FrameExtractor) -> dict[str, str]:
     return {"name": encoder.name, "weights_hash": encoder.weights_hash}
 
 
-def side_facts(path: Path, side: ExtractedFeatures) -> dict[str, Any]:
-    """A side by its own name, never by where it lies on a machine."""
-    return {"name": path.resolve().name, "num_clips": len(side.names), "clips_sha256": side.fingerprint()}
+def name_of(side: str, path: Path | np.ndarray) -> str:
+    """A side by its own name, never by where it lies on a machine; an array has none and is called by its side."""
+    return side if isinstance(path, np.ndarray) else path.resolve().name
+
+
+def side_facts(name: str, side: ExtractedFeatures) -> dict[str, Any]:
+    return {"name": name, "num_clips": len(side.names), "clips_sha256": side.fingerprint()}
 
 
 def write_results(folder: Path, results: Sequence[Comparison]) -> None:

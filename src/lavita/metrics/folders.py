@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lavita.config.compose import load_yaml, read_protocol
 from lavita.config.protocol import Protocol
 from lavita.config.schema import ConfigError
-from lavita.metrics.clips import ClipItem, clip_items, names_are_unique, picks, spread_picks
+from lavita.metrics.clips import ClipItem, array_items, clip_items, names_are_unique, picks, spread_picks
 from lavita.metrics.extract import Job, Networks, extract
 from lavita.metrics.features.base import Extractor, FrameExtractor
 from lavita.metrics.features.frame_encoders import load_frame_encoder
@@ -20,19 +22,20 @@ from lavita.metrics.folder_record import Comparison, compared
 from lavita.metrics.sanity import Sensitivity
 from lavita.metrics.table import METRICS, selectable
 
+Clips = Path | np.ndarray
 SPLIT_TIMES = 4  # clips of a split that are described, at most so many times the real ones that are scored
 
 
 @dataclass(frozen=True)
 class Options:
-    """What evaluate.py is asked for. splits: real clips of train and heldout, where given; protocols: by name; clips,
-    extractor: derive from each; weights: files by name of their network; metrics None: fvd, kvd, and is where its
-    network is at hand.
+    """What evaluate.py is asked for. real, generated: a folder, .npz, .npy, or an array uint8 (N, F, H, W, 3); splits:
+    real clips of train and heldout, where given; protocols: by name; clips, extractor: derive from each; weights: files
+    by name of their network; metrics None: fvd, kvd, and is where its network is at hand.
     """
 
-    real: Path
-    generated: Path
-    splits: dict[str, Path]
+    real: Clips
+    generated: Clips
+    splits: dict[str, Clips]
     sanity: bool
     protocols: tuple[str, ...]
     clips: int | None
@@ -89,7 +92,9 @@ def counted(say: Callable[[str], None], kind: str, done: int, total: int) -> Non
         say(f"{kind} clips {done}/{total}")
 
 
-def listed(path: Path) -> list[ClipItem]:
+def listed(path: Clips) -> list[ClipItem]:
+    if isinstance(path, np.ndarray):
+        return array_items(path)
     items = clip_items(path)
     names_are_unique(items, path)
     return items

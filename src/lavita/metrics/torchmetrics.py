@@ -35,28 +35,27 @@ class FrechetVideoDistance(ClipMetric):
     arguments as in `ClipMetric`. Source: Unterthiner et al. 2018 (arXiv:1812.01717), section 3; distance as in
     `lavita.metrics.distances.frechet_distance`.
 
-    Examples
-    --------
-    A stand-in for the protocol's I3D, and few clips instead of 2048:
+    Example:
+        A stand-in for the protocol's I3D, and few clips instead of 2048:
 
-    >>> import torch
-    >>> from lavita.metrics.features.base import Extractor
-    >>> class Colours(Extractor):
-    ...     name, weights_hash, num_features, num_classes = "colours", "", 3, None
-    ...
-    ...     def forward_features(self, clips):  # uint8 (b, F, H, W, 3) -> (b, 3)
-    ...         return clips.float().mean(dim=(1, 2, 3))
-    ...
-    ...     def forward_probabilities(self, clips):
-    ...         raise NotImplementedError
-    >>> fvd = FrechetVideoDistance(protocol="latte-2024", extractor=Colours(), n=10)
-    >>> fvd.protocol.name, fvd.key_for(fvd.protocol.frames)
-    ('latte-2024[n=10]', 'fvd_colours_n10_f16')
-    >>> clips = torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1, 1).expand(10, 16, 256, 256, 3)
-    >>> fvd.update(clips, real=True)
-    >>> fvd.update(clips + 10, real=False)
-    >>> round(fvd.compute().item(), 6)  # each of three means moved by 10
-    300.0
+        >>> import torch
+        >>> from lavita.metrics.features.base import Extractor
+        >>> class Colours(Extractor):
+        ...     name, weights_hash, num_features, num_classes = "colours", "", 3, None
+        ...
+        ...     def forward_features(self, clips):  # uint8 (b, F, H, W, 3) -> (b, 3)
+        ...         return clips.float().mean(dim=(1, 2, 3))
+        ...
+        ...     def forward_probabilities(self, clips):
+        ...         raise NotImplementedError
+        >>> fvd = FrechetVideoDistance(protocol="latte-2024", extractor=Colours(), n=10)
+        >>> fvd.protocol.name, fvd.key_for(fvd.protocol.frames)
+        ('latte-2024[n=10]', 'fvd_colours_n10_f16')
+        >>> clips = torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1, 1).expand(10, 16, 256, 256, 3)
+        >>> fvd.update(clips, real=True)
+        >>> fvd.update(clips + 10, real=False)
+        >>> round(fvd.compute().item(), 6)  # each of three means moved by 10
+        300.0
     """
 
     metric = "fvd"
@@ -85,6 +84,20 @@ class FrechetFrameDistance(FrechetVideoDistance):
 
     extractor: name, weights_hash, num_features and `frame_features(clips uint8 (B, F, H, W, 3)) -> float32 (B * F, d)`,
     the first clip's frames first. Source: Heusel et al. 2017, equation 6 (arXiv:1706.08500).
+
+    Example:
+        >>> import torch
+        >>> from lavita.metrics.torchmetrics import FrechetFrameDistance
+        >>> class MeanColour:  # in earnest: lavita.metrics.features.frame_encoders.load_frame_encoder(PATH)
+        ...     name, weights_hash, num_features = "mean-colour", "none", 3
+        ...     def frame_features(self, clips):
+        ...         return clips.flatten(0, 1).float().mean(dim=(1, 2))
+        >>> clips = torch.randint(0, 256, (4, 8, 32, 32, 3), dtype=torch.uint8)
+        >>> metric = FrechetFrameDistance(MeanColour(), n=4)
+        >>> metric.update(clips, real=True)
+        >>> metric.update(clips, real=False)
+        >>> metric.key_for(frames=8), round(metric.compute().item(), 6)
+        ('fid_mean-colour_n4_f8', 0.0)
     """
 
     metric = "fid"
@@ -107,6 +120,16 @@ class KernelVideoDistance(ClipMetric):
     distributions.
 
     Source: Unterthiner et al. 2019 (FVD workshop version); Binkowski et al. 2018 (arXiv:1801.01401).
+
+    Example:
+        >>> import torch
+        >>> from lavita.metrics.features.load import load_extractor
+        >>> from lavita.metrics.torchmetrics import KernelVideoDistance
+        >>> metric = KernelVideoDistance(load_extractor("embedded:extractor.safetensors"), n=4)
+        >>> metric.update(torch.zeros(4, 8, 32, 32, 3, dtype=torch.uint8), real=True)
+        >>> metric.update(torch.full((4, 8, 32, 32, 3), 255, dtype=torch.uint8), real=False)
+        >>> bool(metric.compute() > 0)
+        True
     """
 
     metric = "kvd"
@@ -126,6 +149,16 @@ class VideoInceptionScore(ClipMetric):
     splits, shuffle_seed: by default the protocol's, and without one 10 and 42; shuffle_seed None keeps the clips'
     order. Other arguments as in `ClipMetric`. Source: Saito et al. 2020 (arXiv:1811.09245), section 5 (C3D on UCF101);
     score as in `lavita.metrics.distances.inception_score`.
+
+    Example:
+        >>> import torch
+        >>> from lavita.metrics.features.load import load_extractor
+        >>> from lavita.metrics.torchmetrics import VideoInceptionScore
+        >>> metric = VideoInceptionScore(load_extractor("embedded:extractor.safetensors"), n=8, splits=2)
+        >>> metric.update(torch.randint(0, 256, (8, 8, 32, 32, 3), dtype=torch.uint8))
+        >>> mean, deviation = metric.mean_and_deviation()
+        >>> 1 <= mean <= metric.extractor.num_classes
+        True
     """
 
     metric = "is"
@@ -176,6 +209,17 @@ class MemorizationCheck(ClipMetric):
 
     names: the training clips' names under "train". Source: Meehan et al. 2020 (arXiv:2004.05675), who test
     whether the same two sets of distances differ.
+
+    Example:
+        >>> import torch
+        >>> from lavita.metrics.features.load import load_extractor
+        >>> from lavita.metrics.torchmetrics import MemorizationCheck
+        >>> train, heldout = torch.randint(0, 256, (2, 4, 8, 32, 32, 3), dtype=torch.uint8)
+        >>> check = MemorizationCheck(load_extractor("embedded:extractor.safetensors"), n=4, n_train=4, n_heldout=4)
+        >>> for side, clips in (("train", train), ("heldout", heldout), ("generated", train)):
+        ...     check.update(clips, side)
+        >>> check.compute().item()  # copies
+        0.0
     """
 
     metric = "memorisation"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lavita.config.compose import Experiment, load_yaml
@@ -19,6 +20,17 @@ from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, empty_codec, load_suite_codec
 from lavita.methods.checkpoints import load, load_official
 from lavita.sampling.generate import generate, save_samples
+
+
+def load_method(
+    paths: Sequence[Path], suite: str | None, tier: str, method: str | None, overrides: Sequence[str]
+) -> Loaded:
+    """The method of a finished cell's folder, of a checkpoint of ours, or of official files, which suite, tier, method
+    and overrides describe. Raises ValueError.
+    """
+    if is_official(paths):
+        return load_official_method(paths, suite, tier, method, overrides)
+    return load_cell(paths, suite, method, overrides)
 
 
 def is_official(paths: Sequence[Path]) -> bool:
@@ -117,16 +129,16 @@ def changed(sampling: SamplingConfig, changes: dict[str, Any]) -> SamplingConfig
     return read(SamplingConfig, asdict(sampling) | given, "sampling")
 
 
-def chosen_classes(text: str | None, loaded: Loaded) -> list[int]:
+def chosen_classes(wanted: Sequence[str | int] | None, loaded: Loaded) -> list[int]:
     """Class indices from names or numbers. Raises ConfigError naming the nearest class."""
-    if text is None:
+    if wanted is None:
         return loaded.classes or [0]
     if loaded.cell.conditioning != "class":
         raise ConfigError(
             f"--classes: {loaded.cell.label} was trained without classes (suite {loaded.cell.suite}); leave it out"
         )
     names, found = loaded.class_names, []
-    for part in text.split(","):
+    for part in map(str, wanted):
         if part in names:
             found.append(names.index(part))
         elif part.isdigit() and int(part) < len(names):
@@ -145,30 +157,27 @@ def read_condition(path: Path, cell: Experiment) -> torch.Tensor:
 
 def sample_checkpoint(
     loaded: Loaded,
-    out: Path,
     num_clips: int,
     seed_start: int,
     changes: dict[str, Any],
-    classes: str | None,
+    classes: Sequence[str | int] | None,
     condition: Path | None,
-) -> None:
-    """Write clips of seeds seed_start .. seed_start + num_clips - 1 to out, and a grid beside it. Raises ValueError."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    out: Path | None,
+    report: Callable[[int, int], None],
+) -> np.ndarray:
+    """Clips uint8 (N, F, H, W, 3), 0..255, of seeds seed_start .. seed_start + N - 1; where out is given they are
+    written there, and a grid beside it. report is told how many are done. Raises ValueError.
+    """
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out: {out} is there and not an empty folder; give another one")
     method, cell = loaded.method, loaded.cell
     sampling = changed(cell.sampling, changes)
     indices = chosen_classes(classes, loaded)
     given = None if condition is None else read_condition(condition, cell).expand(num_clips, -1, -1, -1, -1)
     method.to("cuda" if torch.cuda.is_available() else "cpu")
-    report = Counter()
     clips, labels, seeds, _ = generate(method, sampling, num_clips, seed_start, indices, report, given)
-    # By name only: a record says nothing of where files lie on a machine.
-    name = None if condition is None else condition.name
-    save_samples(out, clips, seeds, labels, replace(cell, sampling=sampling), keep_clips=True, condition=name)
-
-
-class Counter:
-    """Prints how many clips are done, a line a batch."""
-
-    def __call__(self, done: int, total: int) -> None:
-        print(f"sampled {done}/{total}", flush=True)
+    if out is not None:
+        # By name only: a record says nothing of where files lie on a machine.
+        name = None if condition is None else condition.name
+        save_samples(out, clips, seeds, labels, replace(cell, sampling=sampling), keep_clips=True, condition=name)
+    return clips

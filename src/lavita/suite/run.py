@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -79,12 +80,18 @@ def short(frame: pd.DataFrame) -> pd.DataFrame:
 INTERRUPTED = 130  # exit status, as shells have it of a Ctrl-C
 
 
-def run_suite(cells: Sequence[Experiment], options: Options) -> int:
-    """Run the cells of a plan and write their tables.
-
-    Returns 0 where every cell is ok and the audit passes, else 1; INTERRUPTED after a Ctrl-C or SIGTERM. Raises
-    ValueError, OSError.
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended. status: 0 where every cell is ok and the audit passes, else 1; INTERRUPTED after a Ctrl-C or
+    SIGTERM. folder: of the results, None where it was interrupted before.
     """
+
+    status: int
+    folder: Path | None = None
+
+
+def run_suite(cells: Sequence[Experiment], options: Options) -> Finished:
+    """Run the cells of a plan and write their tables. Raises ValueError, OSError."""
     check_commit(options.publishable)
     check_executor(options.executor, options.slurm, cells)
     display = Display()
@@ -96,12 +103,12 @@ def run_suite(cells: Sequence[Experiment], options: Options) -> int:
             refuse_links(work.folder)
             refuse_running(work.folder)
             clear(work.folder)
-            return run_locked(work, groups, options)
+            return Finished(run_locked(work, groups, options), work.folder)
     except (KeyboardInterrupt, Interrupted):
         display.end()
         display.line("interrupted; the same command goes on with what is not finished:")
         display.line(f"  {this_command()}")
-        return INTERRUPTED
+        return Finished(INTERRUPTED)
     except OSError as error:
         if not is_of_the_machine(error):
             raise

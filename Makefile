@@ -20,6 +20,7 @@ soak: unar browser slurm
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 # What tests/data/test_unpack.py needs beside: a program that decompresses rar, Debian's unar where root may install it.
 # Without one its tests of real programs skip and say so.

@@ -8,7 +8,7 @@ from torch import nn
 
 from lavita.config.schema import one_of
 from lavita.methods.latent_diffusion import LatentDiffusion
-from lavita.nn.sizes import chosen_size
+from lavita.nn.blocks import chosen_size
 
 from .model import MODES, SIZES, DiT, DiTConfig
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lavita.diffusion.sampler import guided
+from lavita.parity.adapters import hybrid_figures, tensor
 from lavita.parity.cases import Adapter, Case, CaseError
-from lavita.parity.diffusion import hybrid_figures, tensor
 
 from .model import DiT, DiTConfig
 

@@ -320,7 +320,7 @@ class TriplaneCodec(Codec):
         self.latent_channels = autoencoder.config.embed_dim
         self.downsample = autoencoder.config.patch_size
 
-    def encode(self, video: Tensor, draws: SampleRNG) -> Tensor:
+    def encode(self, video: Tensor, rng: SampleRNG) -> Tensor:
         return self.autoencoder.encode(video)  # (B, C, N)
 
     def decode(self, latent: Tensor) -> Tensor:

@@ -104,16 +104,16 @@ class Method(VideoMethod):
     def trained_parameters(self) -> list[nn.Parameter]:
         return list(self.network.parameters())
 
-    def loss(self, batch: dict[str, Tensor], draws: SampleRNG) -> dict[str, Tensor]:
-        z, previous = self.latents(batch, draws)  # (B, C, N), (B, C, N) or None
-        labels = self.labels(batch["label"], draws)  # (B,) or None
-        t = draws.integers(self.schedule.num_steps)  # (B,)
-        noise = draws.normal(z.shape[1:])  # (B, C, N)
+    def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
+        z, previous = self.latents(batch, rng)  # (B, C, N), (B, C, N) or None
+        labels = self.labels(batch["label"], rng)  # (B,) or None
+        t = rng.integers(self.schedule.num_steps)  # (B,)
+        noise = rng.normal(z.shape[1:])  # (B, C, N)
         mse = noise_loss(lambda z_t, t: self.network(z_t, t, previous, labels), self.schedule, z, t, noise)
         return {"loss": mse}
 
     @torch.no_grad()
-    def latents(self, batch: dict[str, Tensor], draws: SampleRNG) -> tuple[Tensor, Tensor | None]:
+    def latents(self, batch: dict[str, Tensor], rng: SampleRNG) -> tuple[Tensor, Tensor | None]:
         """Latent of the clip to model and of the one before it, (B, C, N) each; zeros where none is given.
 
         With previous_clip, past and video together are 2 F frames: either the two halves are condition and clip, or a
@@ -128,18 +128,18 @@ class Method(VideoMethod):
         c, past = self.context, batch["past"]
         check(past, "B F 3 H W", "past (model.previous_clip)", F=c.num_frames, H=c.resolution, W=c.resolution)
         frames, both = c.num_frames, torch.cat([past, batch["video"]], dim=1)  # (B, 2 F, 3, H, W)
-        given = draws.uniform() < self.config.previous_clip_probability  # (B,)
-        start = draws.integers(frames + 1).masked_fill(given, frames)  # (B,)
+        given = rng.uniform() < self.config.previous_clip_probability  # (B,)
+        start = rng.integers(frames + 1).masked_fill(given, frames)  # (B,)
         position = start[:, None] + torch.arange(frames, device=both.device)  # (B, F)
         clip = both[torch.arange(len(both), device=both.device)[:, None], position]  # (B, F, 3, H, W)
         previous = self.autoencoder.encode(past) * given[:, None, None]  # (B, C, N)
         return self.autoencoder.encode(clip), previous
 
-    def labels(self, label: Tensor, draws: SampleRNG) -> Tensor | None:
+    def labels(self, label: Tensor, rng: SampleRNG) -> Tensor | None:
         """Class of each clip, the null class with probability train.class_dropout; None without classes."""
         if self.context.num_classes is None:
             return None
-        dropped = draws.uniform() < self.train_config.class_dropout
+        dropped = rng.uniform() < self.train_config.class_dropout
         return torch.where(dropped, torch.full_like(label, self.context.num_classes), label)
 
     @torch.no_grad()
@@ -152,7 +152,7 @@ class Method(VideoMethod):
     ) -> Tensor:
         self.check_request(seeds, sampling, condition)
         num_steps = check_sampling(sampling, self.context.num_classes, classes)
-        draws = SampleRNG(seeds, self.device)
+        rng = SampleRNG(seeds, self.device)
         shape = (self.config.embed_dim, self.autoencoder.config.latent_length)
         clips: list[Tensor] = []
         z = None if condition is None else self.autoencoder.encode(condition.to(self.device))  # (n, C, N)
@@ -161,7 +161,7 @@ class Method(VideoMethod):
             z = sample_latents(
                 predict,
                 self.schedule,
-                lambda: draws.normal(shape),
+                lambda: rng.normal(shape),
                 num_steps,
                 sampling.eta,
                 sampling.clip_denoised,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lavita.parity.adapters import tensor
 from lavita.parity.cases import Adapter, Case
-from lavita.parity.diffusion import tensor
 
 from .autoencoder import AutoencoderConfig, TriplaneAutoencoder
 from .diffusion import noise_loss, pvdm_schedule

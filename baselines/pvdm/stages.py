@@ -14,15 +14,15 @@ from lavita.methods.base import MethodContext
 from lavita.training.stage import TrainedStage
 
 from .autoencoder import AutoencoderConfig, TriplaneAutoencoder
-from .losses import TURNS, Adversary, discriminators_turn, reconstruction_loss, share_statistics
+from .losses import ALTERNATING_UPDATES, Adversary, is_discriminator_update, reconstruction_loss, share_statistics
 from .unet import UNetConfig
 
 
 @dataclass(frozen=True)
 class Config:
-    """The model section: sizes of both stages, the cut of the purse, perceptual weights, long video.
+    """The model section: sizes of both stages, the shares of the compute budget, perceptual weights, long video.
 
-    autoencoder_share and adversarial_share are parts of the purse, diffusion gets the rest. lpips_vgg and
+    autoencoder_share and adversarial_share are parts of the budget, diffusion gets the rest. lpips_vgg and
     lpips_linear are weight files, both null for the declared stand-in. autoencoder_batch_clips null takes
     train.batch_clips. previous_clip trains with the F frames before each clip, which are its condition with
     probability previous_clip_probability, and charges them to the budget.
@@ -64,7 +64,7 @@ class Config:
 
     @property
     def first_share(self) -> float:
-        """Part of the purse that the autoencoder costs, both phases together."""
+        """Part of the budget that the autoencoder costs, both phases together."""
         return self.autoencoder_share + self.adversarial_share
 
 
@@ -134,9 +134,9 @@ class ReconstructionStage(TrainedStage):
         self.autoencoder = autoencoder
         self.perceptual = perceptual
 
-    def loss(self, batch: dict[str, Tensor], draws: SampleRNG) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
         video = batch["video"]  # (B, F, 3, H, W)
-        index = draws.integers(video.shape[1])  # (B,)
+        index = rng.integers(video.shape[1])  # (B,)
         return reconstruction_loss(video, self.autoencoder(video), index, self.perceptual)
 
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -144,13 +144,13 @@ class ReconstructionStage(TrainedStage):
 
 
 class AdversarialStage(ReconstructionStage):
-    """The same with two discriminators; they and the autoencoder are updated in turn, batch by batch.
+    """The same with two discriminators; they and the autoencoder are updated alternately, batch by batch.
 
-    A parameter whose turn it is not has no gradient, so the one AdamW passes it over, moments and decay too.
+    A parameter that is not updated in this batch has no gradient, so the one AdamW skips it, moments and decay too.
     """
 
     stage_name = "autoencoder-gan"
-    turns = TURNS
+    alternating_updates = ALTERNATING_UPDATES
 
     def __init__(
         self,
@@ -163,11 +163,11 @@ class AdversarialStage(ReconstructionStage):
         super().__init__(train, seed, autoencoder, perceptual)
         self.adversary = adversary
 
-    def loss(self, batch: dict[str, Tensor], draws: SampleRNG) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
         video = batch["video"]  # (B, F, 3, H, W)
-        index = draws.integers(video.shape[1])  # (B,)
-        # The turn follows from the clips' running number, so a resumed run goes on with the right one.
-        if discriminators_turn(int(batch["clip_index"][0]) // self.train_config.batch_clips):
+        index = rng.integers(video.shape[1])  # (B,)
+        # Which update it is follows from the clips' running number, so a resumed run makes the right one.
+        if is_discriminator_update(int(batch["clip_index"][0]) // self.train_config.batch_clips):
             with torch.no_grad():
                 rebuilt = self.autoencoder(video)  # (B, F, 3, H, W)
             value = self.adversary.discriminator_loss(video, rebuilt, index)  # (B,)
@@ -180,8 +180,8 @@ class AdversarialStage(ReconstructionStage):
     @torch.no_grad()
     def heldout_loss(self, batch: dict[str, Tensor]) -> float:
         """The loss of the stage before, so that the two phases can be compared."""
-        draws = SampleRNG.for_training(0, "heldout", torch.arange(len(batch["video"])), self.device)
-        return float(super().loss(batch, draws)["loss"].mean())
+        rng = SampleRNG.for_training(0, "heldout", torch.arange(len(batch["video"])), self.device)
+        return float(super().loss(batch, rng)["loss"].mean())
 
     def on_train_start(self) -> None:
         share_statistics(self.adversary, True)

@@ -15,7 +15,7 @@ from lavita.diffusion.rng import SampleRNG
 from lavita.diffusion.sampler import sample_latent
 from lavita.methods.base import MethodContext
 from lavita.methods.latent_diffusion import LatentDiffusion
-from lavita.nn.sizes import chosen_size
+from lavita.nn.blocks import chosen_size
 from lavita.shapes import check
 
 from .model import SIZES, VDT, VDTConfig
@@ -189,25 +189,25 @@ class Method(LatentDiffusion):
             )
         )
 
-    def loss(self, batch: dict[str, Tensor], draws: SampleRNG) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
         if self.tasks == (GENERATION,):
-            return super().loss(batch, draws)
+            return super().loss(batch, rng)
         self.check_batch(batch)
-        x0 = self.encode(batch["video"], draws)  # (B, F, C, h, w)
-        t = draws.integers(self.schedule.num_steps)  # (B,)
-        noise = draws.normal(x0.shape[1:])  # (B, F, C, h, w)
-        y = self.labels(batch["label"], draws)  # (B,) or None
-        given = self.masks([self.tasks[k] for k in draws.integers(len(self.tasks))], draws, True)  # (B, F, 1, h, w)
+        x0 = self.encode(batch["video"], rng)  # (B, F, C, h, w)
+        t = rng.integers(self.schedule.num_steps)  # (B,)
+        noise = rng.normal(x0.shape[1:])  # (B, F, C, h, w)
+        y = self.labels(batch["label"], rng)  # (B,) or None
+        given = self.masks([self.tasks[k] for k in rng.integers(len(self.tasks))], rng, True)  # (B, F, 1, h, w)
         x_t = torch.where(given, x0, self.schedule.add_noise(x0, t, noise))  # (B, F, C, h, w)
         eps, v = self.network(x_t, t, y).chunk(2, dim=2)  # (B, F, C, h, w) each
         return hybrid_loss(self.schedule, x0, t, noise, eps, v, counted=~given)
 
-    def masks(self, tasks: Sequence[str], draws: SampleRNG, training: bool) -> Tensor:
+    def masks(self, tasks: Sequence[str], rng: SampleRNG, training: bool) -> Tensor:
         """What is given of each clip under its task, bool (B, F, 1, h, w)."""
         frames, _, side, _ = self.latent_shape
-        pairs = zip(tasks, draws.generators, strict=True)
+        pairs = zip(tasks, rng.generators, strict=True)
         masks = [task_mask(task, frames, side, generator, training) for task, generator in pairs]
-        return torch.stack(masks)[:, :, None].to(draws.device)
+        return torch.stack(masks)[:, :, None].to(rng.device)
 
     @torch.no_grad()
     def sample(
@@ -221,10 +221,10 @@ class Method(LatentDiffusion):
             return super().sample(seeds, classes, sampling, condition)
         self.check_task(sampling)
         self.check_condition(seeds, sampling, condition)
-        draws = SampleRNG(seeds, self.device)
-        known = self.encode(condition.to(self.device), draws)  # (n, F, C, h, w)
-        given = self.masks([sampling.task] * len(seeds), draws, False)  # (n, F, 1, h, w)
-        latent = self.complete(known, given, draws, classes, sampling)  # (n, F, C, h, w)
+        rng = SampleRNG(seeds, self.device)
+        known = self.encode(condition.to(self.device), rng)  # (n, F, C, h, w)
+        given = self.masks([sampling.task] * len(seeds), rng, False)  # (n, F, 1, h, w)
+        latent = self.complete(known, given, rng, classes, sampling)  # (n, F, C, h, w)
         return self.codec.decode(latent)  # (n, F, 3, H, W)
 
     def check_task(self, sampling: SamplingConfig) -> None:
@@ -246,7 +246,7 @@ class Method(LatentDiffusion):
 
     @torch.no_grad()
     def complete(
-        self, known: Tensor, given: Tensor, draws: SampleRNG, classes: Tensor | None, sampling: SamplingConfig
+        self, known: Tensor, given: Tensor, rng: SampleRNG, classes: Tensor | None, sampling: SamplingConfig
     ) -> Tensor:
         """Latents (n, F, C, h, w) made where given (n, F, 1, h, w) is false; elsewhere `known`, bit for bit."""
         denoiser = self.denoiser(classes, sampling)
@@ -255,8 +255,8 @@ class Method(LatentDiffusion):
             sampling.steps,
             lambda x, t: denoiser(torch.where(given, known, x), t),
             self.schedule,
-            draws.normal(self.latent_shape),
-            lambda step: draws.normal(self.latent_shape),
+            rng.normal(self.latent_shape),
+            lambda step: rng.normal(self.latent_shape),
             sampling.eta,
             sampling.clip_denoised,
             self.codec.latent_bound(),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lavita.parity.adapters import hybrid_figures, tensor
 from lavita.parity.cases import Adapter, Case
-from lavita.parity.diffusion import hybrid_figures, tensor
 
 from .model import VDT, VDTConfig
 

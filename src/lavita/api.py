@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lavita.config.compose import Experiment
-    from lavita.metrics.folder_record import Scored
+    from lavita.metrics.folder_record import Comparison
     from lavita.results.run_folder import RunFolder
     from lavita.sampling.from_checkpoint import Loaded
 
 AnyPath = str | PathLike[str]
 Overrides = Sequence[str] | Mapping[str, Any]
 Say = Callable[[str], None]
-METRICS = ("fvd", "kvd", "is")
 SAMPLES_WANTED = "wanted NAME=DIR with a name of letters, digits, - and _"
 
 
@@ -277,7 +276,7 @@ def evaluate(
     workers: int = 2,
     out: AnyPath | None = None,
     say: Say | None = None,
-) -> tuple[list[Scored], list[str]]:
+) -> tuple[list[Comparison], list[str]]:
     """Score two sets of clips under named protocols: `lavita evaluate`.
 
     Args:
@@ -301,8 +300,8 @@ def evaluate(
         say: is called with lines of progress, for example print.
 
     Returns:
-        What came out under each protocol (`record`: a mapping whose "scores" has value, interval and direction of each;
-        `sides`: features float32 (n, d) by side), and a line for each score that could not be made.
+        What came out under each protocol (`scores`: a Score each with metric, value, interval and direction; `record`:
+        what else is known; `sides`: features float32 (n, d) by side), and a line for each score that could not be made.
 
     Raises:
         ConfigError: an unknown protocol, metric or key, with the nearest one.
@@ -312,19 +311,20 @@ def evaluate(
         >>> import lavita, numpy
         >>> real, generated = numpy.random.default_rng(0).integers(0, 256, (2, 8, 8, 32, 32, 3), dtype=numpy.uint8)
         >>> network = "embedded:extractor.safetensors"
-        >>> (scored,), not_made = lavita.evaluate(real, generated, "demo", clips=8, extractor=network)
-        >>> not_made, sorted({score["metric"] for score in scored.record["scores"]})
+        >>> (compared,), not_made = lavita.evaluate(real, generated, "demo", clips=8, extractor=network)
+        >>> not_made, sorted({score.metric for score in compared.scores})
         ([], ['fvd_embedded_n8_f8', 'is_embedded_n8_f8', 'kvd_embedded_n8_f8'])
     """
     from lavita.metrics.features.load import KNOWN
     from lavita.metrics.folder_record import write_results
     from lavita.metrics.folders import Options, parsed_changes
     from lavita.metrics.folders import evaluate as score
+    from lavita.metrics.table import selectable
 
     for name, value, least in (("clips", clips, 2), ("workers", workers, 1)):
         if value is not None and value < least:
             raise ConfigError(f"{name}: got {value}, wanted at least {least}")
-    for name, values, allowed in (("metrics", metrics, METRICS), ("weights", weights, tuple(KNOWN))):
+    for name, values, allowed in (("metrics", metrics, selectable()), ("weights", weights, tuple(KNOWN))):
         for value in values or ():
             one_of(name, value, allowed)
     protocols = (protocol,) if isinstance(protocol, str) else tuple(dict.fromkeys(protocol))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lavita.config.protocol import Protocol
-from lavita.metrics.features.base import I3D_TORCHSCRIPT_HASH
+from lavita.metrics.table import I3D_TORCHSCRIPT_HASH
 
 FILES = sorted((Path(__file__).parents[2] / "configs" / "protocols").glob("*.yaml"))
 

@@ -110,7 +110,7 @@ def check_gradients(subject: Subject) -> None:
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         without = {id(parameter): parameter for parameter in module.trained_parameters()}
         require(bool(without), f"stage {stage.name}: trained_parameters() is empty; nothing would be trained")
-        for step in range(4 * module.turns):
+        for step in range(4 * module.alternating_updates):
             module.num_clips_seen = step * module.train_config.batch_clips
             optimiser.zero_grad()
             loss_parts(subject, stage, 2, module.num_clips_seen)["loss"].mean().backward()
@@ -166,7 +166,7 @@ def check_loss_of_a_clip_alone(subject: Subject) -> None:
         module = stage.module.train()
         if not isinstance(module, VideoMethod) and any(isinstance(part, _BatchNorm) for part in module.modules()):
             continue
-        for turn in range(module.turns):
+        for turn in range(module.alternating_updates):
             batch = batch_of(subject, module, 3, turn * module.train_config.batch_clips)
             together = module.loss(batch, draws_of(batch))["loss"].detach()
             for k in range(3):

@@ -213,7 +213,7 @@ def test_configuration_that_lacks_a_key(copy):
     [
         ("from model import SpaceTimeNet", "with the dot"),
         ("from lavita.metrics import torchmetrics", "imports lavita.metrics"),
-        ("from lavita.baselines.dit import model", "another one"),
+        ("from lavita.baselines.dit import model", "imports lavita.baselines"),
         ("from ..other import model", "outside its folder"),
     ],
 )

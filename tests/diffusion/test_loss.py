@@ -57,8 +57,8 @@ def test_perfect_noise_leaves_the_variance_term_alone():
         bits = 0.5 * (ratio - 1 - ratio.log()) / math.log(2)
         # Differences of float32 logarithms near -10 (rounding 1e-6) and of the means, whose rounding error is
         # squared and divided by the posterior variance, 5e-5 at t = 1: (3e-7)^2 / 5e-5 stays below 1e-8.
-        assert np.allclose(parts["vb"].numpy(), bits.numpy(), atol=3e-6, rtol=3e-6)
-        assert torch.equal(parts["loss"], parts["mse"] + parts["vb"])
+        assert np.allclose(parts["vlb"].numpy(), bits.numpy(), atol=3e-6, rtol=3e-6)
+        assert torch.equal(parts["loss"], parts["mse"] + parts["vlb"])
 
 
 def test_bound_at_t_zero_is_a_log_likelihood():
@@ -71,7 +71,7 @@ def test_bound_at_t_zero_is_a_log_likelihood():
     # variance beta_0. The approximate distribution function is off by less than 2e-3 on each side of the bin.
     half = 1 / 255 / math.sqrt(1e-4)
     inside = math.erf(half / math.sqrt(2))
-    assert float(parts["vb"][0]) == pytest.approx(-math.log2(inside), abs=4e-3 / inside / math.log(2))
+    assert float(parts["vlb"][0]) == pytest.approx(-math.log2(inside), abs=4e-3 / inside / math.log(2))
 
 
 def test_the_bound_trains_the_variance_only():

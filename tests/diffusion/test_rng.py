@@ -11,8 +11,8 @@ def test_draws_do_not_depend_on_the_batch_or_its_order():
     seeds, shape = [5, 11, 7], (2, 3, 4)
 
     def stream(chosen: list[int]) -> list[torch.Tensor]:
-        draws = SampleRNG(chosen)
-        return [draws.normal(shape), draws.integers(1000), draws.uniform(), draws.normal(shape)]
+        rng = SampleRNG(chosen)
+        return [rng.normal(shape), rng.integers(1000), rng.uniform(), rng.normal(shape)]
 
     together = stream(seeds)
     for k, seed in enumerate(seeds):
@@ -41,7 +41,7 @@ def test_derived_seeds_keep_parts_apart():
 
 
 def test_ranges_and_types():
-    draws = SampleRNG(range(2000))
-    t, u = draws.integers(10), draws.uniform()
+    rng = SampleRNG(range(2000))
+    t, u = rng.integers(10), rng.uniform()
     assert t.dtype == torch.int64 and set(t.tolist()) == set(range(10))
     assert u.dtype == torch.float32 and 0 <= float(u.min()) and float(u.max()) < 1

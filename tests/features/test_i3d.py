@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from lavita.metrics.features.i3d import I3D, MIN_FRAMES, FoldedI3D, FoldedPool, Pool, pad_same, same_padding
-from lavita.parity.metrics import fill_i3d
+from lavita.parity.adapters import fill_i3d
 
 
 @pytest.fixture(scope="module")

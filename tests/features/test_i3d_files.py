@@ -10,7 +10,7 @@ import torch
 from lavita.metrics.features.base import straight
 from lavita.metrics.features.i3d import I3D, I3DExtractor, load_i3d, read_i3d
 from lavita.metrics.features.weights import git_blob_hash, load_strictly, read_state_dict
-from lavita.parity.metrics import fill_i3d
+from lavita.parity.adapters import fill_i3d
 
 
 @pytest.fixture(scope="module")

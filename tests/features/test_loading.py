@@ -14,7 +14,7 @@ from lavita.metrics.features.in_domain import InDomainExtractor, InDomainNet, sa
 from lavita.metrics.features.load import load_extractor
 from lavita.metrics.features.torchscript import TorchScriptC3D, TorchScriptI3D
 from lavita.metrics.features.weights import KnownFile
-from lavita.parity.metrics import fill_i3d
+from lavita.parity.adapters import fill_i3d
 
 
 class TinyI3D(nn.Module):

@@ -241,7 +241,7 @@ TWINS = {
     ("pvdm-autoencoder", "no_perceptual_loss"): constant(losses, "PERCEPTUAL_WEIGHT", 0.0),
     ("pvdm-autoencoder", "no_time"): pvdm_no_time,
     ("pvdm-adversarial", "no_feature_matching"): constant(losses, "FEATURE_WEIGHT", 0.0),
-    ("pvdm-adversarial", "discriminators_have_no_turn"): constant(stages, "discriminators_turn", lambda n: False),
+    ("pvdm-adversarial", "discriminators_have_no_turn"): constant(stages, "is_discriminator_update", lambda n: False),
     ("pvdm-diffusion", "no_cross_plane_attention"): NO_CROSS,
 }
 

@@ -111,8 +111,8 @@ def test_loss_and_heldout_loss_are_over_all_frames(monkeypatch):
 def test_images_train_the_spatial_half_and_only_it():
     method, given = build(joint_images=IMAGES), batch()
     given["images"].requires_grad_()
-    draws = SampleRNG([1, 2])
-    latents, labels = method.images(given, draws)
+    rng = SampleRNG([1, 2])
+    latents, labels = method.images(given, rng)
     x = torch.cat([given["video"], latents], dim=1)
     method.predict(x, torch.tensor([3, 700]), torch.tensor([0, 1]), labels)[:, FRAMES:].square().mean().backward()
     gradients = [

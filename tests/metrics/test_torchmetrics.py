@@ -1,13 +1,20 @@
 """The torchmetrics classes: order, numbers of clips, names."""
 
+import doctest
+
+import lightning
 import numpy as np
 import pytest
 import torch
 from torchmetrics import Metric
 
-from lavita.metrics.distances import frechet_distance, inception_score, kernel_distance
-from lavita.metrics.features.base import I3D_TORCHSCRIPT_HASH, Extractor
+from lavita.config.compose import read_protocol
+from lavita.config.schema import ConfigError
+from lavita.metrics import torchmetrics
+from lavita.metrics.distances import frechet_distance, frechet_distance_float32, inception_score, kernel_distance
+from lavita.metrics.features.base import Extractor
 from lavita.metrics.memorization import memorization
+from lavita.metrics.table import I3D_TORCHSCRIPT_HASH
 from lavita.metrics.torchmetrics import (
     FrechetFrameDistance,
     FrechetVideoDistance,
@@ -213,3 +220,117 @@ def test_memorisation_names_the_training_clip():
     assert metric.key_for(4) == "memorisation_corners_n9_f4"
     with pytest.raises(ValueError, match="got side 'real', allowed train, heldout, generated"):
         metric.update(train, "real")
+
+
+SMALL = read_protocol("pvdm", {"frames": 4, "resolution": 16})
+
+
+def test_a_protocol_says_numbers_statistics_and_arithmetic():
+    metric = FrechetVideoDistance(Corners(), protocol=SMALL)
+    assert (metric.n, metric.n_real, metric.ddof, metric.precision) == (2048, 2048, 1, "float32-svd")
+    metric = FrechetVideoDistance(protocol=SMALL, extractor=Corners(), n=9)
+    metric.update(REAL, real=True)
+    metric.update(FAKE, real=False)
+    assert metric.compute().item() == frechet_distance_float32(features(REAL), features(FAKE), ddof=1)
+    assert metric.protocol.name == "pvdm[n=9,resolution=16,frames=4,is_splits=1]"
+    metric = FrechetVideoDistance(protocol=SMALL, extractor=Corners(), n=9, n_real=5, ddof=0, precision="float64")
+    metric.update(REAL[:5], real=True)
+    metric.update(FAKE, real=False)
+    assert metric.compute().item() == frechet_distance(features(REAL[:5]), features(FAKE))
+    assert metric.protocol.name.endswith("n_real=5,n_generated=9,ddof=0,precision=float64,is_splits=1]")
+    score = VideoInceptionScore(Corners(), protocol=SMALL, n=9, splits=3)
+    score.update(FAKE)
+    wanted = inception_score(Corners().probabilities(FAKE).numpy(), 3, SMALL.is_shuffle_seed)
+    assert score.mean_and_deviation() == wanted
+
+
+def test_clips_that_are_not_the_protocols_are_refused():
+    metric = FrechetVideoDistance(protocol="latte-2024", extractor=Corners(), n=16)
+    said = r"got clips of 4 frames of 16x16, protocol latte-2024\[n=16\] scores 16 of 256x256"
+    with pytest.raises(ValueError, match=said):
+        metric.update(REAL, real=True)
+    with pytest.raises(ConfigError, match="latte-2023"):
+        FrechetVideoDistance(protocol="latte-2023", extractor=Corners())
+    with pytest.raises(ValueError, match="fvd: extractor is missing; give it, or a protocol"):
+        FrechetVideoDistance(n=9)
+    with pytest.raises(ValueError, match="fvd: n is missing; give it, or a protocol"):
+        FrechetVideoDistance(Corners())
+    with pytest.raises(ValueError, match="fid: extractor is missing; no protocol names one that gives frame_features"):
+        FrechetFrameDistance(protocol="latte-2024")
+
+
+def test_a_protocols_own_network_is_loaded_for_each_side(monkeypatch):
+    """LVDM feeds real and generated clips in two ways; a file that is not the recorded one is refused."""
+    calls = []
+
+    def load(name, weights, device, preprocess, offline):
+        calls.append((name, weights, device, preprocess, offline))
+        return Corners()
+
+    monkeypatch.setattr("lavita.metrics.clip_metric.load_extractor", load)
+    lvdm = read_protocol("lvdm", {"extractor_hash": "abc"})
+    metric = FrechetVideoDistance(protocol=lvdm, weights="file", offline=True)
+    assert calls == [
+        (lvdm.extractor, "file", "cpu", way, True) for way in (lvdm.real_preprocess, lvdm.generated_preprocess)
+    ]
+    assert lvdm.real_preprocess != lvdm.generated_preprocess and metric.real_extractor is not metric.extractor
+    with pytest.raises(ValueError, match="protocol.extractor_hash is "):
+        FrechetVideoDistance(protocol="latte-2024")
+
+
+class Training(lightning.LightningModule):
+    """A brightness that is learned; validation scores clips of it against clips of the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.brightness = torch.nn.Parameter(torch.tensor(10.0))
+        self.fvd = FrechetVideoDistance(Corners(), protocol=SMALL, n=9)
+
+    def training_step(self, batch, _):
+        return (self.brightness - batch.float().mean()).square()
+
+    def validation_step(self, batch, _):
+        self.fvd.update(batch, real=True)
+        self.fvd.update((batch.float() * 0.5 + self.brightness).to(torch.uint8), real=False)
+        self.log("fvd", self.fvd)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.25)
+
+
+@pytest.mark.filterwarnings("ignore:fvd. real clips. got 2:UserWarning")
+def test_a_lightning_module_logs_it_in_validation(tmp_path):
+    """Two steps of training; the sanity check before them, which sees a part of the clips, leaves nothing behind."""
+    module, data = Training(), torch.from_numpy(REAL)
+    loaders = [torch.utils.data.DataLoader(data, batch_size=4), torch.utils.data.DataLoader(data, batch_size=2)]
+    trainer = lightning.Trainer(
+        max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, num_sanity_val_steps=1, limit_train_batches=2,
+    )  # fmt: skip
+    trainer.fit(module, *loaders)
+    generated = (torch.from_numpy(REAL).float() * 0.5 + module.brightness.detach()).to(torch.uint8).numpy()
+    assert module.brightness.item() != 10.0 and trainer.global_step == 2
+    wanted = frechet_distance_float32(features(REAL), features(generated), ddof=1)
+    assert trainer.callback_metrics["fvd"].item() == wanted
+
+
+def test_missing_clips_are_nan_where_a_protocol_is_named():
+    metric = FrechetVideoDistance(Corners(), protocol=SMALL, n=9)
+    metric.update(REAL, real=True)
+    metric.update(FAKE[:7], real=False)
+    with pytest.warns(UserWarning, match="fvd: generated clips: got 7, the protocol wants 9; 2 are missing; the score"):
+        assert np.isnan(metric.compute().item())
+    metric.update(FAKE[:4], real=False)
+    with pytest.raises(ValueError, match="got 11, the protocol wants exactly 9"):
+        metric.compute()
+    strict = FrechetVideoDistance(Corners(), protocol=SMALL, n=9, incomplete="raise")
+    strict.update(REAL, real=True)
+    with pytest.raises(ValueError, match="generated clips: got none"):
+        strict.compute()
+    with pytest.raises(ValueError, match="incomplete is 'zero', allowed 'raise', 'nan'"):
+        FrechetVideoDistance(Corners(), n=9, incomplete="zero")
+
+
+def test_the_examples_of_the_documentation_run():
+    found = doctest.testmod(torchmetrics)
+    assert found.attempted and not found.failed

@@ -166,11 +166,9 @@ def test_scores_are_those_of_rows_csv(folder, page):
     for label in ("dit", "pvdm"):
         mine = {row["stage"]: row for row in rows if row["method"] == label and row["metric"].startswith("fvd_")}
         cell = next(line for line in lines if line[0].startswith(label))[metric]
-        shown = [number(float(mine["train"][key]), "fvd") for key in ("value", "ci_low", "ci_high")]
-        assert (
-            cell
-            == f"{shown[0]} ({shown[1]} to {shown[2]}) untrained {number(float(mine['untrained']['value']), 'fvd')}"
-        )
+        shown = [number(float(mine["train"][key]), "fvd_n8_f8") for key in ("value", "ci_low", "ci_high")]
+        start = number(float(mine["untrained"]["value"]), "fvd_n8_f8")
+        assert cell == f"{shown[0]} ({shown[1]} to {shown[2]}) untrained {start}"
     _, ledger = page.table("ledger")
     wanted = [[row["cell"], row["metric"], row["value"]] for row in rows if row["metric"]]
     assert [[line[0], line[2], line[3]] for line in ledger if line[2] != "none"] == wanted

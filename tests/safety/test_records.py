@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from lavita.audit import features
-from lavita.audit.scores import reconstruction
+from lavita.audit.scores import of_reconstruction
 from lavita.config.plan import make_plan
 from lavita.config.registry import load_implementation
 from lavita.data.archives import UnpackError, unpack
@@ -156,8 +156,7 @@ def test_features_of_a_comparison(tmp_path):
 def test_features_of_a_first_stage(tmp_path):
     np.savez(tmp_path / "secret.npz", features=np.zeros((4, 2)))
     (tmp_path / "cell").mkdir()
-    score = {"stage": "../secret", "metric": "rfvd_n4_f8", "value": 0.0}
-    refused(lambda: reconstruction(None, {}, tmp_path / "cell", score), "../secret")
+    refused(lambda: of_reconstruction(None, {}, tmp_path / "cell", "../secret"), "../secret")
 
 
 def program(folder: Path, marker: Path) -> Path:

@@ -141,7 +141,7 @@ def test_no_stored_features_are_unpickled(tmp_path, kind, monkeypatch):
 
 def folder_of_features(folder: Path, content: bytes) -> Path:
     """What evaluate.py --out writes, with these bytes as features and their true hashes."""
-    from lavita.metrics.folders import read_protocol
+    from lavita.config.compose import read_protocol
 
     folder.mkdir()
     files = {}

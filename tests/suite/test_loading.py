@@ -54,7 +54,7 @@ def test_a_batch_that_does_not_go_into_its_processes_is_refused():
 
 def test_a_stage_of_turns_that_begins_inside_a_batch_is_refused_where_parts_would_differ():
     class Turns(TrainedStage):
-        turns = 2
+        alternating_updates = 2
 
     (alone,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], [])
     (two,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], ["compute.devices=2"])

@@ -85,7 +85,7 @@ class Drawing(TrainedStage):
         super().__init__(train, seed)
         self.network = nn.Sequential(nn.Flatten(1), nn.Linear(2 * 3 * 64, 8), nn.Dropout(0.5), nn.Linear(8, 1))
 
-    def loss(self, batch: dict[str, Tensor], draws: SampleRNG) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
         noise = random.random() + np.random.standard_normal() + torch.rand(())
         return {"loss": (self.network(batch["video"])[:, 0] - noise) ** 2}
 

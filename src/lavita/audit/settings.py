@@ -10,7 +10,9 @@ from lavita.config.plan import cell_from_dict, deviations
 from lavita.config.protocol import Protocol
 from lavita.config.registry import names_in, read_yaml
 from lavita.config.schema import ConfigError
+from lavita.data.catalogue import SPLITS
 from lavita.files import sha256_of
+from lavita.metrics.table import parse_key
 from lavita.report.tables import SAME_IN_A_TABLE
 from lavita.results.audit_line import FAIL, NOT_APPLICABLE, PASS, AuditLine
 from lavita.results.identity import config_hash
@@ -216,13 +218,17 @@ def untrained_line(record: Mapping[str, Any]) -> AuditLine:
         stage: {score["metric"] for score in record["scores"] if score["stage"] == stage}
         for stage in ("train", "untrained")
     }
-    missing = sorted(
-        name for name in of["train"] - of["untrained"] if name.split("_")[0] in ("fvd", "kvd", "is", "fid")
-    )
+    missing = sorted(name for name in of["train"] - of["untrained"] if has_untrained(name))
     text = f"{missing[0]} has no untrained value" if missing else f"{len(of['untrained'])} scores of the start"
     return AuditLine(
         "untrained start in the table", record["cell"], FAIL if missing or not of["untrained"] else PASS, text
     )
+
+
+def has_untrained(metric: str) -> bool:
+    """Whether a metric is taken of the untrained network too: that of a split's real clips is not."""
+    key = parse_key(metric)
+    return key is not None and "generated" in key.row.sides and not set(key.row.sides) & set(SPLITS)
 
 
 def commit_lines(run: RunFolder, strict: bool) -> Iterator[AuditLine]:

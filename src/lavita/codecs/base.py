@@ -18,7 +18,7 @@ class Codec(nn.Module):
     downsample: int
     trained_clips: int = 0
 
-    def encode(self, video: Tensor, draws: SampleRNG) -> Tensor:
+    def encode(self, video: Tensor, rng: SampleRNG) -> Tensor:
         """One draw of the latent of each clip, (B, F, C, h, w)."""
         raise NotImplementedError("a codec defines encode")
 
@@ -29,7 +29,7 @@ class Codec(nn.Module):
         """
         raise ValueError(f"data.latent_cache: codec {self.name} has no posterior to store; set data.latent_cache=false")
 
-    def draw(self, moments: Tensor, draws: SampleRNG) -> Tensor:
+    def draw(self, moments: Tensor, rng: SampleRNG) -> Tensor:
         """The latent of each clip, (B, F, C, h, w), drawn from moments (B, F, 2 C, h, w) as `encode` draws it."""
         raise ValueError(f"codec {self.name} has no posterior to draw from")
 
@@ -55,7 +55,7 @@ class PixelCodec(Codec):
     latent_channels = 3
     downsample = 1
 
-    def encode(self, video: Tensor, draws: SampleRNG) -> Tensor:
+    def encode(self, video: Tensor, rng: SampleRNG) -> Tensor:
         return video
 
     def decode(self, latent: Tensor) -> Tensor:

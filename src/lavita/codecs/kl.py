@@ -45,18 +45,18 @@ class KLCodec(Codec):
         self.patch = patch_side(autoencoder)
         self.downsample = self.patch * 2 ** (len(autoencoder.config.block_out_channels) - 1)
 
-    def encode(self, video: Tensor, draws: SampleRNG) -> Tensor:
+    def encode(self, video: Tensor, rng: SampleRNG) -> Tensor:
         moments = self.moments(rearrange(video, "b f c h w -> (b f) c h w"))  # (B F, 2 C, h, w)
-        return self.draw(rearrange(moments, "(b f) c h w -> b f c h w", b=len(video)), draws)
+        return self.draw(rearrange(moments, "(b f) c h w -> b f c h w", b=len(video)), rng)
 
     def moments(self, frames: Tensor) -> Tensor:
         patches = patches_of_frames(frames[:, None], self.patch)  # (n, 3 p p, H/p, W/p)
         posterior = self.autoencoder.encode(patches).latent_dist
         return torch.cat([posterior.mean, posterior.logvar], dim=1)  # (n, 2 C, h, w)
 
-    def draw(self, moments: Tensor, draws: SampleRNG) -> Tensor:
+    def draw(self, moments: Tensor, rng: SampleRNG) -> Tensor:
         mean, log_variance = moments.chunk(2, dim=2)  # (B, F, C, h, w) each
-        z = mean + torch.exp(0.5 * log_variance) * draws.normal(mean.shape[1:])  # (B, F, C, h, w)
+        z = mean + torch.exp(0.5 * log_variance) * rng.normal(mean.shape[1:])  # (B, F, C, h, w)
         return (z - self.mean) / self.std
 
     def decode(self, latent: Tensor) -> Tensor:

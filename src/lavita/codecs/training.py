@@ -119,7 +119,7 @@ class CodecTraining(TrainedStage):
 
     loss = |x - y| + |edges of x - edges of y| + kl_weight * KL(posterior || N(0, 1)), means over entries.
     Source: Rombach et al. 2022, section 3.1, without the adversarial and the learned perceptual part: both need
-    outside weights or a second network, and the suite's codec is to be small, closed and the same for all.
+    external weights or a second network, and the suite's codec is to be small, closed and the same for all.
     """
 
     stage_name = "codec"
@@ -133,10 +133,10 @@ class CodecTraining(TrainedStage):
         """Start from the principal components of the patches of some training clips (B, F, 3, H, W)."""
         start_from_principal_components(self.autoencoder, patches_of_frames(video, patch_side(self.autoencoder)))
 
-    def loss(self, batch: dict[str, Tensor], draws: SampleRNG) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
         video, patch = batch["video"], patch_side(self.autoencoder)
         posterior = self.autoencoder.encode(patches_of_frames(video, patch)).latent_dist
-        noise = draws.normal((video.shape[1], *posterior.mean.shape[1:]))  # (B, F, C, h, w)
+        noise = rng.normal((video.shape[1], *posterior.mean.shape[1:]))  # (B, F, C, h, w)
         z = posterior.mean + posterior.std * rearrange(noise, "b f c h w -> (b f) c h w")
         output = frames_of_patches(self.autoencoder.decode(z).sample, patch, len(video))  # (B, F, 3, H, W)
         pixel = (output - video).abs().flatten(1).mean(1)

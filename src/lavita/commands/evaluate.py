@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lavita.api import METRICS, evaluate
+from lavita.api import evaluate
 from lavita.commands.parser import Parser, exit_status
 from lavita.config.registry import names_in
 from lavita.config.schema import ConfigError, one_of
@@ -102,13 +102,15 @@ def run(arguments: argparse.Namespace) -> int:
     from lavita.metrics.folder_record import recomputed, table, write_results
 
     if arguments.from_features is not None:
-        record, differing = recomputed(arguments.from_features)
-        print(table([record]))
+        comparison, differing = recomputed(arguments.from_features)
+        print(table([comparison]))
         for line in differing:
             print(f"differs from the record: {line}")
         return 1 if differing else 0
     weights = weights_of(arguments.weights)
-    metrics = None if arguments.metrics is None else names_of("--metrics", arguments.metrics, METRICS)
+    from lavita.metrics.table import selectable
+
+    metrics = None if arguments.metrics is None else names_of("--metrics", arguments.metrics, selectable())
     results, reasons = evaluate(
         arguments.real,
         arguments.generated,
@@ -128,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if results:
-        print(table([one.record for one in results]))
+        print(table(results))
     for reason in reasons:
         print(f"not made: {reason}")
     if results and arguments.out is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -51,7 +51,7 @@ OF_A_RUN = {
     "clip_selection": "windows", "precision": "float64", "real_codec": "lossless", "generated_codec": "lossless",
     "real_preprocess": "inside", "generated_preprocess": "inside",
 }  # fmt: skip
-PURSE = ("train", "sampling")  # sections in which a tier below paper replaces the authors' values
+TIER_SECTIONS = ("train", "sampling")  # sections in which a tier below paper replaces the authors' values
 
 
 @dataclass(frozen=True)
@@ -183,12 +183,18 @@ def load_yaml(kind: str, name: str) -> dict[str, Any]:
     return values
 
 
+def read_protocol(name: str, changes: dict[str, Any] | None = None) -> Protocol:
+    """A preset of configs/protocols with changes, under a name that says them. Raises ConfigError."""
+    protocol = Protocol.from_dict(load_yaml("protocols", name) | {"name": name})
+    return protocol.derive(**changes) if changes else protocol
+
+
 def load_suite(name: str) -> SuiteSpec:
     return read(SuiteSpec, load_yaml("suites", name), f"suites/{name}")
 
 
 def load_method(name: str) -> MethodSpec:
-    absent = {"weight_files": {}, "published_as": []}
+    absent: dict[str, Any] = {"weight_files": {}, "published_as": []}
     spec = read(MethodSpec, absent | load_yaml("methods", name), f"methods/{name}")
     for key in spec.weight_files:
         if key not in spec.model:
@@ -213,8 +219,14 @@ def seeds_of_suite(suite: SuiteSpec, tier: str) -> list[int]:
     return list((suite.tiers.get(tier) or {}).get("seeds", suite.seeds))
 
 
+def as_mapping(config: Any) -> DictConfig:
+    """A configuration that is a mapping, as all of ours are."""
+    assert isinstance(config, DictConfig)
+    return config
+
+
 def merged(*layers: dict[str, Any]) -> DictConfig:
-    return OmegaConf.merge(*[OmegaConf.create(layer) for layer in layers])
+    return as_mapping(OmegaConf.merge(*[OmegaConf.create(layer) for layer in layers]))
 
 
 def compose(suite: SuiteSpec, tier: str, method: MethodSpec) -> DictConfig:
@@ -245,10 +257,10 @@ def apply_changes(config: DictConfig, row: RowSpec, where: str) -> DictConfig:
     for key in flat_keys(changes):
         if key not in known:
             raise ConfigError(f"{where}, row {row.label}: unknown key {key}: {nearest(key, known)}")
-    return OmegaConf.merge(config, changes)
+    return as_mapping(OmegaConf.merge(config, changes))
 
 
-def apply_overrides(config: DictConfig, overrides: Sequence[str], elsewhere: set[str] = frozenset()) -> DictConfig:
+def apply_overrides(config: DictConfig, overrides: Sequence[str], elsewhere: Collection[str] = ()) -> DictConfig:
     """The configuration with `section.key=value` overrides. An unknown key is an error naming the nearest.
 
     Keys in `elsewhere` (other methods' model keys) are passed over. Raises ConfigError.
@@ -263,7 +275,7 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str], elsewhere: set
                 continue
             raise ConfigError(f"unknown key {key}: {nearest(key, known)}")
         try:
-            config = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
+            config = as_mapping(OmegaConf.merge(config, OmegaConf.from_dotlist([override])))
         except OmegaConfBaseException as error:
             raise ConfigError(f"override {override!r}: {str(error).splitlines()[0]}") from None
     return config
@@ -271,18 +283,22 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str], elsewhere: set
 
 def flat_keys(config: DictConfig) -> list[str]:
     """Every "section.key" of a configuration."""
-    return [f"{section}.{key}" for section, values in config.items() for key in values]
+    plain = cast(dict[str, dict[str, Any]], config)
+    return [f"{section}.{key}" for section, values in plain.items() for key in values]
 
 
 def read_cell(
     suite: SuiteSpec, tier: str, method: MethodSpec, choice: str, seed: int, config: DictConfig
 ) -> Experiment:
     """The frozen configuration of a cell. Raises ConfigError at the first wrong value."""
-    plain = OmegaConf.to_container(config)
+    plain = cast(dict[str, Any], OmegaConf.to_container(config))
     for section in plain:
         if section not in {*SECTIONS, "model"}:
             raise ConfigError(f"unknown section {section!r}: {nearest(section, [*SECTIONS, 'model'])}")
-    sections = {name: read(cls, plain[name], name) for name, cls in SECTIONS.items() if name != "protocol"}
+    sections: dict[str, Any] = {}
+    for name, cls in SECTIONS.items():
+        if name != "protocol":
+            sections[name] = read(cls, plain[name], name)
     return Experiment(
         suite=suite.name,
         tier=tier,
@@ -302,7 +318,7 @@ def named_protocol(plain: dict[str, Any]) -> Protocol:
     """The protocol of a cell; wherever it differs from the file of its name, its own name says so."""
     wanted = {key: tuple(value) if isinstance(value, list) else value for key, value in plain["protocol"].items()}
     name = wanted["name"]
-    base = Protocol.from_dict(load_yaml("protocols", name) | {"name": name})
+    base = Protocol.from_dict(load_yaml("protocols", str(name)) | {"name": name})
     if plain["weights"]["i3d"]:
         wanted["extractor"] = "i3d"
     if plain["weights"]["c3d"]:

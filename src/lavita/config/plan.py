@@ -9,8 +9,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lavita.config.compose import (
-    PURSE,
     SECTIONS,
+    TIER_SECTIONS,
     TIERS,
     Experiment,
     apply_changes,
@@ -93,7 +93,7 @@ def deviations(cell: Experiment) -> list[str]:
     method = load_method(cell.method)
     of_dataset = method.datasets.get(cell.data.dataset) or {}
     found = []
-    for section in PURSE:
+    for section in TIER_SECTIONS:
         authors = getattr(method, section) | (of_dataset.get(section) or {})
         for key, value in asdict(getattr(cell, section)).items():
             published = authors.get(key)

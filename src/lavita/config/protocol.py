@@ -152,7 +152,7 @@ class Protocol:
         shown = self._said() | {key: _plain(value) for key, value in changes.items()}
         order = ["n", *names]
         inside = ",".join(f"{key}={shown[key]}" for key in sorted(shown, key=order.index))
-        base = DERIVED.match(self.name)["base"]
+        base = self.name.partition("[")[0]
         return self.from_dict(self.to_dict() | values | {"name": f"{base}[{inside}]" if inside else base})
 
     def _said(self) -> dict[str, str]:

@@ -32,7 +32,7 @@ def read(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
     where is the section's name in messages ("train"). Raises ConfigError.
     """
-    names = [field.name for field in dataclasses.fields(cls)]
+    names = [field.name for field in dataclasses.fields(typing.cast(Any, cls))]
     for key in values:
         if key not in names:
             raise ConfigError(f"unknown key {where}.{key}: {nearest(str(key), names)}")

@@ -1,4 +1,4 @@
-"""One file from the web -> disk: goes on where it stopped, is checked, and stands at its place only when whole."""
+"""One file from the web -> disk: resumed where it stopped, checked, and put at its place only when complete."""
 
 from __future__ import annotations
 
@@ -393,4 +393,4 @@ def _put_in_place(part: PartialFile) -> None:
 def _go_on(part: PartialFile) -> str:
     num_bytes = part.num_bytes()
     kept = f" ({num_bytes} bytes are kept in {part.path})" if num_bytes else ""
-    return f"the same command goes on where it stopped{kept}"
+    return f"the same command resumes{kept}"

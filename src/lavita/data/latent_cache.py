@@ -160,7 +160,7 @@ def fill_latents(
     """Make the cache of a key where it is not there; returns what it cost: seconds, frames and bytes, of all attempts.
 
     encode: float32 (n, 3, H, W) in [-1, 1] -> float32 (n, 2 C, h, w). The disk it needs is said first, and refused
-    where it is not free. A killed call is gone on with by the next; of two at once the second waits. The folder has its
+    where it is not free. A killed call is resumed by the next; of two at once the second waits. The folder has its
     name only when it is whole. Raises ValueError, UnreadableVideo; StaleLatents where the place holds something else.
     """
     folder, slots = cache_dir / key.name(), Slots.of(key, videos)

@@ -27,7 +27,7 @@ from lavita.data.trees import Listing
 def fetched(dataset: str, root: Path) -> bool:
     """Whether a data set's tree is in root now; where it must be asked for, how to ask has been printed.
 
-    Raises ValueError, in one line, for what went wrong; the same command then goes on where it stopped.
+    Raises ValueError, in one line, for what went wrong; the same command then resumes.
     """
     # Imported here, so that nothing else ever loads the code that opens a connection.
     from lavita.data.sources import fetch_dataset

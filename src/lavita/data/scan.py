@@ -47,7 +47,7 @@ def scan(
 
     Hashing and decoding run in threads. With cache_file, good results are added to that file as they come, under the
     path relative to root, and (unless believe_cache is False) reused while size and modification time stay the same;
-    so a call that was killed goes on where it stopped. report(done, all) is called as videos are done.
+    so a call that was killed is resumed by the next. report(done, all) is called as videos are done.
     """
     keys = [Path(path).relative_to(root).as_posix() for path in paths]
     remembered = _load(cache_file, set(keys)) if believe_cache else {}

@@ -102,7 +102,7 @@ def fetch_dataset(dataset: str, root: Path | str, say: Say = print, progress: Pr
     A part that stands below root, or in a folder of it, is left alone; for False, say gets the text on how to ask.
     Terms and space are said first. Archives are collected in ROOT/.download, where one put by hand is used too, and
     removed once their tree is in place; ROOT/.download/<archive>.json keeps their size and sha256. A call that was
-    killed or failed is made again: it goes on where it stopped.
+    killed or failed is resumed by the next.
     say: takes a line of text; progress: a file's name, bytes done and in all (None if unknown).
     Raises DownloadError (NoSpace), UnpackError (NoUnpacker), each one line; ValueError for an unknown data set.
     """
@@ -117,7 +117,7 @@ def fetch_dataset(dataset: str, root: Path | str, say: Say = print, progress: Pr
                 _fetch_missing(source, root, say, progress or (lambda name, done, total: None))
     except OSError as error:
         reason = f"{error.filename or root}: {error.strerror or error}"
-        raise DownloadError(f"{reason}; mend that, then the same command goes on where it stopped") from None
+        raise DownloadError(f"{reason}; mend that, then the same command resumes") from None
     say(f"{dataset}: all its folders are in {root}")
     return True
 

@@ -255,19 +255,19 @@ class _Plan:
 
 
 def write_synthetic(dataset: str, folder: Path | str) -> Path:
-    """Write the embedded stand-in for a data set once and return its root, folder/<dataset>, for read_layout.
+    """Write the synthetic stand-in for a data set once and return its root, folder/<dataset>, for read_layout.
 
     64x64 pixels, always the same videos. It is written beside its place and renamed when complete; a folder
     that is complete already is left as it is. Raises ValueError for an unknown data set, and where the
     place holds something else.
     """
     if dataset not in PLANS:
-        raise ValueError(f"got data set '{dataset}', embedded data exist for: {', '.join(PLANS)}")
+        raise ValueError(f"got data set '{dataset}', synthetic data exist for: {', '.join(PLANS)}")
     root = Path(folder) / dataset
     if _finished(root):
         return root
     if root.exists() and not (root / MARKER).is_file():
-        raise ValueError(f"{root}: embedded data are to be written here, but it holds something else; move it away")
+        raise ValueError(f"{root}: synthetic data are to be written here, but it holds something else; move it away")
     part = root.with_name(f".{dataset}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:

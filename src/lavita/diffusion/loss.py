@@ -1,4 +1,4 @@
-"""The IDDPM hybrid loss: mean squared error on the noise plus the variational bound's term at t, in bits."""
+"""The IDDPM hybrid loss: mean squared error on the noise plus L_{t-1} of the variational lower bound, in bits."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ def hybrid_loss(
     v: Tensor,
     counted: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Loss of each clip: {"loss", "mse", "vb"}, float32 (B,), loss = mse + vb.
+    """Loss of each clip: {"loss", "mse", "vlb"}, float32 (B,), loss = mse + vlb.
 
-    x0, noise, eps (predicted noise) and v (predicted variance, -1..1) share one shape (B, ...). vb is the bound's one
-    term at t in bits per entry; the noise is detached in it, so that it trains the variance only. counted, bool of a
-    shape that broadcasts to theirs, leaves out the entries where it is false; means stay over all entries.
+    x0, noise, eps (predicted noise) and v (predicted variance, -1..1) share one shape (B, ...). vlb is the term of the
+    variational lower bound at t, in bits per entry; the noise is detached in it, so that it trains the variance only.
+    counted, bool of a shape that broadcasts to theirs, leaves out the entries where it is false; means stay over all
+    entries.
     Source: Nichol & Dhariwal 2021, equation 16 with lambda = 1/1000 times the 1000 terms of a uniform t.
     """
     mse = mean_of_clip((noise - eps) ** 2, counted)
     x_t = schedule.add_noise(x0, t, noise)
-    vb = bound_term(schedule, x0, x_t, t, eps.detach(), v, counted)
-    return {"loss": mse + vb, "mse": mse, "vb": vb}
+    vlb = vlb_term(schedule, x0, x_t, t, eps.detach(), v, counted)
+    return {"loss": mse + vlb, "mse": mse, "vlb": vlb}
 
 
-def bound_term(
+def vlb_term(
     schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor, eps: Tensor, v: Tensor, counted: Tensor | None = None
 ) -> Tensor:
     """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) at t > 0, -log p(x_0 | x_1) at t = 0; bits per entry, (B,).

@@ -1,4 +1,4 @@
-"""Random draws with one generator a clip, so that no clip depends on its neighbours, the batch or the device."""
+"""Random numbers with one generator per clip, so that no clip depends on its neighbours, the batch or the device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def derive_seed(*parts: int | str) -> int:
 
 
 class SampleRNG:
-    """Draws for B clips. Values are drawn on the CPU and then moved, so every device gets the same numbers.
+    """Random numbers for B clips. Values are drawn on the CPU and then moved, so every device gets the same numbers.
 
     seeds: one integer a clip. A second call continues each clip's stream.
     """
@@ -36,7 +36,7 @@ class SampleRNG:
 
     @classmethod
     def for_training(cls, seed: int, stage: str, clip_index: Tensor, device: torch.device | str) -> SampleRNG:
-        """Draws that depend on (seed, stage, clip index) only; clip_index is int64 (B,), counted over the run."""
+        """Random numbers that depend on (seed, stage, clip index) only; clip_index, int64 (B,), counts over the run."""
         return cls((derive_seed(seed, stage, index) for index in clip_index.tolist()), device)
 
     def __len__(self) -> int:

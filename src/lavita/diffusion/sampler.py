@@ -40,7 +40,7 @@ def dpm_solver_scheduler(schedule: Schedule, num_steps: int) -> Any:
         solver_order=2,
         prediction_type="sample",
     )
-    scheduler.set_timesteps(num_steps)
+    scheduler.set_timesteps(num_steps)  # type: ignore[attr-defined]  # diffusers is not typed
     return scheduler
 
 

@@ -152,16 +152,17 @@ def spaced_steps(num_steps: int, spacing: str) -> Tensor:
         raise ValueError(f"sampling steps: no integer stride visits {wanted} of {num_steps} steps")
     counts = [int(part) for part in str(spacing).split(",")]
     size, extra = divmod(num_steps, len(counts))
-    kept, start = [], 0
+    kept: list[int] = []
+    start = 0
     for index, count in enumerate(counts):
         section = size + (index < extra)
         if not 1 <= count <= section:
             raise ValueError(f"sampling steps: got {count}, allowed 1 to {section} in a section of {section} steps")
-        stride = (section - 1) / (count - 1) if count > 1 else 1.0
+        spacing_of_steps = (section - 1) / (count - 1) if count > 1 else 1.0
         # Repeated addition, not a product: the published step lists were made with its rounding.
-        position = 0.0
+        position: float = 0.0
         for _ in range(count):
             kept.append(start + round(position))
-            position += stride
+            position += spacing_of_steps
         start += section
     return torch.tensor(kept)

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -224,9 +224,9 @@ def score_method(
         if out.is_dir():
             shutil.rmtree(out)  # of a process that was killed while it wrote them
         save_samples(out, made.clips, made.seeds, made.labels, cell, keep_clips=stage == "train", condition=remark)
-        common = {"stage": stage, "sampling_seconds_per_clip": made.seconds / len(made.clips)}
-        scored = scorer.score(made.clips, out.with_suffix(".npz"), stage == "train", kept, f"score of {name}")
-        return [score | common for score in scored]
+        seconds = made.seconds / len(made.clips)
+        scored = scorer.score(made.clips, out.with_suffix(".npz"), stage == "train", kept, f"score of {name}", stage)
+        return [replace(score, sampling_seconds_per_clip=seconds).to_json() for score in scored]
 
     if scorer is None:
         if kept.load_value(f"scores of {name}") is None:
@@ -255,10 +255,12 @@ def first_stage_scores(
     windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
     heldout = stage_data(cell, catalogue, cell.seed, TrainedStage(cell.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
     video = heldout["video"].to(method.device)
-    return kept.get_or_compute(
-        "scores of the first stage",
-        lambda: reconstruction_scores(codec, "autoencoder", video, windows, scorer, method.perceptual_score, picture),
-    )
+
+    def make() -> list[dict[str, Any]]:
+        scores = reconstruction_scores(codec, "autoencoder", video, windows, scorer, method.perceptual_score, picture)
+        return [score.to_json() for score in scores]
+
+    return kept.get_or_compute("scores of the first stage", make)
 
 
 def save_method(method: VideoMethod, cell: Experiment, shared: dict[str, Any], folder: Path) -> str:

@@ -30,7 +30,7 @@ def training_flops_per_clip(module: TrainedStage, batch: dict[str, torch.Tensor]
     counter, so the plain one runs here.
     """
     one = {key: value[:1].to(module.device) for key, value in batch.items()}
-    counted = [turn_flops(module, one, turn) for turn in range(module.turns)]
+    counted = [turn_flops(module, one, turn) for turn in range(module.alternating_updates)]
     return round(sum(counted) / len(counted))
 
 
@@ -38,9 +38,9 @@ def turn_flops(module: TrainedStage, one: dict[str, torch.Tensor], turn: int) ->
     """FLOPs of loss and backward on one clip in the given turn of a stage."""
     # On the CPU, so that a network that is but shapes (the meta device) still knows whose turn it is.
     first_of_turn = torch.full((1,), turn * module.train_config.batch_clips)
-    draws = SampleRNG.for_training(0, "flops", torch.zeros(1, dtype=torch.int64), module.device)
+    rng = SampleRNG.for_training(0, "flops", torch.zeros(1, dtype=torch.int64), module.device)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        module.loss(one | {"clip_index": first_of_turn}, draws)["loss"].mean().backward()
+        module.loss(one | {"clip_index": first_of_turn}, rng)["loss"].mean().backward()
     module.zero_grad(set_to_none=True)
     return counter.get_total_flops()
 
@@ -96,9 +96,9 @@ def counted(call: Callable[[], Any]) -> int:
 
 def forward_flops(module: TrainedStage, batch: dict[str, Tensor]) -> int:
     """FLOPs of the loss's forward pass within `module.network`; of all of it where a stage has no part of that name."""
-    draws = SampleRNG([0], torch.device("meta"))
+    rng = SampleRNG([0], torch.device("meta"))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        module.loss(batch, draws)
+        module.loss(batch, rng)
     by_part = counter.get_flop_counts()
     # The counter names a module that is called from outside any other by its class.
     name = type(module.network).__name__ if hasattr(module, "network") else "Global"

@@ -70,7 +70,7 @@ def main(folder: Path, shared_folder: Path, source: Path) -> None:
     write_grid(folder / "samples.gif", clips[:GRID_CLIPS], columns=4)
     write_sprite(folder, "samples", clips[:GRID_CLIPS])
     scorer = Scorer(shared, cell, "cuda" if torch.cuda.is_available() else "cpu")
-    scores = [score | {"stage": "train"} for score in scorer.score(clips, folder / "samples.npz")]
+    scores = [score.to_json() for score in scorer.score(clips, folder / "samples.npz", stage="train")]
     write_record(folder, read_record(folder) | {"status": "ok", "reason": REMARK, "scores": scores})
 
 

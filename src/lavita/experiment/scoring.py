@@ -1,8 +1,9 @@
-"""Scores a cell's clips against the run's real clips: features once, then every metric of the protocol."""
+"""Scores a run's clips against the real clips: features once, then every metric that they allow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,34 +20,26 @@ from lavita.data.clip_folder import write_grid, write_sprite
 from lavita.data.clips import load_window, to_tensor, to_uint8
 from lavita.diffusion.rng import SampleRNG
 from lavita.executors.heartbeat import progress
-from lavita.metrics.confidence import LEAST_CLIPS, interval_columns
-from lavita.metrics.extract import save_arrays
-from lavita.metrics.features.base import Extractor
+from lavita.metrics.confidence import LEAST_CLIPS
+from lavita.metrics.evaluate import scores_of
+from lavita.metrics.extract import load_arrays, save_arrays
 from lavita.metrics.features.load import load_extractors
-from lavita.metrics.resampling import FrechetOfSubsets, KernelOfSubsets
-from lavita.metrics.torchmetrics import (
-    ClipMetric,
-    FrechetVideoDistance,
-    KernelVideoDistance,
-    MemorizationCheck,
-    VideoInceptionScore,
-)
+from lavita.metrics.table import METRICS, MetricRow, NetworkId, metric_key
+from lavita.results.records import Score
 from lavita.results.resume_store import ResumeStore
 from lavita.sampling.generate import in_parts, joined
 
-# One process scores all clips of a cell; were others asked for theirs, they would be waited for in vain.
-ALONE = {"sync_on_compute": False}
-CLIPS_AT_ONCE = 16  # described between two looks at whether the process is asked to end
+CLIPS_AT_ONCE = 16  # whose features are extracted between two looks at whether the process is asked to end
 
 
 class Scorer:
-    """The feature networks and the real clips' features, loaded once a cell."""
+    """The feature networks and the real clips' features, loaded once a run of a method."""
 
     def __init__(self, shared: dict[str, Any], cell: Experiment, device: str) -> None:
         self.protocol = cell.protocol
         self.extractors = load_extractors(cell.protocol, cell.weights, shared["extractor"], device)
-        self.real = torch.from_numpy(np.load(shared["real"])["features"])
-        self.splits = {split: np.load(path) for split, path in shared["splits"].items()} if "splits" in shared else {}
+        self.real = load_arrays(shared["real"])
+        self.splits = {split: load_arrays(path) for split, path in shared.get("splits", {}).items()}
         # An inception score needs classes that mean something for this data set.
         self.has_classes = self.extractors["classes"].num_classes is not None and shared["num_classes"] is not None
 
@@ -57,43 +50,25 @@ class Scorer:
         by_split: bool = False,
         kept: ResumeStore | None = None,
         name: str = "score",
-    ) -> list[dict[str, Any]]:
-        """One entry a metric for clips uint8 (N, F, H, W, 3): metric, value, unit, lower_is_better, interval.
+        stage: str = "generated",
+    ) -> list[Score]:
+        """Every score that the protocol has of clips uint8 (N, F, H, W, 3).
 
         keep: the .npz that takes what the scores are made from (features, probabilities, names), so that anybody can
         make them again. by_split: also the distances to train and to held-out clips, and how near clips come to
-        training clips. kept: features are kept there under the name part by part, and taken from there.
+        training clips. kept: features are kept there under the name part by part, and taken from there. stage: that of
+        the scores.
         """
-        p, distance = self.protocol, self.extractors["distance"]
-        described = self.described(clips, kept, name)
-        features = torch.from_numpy(described["features"])
-        arrays = described | {"names": np.array([f"{index:06d}" for index in range(len(clips))])}
-        fvd = FrechetVideoDistance(distance, n=p.n_generated, n_real=p.n_real, ddof=p.ddof, **ALONE)
-        entries = []
-        kvd = KernelVideoDistance(distance, n=p.n_generated, n_real=p.n_real, **ALONE)
-        x, y = self.real.double().numpy(), features.double().numpy()
-        for metric, parts in ((fvd, FrechetOfSubsets(x, y, p.ddof)), (kvd, KernelOfSubsets(x, y))):
-            metric.add_rows(self.real, real=True)
-            metric.add_rows(features, real=False)
-            value = float(metric.compute())
-            entries.append(self.entry(metric, distance, value, p.n_generated) | interval_columns(parts, value))
-        if by_split:
-            entries += self.split_entries(features)
-        if self.has_classes:
-            classes = self.extractors["classes"]
-            how = {"splits": p.is_splits, "shuffle_seed": p.is_shuffle_seed}
-            metric = VideoInceptionScore(classes, p.n_generated, **how, **ALONE)
-            metric.add_rows(torch.from_numpy(described["probabilities"]), real=False)
-            mean, deviation = metric.mean_and_deviation()
-            entry = self.entry(metric, classes, mean, p.n_generated)
-            if p.is_splits > 1:
-                entry |= {"ci_low": mean - deviation, "ci_high": mean + deviation}
-                entry |= {"ci_kind": f"mean +- std over {p.is_splits} splits"}
-            entries.append(entry)
+        names = {"names": np.array([f"{index:06d}" for index in range(len(clips))])}
+        arrays = self.features(clips, kept, name) | names
+        # A distance to a handful of clips says nothing of a split.
+        splits = {split: rows for split, rows in self.splits.items() if len(rows["names"]) >= LEAST_CLIPS}
+        sides = {"real": self.real, "generated": arrays, **(splits if by_split else {})}
+        scores = scores_of(self.protocol, sides, self.networks(), stage)
         save_arrays(keep, arrays)
-        return entries
+        return scores
 
-    def described(self, clips: np.ndarray, kept: ResumeStore | None, name: str) -> dict[str, np.ndarray]:
+    def features(self, clips: np.ndarray, kept: ResumeStore | None, name: str) -> dict[str, np.ndarray]:
         """Features and, where they mean something, class probabilities of clips."""
 
         def make(part: slice) -> dict[str, np.ndarray]:
@@ -105,56 +80,22 @@ class Scorer:
         parts = in_parts(name, len(clips), CLIPS_AT_ONCE, make, partial(progress, name), kept)
         return {key: joined(parts, key) for key in parts[0]}
 
-    def split_entries(self, features: torch.Tensor) -> list[dict[str, Any]]:
-        """Distances to the real clips of each split, and the memorisation check, where a split has clips enough."""
-        p, distance, entries = self.protocol, self.extractors["distance"], []
-        counts = {split: len(rows["features"]) for split, rows in self.splits.items()}
-        for split, count in counts.items():
-            if count >= LEAST_CLIPS:
-                how = {"n": p.n_generated, "n_real": count, "ddof": p.ddof, "against": split}
-                metric = FrechetVideoDistance(distance, **how, **ALONE)
-                metric.add_rows(torch.from_numpy(self.splits[split]["features"]), real=True)
-                metric.add_rows(features, real=False)
-                entries.append(self.entry(metric, distance, float(metric.compute()), p.n_generated) | {"n_real": count})
-        if len(entries) < len(self.splits) or not entries:
-            return entries
-        names = {"train": list(self.splits["train"]["names"])}
-        check = MemorizationCheck(distance, p.n_generated, counts["train"], counts["heldout"], names=names, **ALONE)
-        for side, rows in (("train", None), ("heldout", None), ("generated", features)):
-            check.add_rows(torch.from_numpy(self.splits[side]["features"]) if rows is None else rows, side)
-        found = check.found()
-        closest = [
-            {"clip": clip, "training_clip": name, "distance": far, "ratio": ratio}
-            for clip, name, far, ratio in found.closest(5)
-        ]
-        entry = self.entry(check, distance, found.ratio, p.n_generated)
-        entry |= {"n_real": counts["train"], "copies": len(found.copies), "closest": closest}
-        return [*entries, entry]
+    def networks(self) -> dict[str, NetworkId]:
+        """The feature networks, by the array that they give."""
+        uses = {"features": "distance", "probabilities": "classes"}
+        found = {array: self.extractors[use] for array, use in uses.items()}
+        return {array: NetworkId(network.name, network.weights_hash) for array, network in found.items()}
 
-    def reconstruction_distance(self, batches: Iterable[np.ndarray], keep: Path) -> dict[str, Any]:
-        """rfvd: the real clips against themselves after a first stage, which come in batches uint8 (b, F, H, W, 3).
+    def reconstruction_scores(self, batches: Iterable[np.ndarray], keep: Path, stage: str) -> list[Score]:
+        """The real clips against themselves after an autoencoder, which come in batches uint8 (b, F, H, W, 3).
 
-        keep: the .npz that takes the features of the latter.
+        keep: the .npz that takes the features of the latter. stage: that of the scores.
         """
-        p, distance = self.protocol, self.extractors["distance"]
-        metric = FrechetVideoDistance(distance, n=p.n_real, n_real=p.n_real, ddof=p.ddof, **ALONE)
-        metric.add_rows(self.real, real=True)
-        features = torch.cat([distance.features(clips) for clips in batches])
-        metric.add_rows(features, real=False)
-        save_arrays(keep, {"features": features.numpy()})
-        entry = self.entry(metric, distance, float(metric.compute()), p.n_real)
-        return entry | {"metric": "r" + entry["metric"]}
-
-    def entry(self, metric: ClipMetric, extractor: Extractor, value: float, n: int) -> dict[str, Any]:
-        """A score of n clips under its full name, which says the feature network unless it is the standard one."""
-        return {
-            "metric": metric.key(extractor.name, n, self.protocol.frames, extractor.weights_hash, metric.against),
-            "value": value,
-            "unit": metric.unit,
-            "lower_is_better": None if metric.higher_is_better is None else not metric.higher_is_better,
-            "extractor": extractor.name,
-            "extractor_hash": extractor.weights_hash,
-        }
+        features = np.concatenate([self.extractors["distance"].features(clips).numpy() for clips in batches])
+        save_arrays(keep, {"features": features})
+        sides = {"real": self.real, "reconstruction": {"features": features}}
+        counts = {"n_real": len(features), "n_generated": len(features)}
+        return [replace(score, **counts) for score in scores_of(self.protocol, sides, self.networks(), stage)]
 
 
 BATCH_CLIPS = 8
@@ -207,34 +148,38 @@ def reconstruction_scores(
     scorer: Scorer,
     perceptual: PerceptualScore,
     picture: Path,
-) -> list[dict[str, Any]]:
-    """Entries of the ledger for a first stage: rfvd of the protocol's real clips against their reconstructions; psnr,
-    ssim and (where its weights were given) lpips of held-out clips (B, F, 3, H, W) in [-1, 1].
+) -> list[Score]:
+    """Scores of an autoencoder: psnr, ssim and (where its weights were given) lpips of held-out clips
+    (B, F, 3, H, W) in [-1, 1]; rfvd of the protocol's real clips against their reconstructions.
 
-    psnr_average4x4 is that of each frame averaged to 4x4 blocks, which a first stage must beat by far. picture (.gif)
+    psnr_average4x4 is that of each frame averaged to 4x4 blocks, which an autoencoder must beat by far. picture (.gif)
     is written beside them: original, reconstruction, 4x4 average; and an .npz of its name with the features of rfvd.
     """
     before, after = reconstruction(codec, heldout)
     average = averaged(before)
     write_comparison(picture, before, after, average)
     psnr, ssim = psnr_and_ssim(before, after)
-    suffix = f"n{len(before)}_f{before.shape[1]}"
-    values = {"psnr": (psnr, "dB"), "psnr_average4x4": (psnr_and_ssim(before, average)[0], "dB"), "ssim": (ssim, "1")}
-    entries = [
-        {"metric": f"{name}_{suffix}", "value": value, "unit": unit, "lower_is_better": False}
-        for name, (value, unit) in values.items()
-    ]
+    values = {"psnr": psnr, "psnr_average4x4": psnr_and_ssim(before, average)[0], "ssim": ssim}
     pair = [torch.stack([to_tensor(clip) for clip in clips]).to(heldout.device) for clips in (before, after)]
     distance = perceptual(*pair)
     if distance is not None:
-        value = float(distance.mean())
-        entries.append({"metric": f"lpips_{suffix}", "value": value, "unit": "1", "lower_is_better": True})
-    entries.append(
-        scorer.reconstruction_distance(reconstructed(codec, windows, scorer, heldout), picture.with_suffix(".npz"))
+        values["lpips"] = float(distance.mean())
+    scores = [score_of_pixels(METRICS[name], value, before, stage) for name, value in values.items()]
+    batches = reconstructed(codec, windows, scorer, heldout)
+    return scores + scorer.reconstruction_scores(batches, picture.with_suffix(".npz"), stage)
+
+
+def score_of_pixels(row: MetricRow, value: float, clips: np.ndarray, stage: str) -> Score:
+    """The score of a metric that only clips (B, F, H, W, 3) give, no stored array."""
+    return Score(
+        metric=metric_key(row, len(clips), clips.shape[1]),
+        stage=stage,
+        value=value,
+        unit=row.unit,
+        lower_is_better=row.lower_is_better,
+        n_real=len(clips),
+        n_generated=len(clips),
     )
-    counts = {"n_real": len(before), "n_generated": len(before)}
-    of_windows = {"n_real": len(windows), "n_generated": len(windows)}
-    return [entry | {"stage": stage} | (of_windows if entry is entries[-1] else counts) for entry in entries]
 
 
 def reconstructed(

@@ -143,4 +143,5 @@ def codec_scores(
     heldout = stage_data(cell, catalogue, 0, TrainedStage(cell.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
     scorer = Scorer(shared, cell, str(device))
     video = heldout["video"].to(device)
-    return reconstruction_scores(codec, "codec", video, windows, scorer, lambda *_: None, picture)
+    scores = reconstruction_scores(codec, "codec", video, windows, scorer, lambda *_: None, picture)
+    return [score.to_json() for score in scores]

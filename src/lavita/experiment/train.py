@@ -84,7 +84,7 @@ def check_batch(cell: Experiment, module: TrainedStage, start: int) -> None:
             f"compute.devices: {processes} processes with {passes} passes each do not divide the batch of {batch} "
             f"clips of {cell.method}"
         )
-    if module.turns > 1 and start % batch and passes * processes > 1:
+    if module.alternating_updates > 1 and start % batch and passes * processes > 1:
         raise ValueError(
             f"stage {module.stage_name} of {cell.method} takes turns by batches of {batch} clips and begins at clip "
             f"{start}: several passes or processes would be in different turns; set compute.devices, nodes and "

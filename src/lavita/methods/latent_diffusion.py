@@ -38,16 +38,16 @@ class LatentDiffusion(VideoMethod):
         """The denoiser for self.latent_shape (F, C, h, w), self.context.num_classes and self.config."""
         raise NotImplementedError("a latent method defines build_network")
 
-    def loss(self, batch: dict[str, Tensor], draws: SampleRNG) -> dict[str, Tensor]:
-        x0 = self.clip_latent(batch, draws)  # (B, F, C, h, w)
-        t = draws.integers(self.schedule.num_steps)  # (B,)
-        noise = draws.normal(x0.shape[1:])  # (B, F, C, h, w)
-        y, y_images = self.labels(batch["label"], draws), None  # (B,) or None
+    def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
+        x0 = self.clip_latent(batch, rng)  # (B, F, C, h, w)
+        t = rng.integers(self.schedule.num_steps)  # (B,)
+        noise = rng.normal(x0.shape[1:])  # (B, F, C, h, w)
+        y, y_images = self.labels(batch["label"], rng), None  # (B,) or None
         if self.joint_images:
             # Drawn after the clip, so that its time, noise and label are those of training without images.
-            images, y_images = self.images(batch, draws)  # (B, n, C, h, w), (B, n) or None
+            images, y_images = self.images(batch, rng)  # (B, n, C, h, w), (B, n) or None
             x0 = torch.cat([x0, images], dim=1)  # (B, F + n, C, h, w)
-            noise = torch.cat([noise, draws.normal(images.shape[1:])], dim=1)  # (B, F + n, C, h, w)
+            noise = torch.cat([noise, rng.normal(images.shape[1:])], dim=1)  # (B, F + n, C, h, w)
         x_t = self.schedule.add_noise(x0, t, noise)  # (B, F + n, C, h, w)
         eps, v = self.predict(x_t, t, y, y_images).chunk(2, dim=2)  # (B, F + n, C, h, w) each
         return hybrid_loss(self.schedule, x0, t, noise, eps, v)
@@ -60,46 +60,46 @@ class LatentDiffusion(VideoMethod):
         return self.network(x_t, t, y)  # (B, F, 2C, h, w)
 
     @torch.no_grad()
-    def encode(self, video: Tensor, draws: SampleRNG) -> Tensor:
+    def encode(self, video: Tensor, rng: SampleRNG) -> Tensor:
         """Latent (B, F, C, h, w) of a clip, of which the codec gets no gradient."""
-        return self.codec.encode(video, draws)
+        return self.codec.encode(video, rng)
 
-    def clip_latent(self, batch: dict[str, Tensor], draws: SampleRNG) -> Tensor:
+    def clip_latent(self, batch: dict[str, Tensor], rng: SampleRNG) -> Tensor:
         """Latent (B, F, C, h, w) of the clips of a batch: encoded, or drawn from their stored moments."""
         if "moments" in batch:
-            return self.drawn(batch["moments"], "moments", self.context.num_frames, draws)
+            return self.drawn(batch["moments"], "moments", self.context.num_frames, rng)
         self.check_batch(batch)
-        return self.encode(batch["video"], draws)
+        return self.encode(batch["video"], rng)
 
     @torch.no_grad()
-    def drawn(self, moments: Tensor, name: str, frames: int, draws: SampleRNG) -> Tensor:
+    def drawn(self, moments: Tensor, name: str, frames: int, rng: SampleRNG) -> Tensor:
         """Latents (B, frames, C, h, w) from stored moments (B, frames, 2 C, h, w)."""
         _, channels, side, _ = self.latent_shape
         check(moments, "B F C H W", name, F=frames, C=2 * channels, H=side, W=side)
-        return self.codec.draw(moments, draws)
+        return self.codec.draw(moments, rng)
 
-    def images(self, batch: dict[str, Tensor], draws: SampleRNG) -> tuple[Tensor, Tensor | None]:
+    def images(self, batch: dict[str, Tensor], rng: SampleRNG) -> tuple[Tensor, Tensor | None]:
         """Latents (B, n, C, h, w) and labels (B, n) of the images of joint training; None without classes."""
         side, n = self.context.resolution, self.joint_images
         if "image_moments" in batch:
-            latents = self.drawn(batch["image_moments"], "image_moments", n, draws)  # (B, n, C, h, w)
+            latents = self.drawn(batch["image_moments"], "image_moments", n, rng)  # (B, n, C, h, w)
         elif "images" in batch:
             check(batch["images"], "B N 3 H W", "images", N=n, H=side, W=side)
-            latents = self.encode(batch["images"], draws)  # (B, n, C, h, w)
+            latents = self.encode(batch["images"], rng)  # (B, n, C, h, w)
         else:
             raise ValueError(
                 f"joint training: got a batch without images, wanted {n} a clip (ClipDataModule(images={n}))"
             )
         if self.context.num_classes is None:
             return latents, None
-        labels = [self.labels(label, draws) for label in batch["image_labels"].unbind(1)]  # n of (B,)
+        labels = [self.labels(label, rng) for label in batch["image_labels"].unbind(1)]  # n of (B,)
         return latents, torch.stack(labels, dim=1)  # (B, n)
 
-    def labels(self, label: Tensor, draws: SampleRNG) -> Tensor | None:
+    def labels(self, label: Tensor, rng: SampleRNG) -> Tensor | None:
         """Class of each clip, replaced by the null class with probability train.class_dropout; None without classes."""
         if self.context.num_classes is None:
             return None
-        dropped = draws.uniform() < self.train_config.class_dropout
+        dropped = rng.uniform() < self.train_config.class_dropout
         return torch.where(dropped, torch.full_like(label, self.context.num_classes), label)
 
     @torch.no_grad()
@@ -111,14 +111,14 @@ class LatentDiffusion(VideoMethod):
         condition: Tensor | None = None,
     ) -> Tensor:
         self.check_generation(sampling, condition)
-        draws = SampleRNG(seeds, self.device)
+        rng = SampleRNG(seeds, self.device)
         latent = sample_latent(
             sampling.sampler,
             sampling.steps,
             self.denoiser(classes, sampling),
             self.schedule,
-            draws.normal(self.latent_shape),
-            lambda step: draws.normal(self.latent_shape),
+            rng.normal(self.latent_shape),
+            lambda step: rng.normal(self.latent_shape),
             sampling.eta,
             sampling.clip_denoised,
             self.codec.latent_bound(),

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from lavita.metrics.resampling import LEAST_CLIPS, Resampled, ScoreOfSubsets, distance_ends, resample
+from lavita.results.records import Measurement
 
 LEVEL = 0.95
 BETTER, WORSE, NOT_SIGNIFICANT = "better", "worse", "not told apart"
@@ -21,7 +21,7 @@ __all__ = [
     "BETTER", "LEAST_CLIPS", "LEVEL", "NOT_SIGNIFICANT", "WORSE", "Comparison", "Interval", "Resampled",
     "ScoreOfSubsets",
     "SeedSpread", "compare", "compare_intervals", "interval", "resample", "seed_spread", "student_quantile",
-    "verdict",
+    "verdict", "with_interval",
 ]  # fmt: skip
 
 
@@ -187,17 +187,23 @@ def seed_spread(values: Sequence[float], level: float = LEVEL) -> SeedSpread:
     return SeedSpread(mean, deviation, mean - half, mean + half, count, kind)
 
 
-def interval_columns(score: ScoreOfSubsets, value: float, is_distance: bool = True) -> dict[str, Any]:
-    """ci_low, ci_high and ci_kind of a value at its own number of clips; extrapolated, with extrapolated_low and _high,
-    is the score in the limit of infinitely many, which another number of clips can be compared with.
+def with_interval(score: ScoreOfSubsets, value: float, is_distance: bool = True) -> Measurement:
+    """A value with its interval at its own number of clips, and in the limit of infinitely many, which another number
+    of clips can be compared with; without them for too few clips to be cut in parts.
 
-    {} for too few clips to be cut in parts. value: as the protocol computes it; the interval is laid around it.
+    value: as the protocol computes it; the interval is laid around it.
     """
     if score.num_generated < LEAST_CLIPS or 0 < score.num_real < LEAST_CLIPS:
-        return {}
+        return Measurement(value=value)
     found = interval(resample(score), is_distance)
     low, high = (value + (end - found.value) for end in found.of_value())
-    kind = f"{100 * found.level:g} %, other samples of as many clips, from random halves without replacement"
-    columns: dict[str, Any] = {"ci_low": low, "ci_high": high, "ci_kind": kind, "extrapolated": found.extrapolated}
-    columns |= {"extrapolated_low": found.low, "extrapolated_high": found.high}
-    return columns | ({"interval_remark": found.remark} if found.remark else {})
+    return Measurement(
+        value=value,
+        ci_low=low,
+        ci_high=high,
+        ci_kind=f"{100 * found.level:g} %, other samples of as many clips, from random halves without replacement",
+        extrapolated=found.extrapolated,
+        extrapolated_low=found.low,
+        extrapolated_high=found.high,
+        interval_remark=found.remark or None,
+    )

@@ -1,11 +1,11 @@
-"""What evaluate.py keeps of a comparison: record, features and rows; and the numbers again from these alone."""
+"""Writing and reading of what evaluate.py keeps of a comparison; its scores again from stored features alone."""
 
 from __future__ import annotations
 
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,39 +16,52 @@ from lavita.config.protocol import Protocol
 from lavita.data.catalogue import SPLITS
 from lavita.files import atomic_write_text, require_inside, sha256_of
 from lavita.metrics.distances import inception_score
-from lavita.metrics.evaluate import scores_of
-from lavita.metrics.extract import ExtractedFeatures, Job, Networks, save_arrays
+from lavita.metrics.evaluate import metric_names, networks_of, scores_of
+from lavita.metrics.extract import ExtractedFeatures, Job, Networks, load_arrays, save_arrays
 from lavita.metrics.features.base import FrameExtractor
-from lavita.metrics.features.load import KNOWN
 from lavita.metrics.sanity import sanity_text
-from lavita.metrics.torchmetrics import metric_key
+from lavita.metrics.table import NetworkId, parse_key
 from lavita.results import provenance
-from lavita.results.records import COLUMNS, write_rows
+from lavita.results.records import COLUMNS, Score, write_rows
 
 RECORD, ROWS, FILES = "record.json", "rows.csv", ("real.npz", "generated.npz")
-STANDARD = {"fvd": "i3d", "kvd": "i3d", "is": "c3d"}
 
 
-@dataclass
-class Scored:
-    """What came out under one protocol: its record, and the arrays of its sides (real, generated, train, heldout)."""
+@dataclass(frozen=True)
+class Comparison:
+    """What came out of two sets of clips under one protocol.
+
+    record: all that is known of it but for the scores, as plain values; sides: the stored arrays by side (real,
+    generated, and where given train, heldout), empty where only the record was read.
+    """
 
     record: dict[str, Any]
+    scores: list[Score]
     sides: dict[str, dict[str, np.ndarray]]
 
+    def to_json(self) -> dict[str, Any]:
+        """The record as it is stored. The networks stand in its protocol once, not in every score."""
+        scores = [replace(score, extractor=None, extractor_hash=None).to_json() for score in self.scores]
+        return self.record | {"scores": scores}
 
-def scored(
+    def networks(self) -> dict[str, NetworkId]:
+        """The feature networks, by the array that they give."""
+        return networks_of(Protocol.from_dict(self.record["protocol"]), self.record.get("frame_encoder"))
+
+
+def compared(
     protocol: Protocol,
     networks: Networks,
     jobs: dict[str, Job],
     paths: dict[str, Path | np.ndarray],
     not_made: list[str],
-) -> Scored:
-    """The record of one protocol. jobs, paths: by side (real, generated, and where given train, heldout)."""
+) -> Comparison:
+    """The comparison under one protocol. jobs, paths: by side (real, generated, and where given train, heldout)."""
     sides = {side: job.described.arrays() for side, job in jobs.items()}
-    splits = {side: arrays for side, arrays in sides.items() if side in SPLITS}
     facts = {side: side_facts(name_of(side, paths[side]), job.described) for side, job in jobs.items()}
-    names = metric_names(protocol, networks)
+    encoder = None if networks.frames is None else encoder_facts(networks.frames)
+    named = networks_of(protocol, encoder)
+    at_hand = {"features": networks.generated, "probabilities": networks.classes, "frame_features": networks.frames}
     head, dirty = provenance.commit()
     record = {
         "protocol": protocol.to_dict(),
@@ -56,11 +69,10 @@ def scored(
         "protocol_hash": protocol.hash(),
         "real": facts["real"],
         "generated": facts["generated"],
-        "splits": {split: facts[split] for split in splits},
+        "splits": {split: facts[split] for split in SPLITS if split in facts},
         "sanity": sanity_facts(protocol, jobs["real"]),
-        "metric_names": names,
-        "frame_encoder": None if networks.frames is None else encoder_facts(networks.frames),
-        "scores": scores_of(protocol, sides["real"], sides["generated"], names, splits),
+        "metric_names": metric_names(protocol, {key: named[key] for key, one in at_hand.items() if one is not None}),
+        "frame_encoder": encoder,
         "not_made": not_made,
         "commit": head,
         "dirty": dirty,
@@ -68,7 +80,7 @@ def scored(
         "versions": provenance.versions(),
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return Scored(record, sides)
+    return Comparison(record, scores_of(protocol, sides, named, real_alone=True), sides)
 
 
 def sanity_facts(protocol: Protocol, job: Job) -> dict[str, Any] | None:
@@ -95,39 +107,19 @@ def side_facts(name: str, side: ExtractedFeatures) -> dict[str, Any]:
     return {"name": name, "num_clips": len(side.names), "clips_sha256": side.fingerprint()}
 
 
-def metric_names(protocol: Protocol, networks: Networks) -> dict[str, str]:
-    """Full metric names by short one; the feature network stands in them unless it is the recorded standard one."""
-    found = {}
-    for metric, standard in STANDARD.items():
-        network = networks.classes if metric == "is" else networks.generated
-        if network is not None:
-            known = (standard, KNOWN[standard].git_blob)
-            found[metric] = metric_key(
-                metric, network.name, protocol.n_generated, protocol.frames, network.weights_hash, known
-            )
-    if networks.generated is not None:
-        g, known = networks.generated, (STANDARD["fvd"], KNOWN[STANDARD["fvd"]].git_blob)
-        facts = (g.name, protocol.n_generated, protocol.frames, g.weights_hash)
-        found |= {f"fvd-{split}": metric_key("fvd", *facts, known, split) for split in SPLITS}
-        found["memorisation"] = metric_key("memorisation", *facts, known)
-    if networks.frames is not None:
-        found["fid"] = metric_key(
-            "fid", networks.frames.name, protocol.n_generated, protocol.frames, standard=("", None)
-        )
-    return found
-
-
-def write_results(folder: Path, results: Sequence[Scored]) -> None:
+def write_results(folder: Path, results: Sequence[Comparison]) -> None:
     """record.json, real.npz, generated.npz and rows.csv: in the folder itself for one protocol, else in one below it
     for each, with the rows of all in the folder's own rows.csv."""
     for one in results:
         place = folder if len(results) == 1 else folder / folder_name(one.record["protocol"]["name"])
         place.mkdir(parents=True, exist_ok=True)
         hashes = {f"{side}.npz": save_arrays(place / f"{side}.npz", arrays) for side, arrays in one.sides.items()}
-        atomic_write_text(place / RECORD, json.dumps(one.record | {"files": hashes}, indent=1, sort_keys=True) + "\n")
-        write_rows(place / ROWS, rows_of_record(one.record))
+        atomic_write_text(
+            place / RECORD, json.dumps(one.to_json() | {"files": hashes}, indent=1, sort_keys=True) + "\n"
+        )
+        write_rows(place / ROWS, rows_of(one))
     if len(results) > 1:
-        write_rows(folder / ROWS, [row for one in results for row in rows_of_record(one.record)])
+        write_rows(folder / ROWS, [row for one in results for row in rows_of(one)])
 
 
 def folder_name(protocol: str) -> str:
@@ -135,8 +127,9 @@ def folder_name(protocol: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in protocol).strip("_")
 
 
-def rows_of_record(record: dict[str, Any]) -> list[dict[str, Any]]:
+def rows_of(one: Comparison) -> list[dict[str, Any]]:
     """Tidy rows with the ledger's columns; real clips scored by themselves stand under stage real."""
+    record = one.record
     p = record["protocol"]
     common = {
         "cell": record["generated"]["name"],
@@ -152,25 +145,12 @@ def rows_of_record(record: dict[str, Any]) -> list[dict[str, Any]]:
         "reason": "training not audited",
     }
     common |= {key: record[key] for key in ("commit", "dirty", "hardware", "versions", "started_at")}
-    rows = []
-    for score in record["scores"]:
-        name, mark = network_of(record, score)
-        own = {key: score[key] for key in COLUMNS if key in score}
-        rows.append(common | {"extractor": name, "extractor_hash": mark} | own)
-    return rows
+    scores = [score.to_json() for score in one.scores]
+    return [common | {key: score[key] for key in COLUMNS if key in score} for score in scores]
 
 
-def network_of(record: dict[str, Any], score: dict[str, Any]) -> tuple[str, str]:
-    """Name and hash of the network that a score was made with."""
-    p, metric = record["protocol"], score["metric"].split("_")[0]
-    if metric == "fid":
-        return record["frame_encoder"]["name"], record["frame_encoder"]["weights_hash"]
-    prefix = "is_" if metric == "is" else ""
-    return p[f"{prefix}extractor"], p[f"{prefix}extractor_hash"] or ""
-
-
-def recomputed(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The record of a folder with its scores computed anew from its features, and a line for each that differs.
+def recomputed(folder: Path) -> tuple[Comparison, list[str]]:
+    """The comparison of a folder with its scores computed anew from its features, and a line for each that differs.
 
     Raises ValueError for a folder without a record, and for a file that is not the one recorded.
     """
@@ -179,79 +159,78 @@ def recomputed(folder: Path) -> tuple[dict[str, Any], list[str]]:
         record = json.loads(path.read_text(encoding="utf-8"))
         files = {name: record["files"][name] for name in (*FILES, *sorted(set(record["files"]) - set(FILES)))}
         protocol = Protocol.from_dict(record["protocol"])
+        scores = [Score.from_json(score) for score in record.pop("scores")]
+        networks = networks_of(protocol, record.get("frame_encoder"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; give a folder that evaluate.py --out wrote") from None
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: not a record of evaluate.py ({type(error).__name__}: {error})") from None
-    sides = {}
-    for name, wanted in files.items():
-        require_inside(folder, name, f"{path}: a name in files")
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder / name}: is missing, the record names it")
-        found = sha256_of(folder / name)
-        if found != wanted:
-            raise ValueError(f"{folder / name}: has sha256 {found[:12]}, the record says {wanted[:12]}: it was changed")
-        try:
-            with np.load(folder / name, allow_pickle=False) as loaded:
-                sides[name.removesuffix(".npz")] = {key: loaded[key] for key in loaded.files}
-        except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{folder / name}: no arrays that can be read ({error})") from None
-    splits = {side: arrays for side, arrays in sides.items() if side in SPLITS}
-    scores = scores_of(protocol, sides["real"], sides["generated"], record["metric_names"], splits)
-    before = {(score["metric"], score["stage"]): score for score in record["scores"]}
+    sides = {name.removesuffix(".npz"): recorded_arrays(folder, name, wanted) for name, wanted in files.items()}
+    made = Comparison(record, scores_of(protocol, sides, networks, real_alone=True), sides)
+    before = {(score.metric, score.stage): score.value for score in scores}
     differing = [
-        f"{score['metric']} ({score['stage']}): {before.get((score['metric'], score['stage']), {}).get('value')} -> "
-        f"{score['value']}"
-        for score in scores
-        if before.get((score["metric"], score["stage"]), {}).get("value") != score["value"]
+        f"{score.metric} ({score.stage}): {before.get((score.metric, score.stage))} -> {score.value}"
+        for score in made.scores
+        if before.get((score.metric, score.stage)) != score.value
     ]
-    return record | {"scores": scores}, differing
+    return made, differing
+
+
+def recorded_arrays(folder: Path, name: str, wanted: str) -> dict[str, np.ndarray]:
+    """The arrays of a file that a record names. wanted: its sha256. Raises ValueError for a file that is not there, is
+    another, or holds no arrays.
+    """
+    path = require_inside(folder, name, f"{folder / RECORD}: a name in files")
+    if not path.is_file():
+        raise ValueError(f"{path}: is missing, the record names it")
+    found = sha256_of(path)
+    if found != wanted:
+        raise ValueError(f"{path}: has sha256 {found[:12]}, the record says {wanted[:12]}: it was changed")
+    try:
+        return load_arrays(path)
+    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: no arrays that can be read ({error})") from None
 
 
 HEADS = ("protocol", "hash", "score", "of", "value", "interval", "infinite clips", "real", "generated", "extractor")
 
 
-def table(records: Sequence[dict[str, Any]]) -> str:
+def table(results: Sequence[Comparison]) -> str:
     """Markdown: every score under its protocol; below, the fields that a protocol's source does not specify."""
     rows = [HEADS, tuple("---" for _ in HEADS)]
-    rows += [row for record in records for row in rows_of(record)]
+    rows += [line_of(one, score) for one in results for score in one.scores]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", *unspecified(records), *interval_kinds(records), *remarks(records), *sanity(records)])
+    records = [one.record for one in results]
+    return "\n".join([*lines, "", *unspecified(records), *interval_kinds(results), *remarks(results), *sanity(records)])
 
 
-def rows_of(record: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The scores of one record."""
-    p, found = record["protocol"], []
-    for score in record["scores"]:
-        arrow = {True: "↓", False: "↑"}.get(score["lower_is_better"], "(1 = new)")
-        name, mark = network_of(record, score)
-        found.append(
-            (
-                p["name"],
-                record["protocol_hash"],
-                f"{score['metric']} {arrow}",
-                score["stage"],
-                f"{score['value']:.6g}",
-                interval_text(score, "ci_low", "ci_high"),
-                infinite_text(score),
-                str(score.get("n_real", record["real"]["num_clips"])),
-                str(record["generated"]["num_clips"]),
-                f"{name} {mark[:12]}",
-            )
-        )
-    return found
+def line_of(one: Comparison, score: Score) -> tuple[str, ...]:
+    """A score as a line of the table."""
+    record, key = one.record, parse_key(score.metric)
+    return (
+        record["protocol"]["name"],
+        record["protocol_hash"],
+        f"{score.metric} {key.row.heading}".rstrip(),
+        score.stage,
+        f"{score.value:.6g}",
+        interval_text(score.ci_low, score.ci_high),
+        infinite_text(score),
+        str(record["real"]["num_clips"] if score.n_real is None else score.n_real),
+        str(record["generated"]["num_clips"]),
+        f"{score.extractor} {(score.extractor_hash or '')[:12]}",
+    )
 
 
-def interval_text(score: dict[str, Any], low: str, high: str) -> str:
-    return f"{score[low]:.5g} to {score[high]:.5g}" if low in score else ""
+def interval_text(low: float | None, high: float | None) -> str:
+    return "" if low is None else f"{low:.5g} to {high:.5g}"
 
 
-def infinite_text(score: dict[str, Any]) -> str:
+def infinite_text(score: Score) -> str:
     """The score extrapolated to infinitely many clips, with its interval; marked where the line is no good fit."""
-    if "extrapolated" not in score:
+    if score.extrapolated is None:
         return ""
-    mark = " (?)" if "interval_remark" in score else ""
-    return f"{score['extrapolated']:.5g} ({interval_text(score, 'extrapolated_low', 'extrapolated_high')}){mark}"
+    mark = " (?)" if score.interval_remark else ""
+    return f"{score.extrapolated:.5g} ({interval_text(score.extrapolated_low, score.extrapolated_high)}){mark}"
 
 
 def unspecified(records: Sequence[dict[str, Any]]) -> list[str]:
@@ -264,21 +243,21 @@ def unspecified(records: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def interval_kinds(records: Sequence[dict[str, Any]]) -> list[str]:
+def interval_kinds(results: Sequence[Comparison]) -> list[str]:
     """A line a kind of interval, with the metrics that have it."""
     kinds: dict[str, dict[str, None]] = {}
-    for score in (score for record in records for score in record["scores"] if "ci_kind" in score):
-        kinds.setdefault(score["ci_kind"], {})[score["metric"].split("_")[0]] = None
+    for score in (score for one in results for score in one.scores if score.ci_kind):
+        kinds.setdefault(score.ci_kind, {})[parse_key(score.metric).row.name] = None
     return [f"interval of {', '.join(metrics)}: {kind}" for kind, metrics in kinds.items()]
 
 
-def remarks(records: Sequence[dict[str, Any]]) -> list[str]:
+def remarks(results: Sequence[Comparison]) -> list[str]:
     """A line a score that the line in 1/n does not fit."""
     return [
-        f"(?) {record['protocol']['name']}, {score['metric']}: {score['interval_remark']}"
-        for record in records
-        for score in record["scores"]
-        if "interval_remark" in score
+        f"(?) {one.record['protocol']['name']}, {score.metric}: {score.interval_remark}"
+        for one in results
+        for score in one.scores
+        if score.interval_remark
     ]
 
 

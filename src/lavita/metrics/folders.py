@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from lavita.config.compose import load_yaml
+from lavita.config.compose import load_yaml, read_protocol
 from lavita.config.protocol import Protocol
 from lavita.config.schema import ConfigError
 from lavita.metrics.clips import ClipItem, array_items, clip_items, names_are_unique, picks, spread_picks
-from lavita.metrics.evaluate import METRICS
 from lavita.metrics.extract import Job, Networks, extract
 from lavita.metrics.features.base import Extractor, FrameExtractor
 from lavita.metrics.features.frame_encoders import load_frame_encoder
 from lavita.metrics.features.load import load_extractor
-from lavita.metrics.folder_record import Scored, scored
+from lavita.metrics.folder_record import Comparison, compared
 from lavita.metrics.sanity import Sensitivity
+from lavita.metrics.table import METRICS, selectable
 
 Clips = Path | np.ndarray
 SPLIT_TIMES = 4  # clips of a split that are described, at most so many times the real ones that are scored
@@ -54,13 +54,7 @@ class NotScored(ValueError):
     """A score that could not be made, and why."""
 
 
-def read_protocol(name: str, changes: dict[str, Any]) -> Protocol:
-    """A preset with changes, under a name that says them. Raises ConfigError."""
-    protocol = Protocol.from_dict(load_yaml("protocols", name) | {"name": name})
-    return protocol.derive(**changes) if changes else protocol
-
-
-def evaluate(options: Options, say: Callable[[str], None]) -> tuple[list[Scored], list[str]]:
+def evaluate(options: Options, say: Callable[[str], None]) -> tuple[list[Comparison], list[str]]:
     """Score under every protocol; returns what came out and a line for each score that could not be made.
 
     Raises ValueError for folders, clips or protocols that can't be used.
@@ -85,7 +79,7 @@ def evaluate(options: Options, say: Callable[[str], None]) -> tuple[list[Scored]
         extract(items, jobs[split], True, options.workers, partial(counted, say, split))
     paths = {"real": options.real, "generated": options.generated, **options.splits}
     results = [
-        scored(one.protocol, one.networks, {side: jobs[side][number] for side in jobs}, paths, one.not_made)
+        compared(one.protocol, one.networks, {side: jobs[side][number] for side in jobs}, paths, one.not_made)
         for number, one in enumerate(prepared)
     ]
     reasons += [f"{one.protocol.name}: {why}" for one in prepared for why in one.not_made]
@@ -147,7 +141,7 @@ class Prepared:
 def prepare(options: Options, name: str, loader: Loader, sides: dict[bool, list[ClipItem]]) -> Prepared:
     """Derive the protocol, load its networks, and see whether there are clips enough. Raises NotScored, ConfigError."""
     protocol = derived_by_clips(name, options.clips, options.changes)
-    wanted = options.metrics or METRICS
+    arrays = {METRICS[name].array for name in options.metrics or selectable()}
     not_made: list[str] = []
     if options.extractor is not None:
         network = loader.load(options.extractor, None)
@@ -161,11 +155,11 @@ def prepare(options: Options, name: str, loader: Loader, sides: dict[bool, list[
         ]
         check_recorded(protocol, pair[0])
         networks = Networks(*pair, class_network(options, protocol, loader, not_made))
-    if "is" not in wanted:
+    if "probabilities" not in arrays:
         networks = replace(networks, classes=None)
     elif networks.classes is None and not not_made and options.metrics:
         not_made.append(f"is: extractor {options.extractor} gives no class probabilities")
-    if not {"fvd", "kvd"} & set(wanted):
+    if "features" not in arrays:
         networks = replace(networks, real=None, generated=None)
     if networks.real is None and networks.classes is None:
         raise NotScored("; ".join(not_made) or f"extractor {options.extractor} gives neither features nor classes")

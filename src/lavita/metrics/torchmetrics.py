@@ -2,204 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from lavita.metrics.distances import check_features, frechet_distance, inception_score, kernel_distance
-from lavita.metrics.features.base import I3D_TORCHSCRIPT_HASH, Extractor
+from lavita.metrics.clip_metric import ClipMetric
+from lavita.metrics.distances import inception_score, kernel_distance
+from lavita.metrics.features.base import Extractor
+from lavita.metrics.measures import frechet
 from lavita.metrics.memorization import Memorization, memorization
-
-# Rows of one clip that two processes computed may differ by float32 rounding on a GPU; another clip's differ by more.
-SAME_CLIP = 1e-3
-
-
-def ordered(rows: Sequence[Tensor] | Tensor, indices: Sequence[Tensor] | Tensor, n: int, name: str) -> np.ndarray:
-    """Return rows (n, d), float64, by clip index; a clip that several processes saw counts once.
-
-    Raises ValueError if there are fewer than n clips (says how many are missing) or more, or if one index came with
-    two clips.
-    """
-    if not len(rows):
-        raise ValueError(f"{name} clips: got none, the protocol wants {n}; {n} are missing")
-    values = (torch.cat(list(rows)) if not isinstance(rows, Tensor) else rows).cpu().double().numpy()
-    order = (torch.cat(list(indices)) if not isinstance(indices, Tensor) else indices).cpu().numpy()
-    kept, first, place = np.unique(order, return_index=True, return_inverse=True)
-    again = np.flatnonzero(first[place] != np.arange(len(order)))
-    if len(again):
-        one, other = values[again], values[first[place[again]]]
-        apart = np.abs(one - other).max(axis=1) > SAME_CLIP * np.abs(other).max(axis=1)  # never true of NaN
-        if apart.any():
-            raise ValueError(
-                f"{name} clips: index {order[again[apart][0]]} came with two clips; give each process its clips' own "
-                "indices"
-            )
-    if len(kept) < n:
-        raise ValueError(f"{name} clips: got {len(kept)}, the protocol wants {n}; {n - len(kept)} are missing")
-    if len(kept) > n:
-        raise ValueError(f"{name} clips: got {len(kept)}, the protocol wants exactly {n}; leave {len(kept) - n} out")
-    return values[first]
-
-
-def gather_rows(tensor: Tensor, group: Any = None) -> list[Tensor]:
-    """The tensors (n_k, ...) of all processes k that have any rows, in the order of the processes.
-
-    torchmetrics' own gathering fails where a process has no clip: it sends an empty list as one axis of float32.
-    """
-    parts: list[Any] = [None] * torch.distributed.get_world_size(group)
-    torch.distributed.all_gather_object(parts, tensor, group=group)
-    return [part for part in parts if len(part)] or parts[:1]
-
-
-AGAINST = (None, "train", "heldout")
-
-
-def metric_key(
-    metric: str,
-    extractor_name: str,
-    n: int,
-    frames: int,
-    weights_hash: str | None = None,
-    standard: tuple[str, str | None] = ("i3d", I3D_TORCHSCRIPT_HASH),
-    against: str | None = None,
-) -> str:
-    """Return `<metric>[-<against>][_<extractor>]_n<generated>_f<frames>`.
-
-    against: "train" or "heldout" where the real clips are those of one split and not the protocol's own.
-
-    The extractor part is absent only if name and weights hash are those of standard (name, recorded hash); a
-    standard without a recorded hash (None) is never met, so nothing made with other weights passes for it.
-
-    Example:
-        >>> from lavita.metrics.torchmetrics import metric_key
-        >>> metric_key("fvd", "videomae", n=2048, frames=16)
-        'fvd_videomae_n2048_f16'
-    """
-    if against not in AGAINST:
-        raise ValueError(f"{metric}: against is {against!r}, allowed None, 'train', 'heldout'")
-    is_standard = standard[1] is not None and (extractor_name, weights_hash) == standard
-    side = "" if against is None else f"-{against}"
-    return f"{metric}{side}{'' if is_standard else '_' + extractor_name}_n{n}_f{frames}"
-
-
-class ClipMetric(Metric):
-    """Keeps one row a clip and its index for the real and the generated clips; subclasses turn rows into a
-    number.
-
-    The state is lists of tensors gathered with 'cat', so the value does not depend on batch size or on how
-    clips were spread over processes, provided that each update names its clips' indices.
-
-    Example:
-        >>> import torch
-        >>> from lavita.metrics.features.load import load_extractor
-        >>> from lavita.metrics.torchmetrics import ClipMetric
-        >>> class MeanDistance(ClipMetric):
-        ...     metric, unit, higher_is_better = "mean", "feature distance", False
-        ...     def compute(self):
-        ...         return torch.tensor(abs(self.real().mean(0) - self.generated().mean(0)).max())
-        >>> metric = MeanDistance(load_extractor("embedded:extractor.safetensors"), n=4)
-        >>> clips = torch.randint(0, 256, (4, 8, 32, 32, 3), dtype=torch.uint8)
-        >>> metric.update(clips, real=True)
-        >>> metric.update(clips.flip(0), real=False, indices=[3, 2, 1, 0])
-        >>> metric.key_for(frames=8), metric.compute().item()
-        ('mean_embedded_n4_f8', 0.0)
-    """
-
-    is_differentiable = False
-    full_state_update = False
-    uses_real: ClassVar[bool] = True
-    sides: ClassVar[tuple[str, ...]] = ("real", "generated")
-    metric: ClassVar[str]
-    unit: ClassVar[str]
-    standard: ClassVar[tuple[str, str | None]] = ("i3d", I3D_TORCHSCRIPT_HASH)
-
-    def __init__(
-        self,
-        extractor: Extractor,
-        n: int,
-        n_real: int | None = None,
-        against: str | None = None,
-        names: Mapping[str, Sequence[str]] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """n, n_real: generated and real clips that the protocol wants. against: see `metric_key`. names: the clips'
-        names by index, for messages, under "real" and "generated".
-        """
-        super().__init__(**{"dist_sync_fn": gather_rows} | kwargs)
-        if n < 2:
-            raise ValueError(f"{self.metric}: got n={n}, wanted at least 2 clips")
-        metric_key(self.metric, "", n, 1, against=against)
-        self.extractor, self.n, self.n_real = extractor, n, n if n_real is None else n_real
-        self.against, self.names = against, dict(names or {})
-        self.frames: int | None = None
-        for side in self.sides:
-            for state in (f"{side}_rows", f"{side}_indices"):
-                self.add_state(state, default=[], dist_reduce_fx="cat")
-
-    @classmethod
-    def key(
-        cls, extractor_name: str, n: int, frames: int, weights_hash: str | None = None, against: str | None = None
-    ) -> str:
-        """The name of a row made with this metric; see `metric_key`."""
-        return metric_key(cls.metric, extractor_name, n, frames, weights_hash, cls.standard, against)
-
-    def key_for(self, frames: int) -> str:
-        """`key` of this metric's own extractor, weights and number of clips, for clips of so many frames."""
-        return self.key(self.extractor.name, self.n, frames, self.extractor.weights_hash, self.against)
-
-    def rows(self, clips: np.ndarray | Tensor) -> Tensor:
-        """What is kept of clips uint8 (B, F, H, W, 3): float32 (B, d)."""
-        return self.extractor.features(clips)
-
-    def update(self, clips: np.ndarray | Tensor, real: bool, indices: Sequence[int] | None = None) -> None:
-        """Add clips, uint8 (B, F, H, W, 3), 0..255. indices: their numbers in their set, from 0 (default: as
-        they come, which is right in one process only). Raises ValueError for another number of frames than
-        before.
-        """
-        self.add_clips("real" if real else "generated", clips, indices)
-
-    def add_rows(self, rows: Tensor, real: bool, indices: Sequence[int] | None = None) -> None:
-        """Add rows (B, d) that were computed before, e.g. the real clips' features that a suite keeps."""
-        # torchmetrics warns of a metric that was never updated; rows added here are an update.
-        self._update_count += 1
-        self.add("real" if real else "generated", rows, indices)
-
-    def add_clips(self, side: str, clips: np.ndarray | Tensor, indices: Sequence[int] | None) -> None:
-        """Add a side's clips; see `update`."""
-        if self.frames not in (None, clips.shape[1]):
-            raise ValueError(f"{self.metric}: got clips of {clips.shape[1]} frames after clips of {self.frames}")
-        self.frames = int(clips.shape[1])
-        self.add(side, self.rows(clips), indices)
-
-    def add(self, side: str, rows: Tensor, indices: Sequence[int] | None) -> None:
-        """Add a side's rows (B, d) under their clips' indices."""
-        kept, numbers = getattr(self, f"{side}_rows"), getattr(self, f"{side}_indices")
-        start = sum(len(part) for part in kept)
-        given = torch.as_tensor(range(start, start + len(rows)) if indices is None else list(indices))
-        if len(given) != len(rows):
-            raise ValueError(f"{self.metric}: got {len(given)} indices for {len(rows)} clips")
-        kept.append(rows.float().cpu())
-        numbers.append(given.long())
-
-    def side(self, side: str, n: int) -> np.ndarray:
-        """Rows of a side's clips, float64 (n, d), in clip order. Raises ValueError for missing clips, and for one
-        that is not finite, by its name.
-        """
-        rows = ordered(getattr(self, f"{side}_rows"), getattr(self, f"{side}_indices"), n, side)
-        return check_features(rows, side, 1, self.names.get(side))
-
-    def real(self) -> np.ndarray:
-        """Rows of the real clips, float64 (n_real, d), in clip order."""
-        return self.side("real", self.n_real)
-
-    def generated(self) -> np.ndarray:
-        """Rows of the generated clips, float64 (n, d), in clip order."""
-        return self.side("generated", self.n)
-
 
 __all__ = [
     "ClipMetric",
@@ -208,38 +21,61 @@ __all__ = [
     "KernelVideoDistance",
     "MemorizationCheck",
     "VideoInceptionScore",
-    "metric_key",
 ]
 
 
 class FrechetVideoDistance(ClipMetric):
     """FVD: squared Frechet distance of two Gaussians fitted to the features; lower is better.
 
-    Source: Unterthiner et al. 2018 (arXiv:1812.01717), section 3; distance as in `frechet_distance`.
+    In a LightningModule call `self.fvd.update(...)` in validation_step, with real and with generated clips, and
+    `self.log("fvd", self.fvd)`: n clips of each are scored at the end of the epoch. `forward` is of no use, as the
+    distance of a batch is another number.
+
+    ddof, precision: of the statistics, see `Protocol`; None: the protocol's, and without one 0 and "float64". Other
+    arguments as in `ClipMetric`. Source: Unterthiner et al. 2018 (arXiv:1812.01717), section 3; distance as in
+    `lavita.metrics.distances.frechet_distance`.
 
     Example:
+        A stand-in for the protocol's I3D, and few clips instead of 2048:
+
         >>> import torch
-        >>> from lavita.metrics.features.load import load_extractor
-        >>> from lavita.metrics.torchmetrics import FrechetVideoDistance
-        >>> real, generated = torch.randint(0, 256, (2, 8, 8, 32, 32, 3), dtype=torch.uint8)
-        >>> metric = FrechetVideoDistance(load_extractor("embedded:extractor.safetensors"), n=8)
-        >>> for part in (slice(0, 4), slice(4, 8)):  # batches, in validation_step
-        ...     metric.update(real[part], real=True)
-        ...     metric.update(generated[part], real=False)
-        >>> distance = metric.compute()  # once, in on_validation_epoch_end
-        >>> distance.dtype, bool(distance > 0)
-        (torch.float64, True)
+        >>> from lavita.metrics.features.base import Extractor
+        >>> class Colours(Extractor):
+        ...     name, weights_hash, num_features, num_classes = "colours", "", 3, None
+        ...
+        ...     def forward_features(self, clips):  # uint8 (b, F, H, W, 3) -> (b, 3)
+        ...         return clips.float().mean(dim=(1, 2, 3))
+        ...
+        ...     def forward_probabilities(self, clips):
+        ...         raise NotImplementedError
+        >>> fvd = FrechetVideoDistance(protocol="latte-2024", extractor=Colours(), n=10)
+        >>> fvd.protocol.name, fvd.key_for(fvd.protocol.frames)
+        ('latte-2024[n=10]', 'fvd_colours_n10_f16')
+        >>> clips = torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1, 1).expand(10, 16, 256, 256, 3)
+        >>> fvd.update(clips, real=True)
+        >>> fvd.update(clips + 10, real=False)
+        >>> round(fvd.compute().item(), 6)  # each of three means moved by 10
+        300.0
     """
 
-    metric, unit, higher_is_better = "fvd", "squared feature distance", False
+    metric = "fvd"
 
-    def __init__(self, extractor: Any, n: int, n_real: int | None = None, ddof: int = 0, **kwargs: Any) -> None:
-        super().__init__(extractor, n, n_real, **kwargs)
-        self.ddof = ddof
+    def __init__(
+        self,
+        extractor: Any = None,
+        n: int | None = None,
+        n_real: int | None = None,
+        ddof: int | None = None,
+        precision: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(extractor, n, n_real, changes={"ddof": ddof, "precision": precision}, **kwargs)
+        p = self.protocol
+        self.ddof = p.ddof if p is not None else ddof or 0
+        self.precision = p.precision if p is not None else precision or "float64"
 
-    def compute(self) -> Tensor:
-        """Return a float64 scalar. Raises ValueError for missing clips or features that are not finite."""
-        return torch.tensor(frechet_distance(self.real(), self.generated(), self.ddof), dtype=torch.float64)
+    def score(self) -> float:
+        return frechet(self.real(), self.generated(), self.ddof, self.precision)
 
 
 class FrechetFrameDistance(FrechetVideoDistance):
@@ -264,20 +100,19 @@ class FrechetFrameDistance(FrechetVideoDistance):
         ('fid_mean-colour_n4_f8', 0.0)
     """
 
-    metric, unit = "fid", "squared feature distance"
-    standard = ("inception", None)
+    metric = "fid"
 
-    def rows(self, clips: np.ndarray | Tensor) -> Tensor:
+    @staticmethod
+    def extract(extractor: Any, clips: np.ndarray | Tensor) -> Tensor:
         """Features of all frames of a clip in one row, float32 (B, F * d)."""
-        wanted, rows = (len(clips) * clips.shape[1], self.extractor.num_features), self.extractor.frame_features(clips)
+        wanted, rows = (len(clips) * clips.shape[1], extractor.num_features), extractor.frame_features(clips)
         if tuple(rows.shape) != wanted:
-            raise ValueError(f"fid: extractor {self.extractor.name} gave {tuple(rows.shape)} features, wanted {wanted}")
+            raise ValueError(f"fid: extractor {extractor.name} gave {tuple(rows.shape)} features, wanted {wanted}")
         return rows.reshape(len(clips), -1)
 
-    def compute(self) -> Tensor:
-        """Return a float64 scalar. Raises ValueError for missing clips or features that are not finite."""
+    def score(self) -> float:
         frames = (rows.reshape(-1, self.extractor.num_features) for rows in (self.real(), self.generated()))
-        return torch.tensor(frechet_distance(*frames, self.ddof), dtype=torch.float64)
+        return frechet(*frames, self.ddof, "float64")
 
 
 class KernelVideoDistance(ClipMetric):
@@ -297,11 +132,13 @@ class KernelVideoDistance(ClipMetric):
         True
     """
 
-    metric, unit, higher_is_better = "kvd", "squared kernel distance", False
+    metric = "kvd"
 
-    def compute(self) -> Tensor:
-        """Return a float64 scalar. Raises ValueError for missing clips or features that are not finite."""
-        return torch.tensor(kernel_distance(self.real(), self.generated()), dtype=torch.float64)
+    def score(self) -> float:
+        return kernel_distance(self.real(), self.generated())
+
+
+PROTOCOLS_OWN = "protocol"
 
 
 class VideoInceptionScore(ClipMetric):
@@ -309,7 +146,9 @@ class VideoInceptionScore(ClipMetric):
     ignored, so that one loop can feed all metrics. Raises ValueError for an extractor without class
     probabilities.
 
-    Source: Saito et al. 2020 (arXiv:1811.09245), section 5 (C3D on UCF101); score as in `inception_score`.
+    splits, shuffle_seed: by default the protocol's, and without one 10 and 42; shuffle_seed None keeps the clips'
+    order. Other arguments as in `ClipMetric`. Source: Saito et al. 2020 (arXiv:1811.09245), section 5 (C3D on UCF101);
+    score as in `lavita.metrics.distances.inception_score`.
 
     Example:
         >>> import torch
@@ -322,30 +161,42 @@ class VideoInceptionScore(ClipMetric):
         True
     """
 
-    metric, unit, higher_is_better = "is", "effective number of classes", True
+    metric = "is"
     uses_real = False
-    standard = ("c3d", None)
 
     def __init__(
-        self, extractor: Extractor, n: int, splits: int = 10, shuffle_seed: int | None = 42, **kwargs: Any
+        self,
+        extractor: Extractor | None = None,
+        n: int | None = None,
+        splits: int | None = None,
+        shuffle_seed: int | str | None = PROTOCOLS_OWN,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(extractor, n, **kwargs)
-        if extractor.num_classes is None:
-            raise ValueError(f"is: extractor {extractor.name} gives no class probabilities (no labels); leave IS out")
-        self.splits, self.shuffle_seed = splits, shuffle_seed
+        super().__init__(extractor, n, changes={"is_splits": splits}, **kwargs)
+        if self.extractor.num_classes is None:
+            name = self.extractor.name
+            raise ValueError(f"is: extractor {name} gives no class probabilities (no labels); leave IS out")
+        p = self.protocol
+        self.splits = p.is_splits if p is not None else splits or 10
+        if shuffle_seed == PROTOCOLS_OWN:
+            shuffle_seed = p.is_shuffle_seed if p is not None else 42
+        elif p is not None:
+            self.protocol = p.derive(is_shuffle_seed=shuffle_seed)
+        self.shuffle_seed = shuffle_seed
 
-    def rows(self, clips: np.ndarray | Tensor) -> Tensor:
+    @staticmethod
+    def extract(extractor: Any, clips: np.ndarray | Tensor) -> Tensor:
         """Class probabilities, float32 (B, K)."""
-        return self.extractor.probabilities(clips)
+        return extractor.probabilities(clips)
 
     def update(self, clips: np.ndarray | Tensor, real: bool = False, indices: Sequence[int] | None = None) -> None:
         """As in `ClipMetric.update`; real clips are ignored."""
         if not real:
             super().update(clips, real, indices)
 
-    def compute(self) -> Tensor:
-        """Return the mean over the splits, a float64 scalar. Raises ValueError for missing clips."""
-        return torch.tensor(self.mean_and_deviation()[0], dtype=torch.float64)
+    def score(self) -> float:
+        """The mean over the splits."""
+        return self.mean_and_deviation()[0]
 
     def mean_and_deviation(self) -> tuple[float, float]:
         """Mean and standard deviation (ddof 0) over the splits."""
@@ -371,7 +222,7 @@ class MemorizationCheck(ClipMetric):
         0.0
     """
 
-    metric, unit, higher_is_better = "memorisation", "distance of held-out clips", None
+    metric = "memorisation"
     sides = ("train", "heldout", "generated")
 
     def __init__(self, extractor: Extractor, n: int, n_train: int, n_heldout: int, **kwargs: Any) -> None:
@@ -401,6 +252,6 @@ class MemorizationCheck(ClipMetric):
         train, heldout, generated = (self.side(side, n) for side, n in self.counts.items())
         return memorization(generated, train, heldout, self.names.get("train"))
 
-    def compute(self) -> Tensor:
-        """Return the median ratio, a float64 scalar. Raises ValueError as `found` does."""
-        return torch.tensor(self.found().ratio, dtype=torch.float64)
+    def score(self) -> float:
+        """The median ratio."""
+        return self.found().ratio

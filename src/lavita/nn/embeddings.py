@@ -48,7 +48,7 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         features = timestep_features(t, self.num_features)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))  # (B, D)
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))  # (B, D)
 
 
 class LabelEmbedder(nn.Module):

@@ -24,7 +24,7 @@ from lavita.parity.cases import (
     structure_checks,
 )
 
-MODULES = ("lavita.parity.diffusion", "lavita.parity.metrics", "lavita.methods.lavita.parity")
+MODULES = ("lavita.parity.adapters", "lavita.methods.lavita.parity")
 
 
 @cache

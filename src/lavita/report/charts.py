@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
+from lavita.metrics.table import is_metric
 from lavita.report.tables import blocks
 from lavita.results.records import label_of
 
@@ -216,7 +217,7 @@ def trained_rows(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         [
             row
             for row in block
-            if row["stage"] == "train" and row["metric"].startswith("fvd_") and float(row["value"]) > 0
+            if row["stage"] == "train" and is_metric(row["metric"], "fvd") and float(row["value"]) > 0
         ]
         for block in blocks(list(rows))
     ]

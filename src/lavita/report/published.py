@@ -13,6 +13,7 @@ from typing import Any
 from lavita.config.compose import load_method, load_yaml
 from lavita.config.registry import CONFIGS, PACKAGE, names_in, read_yaml
 from lavita.config.schema import ConfigError, read
+from lavita.metrics.table import parse_key
 
 PATH = PACKAGE / "report" / "reported.csv"
 COLUMNS = (
@@ -133,7 +134,6 @@ PAPER = "paper"  # the tier of the published settings
 COUNTED = re.compile(r" \(\d+ windows of \d+ videos\)$")  # what a run adds to its protocol's name
 NETWORK_OF = {"is": "is_extractor", "fid": None}  # other metrics: the protocol's extractor
 FRAME_NETWORK = "inception"
-METRIC = re.compile(r"(?P<kind>[a-z]+)(?:_.+)?_n\d+_f(?P<frames>\d+)")  # not fvd-train and the like
 
 
 @dataclass(frozen=True)
@@ -187,14 +187,14 @@ def why_not(row: Mapping[str, Any], published: Reported, known: Known) -> tuple[
 
 def kind_of(row: Mapping[str, Any]) -> str:
     """fvd, kvd, is, ...: what a row's metric measures; "" where it is measured against a side of its own."""
-    found = METRIC.fullmatch(str(row["metric"]))
-    return found["kind"] if found else ""
+    key = parse_key(row["metric"])
+    return key.row.name if key is not None and key.row.against is None else ""
 
 
 def frames_of(row: Mapping[str, Any]) -> int:
     """Frames of the clips that a row's metric measures; 0 where `kind_of` is ""."""
-    found = METRIC.fullmatch(str(row["metric"]))
-    return int(found["frames"]) if found else 0
+    key = parse_key(row["metric"])
+    return key.frames if key is not None and key.row.against is None else 0
 
 
 def dataset_of(label: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from lavita.metrics.confidence import BETTER, LEVEL, NOT_SIGNIFICANT, Interval, compare_intervals, student_quantile
+from lavita.metrics.table import is_metric
 from lavita.report.tables import SAME_IN_A_TABLE, blocks
 from lavita.results.records import csv_text, label_of, shown, text_of
 
@@ -97,7 +98,7 @@ def pairs_of_rows(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[
 
     rows are tidy rows of the ledger; order holds the labels of the suite's rows, the first being the base.
     """
-    trained = [row for row in rows if row["stage"] == "train" and row["metric"].startswith("fvd_")]
+    trained = [row for row in rows if row["stage"] == "train" and is_metric(row["metric"], "fvd")]
     trained = [row for row in trained if float(row["value"]) > 0]  # ratios and logarithms need it
     base = order[0]
     base_protocols = {row["protocol_hash"] for row in trained if label_of(row) == base}

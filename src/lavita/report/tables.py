@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import textwrap
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pandas as pd
 
+from lavita.metrics.table import parse_key
 from lavita.results.records import label_of
 
 SAME_IN_A_TABLE = (
@@ -56,8 +58,7 @@ def wide_row(group: pd.DataFrame) -> dict[str, Any]:
     trained = group[group["stage"] == "train"]
     for _, row in trained.iterrows():
         start = group[(group["stage"] == "untrained") & (group["metric"] == row["metric"])]
-        arrow = {True: "↓", False: "↑"}.get(row["lower_is_better"], "(1 = new)")
-        name = f"{row['metric']} {arrow}"
+        name = heading(row["metric"])
         line[name] = row["value"]
         if row["ci_low"] not in ("", None):
             line |= {name + LOW: row["ci_low"], name + HIGH: row["ci_high"]}
@@ -105,18 +106,24 @@ def facts_of(first: dict[str, Any]) -> str:
     )
 
 
-DECIMALS = {
-    "fvd": 1, "fvd-train": 1, "fvd-heldout": 1, "rfvd": 1, "kvd": 3, "is": 2, "fid": 1, "memorisation": 2, "psnr": 2,
-    "ssim": 3, "lpips": 3, "clips": 0, "train TFLOPs": 2, "trained params (M)": 2, "params (M)": 2, "wall (s)": 1,
-    "sampling (s/clip)": 3, "NFE": 0, "peak (GiB)": 2, "seed": 0,
+COST_DECIMALS = {
+    "clips": 0, "train TFLOPs": 2, "trained params (M)": 2, "params (M)": 2, "wall (s)": 1, "sampling (s/clip)": 3,
+    "NFE": 0, "peak (GiB)": 2, "seed": 0,
 }  # fmt: skip
 USUAL_DECIMALS = 2
 AUDITED_NOT = "training not audited"
 
 
+def heading(metric: str) -> str:
+    """A score's column: its full name and the direction of better values."""
+    key = parse_key(metric)
+    return metric if key is None else f"{metric} {key.row.heading}".rstrip()
+
+
 def decimals_of(column: str) -> int:
     """Digits behind the point of every number in a column."""
-    return DECIMALS.get(column, DECIMALS.get(column.split("_")[0], USUAL_DECIMALS))
+    key = parse_key(column)
+    return COST_DECIMALS.get(column, USUAL_DECIMALS) if key is None else key.row.decimals
 
 
 def number(value: Any, column: str) -> str:
@@ -178,14 +185,9 @@ def for_readers(
 
 
 LEGEND = """\
-* fvd: Frechet video distance; kvd: unbiased kernel video distance; is: video inception score. Lower is better for
-  fvd and kvd (down arrow), higher for is (up arrow). `_n64_f8` = 64 generated clips of 8 frames. A name between metric
-  and `_n` is the feature network: `fvd_embedded` is made with the suite's own small network and is **not** comparable
-  with any published FVD.
-* fvd-train, fvd-heldout: the distance to real clips of the training and of the held-out split, as many windows as there
-  are (at most four times those of fvd), so numbers of clips differ: each is compared down its own column only.
-* memorisation: median distance of a generated clip to the nearest training clip, in units of the same of held-out real
-  clips: about 1 for new clips, near 0 for copies; `record.json` names the closest.
+* ↓: lower is better; ↑: higher is better. `_n64_f8` = 64 generated clips of 8 frames. A name between metric and `_n` is
+  the feature network: `fvd_embedded` is made with the suite's own small network and is **not** comparable with any
+  published FVD.
 * 43.3 (40.1 to 46.9): the score and its 95 % interval, for the same number of clips; rows.csv says of which kind.
 * **bold**: told apart, at 95 %, from every other row of its table: by seeds where every row has the same two or more,
   else by the clips alone, and then the spread of training seeds is not in it. Nothing is bold that is not told apart.
@@ -195,3 +197,10 @@ LEGEND = """\
   2 a multiply-add; wall: seconds of the cell's process; peak: peak resident memory of the cell's process;
   NFE: network evaluations a clip; guidance doubles their cost.
 """
+
+
+def legend(columns: Sequence[str]) -> str:
+    """What a reader of tables with these columns must know: a line a metric, then what all have in common."""
+    rows = {key.row.name: key.row.legend for key in map(parse_key, columns) if key is not None}
+    lines = [textwrap.fill(f"* {name}: {text}", 120, subsequent_indent="  ") for name, text in rows.items()]
+    return "\n".join([*lines, LEGEND])

@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from lavita.metrics.table import parse_key
 from lavita.report import reproduction
 from lavita.report.charts import FLOPS, quality_cost, trained_rows
 from lavita.report.notes import notes_of
 from lavita.report.reproduction import Reproduction, reproductions_of_plan
 from lavita.report.significance import PAIRS_HEADING, Pair, pairs_csv, pairs_markdown, pairs_of_rows, significant_best
-from lavita.report.tables import LEGEND, blocks, facts_of, for_readers, plain, wide
+from lavita.report.tables import blocks, facts_of, for_readers, legend, plain, wide
 from lavita.results.records import csv_text, rows_csv, rows_of
 from lavita.results.run_folder import RunFolder
 
@@ -100,7 +101,13 @@ def table_md(
     lines = [f"# {title}", ""]
     for facts, frame in tables:
         lines += [facts, "", markdown(for_readers(frame, best, lambda text: f"**{text}**"))]
-    lines += [f"Digest of the run: `{digest}`", "", "## Legend", "", LEGEND]
+    lines += [
+        f"Digest of the run: `{digest}`",
+        "",
+        "## Legend",
+        "",
+        legend([name for _, frame in tables for name in frame.columns]),
+    ]
     for heading, text in notes.items():
         lines += [f"## {heading}", "", text.rstrip(), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -126,7 +133,7 @@ def wide_csv(frames: list[pd.DataFrame], cut: list[list[dict[str, Any]]], digest
 def renamed(frame: pd.DataFrame, first: dict[str, Any]) -> pd.DataFrame:
     """A later block's table, its score columns named with what sets the block apart."""
     apart = f"[{first['division']}; {first['conditioning']}; guidance {first['guidance']}; {first['protocol']}]"
-    scores = [name for name in frame.columns if "↓" in name or "↑" in name or "(1 = new)" in name]
+    scores = [name for name in frame.columns if parse_key(name)]
     return frame.rename(columns={name: f"{name} {apart}" for name in scores})
 
 

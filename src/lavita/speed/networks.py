@@ -38,8 +38,8 @@ class Batch:
     @classmethod
     def drawn(cls, shape: LavitaConfig, size: int, device: torch.device) -> Batch:
         """Normal latents and noise and uniform times, from the seeds 0 to size - 1."""
-        draws, clip = SampleRNG(range(size), device), (shape.num_frames, shape.channels, shape.side, shape.side)
-        return cls(draws.normal(clip), draws.integers(1000), draws.normal(clip))
+        rng, clip = SampleRNG(range(size), device), (shape.num_frames, shape.channels, shape.side, shape.side)
+        return cls(rng.normal(clip), rng.integers(1000), rng.normal(clip))
 
 
 class TrainingStep:

@@ -18,8 +18,8 @@ def i3d_contestants(frames: int = 16) -> tuple[Callable[[], object], Callable[[]
     import torch
 
     from lavita.metrics.features.i3d import I3D, SIZE, FoldedI3D
+    from lavita.parity.adapters import fill_i3d
     from lavita.parity.cases import z
-    from lavita.parity.metrics import fill_i3d
 
     plain = fill_i3d(I3D())
     ours = FoldedI3D(plain)

@@ -10,7 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lavita.config.compose import PURSE, Experiment, MethodSpec, load_method, load_suite, load_yaml, rows_of_suite
+from lavita.config.compose import (
+    TIER_SECTIONS,
+    Experiment,
+    MethodSpec,
+    load_method,
+    load_suite,
+    load_yaml,
+    rows_of_suite,
+)
 from lavita.config.plan import deviations
 from lavita.config.registry import implementation_folder, names_in
 from lavita.results.identity import code_hash, config_hash
@@ -40,7 +48,7 @@ def card_of(cell: Experiment) -> dict[str, Any]:
     of_dataset = method.datasets.get(cell.data.dataset) or {}
     authors = {
         f"{section}.{key}": value
-        for section in (*PURSE, "model")
+        for section in (*TIER_SECTIONS, "model")
         for key, value in (getattr(method, section) | (of_dataset.get(section) or {})).items()
         if key not in cell.weight_files
     }

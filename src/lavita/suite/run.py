@@ -19,6 +19,7 @@ from lavita.executors.base import LOCAL, LocalExecutor, Work, check_executor, ex
 from lavita.executors.process import Interrupted, Launcher, default_workers, is_of_the_machine, told
 from lavita.files import atomic_write_text
 from lavita.lock import FolderLock
+from lavita.metrics.table import is_metric
 from lavita.report.page import report_html
 from lavita.report.significance import sentence
 from lavita.report.tables import for_readers
@@ -72,7 +73,7 @@ def show_tables(folder: Path, display: Display) -> RunFolder:
 
 def short(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that fit a terminal."""
-    keep = [name for name in frame.columns if name.split("_")[0] in ("fvd", "is")]
+    keep = [name for name in frame.columns if is_metric(name, "fvd") or is_metric(name, "is")]
     return frame[["method", "seed", "status", *keep, "clips", "wall (s)", "remark"]]
 
 

@@ -1,4 +1,4 @@
-"""Exponential moving average of the trained weights, kept beside them and put in their place at the end."""
+"""Exponential moving average of the trained weights, beside them, put in their place at the end."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Scalars(lightning.Callback):
     after the clock.
 
     At the end of a step, not after it as Lightning's own log does: what is logged is then in the log when the step is
-    kept, and neither lost nor written twice by a stage that is gone on with.
+    kept, and neither lost nor written twice by a stage that is resumed.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -182,7 +182,7 @@ class AppendedFiles(lightning.Callback):
             if length is None:
                 path.unlink()
             elif found < length:
-                raise ValueError(f"{path}: {found} bytes, but {length} were written; this stage can't be gone on with")
+                raise ValueError(f"{path}: {found} bytes, but {length} were written; this stage can't be resumed")
             else:
                 with path.open("r+b") as file:
                     file.truncate(length)

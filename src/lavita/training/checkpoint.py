@@ -1,4 +1,4 @@
-"""Where a stage is, kept so that it goes on bit for bit: weights, average, optimiser, chance, counts, logs."""
+"""Checkpoints from which a stage resumes bit for bit: weights, EMA, optimiser, RNG states, counters, logs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lavita.training.budget import Clock
 
 
 class Stopped(Exception):
-    """The process was asked to end, and what it had done is kept."""
+    """The process was asked to end, and its work is saved in a checkpoint."""
 
 
 class _Asked:
@@ -45,7 +45,7 @@ def asked() -> bool:
 
 
 def check() -> None:
-    """Raise Stopped where the process was asked to end: to be called where all that was made is kept."""
+    """Raise Stopped where the process was asked to end: to be called where everything made so far is saved."""
     if _Asked.yes:
         raise Stopped("asked to stop")
 
@@ -56,15 +56,15 @@ KEPT_AT_ONCE = 2  # the newest, and the one before it in case the disk spoils th
 
 
 class StageCheckpoints(CheckpointIO):
-    """The checkpoints of one stage in a folder of kept files, by clips seen; what Lightning writes and reads goes
-    through here. Read with weights_only=True: tensors and plain values, no code.
+    """The checkpoints of one stage in a ResumeStore, by clips seen; what Lightning writes and reads goes through
+    here. Read with weights_only=True: tensors and plain values, no code.
     """
 
     def __init__(self, kept: ResumeStore, stage: str) -> None:
         self.kept, self.start = kept, f"at-{stage}-"
 
     def names(self) -> list[str]:
-        """Oldest first, and none of a stage whose name goes on where this one's ends."""
+        """Oldest first, and none of a stage whose name begins with this one's."""
         return [name for name in self.kept.names(self.start, SUFFIX) if COUNT.fullmatch(name[len(self.start) :])]
 
     def newest(self) -> Path | None:
@@ -76,7 +76,7 @@ class StageCheckpoints(CheckpointIO):
         return float(path.name[len(self.start) :].rpartition(".")[0].rpartition(".")[0])
 
     def callback_states(self, path: Path) -> dict[str, Any]:
-        """What the callbacks had kept in a checkpoint, by their classes' names; tensors are not read."""
+        """The callbacks' states in a checkpoint, by their classes' names; tensors are not read."""
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
 
     def delete(self) -> None:
@@ -102,7 +102,7 @@ class StageCheckpoints(CheckpointIO):
 
 
 class Checkpoints(lightning.Callback):
-    """Keeps where the stage is every `every_clips` clips, and when the process is asked to end, which it then does.
+    """Writes a checkpoint every `every_clips` clips, and when the process is asked to end, which it then does.
 
     Comes last among the callbacks. What it takes is not charged to the stage: the clock stands meanwhile.
     """
@@ -112,15 +112,15 @@ class Checkpoints(lightning.Callback):
         self.next_clips = every_clips
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        listen()  # Lightning has put its own handler in place, which would lose the steps since the last one kept
+        listen()  # Lightning has put its own handler in place, which would lose the steps since the last checkpoint
         self.next_clips = (self.clock.seen // self.every_clips + 1) * self.every_clips
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         if (batch_index + 1) % trainer.accumulate_grad_batches or self.clock.done:
-            return  # between two steps, or at the end, which is kept as the stage's result
+            return  # between two steps, or at the end, which is saved as the stage's result
         stop_asked = trainer.strategy.reduce_boolean_decision(asked(), all=False)
-        # Cut into shards, an optimiser that has not yet had every turn can't be put together again.
-        whole = trainer.world_size == 1 or self.clock.steps >= module.turns
+        # Cut into shards, an optimiser that has not yet made every alternating update can't be put together again.
+        whole = trainer.world_size == 1 or self.clock.steps >= module.alternating_updates
         if whole and (stop_asked or self.clock.seen >= self.next_clips):
             began = time.monotonic()
             self.next_clips = (self.clock.seen // self.every_clips + 1) * self.every_clips

@@ -75,7 +75,7 @@ def placement(compute: ComputeConfig, module: TrainedStage) -> dict[str, Any]:
         strategy = ModelParallelStrategy(compute.processes, 1, save_distributed_checkpoint=False)
     else:
         # In a stage that updates in turn a part of the weights has no gradient, and its gradient must stay None.
-        strategy = DDPStrategy(find_unused_parameters=module.turns > 1)
+        strategy = DDPStrategy(find_unused_parameters=module.alternating_updates > 1)
     plugins = [TorchElasticEnvironment()]
     return {"devices": compute.devices, "num_nodes": compute.nodes, "strategy": strategy, "plugins": plugins}
 
@@ -140,8 +140,8 @@ def fit_stage(
     """Train a stage to its limit; its weights end as their average (EMA) where it uses one.
 
     folder takes tensorboard/ and steps.csv. loader gives batches of train.batch_clips / (compute.accumulate_batches x
-    processes) clips, as many as the limit wants. kept: where the stage keeps how far it is, as often as checkpoint
-    says, and goes on from, to the same numbers bit for bit; None: nowhere. Where several processes train together, each
+    processes) clips, as many as the limit wants. kept: where checkpoints are written, as often as checkpoint says, and
+    resumed from, to the same numbers bit for bit; None: nowhere. Where several processes train together, each
     calls this; all end with the same whole weights, and the first alone writes and reports. Raises Diverged on a loss
     that is not finite, Stopped where the process is asked to end.
     """
@@ -194,7 +194,7 @@ def fit_stage(
 
 
 def bring_back(steps: StepLog, logs: AppendedFiles, stage: str, lengths: Mapping[str, int] | None) -> None:
-    """Bring the logs to where they were when the stage was kept (lengths None: it begins)."""
+    """Cut the logs to their lengths at the checkpoint (lengths None: the stage begins)."""
     if lengths is not None:
         logs.cut_to(lengths)
         return

@@ -23,7 +23,7 @@ from lavita.training.distributed import shard
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One trained stage: its name, its share of the method's own purse (shares sum to 1) and its module."""
+    """One trained stage: its name, its share of the method's own compute budget (shares sum to 1) and its module."""
 
     name: str
     share: float
@@ -45,8 +45,10 @@ class TrainedStage(lightning.LightningModule):
     joint_images = 0
     past_frames = 0
     reads_latents = False
-    turns = 1  # updates after which what is done repeats: clip k of the run belongs to turn k // batch modulo turns
-    clip_cost = Fraction(1)  # of the purse, for one clip of a batch with all frames that come with it
+    # Updates that alternate, e.g. 2 for a generator and its discriminator: clip k of the run belongs to update
+    # k // batch modulo this number.
+    alternating_updates = 1
+    clip_cost = Fraction(1)  # of the budget, for one clip of a batch with all frames that come with it
 
     def __init__(self, train: TrainConfig, seed: int) -> None:
         super().__init__()
@@ -54,22 +56,22 @@ class TrainedStage(lightning.LightningModule):
         self.seed = seed
         self.num_clips_seen = 0
 
-    def loss(self, batch: dict[str, Tensor], draws: SampleRNG) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
         """Parts of the loss of each clip, float32 (B,); "loss" is the one that is minimised."""
         raise NotImplementedError("a stage defines loss")
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
-        draws = SampleRNG.for_training(self.seed, self.stage_name, batch["clip_index"], self.device)
-        return {key: value.mean() for key, value in self.loss(batch, draws).items()}
+        rng = SampleRNG.for_training(self.seed, self.stage_name, batch["clip_index"], self.device)
+        return {key: value.mean() for key, value in self.loss(batch, rng).items()}
 
     @torch.no_grad()
     def heldout_loss(self, batch: dict[str, Tensor]) -> float:
         """Mean loss of a fixed held-out batch at fixed diffusion times and noise: comparable over a whole run."""
         indices = torch.arange(len(batch["clip_index"]))
-        draws = SampleRNG.for_training(0, "heldout", indices, self.device)
+        rng = SampleRNG.for_training(0, "heldout", indices, self.device)
         was_training = self.training
         self.eval()
-        value = float(self.loss(batch, draws)["loss"].mean())
+        value = float(self.loss(batch, rng)["loss"].mean())
         self.train(was_training)
         return value
 

@@ -64,8 +64,8 @@ def test_impossible_numbers_of_steps_are_refused(count):
 
 
 def test_loss_is_the_squared_error_of_the_noise(schedule, alphas_bar):
-    draws = SampleRNG([1, 2])
-    z, noise = draws.normal(SHAPE), draws.normal(SHAPE)
+    rng = SampleRNG([1, 2])
+    z, noise = rng.normal(SHAPE), rng.normal(SHAPE)
     t = torch.tensor([3, 700])
     seen = {}
 
@@ -93,8 +93,8 @@ def point_oracle(point: torch.Tensor, alphas_bar: np.ndarray):
 @pytest.mark.parametrize("count, eta", [(1, 1.0), (25, 1.0), (400, 1.0), (25, 0.0)])
 def test_perfect_noise_prediction_recovers_the_point(schedule, alphas_bar, count, eta):
     point = torch.linspace(-0.9, 0.9, 12).reshape(SHAPE)
-    draws = SampleRNG([0, 1])
-    z = sample_latents(point_oracle(point, alphas_bar), schedule, lambda: draws.normal(SHAPE), count, eta)
+    rng = SampleRNG([0, 1])
+    z = sample_latents(point_oracle(point, alphas_bar), schedule, lambda: rng.normal(SHAPE), count, eta)
     # The last step reads x0 = (z - sqrt(1 - a) eps) / sqrt(a); with one step a = 1.4e-4, which
     # magnifies float32 rounding (6e-8 of values around 3) by 1 / sqrt(a) = 84.
     torch.testing.assert_close(z, point.expand(2, -1, -1), rtol=0, atol=5e-5)
@@ -151,9 +151,9 @@ def final_variance(variance: float, alphas_bar: np.ndarray, count: int) -> float
 
 def test_a_gaussian_comes_back_with_its_spread(schedule, alphas_bar):
     variance, count = 0.04, 400
-    draws = SampleRNG(range(64))
+    rng = SampleRNG(range(64))
     oracle = gaussian_oracle(variance, alphas_bar)
-    z = sample_latents(oracle, schedule, lambda: draws.normal((2, 64)), count)
+    z = sample_latents(oracle, schedule, lambda: rng.normal((2, 64)), count)
     wanted = final_variance(variance, alphas_bar, count)
     # 8192 values: the relative standard error of a variance is sqrt(2 / 8192) = 1.6 %; five of these.
     assert float(z.var()) == pytest.approx(wanted, rel=0.08)
@@ -164,12 +164,12 @@ def test_a_gaussian_comes_back_with_its_spread(schedule, alphas_bar):
 
 def test_the_latent_is_clipped_but_the_noise_is_not(schedule, alphas_bar):
     point = torch.full(SHAPE, 3.0)
-    draws = SampleRNG([0])
+    rng = SampleRNG([0])
     states = []
     z = sample_latents(
         point_oracle(point, alphas_bar),
         schedule,
-        lambda: draws.normal(SHAPE),
+        lambda: rng.normal(SHAPE),
         20,
         eta=0.0,
         watch=lambda i, state: states.append(state.clone()),
@@ -186,8 +186,8 @@ def test_a_clip_does_not_depend_on_its_batch(schedule):
         return torch.tanh(z)
 
     def run(seeds):
-        draws = SampleRNG(seeds)
-        return sample_latents(network, schedule, lambda: draws.normal(SHAPE), 8)
+        rng = SampleRNG(seeds)
+        return sample_latents(network, schedule, lambda: rng.normal(SHAPE), 8)
 
     together = run([7, 8, 9])
     for k, seed in enumerate([7, 8, 9]):

@@ -284,7 +284,7 @@ def test_lpips_of_a_clip_is_the_mean_over_its_frames(tmp_path):
 
 def test_flops_of_the_adversarial_phase_are_the_mean_of_its_turns():
     stage = build().stages()[1].module
-    assert stage.turns == 2
+    assert stage.alternating_updates == 2
     one = {key: value[:1] for key, value in batch().items()}
     counts = []
     for first in (0, 2):  # the autoencoder's turn, the discriminators' turn, at batches of 2

@@ -116,8 +116,8 @@ def test_the_loss_counts_what_is_to_be_made_and_nothing_else():
     parts = method.loss(data, SampleRNG([1, 2]))
     half = FRAMES // 2
     assert torch.equal(seen["x"][:, :half], data["video"][:, :half])  # given: clean at every time
-    draws = SampleRNG([1, 2])
-    t, noise = draws.integers(1000), draws.normal((FRAMES, 3, SIDE, SIDE))
+    rng = SampleRNG([1, 2])
+    t, noise = rng.integers(1000), rng.normal((FRAMES, 3, SIDE, SIDE))
     assert torch.equal(seen["t"], t)
     bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[t.numpy()].reshape(-1, 1, 1, 1, 1)
     noisy = np.sqrt(bar) * data["video"].numpy() + np.sqrt(1 - bar) * noise.numpy()
@@ -155,8 +155,8 @@ def test_sampling_keeps_what_is_given_and_makes_the_rest(task, num_classes):
     sampling = dataclasses.replace(SAMPLING, task=task, guidance=1.0 if num_classes is None else 2.0)
     classes = None if num_classes is None else torch.tensor([0, 1])
     clips = method.sample([5, 6], classes, sampling, video)
-    draws = SampleRNG([5, 6])
-    given = method.masks([task] * 2, draws, False).expand_as(video)
+    rng = SampleRNG([5, 6])
+    given = method.masks([task] * 2, rng, False).expand_as(video)
     assert torch.equal(clips[given], video[given]) and given.any()
     assert not torch.isclose(clips[~given], video[~given], atol=1e-3).all()
     alone = method.sample([6], None if classes is None else classes[1:], sampling, video[1:])

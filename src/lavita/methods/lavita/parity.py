@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from lavita.methods.lavita.model import Lavita, LavitaConfig
+from lavita.parity.adapters import hybrid_figures, tensor
 from lavita.parity.cases import Adapter, Case
-from lavita.parity.diffusion import hybrid_figures, tensor
 
 
 def build(case: Case) -> Lavita:

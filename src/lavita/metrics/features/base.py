@@ -105,10 +105,6 @@ def transform(name: str, allowed: tuple[str, ...]) -> Callable[[Tensor, int], Te
     return TRANSFORMS[name]
 
 
-# Git blob name (`git hash-object FILE`) of the I3D that StyleGAN-V, Latte and others score with.
-I3D_TORCHSCRIPT_HASH = "93daef59c7ae0e9e8f76225521407e60cbafa6aa"
-
-
 class Extractor(ABC):
     """A network that describes clips.
 

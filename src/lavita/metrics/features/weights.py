@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lavita.data.download import NoSpace, download
 from lavita.files import atomic_write_text
-from lavita.metrics.features.base import I3D_TORCHSCRIPT_HASH
+from lavita.metrics.table import I3D_TORCHSCRIPT_HASH
 
 # How a kind is called in a message. The first four can hold weights.
 SAFETENSORS, TORCHSCRIPT, CHECKPOINT = "a safetensors file", "a TorchScript archive", "a checkpoint"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lavita.files import require_inside
+from lavita.metrics.table import is_metric
 from lavita.report.page.text import Cell, Table, table
 from lavita.report.tables import number
 from lavita.results.records import shown
@@ -125,7 +126,7 @@ def generated(run: RunFolder, folder: str, record: dict[str, Any]) -> Figure:
     scores = [
         f"{score['metric']} {shown(float(score['value']))}"
         for score in record["scores"]
-        if score["stage"] == "train" and score["metric"].startswith("fvd_")
+        if score["stage"] == "train" and is_metric(score["metric"], "fvd")
     ]
     return figure(
         sprite,

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from lavita.metrics.table import is_metric, parse_key
 from lavita.report.charts import training_seconds
 from lavita.report.page.text import WEB, Block, prose
 from lavita.report.significance import PAIRS_HEADING as PAIRS
 from lavita.report.significance import significance_lines
-from lavita.report.tables import COST, LEGEND, UNTRAINED, for_readers
+from lavita.report.tables import COST, UNTRAINED, for_readers, legend
 from lavita.report.write import Tables
 from lavita.results.run_folder import RunFolder
 
-STANDARD = re.compile(r"[a-z-]+_n\d+_f\d+")  # a metric whose name names no network is made with the standard one
 ROW = ("method", "seed", "status", "remark")
 SECONDS, SEEDS = "training (s)", "Spread over training seeds"
 BEST = "\0"  # stands before a score that is the best of its column, until it is a Score
@@ -90,7 +90,7 @@ def scores_of(run: RunFolder, tables: Tables) -> Scores:
     return Scores(
         comparisons=tuple(comparisons),
         seconds=SECONDS,
-        legend=prose(LEGEND),
+        legend=prose(legend([name for _, frame in tables.blocks for name in frame.columns])),
         differences=tuple(differences),
         seeds_heading=SEEDS,
         seeds=prose(notes.get(SEEDS, ""), SEEDS),
@@ -123,7 +123,8 @@ def comparison(
 
 def comparability(metrics: Collection[str]) -> str:
     """The caution that stands at a table whose scores no published number may be held against."""
-    other = sorted(name.split("_")[1] for name in metrics if name.startswith("fvd_") and not STANDARD.fullmatch(name))
+    keys = [parse_key(name) for name in metrics if is_metric(name, "fvd")]
+    other = sorted(key.extractor for key in keys if not key.is_standard)
     if not other:
         return ""
     return (

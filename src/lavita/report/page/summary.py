@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lavita.metrics.confidence import BETTER, compare_intervals
+from lavita.metrics.table import is_metric
 from lavita.report.charts import trained_rows
 from lavita.report.page.scores import comparability
 from lavita.report.significance import interval_of
@@ -88,7 +89,7 @@ def budget(run: RunFolder) -> Point:
 
 def scored(rows: Sequence[dict[str, Any]]) -> list[Point]:
     """By which protocol and network, and whether published numbers may stand beside them."""
-    found: dict[str, dict[str, Any]] = {row["protocol_hash"]: row for row in rows if row["metric"].startswith("fvd_")}
+    found: dict[str, dict[str, Any]] = {row["protocol_hash"]: row for row in rows if is_metric(row["metric"], "fvd")}
     points = []
     for row in found.values():
         caution = comparability({row["metric"]})

@@ -88,12 +88,12 @@ def test_arrays_of_numpy_and_torch_score_as_the_same_clips_from_a_file_and_by_th
     options = {"clips": 6, "extractor": network, "sensitivity": False}
     (memory,), none = lavita.evaluate(real, torch.from_numpy(generated), "demo", **options)
     (files,), _ = lavita.evaluate(tmp_path / "real.npy", str(tmp_path / "generated.npz"), "demo", **options)
-    assert memory.record["scores"] == files.record["scores"] and not none
+    assert memory.scores == files.scores and not none
     assert [memory.record[side]["name"] for side in ("real", "generated")] == ["real", "generated"]
     sides = ["--real", tmp_path / "real.npy", "--generated", tmp_path / "generated.npz", "--protocol", "demo"]
     more = ["--clips", 6, "--extractor", network, "--no-sanity", "--out", tmp_path / "scores"]
     assert script("evaluate")(*sides, *more).code == 0
-    assert json.loads((tmp_path / "scores" / "record.json").read_text())["scores"] == files.record["scores"]
+    assert json.loads((tmp_path / "scores" / "record.json").read_text())["scores"] == files.to_json()["scores"]
 
 
 def test_out_holds_what_the_command_reads_again(network, tmp_path, script):

@@ -1,7 +1,5 @@
 """The torchmetrics classes: order, numbers of clips, names."""
 
-import doctest
-
 import lightning
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ from torchmetrics import Metric
 
 from lavita.config.compose import read_protocol
 from lavita.config.schema import ConfigError
-from lavita.metrics import torchmetrics
 from lavita.metrics.distances import frechet_distance, frechet_distance_float32, inception_score, kernel_distance
 from lavita.metrics.features.base import Extractor
 from lavita.metrics.memorization import memorization
@@ -329,8 +326,3 @@ def test_missing_clips_are_nan_where_a_protocol_is_named():
         strict.compute()
     with pytest.raises(ValueError, match="incomplete is 'zero', allowed 'raise', 'nan'"):
         FrechetVideoDistance(Corners(), n=9, incomplete="zero")
-
-
-def test_the_examples_of_the_documentation_run():
-    found = doctest.testmod(torchmetrics)
-    assert found.attempted and not found.failed

@@ -81,6 +81,21 @@ class ClipMetric(Metric):
     The state is lists of tensors gathered with 'cat', so the value does not depend on batch size or on how
     clips were spread over processes, provided that each update names its clips' indices. Unit and direction are those
     of the metric's row in `lavita.metrics.table`.
+
+    Example:
+        >>> import torch
+        >>> from lavita.metrics.features.load import load_extractor
+        >>> from lavita.metrics.torchmetrics import ClipMetric
+        >>> class LargestShift(ClipMetric):  # a variant of a metric that has a row in the table
+        ...     metric = "fvd"
+        ...     def score(self):
+        ...         return abs(self.real().mean(0) - self.generated().mean(0)).max()
+        >>> metric = LargestShift(load_extractor("embedded:extractor.safetensors"), n=4)
+        >>> clips = torch.randint(0, 256, (4, 8, 32, 32, 3), dtype=torch.uint8)
+        >>> metric.update(clips, real=True)
+        >>> metric.update(clips.flip(0), real=False, indices=[3, 2, 1, 0])
+        >>> metric.key_for(frames=8), metric.compute().item()
+        ('fvd_embedded_n4_f8', 0.0)
     """
 
     is_differentiable = False

@@ -40,6 +40,7 @@ class FrechetVideoDistance(ClipMetric):
 
         >>> import torch
         >>> from lavita.metrics.features.base import Extractor
+        >>> from lavita.metrics.torchmetrics import FrechetVideoDistance
         >>> class Colours(Extractor):
         ...     name, weights_hash, num_features, num_classes = "colours", "", 3, None
         ...

@@ -14,9 +14,9 @@ from lavita.metrics.features.in_domain import KINDS, InDomainExtractor, InDomain
 from lavita.metrics.features.in_domain_training import draw_clip, fit_in_domain
 from lavita.metrics.sanity import sanity_rows
 
-ALL_CHANGES = ("shuffled", "still", "blurred", "swapped", "half_frozen")
+ALL_CHANGES = ("shuffled", "static", "blurred", "swapped", "half_frozen")
 # At 16 pixels a blur of 1.5 pixels at 64 is one of 0.4, which hardly changes a clip.
-SEEN_AT_16 = ("shuffled", "still", "swapped", "half_frozen")
+SEEN_AT_16 = ("shuffled", "static", "swapped", "half_frozen")
 WEIZMANN = Path(__file__).parents[3] / "shared" / "data" / "weizmann" / "UCF-101"
 
 
@@ -138,7 +138,7 @@ def test_kinds_take_the_frames_their_names_say(interval, length):
                 assert len(set(steps)) == 1 and 1.5 * interval <= steps[0] <= 2 * interval
             elif found == "slow":
                 assert steps.sum() <= need / 2
-            elif found == "still":
+            elif found == "static":
                 assert not steps.any()
             elif found == "shuffled":
                 assert (

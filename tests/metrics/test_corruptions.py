@@ -40,7 +40,7 @@ def test_shuffling_keeps_the_frames_and_never_gives_an_order_kept_out_of_trainin
 def test_changes_in_time_take_these_frames():
     clip, rng = random_clip(5), np.random.default_rng(0)
     for change, order in (
-        (corruptions.still, [0, 0, 0, 0, 0]),
+        (corruptions.static, [0, 0, 0, 0, 0]),
         (corruptions.slowed, [0, 0, 1, 1, 2]),
         (corruptions.swapped, [1, 0, 3, 2, 4]),
         (corruptions.half_frozen, [0, 1, 2, 2, 2]),

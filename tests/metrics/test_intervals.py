@@ -184,7 +184,7 @@ def test_comparisons_say_better_worse_and_not_told_apart():
     good, same, bad = three_methods()
     assert compare(good, bad).verdict == "better" and compare(bad, good).verdict == "worse"
     assert compare(good, bad, lower_is_better=False).verdict == "worse"
-    assert compare(good, same).verdict == "not told apart" == compare(good, good).verdict
+    assert compare(good, same).verdict == "not significantly different" == compare(good, good).verdict
     there, back = compare(good, bad), compare(bad, good)
     assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
 
@@ -192,7 +192,10 @@ def test_comparisons_say_better_worse_and_not_told_apart():
 def test_pairing_tells_apart_what_intervals_alone_do_not():
     good, _, bad = three_methods()
     alone = compare_intervals(interval(good), interval(bad))
-    assert alone.verdict == "not told apart" and alone.low < compare(good, bad).low < compare(good, bad).high < 0
+    assert (
+        alone.verdict == "not significantly different"
+        and alone.low < compare(good, bad).low < compare(good, bad).high < 0
+    )
     far = resample(FrechetOfSubsets(*pair(7, 2.0)), 80)
     assert compare_intervals(interval(good), interval(far)).verdict == "better"
     assert compare_intervals(interval(far), interval(good)).verdict == "worse"
@@ -203,7 +206,7 @@ def test_methods_that_do_not_differ_are_rarely_told_apart():
     for seed in range(60):
         x, y, z = rng.standard_normal((3, 100, 4))
         apart += compare(*(resample(FrechetOfSubsets(x, part + 0.3), 80, seed) for part in (y, z))).verdict != (
-            "not told apart"
+            "not significantly different"
         )
     # 5 of 100 are expected; more than 9 of 60 would have a chance of 1e-3.
     assert apart <= 9

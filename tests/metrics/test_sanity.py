@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lavita.metrics.corruptions import still
+from lavita.metrics.corruptions import static
 from lavita.metrics.distances import frechet_distance, inception_score
 from lavita.metrics.features.base import Extractor
-from lavita.metrics.sanity import SANITY_CHANGES, Sensitivity, sanity_rows, verdict
+from lavita.metrics.sanity import SANITY_CORRUPTIONS, Sensitivity, sanity_rows, verdict
 
 
 class FirstFrame(Extractor):
@@ -42,15 +42,15 @@ def sliding(count=12, frames=6, size=16):
 def test_an_extractor_that_sees_only_one_frame_is_found_out():
     report = sanity_rows(FirstFrame(), sliding())
     # The first frame held is the clip itself for this extractor: the same distance, split by split.
-    assert report.rows["still"] == report.rows["halves"]
+    assert report.rows["static"] == report.rows["halves"]
     assert not report.informative
-    assert report.verdict.startswith("not informative at this size (6 clips a side)") and "still 1.0" in report.verdict
+    assert report.verdict.startswith("not informative at this size (6 clips a side)") and "static 1.0" in report.verdict
 
 
 def test_an_extractor_that_sees_motion_and_detail_is_informative():
     report = sanity_rows(Motion(), sliding())
     assert report.informative and report.verdict.startswith("informative")
-    assert list(report.rows) == ["halves", "shuffled", "still", "blurred", "swapped", "half_frozen"]
+    assert list(report.rows) == ["halves", "shuffled", "static", "blurred", "swapped", "half_frozen"]
     assert all(report.low[name] > report.high["halves"] for name in report.ratios())
     assert all(ratio >= 3 for ratio in report.ratios().values())
     assert all(report.low[name] <= value <= report.high[name] for name, value in report.rows.items())
@@ -58,14 +58,14 @@ def test_an_extractor_that_sees_motion_and_detail_is_informative():
 
 def test_the_rows_are_frechet_distances_of_halves():
     clips = sliding(4)
-    report = sanity_rows(Motion(), clips, seed=3, changes=["still"], splits=1)
+    report = sanity_rows(Motion(), clips, seed=3, changes=["static"], splits=1)
     order = np.random.default_rng(3).permutation(4)
     one, other = clips[order[:2]], clips[order[2:]]
-    spoilt = np.stack([still(clip, None) for clip in other])
+    spoilt = np.stack([static(clip, None) for clip in other])
     seen = [Motion().features(part).numpy() for part in (one, other, spoilt)]
     assert report.rows == {
         "halves": frechet_distance(seen[0], seen[1]),
-        "still": frechet_distance(seen[0], seen[2]),
+        "static": frechet_distance(seen[0], seen[2]),
     }
 
 
@@ -75,19 +75,19 @@ def test_the_seed_decides_everything():
 
 
 def test_the_verdict_names_what_is_not_seen():
-    informative, text = verdict({"halves": 2.0, "shuffled": 5.0, "still": 6.0}, 8)
-    assert not informative and "shuffled 2.5" in text and "still" not in text
-    assert verdict({"halves": 0.0, "still": 0.0}, 8)[0] is False
-    assert verdict({"halves": 1.0, "still": float("nan")}, 8)[0] is False
+    informative, text = verdict({"halves": 2.0, "shuffled": 5.0, "static": 6.0}, 8)
+    assert not informative and "shuffled 2.5" in text and "static" not in text
+    assert verdict({"halves": 0.0, "static": 0.0}, 8)[0] is False
+    assert verdict({"halves": 1.0, "static": float("nan")}, 8)[0] is False
     with pytest.raises(ValueError, match="got 3 real clips, wanted at least 4"):
         sanity_rows(Motion(), sliding(3))
 
 
 def test_a_row_that_touches_the_floor_is_not_informative():
-    rows, low = {"halves": 1.0, "still": 9.0}, {"halves": 0.5, "still": 3.0}
-    assert verdict(rows, 8, low, {"halves": 2.9, "still": 20.0})[0]
-    informative, text = verdict(rows, 8, low, {"halves": 3.0, "still": 20.0})
-    assert not informative and "some split of still lies no further than some two real halves" in text
+    rows, low = {"halves": 1.0, "static": 9.0}, {"halves": 0.5, "static": 3.0}
+    assert verdict(rows, 8, low, {"halves": 2.9, "static": 20.0})[0]
+    informative, text = verdict(rows, 8, low, {"halves": 3.0, "static": 20.0})
+    assert not informative and "some split of static lies no further than some two real halves" in text
 
 
 def test_other_clips_are_a_row_of_as_many_clips():
@@ -98,8 +98,8 @@ def test_other_clips_are_a_row_of_as_many_clips():
     assert report.rows["noise"] == frechet_distance(*(Motion().features(part).numpy() for part in (one, drawn)))
     with pytest.raises(ValueError, match="noise: got 1, wanted 2, as many as a half; 1 are missing"):
         sanity_rows(Motion(), clips, others={"noise": noise[:1]})
-    with pytest.raises(ValueError, match="'still' names a row already"):
-        sanity_rows(Motion(), clips, others={"still": noise})
+    with pytest.raises(ValueError, match="'static' names a row already"):
+        sanity_rows(Motion(), clips, others={"static": noise})
 
 
 class Colours(FirstFrame):
@@ -129,5 +129,5 @@ def test_features_that_are_known_are_not_computed_again():
     network, clip = Counting(), sliding(1)[0]
     fresh, told = Sensitivity(network), Sensitivity(network)
     features = fresh.add(clip)
-    assert network.calls == 1 + len(SANITY_CHANGES)
-    assert told.add(clip, features) is features and network.calls == 1 + 2 * len(SANITY_CHANGES)
+    assert network.calls == 1 + len(SANITY_CORRUPTIONS)
+    assert told.add(clip, features) is features and network.calls == 1 + 2 * len(SANITY_CORRUPTIONS)

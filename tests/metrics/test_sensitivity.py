@@ -36,7 +36,7 @@ def test_a_table_with_every_row(call, trees):
     done = call("faceforensics", trees / "one", "--other", f"taichi={trees}/other", *setting)
     assert done.code == 0, done.err
     assert "10 windows of 5 held-out videos, without sharing a frame" in done.out and "5 clips a side" in done.out
-    for row in ("(the floor)", "shuffled", "still", "blurred", "swapped", "half frozen", "clips of taichi"):
+    for row in ("(real vs real)", "shuffled", "static", "blurred", "swapped", "half frozen", "clips of taichi"):
         assert row in done.out
     by_video = call("faceforensics", trees / "one", *setting, "--by-video", "--hop", 4)
     # 20 frames hold 4 windows of 8 at a hop of 4; two of five videos are 8 windows a half.

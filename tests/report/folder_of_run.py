@@ -57,10 +57,10 @@ def make_run(folder: Path, seeds: tuple[int, ...] = (0,)) -> Path:
 def make_shared(folder: Path) -> None:
     """What the cells share."""
     (folder / "codec").mkdir(parents=True)
-    names = ("halves", "shuffled", "still")
+    names = ("halves", "shuffled", "static")
     text = (
         "| half A against | Frechet distance | times the floor |\n| --- | --- | --- |\n"
-        "| half B (the floor) | 4 | 1.0 |\n| half B, still | 40 | 10.0 |\n\nnot informative at this size: shuffled"
+        "| half B (real vs real) | 4 | 1.0 |\n| half B, still | 40 | 10.0 |\n\nnot informative at this size: shuffled"
     )
     sanity = {
         "rows": dict.fromkeys(names, 4.0),

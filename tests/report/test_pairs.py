@@ -45,7 +45,7 @@ def test_verdicts():
     scores = {"a": {0: 100.0, 1: 110.0}, "b": {0: 10.0, 1: 11.0}, "c": {0: 100.5, 1: 109.5}, "d": {0: 900.0, 1: 1000.0}}
     b, c, d = compared(scores, "fvd")
     assert b.verdict == "told apart: better" and b.ratio == pytest.approx(0.1) and b.ci_high < 1
-    assert c.verdict.startswith("not told apart") and c.ci_low < 1 < c.ci_high
+    assert c.verdict.startswith("not significantly different") and c.ci_low < 1 < c.ci_high
     assert d.verdict == "told apart: worse"
     (alone,) = compared({"a": {0: 100.0}, "b": {0: 50.0}}, "fvd")
     assert alone.ratio == 0.5 and alone.ci_low is None and "--seeds" in alone.verdict

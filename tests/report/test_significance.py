@@ -16,7 +16,7 @@ def test_close_rows_are_not_told_apart_and_far_ones_are():
     """Differences 6 and 20 of intervals +-5 and +-5: the root of 50 is 7.07."""
     lines = significance_lines([record("a", 46, 5), record("b", 40, 5), record("c", 60, 5)])
     assert lines == [
-        "* a: 51, extrapolated 46 (41 to 51): not told apart from b",
+        "* a: 51, extrapolated 46 (41 to 51): not significantly different from b",
         "* b: 45, extrapolated 40 (35 to 45): the smallest",
         "* c: 65, extrapolated 60 (55 to 65): worse than b",
     ]

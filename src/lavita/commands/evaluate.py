@@ -38,7 +38,9 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--generated", type=Path, help="generated clips: a folder, .npz or .npy")
     parser.add_argument("--train", type=Path, help="training videos: also the distance to them, and (with --heldout)")
     parser.add_argument("--heldout", type=Path, help="held-out videos: whether generated clips copy training clips")
-    parser.add_argument("--no-sanity", action="store_true", help="leave out what the metric sees of spoilt real clips")
+    parser.add_argument(
+        "--no-sanity", action="store_true", help="leave out the metric sensitivity (corrupted real clips)"
+    )
     parser.add_argument("--protocol", help=f"one or more of {', '.join(names_in('protocols'))}, separated by commas")
     parser.add_argument("--clips", type=int, help="score so many clips on each side instead of the protocol's number")
     parser.add_argument("--extractor", help="i3d, c3d, videomae, embedded:FILE or FILE (default: the protocol's own)")

@@ -1,4 +1,4 @@
-"""What a feature network sees: held-out clips of a data set against each other, spoilt, and against other data sets."""
+"""What a feature network is sensitive to: held-out clips against each other, corrupted, and against other data sets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from lavita.data.catalogue import dataset_names
 EPILOG = """\
 examples:
   lavita sanity skytimelapse SKY --other ucf101=WEIZMANN --other taichi=TAICHI
-      trains the embedded extractor on the training split (minutes on a CPU at 64 pixels), then measures
+      trains the in-domain extractor on the training split (minutes on a CPU at 64 pixels), then measures
   lavita sanity skytimelapse SKY --extractor untrained-i3d
       the same table for an I3D that was never trained
   lavita sanity ucf101 WEIZMANN --extractor net.safetensors --by-video
       halves that share no person or other source; an extractor that --save kept
 
-Rows: half A of the held-out windows against half B (the floor), and against half B changed, or as many clips of another
-data set; mean, least and greatest of 20 random splits. The verdict asks for three times the floor and no overlap.
+Rows: half A of the held-out windows against half B (the real-vs-real baseline), and against half B corrupted, or as
+many clips of another data set; mean, least and greatest of 20 random splits. The verdict asks for three times the
+baseline and no overlap.
 Exit status: 0 measured, 2 bad arguments or data.
 """
 
@@ -42,8 +43,8 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--extractor", default="embedded", help="embedded (trained here, default), untrained-i3d, or a name or file"
     )
-    parser.add_argument("--steps", type=int, default=300, help="training steps of the embedded one (default: 300)")
-    parser.add_argument("--save", type=Path, metavar="FILE.safetensors", help="keep the embedded extractor")
+    parser.add_argument("--steps", type=int, default=300, help="training steps of the in-domain one (default: 300)")
+    parser.add_argument("--save", type=Path, metavar="FILE.safetensors", help="keep the in-domain extractor")
     arguments = parser.parse(list(argv))
     for name in ("resolution", "frames", "interval", "hop", "steps"):
         value = getattr(arguments, name)

@@ -170,22 +170,25 @@ def real_clips(
 
     p, networks = cell.protocol, load_extractors(cell.protocol, cell.weights, shared["extractor"], "cpu")
     classes = networks["classes"] if shared["num_classes"] and networks["classes"].num_classes else None
-    sight, first, probabilities = Sensitivity(networks["distance"]), [], []
+    sensitivity, first, probabilities = Sensitivity(networks["distance"]), [], []
     for number, (video, start) in enumerate(windows, start=1):
         clip = load_window(video, start, p.frames, p.real_interval, p.resolution)
-        sight.add(clip)
+        sensitivity.add(clip)
         if classes:
             probabilities.append(classes.probabilities(clip[None]).numpy()[0])
         if len(first) < GRID_CLIPS:
             first.append(clip)
         if number % 100 == 0 or number == len(windows):
             progress("real clips", number, len(windows))
-    kept = {"features": np.stack(sight.real), "names": np.array([f"{v.video_id}@{start}" for v, start in windows])}
+    kept = {
+        "features": np.stack(sensitivity.real),
+        "names": np.array([f"{v.video_id}@{start}" for v, start in windows]),
+    }
     save_arrays(folder / "real.npz", kept | ({"probabilities": np.stack(probabilities)} if classes else {}))
     write_grid(folder / "real.gif", np.stack(first), columns=4)
     write_sprite(folder, "real", np.stack(first))
     score = inception_score(np.stack(probabilities), p.is_splits, p.is_shuffle_seed) if classes else None
-    report = sight.report(ddof=p.ddof, inception=score)
+    report = sensitivity.report(ddof=p.ddof, inception=score)
     videos = len({video.video_id for video, _ in windows})
     return {
         "real": str(folder / "real.npz"),

@@ -1,4 +1,5 @@
-"""How sure a score is: intervals, values for infinitely many clips, comparisons of two rows, spread over seeds.
+"""How sure a score is: intervals, values for infinitely many clips (FVD-infinity), comparisons of two rows, spread over
+seeds.
 
 `resampling` says what random halves of the clips tell of a score's bias and variance, `distance_ends` how the ends of
 a distance's interval follow. Coverage is measured in docs/scoring.md.
@@ -16,7 +17,7 @@ from lavita.metrics.resampling import LEAST_CLIPS, Resampled, ScoreOfSubsets, di
 from lavita.results.records import Measurement
 
 LEVEL = 0.95
-BETTER, WORSE, NOT_SIGNIFICANT = "better", "worse", "not told apart"
+BETTER, WORSE, NOT_SIGNIFICANT = "better", "worse", "not significantly different"
 __all__ = [
     "BETTER", "LEAST_CLIPS", "LEVEL", "NOT_SIGNIFICANT", "WORSE", "Comparison", "Interval", "Resampled",
     "ScoreOfSubsets",
@@ -111,7 +112,7 @@ def variance(gaps: np.ndarray, sways: np.ndarray) -> float:
 @dataclass(frozen=True)
 class Comparison:
     """difference: one's extrapolated score less the other's, with its interval; verdict: one is `better`, `worse`, or
-    `not told apart` from the other.
+    `not significantly different` from the other.
     """
 
     difference: float

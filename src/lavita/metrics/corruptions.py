@@ -34,7 +34,7 @@ def shuffled(clip: np.ndarray, generator: np.random.Generator) -> np.ndarray:
             return clip[order]
 
 
-def still(clip: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def static(clip: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """The first frame held for the whole clip."""
     return np.repeat(clip[:1], len(clip), axis=0)
 
@@ -95,18 +95,18 @@ def blocky(clip: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def swapped(clip: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Neighbouring frames swapped: 1 0 3 2 5 4 ... The embedded extractor never sees it in training."""
+    """Neighbouring frames swapped: 1 0 3 2 5 4 ... The in-domain extractor never sees it in training."""
     return clip[swapped_order(len(clip))]
 
 
 def half_frozen(clip: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The second half held at its first frame. The embedded extractor never sees it in training."""
+    """The second half held at its first frame. The in-domain extractor never sees it in training."""
     return clip[np.minimum(np.arange(len(clip)), len(clip) // 2)]
 
 
 CORRUPTIONS: dict[str, Corruption] = {
     "shuffled": shuffled,
-    "still": still,
+    "static": static,
     "slowed": slowed,
     "blurred": blurred,
     "noisy": noisy,

@@ -264,10 +264,10 @@ def square_root(matrix: np.ndarray) -> np.ndarray:
 def inception_score(probabilities: np.ndarray, splits: int = 10, shuffle_seed: int | None = 42) -> tuple[float, float]:
     """Return (mean, standard deviation with ddof 0) over the splits of exp E[KL(p(y|x) || p(y))], 1..K.
 
-    probabilities (n, K), rows summing to 1. The rows are shuffled once by RandomState(shuffle_seed) (None:
-    kept in order), then split i holds rows i*n//splits to (i+1)*n//splits. A probability of 0 adds 0 (its
-    limit). Raises ValueError for fewer rows than splits, rows that are no probabilities, or values that are
-    not finite. Source: Salimans et al. 2016, section 4 (arXiv:1606.03498); the shuffle as StyleGAN-V does it,
+    probabilities (n, K), rows summing to 1. The rows are shuffled once by RandomState(shuffle_seed) (None: kept in
+    order), then split i holds rows i*n//splits to (i+1)*n//splits. A probability of 0 adds 0 (its limit). Raises
+    ValueError for fewer rows than splits, rows that are no probabilities, or values that are not finite. Source:
+    Salimans et al. 2016, section 4 (arXiv:1606.03498); the shuffle as StyleGAN-V does it,
     https://github.com/universome/stylegan-v/blob/1f630af59d8f34a4a70417abc412c1c7c3b0d97c/src/metrics/inception_score.py
     """
     p = np.array(probabilities, dtype=np.float64)

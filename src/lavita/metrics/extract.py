@@ -62,14 +62,14 @@ class Networks:
 class Job:
     """One protocol's share of a pass over the items of a side.
 
-    sight: gathers the features of spoilt clips too, for the sanity rows; None where they are not wanted.
+    sensitivity: gathers the features of corrupted clips too, for the sanity rows; None where they are not wanted.
     """
 
     protocol: Protocol
     networks: Networks
     picks: Sequence[Pick]
-    sight: Sensitivity | None = None
-    described: ExtractedFeatures = field(default_factory=ExtractedFeatures)
+    sensitivity: Sensitivity | None = None
+    features: ExtractedFeatures = field(default_factory=ExtractedFeatures)
 
 
 def extract(
@@ -77,7 +77,7 @@ def extract(
 ) -> None:
     """Fill the jobs: every item is decoded once, whatever the number of protocols, ahead of need in `workers` threads.
 
-    Clips that two protocols see alike are described once. Raises ValueError naming the clip.
+    Clips that two protocols see alike are extracted once. Raises ValueError naming the clip.
     """
     by_item: dict[int, list[tuple[Job, Pick]]] = {}
     for job in jobs:
@@ -118,14 +118,14 @@ def _extract_clip(
                 raise ValueError(f"clip {item.name}: its {call.__name__} by {owner.name} are not finite")
         return known[key]
 
-    side = job.described
+    side = job.features
     cut = "" if pick.start is None or len(frames) == job.protocol.frames else f"@{pick.start}"
     side.names.append(item.name + cut)
     side.pixels.append(pixels)
     if network is not None:
         side.features.append(rows(network.features, network, clip, pixels))
-    if job.sight is not None:
-        job.sight.add(clip, side.features[-1] if network is not None else None)
+    if job.sensitivity is not None:
+        job.sensitivity.add(clip, side.features[-1] if network is not None else None)
     classes = job.networks.classes
     if classes is not None:
         side.probabilities.append(rows(classes.probabilities, classes, clip, pixels))

@@ -57,8 +57,8 @@ def compared(
     not_made: list[str],
 ) -> Comparison:
     """The comparison under one protocol. jobs, paths: by side (real, generated, and where given train, heldout)."""
-    sides = {side: job.described.arrays() for side, job in jobs.items()}
-    facts = {side: side_facts(name_of(side, paths[side]), job.described) for side, job in jobs.items()}
+    sides = {side: job.features.arrays() for side, job in jobs.items()}
+    facts = {side: side_facts(name_of(side, paths[side]), job.features) for side, job in jobs.items()}
     encoder = None if networks.frames is None else encoder_facts(networks.frames)
     named = networks_of(protocol, encoder)
     at_hand = {"features": networks.generated, "probabilities": networks.classes, "frame_features": networks.frames}
@@ -84,13 +84,15 @@ def compared(
 
 
 def sanity_facts(protocol: Protocol, job: Job) -> dict[str, Any] | None:
-    """What the distance can see of changes to the real clips, as numbers and as text; None where it was not asked."""
-    if job.sight is None or len(job.sight.real) < 4:
+    """How sensitive the distance is to corruptions of the real clips, as numbers and as text; None where it was not
+    asked.
+    """
+    if job.sensitivity is None or len(job.sensitivity.real) < 4:
         return None
-    rows = job.described.probabilities
+    rows = job.features.probabilities
     splits = min(protocol.is_splits, len(rows))
     score = inception_score(np.stack(rows), splits, protocol.is_shuffle_seed) if rows else None
-    report = job.sight.report(ddof=protocol.ddof, inception=score)
+    report = job.sensitivity.report(ddof=protocol.ddof, inception=score)
     return asdict(report) | {"text": sanity_text(report)}
 
 
@@ -262,9 +264,9 @@ def remarks(results: Sequence[Comparison]) -> list[str]:
 
 
 def sanity(records: Sequence[dict[str, Any]]) -> list[str]:
-    """What each protocol's distance can see on these real clips."""
+    """What each protocol's distance is sensitive to on these real clips."""
     return [
-        f"\nWhat {record['protocol']['name']} can see on these real clips:\n\n{record['sanity']['text']}"
+        f"\nWhat {record['protocol']['name']} is sensitive to on these real clips:\n\n{record['sanity']['text']}"
         for record in records
         if record.get("sanity")
     ]

@@ -23,7 +23,7 @@ from lavita.metrics.sanity import Sensitivity
 from lavita.metrics.table import METRICS, selectable
 
 Clips = Path | np.ndarray
-SPLIT_TIMES = 4  # clips of a split that are described, at most so many times the real ones that are scored
+SPLIT_TIMES = 4  # clips of a split whose features are extracted, at most so many times the real ones that are scored
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def evaluate(options: Options, say: Callable[[str], None]) -> tuple[list[Compari
     for side, real in (("real", True), ("generated", False)):
         jobs[side] = [Job(one.protocol, one.networks, picks(sides[real], one.protocol, real)) for one in prepared]
         for job in jobs[side] if real and options.sanity else []:
-            job.sight = Sensitivity(job.networks.real) if job.networks.real else None
+            job.sensitivity = Sensitivity(job.networks.real) if job.networks.real else None
         extract(sides[real], jobs[side], real, options.workers, partial(counted, say, side))
     for split, path in options.splits.items():
         items = listed(path)

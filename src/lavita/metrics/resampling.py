@@ -181,7 +181,7 @@ def chi_squared_factor(freedom: float, t: float) -> float:
 
 # Of a part's distance. The spread that parts are drawn for is known to some per cent.
 ACCEPTED_ERROR = 1e-6
-KERNEL_CLIPS = 5000  # of a set whose kernel matrix is kept, 200 MB; of larger sets it is made again for each part
+KERNEL_CLIPS = 5000  # of a set whose kernel matrix is kept, 200 MB; of larger sets it is recomputed for each part
 Parts = Sequence[np.ndarray]
 
 

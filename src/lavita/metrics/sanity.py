@@ -1,4 +1,4 @@
-"""What can this extractor see at this size? Real clips against real clips, whole and spoilt."""
+"""What an extractor is sensitive to at this size: real clips against real clips, intact and corrupted."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lavita.metrics.distances import frechet_distance, inception_score
 from lavita.metrics.features.base import Extractor
 
 REAL_VS_REAL = "halves"
-# Swapped neighbours and a frozen second half are kept out of the embedded extractor's training.
-SANITY_CHANGES = ("shuffled", "still", "blurred", "swapped", "half_frozen")
+# Swapped neighbours and a frozen second half are kept out of the in-domain extractor's training.
+SANITY_CORRUPTIONS = ("shuffled", "static", "blurred", "swapped", "half_frozen")
 WANTED_RATIO = 3.0
 
 
 @dataclass(frozen=True)
 class SanityReport:
-    """rows: mean Frechet distance over the splits, for "halves" (the floor), each change and each other set of clips;
-    low, high: the least and greatest over the splits; n: clips on each side; informative: every change lies at least
-    WANTED_RATIO times above the floor, the least of its splits above the greatest of the floor's; verdict: the same
-    in a sentence; inception: mean and standard deviation over the splits of the inception score of all real clips,
-    None without classes.
+    """rows: mean Frechet distance over the splits, for "halves" (the real-vs-real baseline), each change and each other
+    set of clips; low, high: the least and greatest over the splits; n: clips on each side; informative: every change
+    lies at least WANTED_RATIO times above the baseline, the least of its splits above the greatest of the baseline's;
+    verdict: the same in a sentence; inception: mean and standard deviation over the splits of the inception score of
+    all real clips, None without classes.
     """
 
     rows: dict[str, float]
@@ -41,7 +41,7 @@ class SanityReport:
     inception: tuple[float, float] | None = None
 
     def ratios(self) -> dict[str, float]:
-        """Each change's distance in units of the floor."""
+        """Each change's distance in units of the baseline."""
         return {name: value / self.rows[REAL_VS_REAL] for name, value in self.rows.items() if name != REAL_VS_REAL}
 
 
@@ -49,7 +49,7 @@ def sanity_rows(
     extractor: Extractor,
     clips: np.ndarray,
     seed: int = 0,
-    changes: Sequence[str] = SANITY_CHANGES,
+    changes: Sequence[str] = SANITY_CORRUPTIONS,
     splits: int = 20,
     ddof: int = 0,
     others: Mapping[str, np.ndarray] | None = None,
@@ -57,7 +57,7 @@ def sanity_rows(
     is_splits: int = 10,
     is_shuffle_seed: int | None = 42,
 ) -> SanityReport:
-    """Return distances of half A of real clips to half B (the floor), to each change of half B, and to as many clips
+    """Return distances of half A of real clips to half B (real vs real), to each change of half B, and to as many clips
     of each other set, over random splits.
 
     clips: uint8 (N, F, H, W, 3), 0..255, N >= 4; an odd last one of each split is left out, so every distance
@@ -65,28 +65,28 @@ def sanity_rows(
     classes: the network of the inception score of the real clips, if they have classes that it knows. Raises
     ValueError for fewer clips, an unknown change, or a set named like another row.
     """
-    sight = Sensitivity(extractor, changes, seed)
+    sensitivity = Sensitivity(extractor, changes, seed)
     for clip in clips:
-        sight.add(clip)
+        sensitivity.add(clip)
     foreign = {name: extractor.features(other).numpy() for name, other in (others or {}).items()}
     score = None
     if classes is not None and classes.num_classes is not None:
         probabilities = classes.probabilities(clips).numpy()
         score = inception_score(probabilities, min(is_splits, len(clips)), is_shuffle_seed)
-    return sight.report(splits, ddof, foreign, score)
+    return sensitivity.report(splits, ddof, foreign, score)
 
 
 class Sensitivity:
-    """Features of real clips, whole and spoilt, gathered clip by clip, so that no set of clips is held in memory."""
+    """Features of real clips, intact and corrupted, gathered clip by clip: no set of clips is held in memory."""
 
-    def __init__(self, extractor: Extractor, changes: Sequence[str] = SANITY_CHANGES, seed: int = 0) -> None:
+    def __init__(self, extractor: Extractor, changes: Sequence[str] = SANITY_CORRUPTIONS, seed: int = 0) -> None:
         """Raises ValueError for an unknown change."""
         unknown = [name for name in changes if name not in CORRUPTIONS]
         if unknown:
             raise ValueError(f"change: got {unknown[0]!r}, allowed {', '.join(CORRUPTIONS)}")
         self.extractor, self.changes, self.seed = extractor, tuple(changes), seed
         self.real: list[np.ndarray] = []
-        self.spoilt: dict[str, list[np.ndarray]] = {name: [] for name in changes}
+        self.corrupted: dict[str, list[np.ndarray]] = {name: [] for name in changes}
 
     def add(self, clip: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
         """Take note of the next clip, uint8 (F, H, W, 3), 0..255; returns its features, float32 (d,).
@@ -96,7 +96,7 @@ class Sensitivity:
         number = len(self.real)
         for name in self.changes:
             changed = CORRUPTIONS[name](clip, np.random.default_rng((self.seed, number)))
-            self.spoilt[name].append(self.extractor.features(changed[None]).numpy()[0])
+            self.corrupted[name].append(self.extractor.features(changed[None]).numpy()[0])
         self.real.append(self.extractor.features(clip[None]).numpy()[0] if features is None else features)
         return self.real[-1]
 
@@ -124,11 +124,11 @@ class Sensitivity:
             if len(other) < half:
                 missing = f"{half - len(other)} are missing"
                 raise ValueError(f"sanity rows: {name}: got {len(other)}, wanted {half}, as many as a half; {missing}")
-        real, spoilt = np.stack(self.real), {name: np.stack(rows) for name, rows in self.spoilt.items()}
-        found: dict[str, list[float]] = {name: [] for name in (REAL_VS_REAL, *spoilt, *foreign)}
+        real, corrupted = np.stack(self.real), {name: np.stack(rows) for name, rows in self.corrupted.items()}
+        found: dict[str, list[float]] = {name: [] for name in (REAL_VS_REAL, *corrupted, *foreign)}
         for a, b in halves:
             found[REAL_VS_REAL].append(frechet_distance(real[a], real[b], ddof))
-            for name, rows in spoilt.items():
+            for name, rows in corrupted.items():
                 found[name].append(frechet_distance(real[a], rows[b], ddof))
             for name, rows in foreign.items():
                 found[name].append(frechet_distance(real[a], rows[rng.permutation(len(rows))[:half]], ddof))
@@ -160,10 +160,10 @@ def halvings(
 
 def sanity_text(report: SanityReport) -> str:
     """The sanity rows as Markdown: distance of half A of the real clips to half B, whole or changed."""
-    lines = ["| half A against | Frechet distance, mean of 20 splits | least to greatest | times the floor |"]
+    lines = ["| half A against | Frechet distance, mean of 20 splits | least to greatest | times the baseline |"]
     lines.append("| --- | --- | --- | --- |")
     for name, value in report.rows.items():
-        title = "half B (the floor)" if name == REAL_VS_REAL else f"half B, {name.replace('_', ' ')}"
+        title = "half B (real vs real)" if name == REAL_VS_REAL else f"half B, {name.replace('_', ' ')}"
         times = f"{value / report.rows[REAL_VS_REAL]:.1f}" if report.rows[REAL_VS_REAL] > 0 else ""
         lines.append(f"| {title} | {value:.4g} | {report.low[name]:.4g} to {report.high[name]:.4g} | {times} |")
     lines += ["", report.verdict]
@@ -179,11 +179,11 @@ def verdict(
     low: Mapping[str, float] | None = None,
     high: Mapping[str, float] | None = None,
 ) -> tuple[bool, str]:
-    """Whether every row lies WANTED_RATIO above the floor, clear of it where low and high are given, and a sentence
+    """Whether every row lies WANTED_RATIO above the baseline, clear of it where low and high are given, and a sentence
     that says so or names those that do not.
     """
-    floor, names = rows[REAL_VS_REAL], [name for name in rows if name != REAL_VS_REAL]
-    near = [name for name in names if not (rows[name] > 0 and rows[name] >= WANTED_RATIO * floor)]
+    baseline, names = rows[REAL_VS_REAL], [name for name in rows if name != REAL_VS_REAL]
+    near = [name for name in names if not (rows[name] > 0 and rows[name] >= WANTED_RATIO * baseline)]
     touching = (
         [] if low is None else [name for name in names if name not in near and not low[name] > high[REAL_VS_REAL]]
     )
@@ -194,7 +194,7 @@ def verdict(
         )
     said = []
     if near:
-        listed = ", ".join(f"{name} {rows[name] / floor:.1f}" if floor else name for name in near)
+        listed = ", ".join(f"{name} {rows[name] / baseline:.1f}" if baseline else name for name in near)
         said.append(f"{listed} times the distance of two real halves, wanted at least {WANTED_RATIO:g}")
     if touching:
         said.append(f"some split of {', '.join(touching)} lies no further than some two real halves")
@@ -230,10 +230,10 @@ def measure_sensitivity(options: Options, say: Callable[[str], None]) -> str:
     """The table and the verdict, as text. Raises ValueError where there are too few clips."""
     catalogue = read_layout(options.dataset, options.root).long_enough(options.frames, options.interval, "skip")
     extractor = network(options, catalogue, say)
-    sight = Sensitivity(extractor)
+    sensitivity = Sensitivity(extractor)
     windows = heldout_windows(options, catalogue)
     for number, (video, start) in enumerate(windows, start=1):
-        sight.add(load_window(video, start, options.frames, options.interval, options.resolution))
+        sensitivity.add(load_window(video, start, options.frames, options.interval, options.resolution))
         if number % 10 == 0 or number == len(windows):
             say(f"held-out clips {number}/{len(windows)}")
     foreign = {
@@ -241,7 +241,7 @@ def measure_sensitivity(options: Options, say: Callable[[str], None]) -> str:
         for name, root in options.others.items()
     }
     how, groups = halved_by(windows) if options.by_video else ("random halves of the windows", None)
-    report = sight.report(foreign=foreign, groups=groups)
+    report = sensitivity.report(foreign=foreign, groups=groups)
     videos = len({video.video_id for video, _ in windows})
     apart = "without sharing a frame" if options.hop is None else f"{options.hop} frames from one to the next"
     return (
@@ -278,7 +278,7 @@ def others(options: Options, name: str, root: Path, extractor: Extractor, count:
 
 
 def network(options: Options, catalogue: Catalogue, say: Callable[[str], None]) -> Extractor:
-    """The network of the options: the embedded one trained on the training split, an untrained I3D, or a file's."""
+    """The network of the options: the in-domain one trained on the training split, an untrained I3D, or a file's."""
     if options.extractor == UNTRAINED:
         from lavita.metrics.features.i3d import I3D, I3DExtractor
 

@@ -67,14 +67,21 @@ def one_seed(scores: Mapping[str, Mapping[int, float]], label: str, base: str, m
     both = sorted(set(scores[label]) & set(scores[base]))
     logs = [math.log(scores[label][seed] / scores[base][seed]) for seed in both]
     return Pair(
-        label, base, metric, len(both), math.exp(mean(logs)) if logs else None, None, None, f"not told apart: {why}"
+        label,
+        base,
+        metric,
+        len(both),
+        math.exp(mean(logs)) if logs else None,
+        None,
+        None,
+        f"not significantly different: {why}",
     )
 
 
 def verdict(low: float, high: float, lower_is_better: bool) -> str:
     """What an interval of the ratio says."""
     if low <= 1 <= high:
-        return "not told apart at this size"
+        return "not significantly different at this size"
     return "told apart: better" if (high < 1) == lower_is_better else "told apart: worse"
 
 

@@ -1,4 +1,4 @@
-"""Networks that describe single frames, for a Frechet distance of frames: InceptionV3 as in FID, and DINOv2."""
+"""Networks that extract features of single frames, for a Frechet distance of frames: InceptionV3 as in FID, DINOv2."""
 
 from __future__ import annotations
 

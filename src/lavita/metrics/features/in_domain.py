@@ -1,8 +1,8 @@
-"""The embedded extractor: a small network that needs no download. Its training is in embedded_fit.py.
+"""The in-domain extractor (its name in scores is `embedded`): a small network that needs no download.
 
 An untrained network is nearly blind to motion, so this one looks at how much neighbouring frames differ, on a
 logarithmic scale (ratios of such energies tell smooth from jerky motion whatever its size), beside what
-convolutions over three frames see; and it is trained to tell real clips from spoilt ones.
+convolutions over three frames see; and it is trained to tell real clips from corrupted ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lavita.metrics.features.base import Extractor
 from lavita.shapes import check
 
 # What a training clip can be; the network learns to say which.
-KINDS = ("real", "shuffled", "still", "slow", "fast", "blurred", "noisy", "blocky")
+KINDS = ("real", "shuffled", "static", "slow", "fast", "blurred", "noisy", "blocky")
 NUM_SCALES, NUM_ENERGIES, NUM_COLOURS = 3, 7, 6
 # (half a grey level)^2 / 15 in units of -1..1: below it a difference is rounding.
 ENERGY_FLOOR = 1e-6
@@ -84,7 +84,7 @@ class InDomainNet(nn.Module):
         self.dropout = nn.Dropout(0.2)
         self.kind_head = nn.Linear(width, len(KINDS))
         self.class_head = nn.Linear(width, num_classes) if num_classes else None
-        # Filled after training: see embedded_fit.whiten.
+        # Filled after training: see in_domain_training.whiten.
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("projection", torch.eye(width))
         self.register_buffer("colour_mean", torch.zeros(NUM_COLOURS))
@@ -132,7 +132,7 @@ class InDomainExtractor(Extractor):
     """The trained network behind the extractor interface; facts is what its training was told and reached.
 
     Features: the penultimate layer, centred and rotated so that real training clips are white and the
-    directions that tell spoilt clips apart weigh most, and six colour figures.
+    directions that separate corrupted clips weigh most, and six colour figures.
     """
 
     name = "embedded"

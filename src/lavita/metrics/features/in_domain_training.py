@@ -1,4 +1,4 @@
-"""Training of the embedded extractor: it learns to tell real clips from spoilt ones."""
+"""Training of the in-domain extractor: it learns to tell real clips from corrupted ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lavita.shapes import check
 
 # How often each kind is drawn: real ones most (all others are told from them), shuffled next (the hardest).
 SHARES = {
-    "real": 0.30, "shuffled": 0.16, "still": 0.08, "slow": 0.10, "fast": 0.10, "blurred": 0.10, "noisy": 0.08,
+    "real": 0.30, "shuffled": 0.16, "static": 0.08, "slow": 0.10, "fast": 0.10, "blurred": 0.10, "noisy": 0.08,
     "blocky": 0.08,
 }  # fmt: skip
 
@@ -48,7 +48,7 @@ def draw_clip(
     clip = window(interval)
     if kind == "shuffled":
         clip = shuffled(clip, rng)
-    elif kind == "still":
+    elif kind == "static":
         clip = np.repeat(clip[rng.integers(frames)][None], frames, axis=0)
     elif kind == "blurred":
         clip = blur(clip, rng.uniform(0.8, 3.0) * clip.shape[2] / 64)
@@ -115,7 +115,7 @@ def losses(net: InDomainNet, video: Tensor, kinds: Tensor, labels: Tensor | None
     kind_logits, class_logits = net.heads(net(video))
     loss = functional.cross_entropy(kind_logits, kinds, label_smoothing=LABEL_SMOOTHING)
     right = (kind_logits.argmax(dim=1) == kinds).float().mean().item()
-    moving = kinds != KINDS.index("still")
+    moving = kinds != KINDS.index("static")
     if labels is not None and class_logits is not None and moving.any():
         by_class = functional.cross_entropy(class_logits[moving], labels[moving], label_smoothing=LABEL_SMOOTHING)
         loss = loss + CLASS_WEIGHT * by_class
@@ -180,7 +180,7 @@ def fit_in_domain(
     threads: int = 1,
     report: Callable[[int, int, float], None] | None = None,
 ) -> InDomainExtractor:
-    """Return the embedded extractor trained on stretches of the training split.
+    """Return the in-domain extractor trained on stretches of the training split.
 
     stretches: consecutive video frames, uint8 (L, H, W, 3), 0..255, each L >= (frames - 1) * interval + 1 and
     all of one size; twice that length allows clips of double speed. labels: one class index each, or None

@@ -92,12 +92,12 @@ def load_file(path: Path, device: str, preprocess: str | None) -> Extractor:
         return with_usual_preprocess("videomae", preprocess, lambda: load_videomae(path, device), "unit")
     raise ValueError(
         f"extractor: {path} holds the weights of another network ({len(state)} tensors, first {next(iter(state))}); "
-        "wanted I3D (i3d_pretrained_400.pt), VideoMAE, or an embedded extractor with its .json beside it"
+        "wanted I3D (i3d_pretrained_400.pt), VideoMAE, or an in-domain extractor with its .json beside it"
     )
 
 
 def load_script(path: Path, device: str, preprocess: str | None) -> Extractor:
-    """I3D or C3D from a TorchScript archive, told apart by the arguments that the network is called with."""
+    """I3D or C3D from a TorchScript archive, recognised by the arguments that the network is called with."""
     network = load_torchscript(path, "extractor", "its source")
     arguments = [argument.name for argument in network.forward.schema.arguments[1:]]  # the first is the module
     if "rescale" in arguments and "return_features" in arguments:

@@ -70,9 +70,9 @@ class TorchScriptNetwork:
 class TorchScriptI3D(TorchScriptNetwork, Extractor):
     """I3D trained on Kinetics-400 as the TorchScript file that most video papers score with: 400 logits.
 
-    Called on (b, 3, F, H, W), 0..255, with rescale, resize (to 224 inside the network) and return_features
-    on. With another preprocess than "inside" it is handed (b, 3, F, 224, 224), -1..1, with rescale and resize off,
-    as MCVD does; its name then says so. Source:
+    Called on (b, 3, F, H, W), 0..255, with rescale, resize (to 224 inside the network) and return_features on. With
+    another preprocess than "inside" it is handed (b, 3, F, 224, 224), -1..1, with rescale and resize off, as MCVD does;
+    its name then says so. Source:
     https://github.com/universome/stylegan-v/blob/1f630af59d8f34a4a70417abc412c1c7c3b0d97c/src/metrics/frechet_video_distance.py
     """
 
@@ -101,8 +101,8 @@ class TorchScriptI3D(TorchScriptNetwork, Extractor):
 class TorchScriptC3D(TorchScriptNetwork, Extractor):
     """C3D fine-tuned on UCF101 for the inception score: 101 class probabilities, no features.
 
-    Called with nothing but the video, uint8 (b, 3, F, H, W), 0..255; the file scales and resizes by itself
-    and ends in a softmax, since StyleGAN-V takes the logarithm of what comes back. Source:
+    Called with nothing but the video, uint8 (b, 3, F, H, W), 0..255; the file scales and resizes by itself and ends in
+    a softmax, since StyleGAN-V takes the logarithm of what comes back. Source:
     https://github.com/universome/stylegan-v/blob/1f630af59d8f34a4a70417abc412c1c7c3b0d97c/src/metrics/inception_score.py
     """
 

@@ -17,7 +17,7 @@ from lavita.config.plan import deviations
 from lavita.config.registry import load_implementation
 from lavita.config.schema import ConfigError, read
 from lavita.data.clips import to_uint8
-from lavita.experiment.budget import shares_codec, split_budget
+from lavita.experiment.budget import planned_shared_cost, shares_codec, split_budget
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, empty_codec
 from lavita.training.stage import StagePlan
@@ -56,8 +56,8 @@ def check_config_class(config_class: type) -> None:
     require(frozen, "module.py: Config must be a frozen dataclass; write @dataclass(frozen=True) above it")
 
 
-def check_purse(name: str) -> None:
-    """At every tier the method builds (without memory), and its stages share out the purse exactly."""
+def check_budget(name: str) -> None:
+    """At every tier the method builds (without memory), and its stages share out the budget exactly."""
     for suite in {suite_named(suite).conditioning: suite for suite in suites_of(name)}.values():
         for tier in TIERS:
             cell = cell_of(name, suite, tier)
@@ -66,11 +66,13 @@ def check_purse(name: str) -> None:
                 method = build_method(cell, classes, empty_codec(cell.codec))
                 check_shares(method.stages())
                 try:
-                    clips = sum(limit.clips for _, limit in split_budget(cell, method))
+                    shared = planned_shared_cost(cell, method)
+                    limits = split_budget(cell.label, cell.budget, method.stages(), shared)
+                    clips = sum(limit.clips for _, limit in limits)
                 except ValueError as error:
                     raise AssertionError(f"{name}, tier {tier}: {error}; change batch_clips or the shares") from None
-            own = cell.budget.clips - (cell.codec.clips if shares_codec(cell, method) else 0)
-            require(clips == own, f"{name}, tier {tier}: stages spend {clips} clips, not the purse")
+            own = cell.budget.clips - (cell.codec.clips if shares_codec(cell.codec, method) else 0)
+            require(clips == own, f"{name}, tier {tier}: stages spend {clips} clips, not the budget")
 
 
 def check_shares(stages: list[StagePlan]) -> None:

@@ -32,8 +32,8 @@ def test_config_is_a_frozen_dataclass(implementation):
     checks.check_config_class(load_implementation(implementation).Config)
 
 
-def test_purse_is_cut_exactly_at_every_tier(method_name):
-    checks.check_purse(method_name)
+def test_budget_is_split_exactly_at_every_tier(method_name):
+    checks.check_budget(method_name)
 
 
 @pytest.mark.parametrize("conditioning", ["none", "class"])

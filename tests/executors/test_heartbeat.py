@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lavita.executors.heartbeat import Heartbeat, read_heartbeat
-from lavita.experiment.cell import begin_session
+from lavita.experiment.sessions import begin_session
 
 
 def test_a_beat(tmp_path):

@@ -22,7 +22,7 @@ from lavita.executors.slurm import SlurmExecutor, parameters_of
 from lavita.executors.slurm_node import SlurmTask, preempted, rank_environment
 from lavita.executors.slurm_queue import JobState, Queue, minutes, read_states, slurm_parameters
 from lavita.executors.task import Task, supervise
-from lavita.experiment.cell import slurm_job
+from lavita.experiment.sessions import slurm_job
 from lavita.lock import FolderLock, Held
 from lavita.results.digest import LOCK
 from lavita.results.records import read_record, write_record

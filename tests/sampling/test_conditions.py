@@ -12,31 +12,35 @@ from lavita.sampling.generate import conditions_of, generate
 TASK = ["sampling.task=prediction", "model.tasks=[prediction]", "protocol.n_generated=7"]
 
 
-def cell_of(changes):
-    (cell,) = make_plan("skytimelapse", "demo", ["vdt"], [0], changes)
-    return cell
+def experiment_of(changes):
+    (experiment,) = make_plan("skytimelapse", "demo", ["vdt"], [0], changes)
+    return experiment
+
+
+def conditions(experiment, catalogue):
+    return conditions_of(experiment.data, experiment.protocol, experiment.sampling.task, catalogue)
 
 
 def test_conditions_are_held_out_windows_in_turn(tmp_path):
     catalogue = read_layout("skytimelapse", write_synthetic("skytimelapse", tmp_path / "data"), cache_dir=tmp_path)
-    assert conditions_of(cell_of([]), catalogue) is None
-    given = conditions_of(cell_of(TASK), catalogue)
+    assert conditions(experiment_of([]), catalogue) is None
+    found = conditions(experiment_of(TASK), catalogue)
     every = {
         to_tensor(load_window(video, start, 8, 3, 32)).numpy().tobytes()
         for video in catalogue.split("heldout")
         for start in window_starts(video.frames, 8, 3)
     }
-    video, there = given[0:7], len(given.windows)
+    video, there = found[0:7], len(found.windows)
     assert video.shape == (7, 8, 3, 32, 32) and video.dtype == torch.float32
-    assert torch.equal(given[2:5], video[2:5])
+    assert torch.equal(found[2:5], video[2:5])
     kept = [clip.numpy().tobytes() for clip in video]
     assert set(kept) <= every and len(set(kept)) == there == min(7, len(every))
-    assert torch.equal(given[there : there + 3], video[:3])
-    assert given.remark == f"prediction of 7 clips from {there} held-out windows"
+    assert torch.equal(found[there : there + 3], video[:3])
+    assert found.remark == f"prediction of 7 clips from {there} held-out windows"
 
 
 class Echo:
-    """Gives back what it was given, a seed's grey level brighter."""
+    """Gives back what it was found, a seed's grey level brighter."""
 
     class context:
         num_classes = None
@@ -47,7 +51,7 @@ class Echo:
 
 def test_every_clip_gets_its_own_condition_in_any_batch():
     video = torch.arange(7.0)[:, None, None, None, None].expand(7, 8, 3, 4, 4) / 127.5 * 10 - 1
-    sampling = cell_of([*TASK, "sampling.batch_clips=3"]).sampling
+    sampling = experiment_of([*TASK, "sampling.batch_clips=3"]).sampling
     clips, _, seeds, _ = generate(Echo(), sampling, 7, 0, [], lambda *_: None, video)
     assert seeds == list(range(7))
     assert np.array_equal(clips[:, 0, 0, 0, 0], 11 * np.arange(7))

@@ -255,12 +255,12 @@ def go_on(pid: int) -> None:
         pass
 
 
-GOES_ON = re.compile(r'"text": "(?P<stage>[a-z-]+): goes on from (?P<clips>[0-9.]+) clips"')
+RESUMES = re.compile(r'"text": "(?P<stage>[a-z-]+): resumes from (?P<clips>[0-9.]+) clips"')
 
 
 def resumed(log: Path) -> Iterator[tuple[str, float]]:
     """The stages that the processes of a cell say they went on with, and from which clips, in the order of its log."""
-    for found in GOES_ON.finditer(log.read_text()):
+    for found in RESUMES.finditer(log.read_text()):
         yield found["stage"], float(found["clips"])
 
 

@@ -1,4 +1,4 @@
-"""Every row of every suite at every tier has a purse that goes into whole batches, checked on shapes alone."""
+"""Every row of every suite at every tier has a budget that goes into whole batches, checked on shapes alone."""
 
 import pytest
 
@@ -13,15 +13,15 @@ from lavita.suite.dry_run import lines_of
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("suite", names_in("suites"))
-def test_every_purse_can_be_cut(suite, tier):
-    for cell in make_plan(suite, tier, None, [0], []):
-        check_budget(cell, load_yaml("datasets", cell.data.dataset)["num_classes"])
+def test_every_budget_can_be_split(suite, tier):
+    for experiment in make_plan(suite, tier, None, [0], []):
+        check_budget(experiment, load_yaml("datasets", experiment.data.dataset)["num_classes"])
 
 
 def test_a_budget_that_does_not_go_names_the_row_and_what_would():
-    (cell,) = make_plan("ablations", "demo", ["lavita-v1-joint"], [0], ["budget.clips=1416"])
+    (experiment,) = make_plan("ablations", "demo", ["lavita-v1-joint"], [0], ["budget.clips=1416"])
     with pytest.raises(ValueError, match="lavita-v1-joint: budget: 1160 clips is not a multiple of the batch of 12"):
-        check_budget(cell, None)
+        check_budget(experiment, None)
 
 
 @pytest.mark.parametrize(
@@ -32,23 +32,23 @@ def test_a_budget_that_does_not_go_names_the_row_and_what_would():
     ],
 )
 def test_a_task_that_a_method_does_not_have_is_refused_before_anything_starts(overrides, message):
-    (cell,) = make_plan("skytimelapse", "demo", ["vdt"], [0], overrides)
+    (experiment,) = make_plan("skytimelapse", "demo", ["vdt"], [0], overrides)
     with pytest.raises(ValueError, match=message):
-        check_budget(cell, None)
+        check_budget(experiment, None)
     with pytest.raises(ValueError, match=message):
-        list(lines_of(cell, None))
+        list(lines_of(experiment, None))
 
 
 def test_chained_clips_are_scored_against_clips_as_long():
     chained = ["model.previous_clip=true", "sampling.num_clips_chained=2"]
     with pytest.raises(ValueError, match="data.frames is 8 and sampling.num_clips_chained 2 but protocol.frames is 8"):
         make_plan("skytimelapse", "demo", ["pvdm"], [0], chained)
-    (cell,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], [*chained, "protocol.frames=16"])
-    check_budget(cell, None)
-    assert (cell.data.frames, cell.protocol.frames) == (8, 16)
-    (cell,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], [*chained[1:], "protocol.frames=16"])
+    (experiment,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], [*chained, "protocol.frames=16"])
+    check_budget(experiment, None)
+    assert (experiment.data.frames, experiment.protocol.frames) == (8, 16)
+    (experiment,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], [*chained[1:], "protocol.frames=16"])
     with pytest.raises(ValueError, match="pvdm: sampling.num_clips_chained: got 2, .* model.previous_clip=true"):
-        check_budget(cell, None)
+        check_budget(experiment, None)
 
 
 def test_what_clips_are_made_from_stands_in_the_row():
@@ -61,23 +61,23 @@ def test_what_clips_are_made_from_stands_in_the_row():
 
 
 def test_tasks_beside_generation_are_a_row_as_any_other():
-    (cell,) = make_plan("skytimelapse", "demo", ["vdt"], [0], ["model.tasks=[generation,prediction]"])
-    check_budget(cell, None)
+    (experiment,) = make_plan("skytimelapse", "demo", ["vdt"], [0], ["model.tasks=[generation,prediction]"])
+    check_budget(experiment, None)
 
 
-def test_a_purse_of_flops_is_reached_by_the_last_step():
+def test_a_budget_of_flops_is_reached_by_the_last_step():
     """The codec's share first; every row gets the steps that it can afford."""
     asked, spent = 2e12, {}
     for method in ("lavita-v1", "pvdm"):
-        (cell,) = make_plan("ucf101", "demo", [method], [0], ["budget.currency=flops", f"budget.flops={asked:g}"])
-        stages, total = check_budget(cell, None), 0.0
+        (experiment,) = make_plan("ucf101", "demo", [method], [0], ["budget.currency=flops", f"budget.flops={asked:g}"])
+        stages, total = check_budget(experiment, None), 0.0
         for stage, limit in stages:
             drawn = limit.clips / stage.module.clip_cost
             assert drawn % stage.module.train_config.batch_clips == 0
-            total += float(drawn) * meta_flops(cell)(stage.module)
+            total += float(drawn) * meta_flops(experiment.data)(stage.module)
         last = stages[-1][0].module
-        step = meta_flops(cell)(last) * last.train_config.batch_clips
-        total += planned_shared_cost(cell, last).flops
+        step = meta_flops(experiment.data)(last) * last.train_config.batch_clips
+        total += planned_shared_cost(experiment, last).flops
         assert asked <= total < asked + step
         spent[method] = stages[-1][1].clips
     assert spent["pvdm"] > spent["lavita-v1"]  # its network costs less a clip
@@ -97,9 +97,9 @@ def test_a_budget_without_its_amount_is_refused(overrides, message):
 
 
 def test_flops_that_the_codec_has_eaten_leave_nothing():
-    (cell,) = make_plan("ucf101", "demo", ["dit"], [0], ["budget.currency=flops", "budget.flops=1e9"])
+    (experiment,) = make_plan("ucf101", "demo", ["dit"], [0], ["budget.currency=flops", "budget.flops=1e9"])
     with pytest.raises(ValueError, match="dit: budget: nothing is left of 1e\\+09 flops .*what the rows share costs"):
-        check_budget(cell, None)
+        check_budget(experiment, None)
 
 
 @pytest.mark.parametrize(("dirty", "words"), [("true", "has uncommitted changes"), ("unknown", "is in no repository")])

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from lavita.config.compose import Experiment
 from lavita.config.plan import make_plan
 from lavita.data.catalogue import Catalogue, VideoEntry
-from lavita.experiment.train import stage_data
+from lavita.experiment.stage_data import StageData
 from lavita.training.stage import TrainedStage
 
 
@@ -24,42 +25,48 @@ def catalogue(*lengths: int) -> Catalogue:
     return Catalogue("skytimelapse", "/data", tuple(videos), (), "f")
 
 
+def source(experiment: Experiment, videos: Catalogue) -> StageData:
+    return StageData(experiment.data, experiment.compute, videos, 0, experiment.method)
+
+
 def test_videos_without_room_for_the_past_are_refused_or_left_out():
     """8 frames at interval 3 span 22, with the 8 before them 46."""
-    (cell,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], ["model.previous_clip=true", "data.short_videos=error"])
-    plain, past = TrainedStage(cell.train, 0), ReadsThePast(cell.train, 0)
+    (experiment,) = make_plan(
+        "skytimelapse", "demo", ["pvdm"], [0], ["model.previous_clip=true", "data.short_videos=error"]
+    )
+    plain, past = TrainedStage(experiment.train, 0), ReadsThePast(experiment.train, 0)
     videos = catalogue(22, 45, 46)
-    assert len(stage_data(cell, videos, 0, plain, 0, 8).clips.videos) == 3
+    assert len(source(experiment, videos).clips(plain, 0, 8).clips.videos) == 3
     with pytest.raises(ValueError, match=r"4 of 6 videos.*8 of these frames are those before each clip of pvdm"):
-        stage_data(cell, videos, 0, past, 0, 8)
-    skipping = replace(cell, data=replace(cell.data, short_videos="skip"))
-    data = stage_data(skipping, videos, 0, past, 0, 8)
+        source(experiment, videos).clips(past, 0, 8)
+    skipping = replace(experiment, data=replace(experiment.data, short_videos="skip"))
+    data = source(skipping, videos).clips(past, 0, 8)
     assert [video.frames for video in data.clips.videos] == [46] and data.clips.num_starts.tolist() == [1]
     with pytest.raises(ValueError, match="skipping leaves no"):
-        stage_data(skipping, catalogue(22, 45), 0, past, 0, 8)
+        source(skipping, catalogue(22, 45)).clips(past, 0, 8)
 
 
 def test_a_batch_that_does_not_go_into_its_passes_is_refused():
-    (cell,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], ["compute.accumulate_batches=3"])
+    (experiment,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], ["compute.accumulate_batches=3"])
     with pytest.raises(ValueError, match="3 does not divide the batch of 8 clips of pvdm"):
-        stage_data(cell, catalogue(22), 0, TrainedStage(cell.train, 0), 0, 8)
+        source(experiment, catalogue(22)).clips(TrainedStage(experiment.train, 0), 0, 8)
 
 
 def test_a_batch_that_does_not_go_into_its_processes_is_refused():
     overrides = ["compute.accumulate_batches=2", "compute.devices=3", "compute.nodes=2"]
-    (cell,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], overrides)
+    (experiment,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], overrides)
     with pytest.raises(ValueError, match="6 processes with 2 passes each do not divide the batch of 8 clips of pvdm"):
-        stage_data(cell, catalogue(22), 0, TrainedStage(cell.train, 0), 0, 8)
+        source(experiment, catalogue(22)).clips(TrainedStage(experiment.train, 0), 0, 8)
 
 
-def test_a_stage_of_turns_that_begins_inside_a_batch_is_refused_where_parts_would_differ():
-    class Turns(TrainedStage):
+def test_a_stage_of_alternating_updates_that_begins_inside_a_batch_is_refused_where_parts_would_differ():
+    class Alternating(TrainedStage):
         alternating_updates = 2
 
     (alone,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], [])
     (two,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], ["compute.devices=2"])
-    module = Turns(alone.train, 0)
-    assert stage_data(alone, catalogue(22), 0, module, 4, 12).start == 4
-    assert stage_data(two, catalogue(22), 0, module, 8, 16).start == 8
-    with pytest.raises(ValueError, match="takes turns by batches of 8 clips and begins at clip 4"):
-        stage_data(two, catalogue(22), 0, module, 4, 12)
+    module = Alternating(alone.train, 0)
+    assert source(alone, catalogue(22)).clips(module, 4, 12).start == 4
+    assert source(two, catalogue(22)).clips(module, 8, 16).start == 8
+    with pytest.raises(ValueError, match="alternates its updates by batches of 8 clips and begins at clip 4"):
+        source(two, catalogue(22)).clips(module, 4, 12)

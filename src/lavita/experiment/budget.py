@@ -1,4 +1,4 @@
-"""The one purse of a cell cut into its stages, in clips, FLOPs or seconds; what its shared parts cost comes first."""
+"""The compute budget of a run split into its stages, in clips, FLOPs or seconds, after what shared parts cost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fractions import Fraction
 import torch
 
 from lavita.config.compose import Experiment
+from lavita.config.schema import BudgetConfig, CodecConfig, DataConfig, SamplingConfig
 from lavita.experiment.costs import shape_batch, training_flops_per_clip
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, build_pretraining, codec_training_config, empty_codec
@@ -21,7 +22,7 @@ FlopsPerClip = Callable[[TrainedStage], int]
 
 @dataclass(frozen=True)
 class SharedCost:
-    """What parts that several cells share cost a cell: the suite's codec and, where it is used, the latent cache."""
+    """What parts that several runs share cost each of them: the suite's autoencoder and, where used, its latents."""
 
     clips: int = 0
     flops: float = 0.0
@@ -33,40 +34,41 @@ def shared_cost(stages: Sequence[Mapping[str, float]]) -> SharedCost:
     return SharedCost(*(sum(stage[key] for stage in stages) for key in ("clips", "flops", "seconds")))
 
 
-def shares_codec(cell: Experiment, method: VideoMethod) -> bool:
-    """Whether a cell works on latents of a codec that the suite trained, and pays for it."""
-    return cell.codec.kind == "suite" and not method.owns_first_stage
+def shares_codec(codec: CodecConfig, method: VideoMethod) -> bool:
+    """Whether a method works on latents of an autoencoder that the suite trained, and pays for it."""
+    return codec.kind == "suite" and not method.owns_first_stage
 
 
-def all_stages(cell: Experiment, method: VideoMethod, pretraining: VideoMethod | None) -> list[StagePlan]:
-    """The stages of a cell: of its pretraining, where it has one, and of its method, with their shares of the purse."""
+def all_stages(method: VideoMethod, pretraining: VideoMethod | None, share: float) -> list[StagePlan]:
+    """The stages of a run with their shares of the compute budget: its pretraining, where it has one, then its method.
+
+    share: that of the pretraining.
+    """
     if pretraining is None:
         return method.stages()
-    share = cell.pretraining.share
     own = [replace(stage, share=stage.share * (1 - share)) for stage in method.stages()]
     return [StagePlan(pretraining.stage_name, share, pretraining), *own]
 
 
 def split_budget(
-    cell: Experiment,
-    method: VideoMethod,
-    pretraining: VideoMethod | None = None,
-    spent: SharedCost | None = None,
+    label: str,
+    budget: BudgetConfig,
+    stages: Sequence[StagePlan],
+    shared: SharedCost,
     flops_per_clip: FlopsPerClip | None = None,
 ) -> list[tuple[StagePlan, Limit]]:
-    """Stages of a cell with what ends each; together the purse less what is charged.
+    """Stages of a run with what ends each; together the compute budget less what shared parts cost.
 
-    spent: what is charged, as measured; None: the codec's clips, as configured. flops_per_clip: counts those of a
-    stage, where the currency is flops. Seconds of a stage are a share of the own part; the cell gives its last stage
-    what is left. Raises ValueError where it won't go.
+    label: the row's name, for messages. flops_per_clip: counts those of a stage, where the budget is in FLOPs. Seconds
+    of a stage are a share of the own part; the run gives its last stage what is left. Raises ValueError where the
+    budget does not go into whole batches.
     """
-    spent = spent or SharedCost(cell.codec.clips if shares_codec(cell, method) else 0)
-    stages, currency = all_stages(cell, method, pretraining), cell.budget.currency
-    cost = getattr(spent, currency)
-    own = cell.budget.asked - cost
+    currency = budget.currency
+    cost = getattr(shared, currency)
+    own = budget.asked - cost
     try:
         if own <= 0:
-            raise ValueError(f"budget: nothing is left of {cell.budget.asked:g} {currency}")
+            raise ValueError(f"budget: nothing is left of {budget.asked:g} {currency}")
         if currency == "clips":
             limits = clips_limits(stages, int(own))
         elif currency == "flops":
@@ -74,9 +76,9 @@ def split_budget(
         else:
             limits = [Limit(None, own * stage.share) for stage in stages]
     except ValueError as error:
-        asked = f"budget.{currency}={cell.budget.asked:g}"
+        asked = f"budget.{currency}={budget.asked:g}"
         note = f" ({asked}, of which what the rows share costs {cost:g})" if cost else f" ({asked})"
-        raise ValueError(f"{cell.label}: {error}{note}") from None
+        raise ValueError(f"{label}: {error}{note}") from None
     return list(zip(stages, limits, strict=True))
 
 
@@ -99,46 +101,61 @@ def flops_limits(stages: Sequence[StagePlan], flops: float, flops_per_clip: Flop
     ]
 
 
-def check_budget(cell: Experiment, num_classes: int | None) -> list[tuple[StagePlan, Limit]]:
-    """The stages of a cell as shapes, with what ends each; allocates no weights.
+def check_budget(experiment: Experiment, num_classes: int | None) -> list[tuple[StagePlan, Limit]]:
+    """The stages of a run as shapes, with what ends each; allocates no weights.
 
     Raises ValueError unless every stage gets whole batches and the method does the task that its clips are made for.
     """
-    if cell.codec.kind == "suite" and cell.codec.clips % cell.codec.batch_clips:
-        raise ValueError(
-            f"codec.clips: {cell.codec.clips} is not a multiple of codec.batch_clips {cell.codec.batch_clips}"
-        )
+    codec = experiment.codec
+    if codec.kind == "suite" and codec.clips % codec.batch_clips:
+        raise ValueError(f"codec.clips: {codec.clips} is not a multiple of codec.batch_clips {codec.batch_clips}")
+    method, pretraining = on_meta(experiment, num_classes)
+    check_task(experiment.label, method, experiment.sampling)
+    return planned_stages(experiment, method, pretraining)
+
+
+def on_meta(experiment: Experiment, num_classes: int | None) -> tuple[VideoMethod, VideoMethod | None]:
+    """The method of a run and its pretraining, where it has one, as shapes on the meta device."""
     with torch.device("meta"):
-        codec = empty_codec(cell.codec)
-        pretraining = build_pretraining(cell, num_classes, codec) if cell.pretraining.method else None
-        method = build_method(cell, num_classes, codec)
-    check_task(cell, method)
+        codec = empty_codec(experiment.codec)
+        method = build_method(experiment, num_classes, codec)
+        pretraining = build_pretraining(experiment, num_classes, codec) if experiment.pretraining.method else None
     for module in (codec, method, *([pretraining] if pretraining else [])):
         module.to("meta")
-    return split_budget(cell, method, pretraining, planned_shared_cost(cell, method), meta_flops(cell))
+    return method, pretraining
 
 
-def meta_flops(cell: Experiment) -> FlopsPerClip:
+def planned_stages(
+    experiment: Experiment, method: VideoMethod, pretraining: VideoMethod | None
+) -> list[tuple[StagePlan, Limit]]:
+    """The stages of modules on the meta device with what ends each, as far as it is known before. Raises ValueError."""
+    stages = all_stages(method, pretraining, experiment.pretraining.share)
+    shared = planned_shared_cost(experiment, method)
+    return split_budget(experiment.label, experiment.budget, stages, shared, meta_flops(experiment.data))
+
+
+def meta_flops(data: DataConfig) -> FlopsPerClip:
     """Counts the FLOPs of a clip of a stage that lies on the meta device."""
-    return lambda module: training_flops_per_clip(module, shape_batch(cell, module, 1))
+    return lambda module: training_flops_per_clip(module, shape_batch(data, module, 1))
 
 
-def planned_shared_cost(cell: Experiment, method: VideoMethod) -> SharedCost:
-    """What the suite's codec will cost a cell, as far as it is known before: its seconds are not."""
-    if not shares_codec(cell, method):
+def planned_shared_cost(experiment: Experiment, method: VideoMethod) -> SharedCost:
+    """What the suite's autoencoder will cost a run, as far as it is known before: its seconds are not."""
+    config = experiment.codec
+    if not shares_codec(config, method):
         return SharedCost()
-    if cell.budget.currency != "flops":
-        return SharedCost(cell.codec.clips)
+    if experiment.budget.currency != "flops":
+        return SharedCost(config.clips)
     from lavita.codecs.training import CodecTraining
 
     with torch.device("meta"):
-        module = CodecTraining(cell.codec, codec_training_config(cell), seed=0)
-    return SharedCost(cell.codec.clips, meta_flops(cell)(module.to("meta")) * cell.codec.clips)
+        module = CodecTraining(config, codec_training_config(config, experiment.train), seed=0)
+    return SharedCost(config.clips, meta_flops(experiment.data)(module.to("meta")) * config.clips)
 
 
-def check_task(cell: Experiment, method: VideoMethod) -> None:
-    """Raise ValueError unless the method does what sampling asks of it."""
+def check_task(label: str, method: VideoMethod, sampling: SamplingConfig) -> None:
+    """Raise ValueError, with the row's name, unless the method does what sampling asks of it."""
     try:
-        method.check_task(cell.sampling)
+        method.check_task(sampling)
     except ValueError as error:
-        raise ValueError(f"{cell.label}: {error}") from None
+        raise ValueError(f"{label}: {error}") from None

@@ -1,346 +1,108 @@
-"""One cell in its own process: build, sample untrained, train, save, sample, score, record."""
+"""The process of one run (method x seed): set up, sample untrained, train, save, sample, score, record."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lavita.config.compose import Experiment
 from lavita.config.plan import read_config
-from lavita.config.schema import BUDGET_UNITS
-from lavita.data.catalogue import Catalogue
 from lavita.data.clips import real_windows
-from lavita.data.find import usable_catalogue
-from lavita.executors.heartbeat import HEARTBEAT, Heartbeat, emit, progress, read_heartbeat, start_heartbeat
-from lavita.executors.process import begin, is_of_the_machine, told
+from lavita.executors.heartbeat import emit, progress
+from lavita.executors.process import begin
+from lavita.experiment.completion import complete, finish, save_method
 from lavita.experiment.devices import together
 from lavita.experiment.scoring import Scorer, reconstruction_scores
-from lavita.experiment.train import HELDOUT_CLIPS, Spent, check_spent, stage_data, start_network, train
-from lavita.files import remove_parts
-from lavita.lock import FolderLock
-from lavita.methods.base import VideoMethod
-from lavita.methods.build import build_method, load_suite_codec
-from lavita.methods.checkpoints import read_state, save
-from lavita.results.digest import LOCK, PROGRESS
-from lavita.results.provenance import hardware, peak_bytes, versions
-from lavita.results.records import read_record, write_record
+from lavita.experiment.sessions import reason_of, session, status_of
+from lavita.experiment.setup import Setup, set_up
+from lavita.experiment.train import HELDOUT_CLIPS, train
+from lavita.results.digest import PROGRESS
 from lavita.results.resume_store import ResumeStore
-from lavita.results.shared import read_shared
-from lavita.sampling.generate import Conditions, Generated, conditions_of, drop_parts, generate, save_samples
+from lavita.sampling.generate import Generated, drop_parts, generate, save_samples
 from lavita.training import checkpoint, distributed
-from lavita.training.budget import OverBudget
-from lavita.training.callbacks import Diverged
-from lavita.training.checkpoint import Stopped
 from lavita.training.stage import TrainedStage
 
 
-def begin_session(record: Mapping[str, Any], progress: Path) -> list[dict[str, Any]]:
-    """The sittings of a record, the last one closed by its last sign of life, and a new one for this process."""
-    before = [dict(one) for one in record.get("sittings", [])]
-    if before and before[-1]["ended"] == "":
-        before[-1] |= closed(read_heartbeat(progress / HEARTBEAT), "killed")
-    return [
-        *before,
-        {
-            "host": platform.node(),
-            "process": os.getpid(),
-            "job": slurm_job(os.environ),
-            "hardware": hardware(),
-            "versions": versions(),
-            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "stage": "",
-            "done": 0,
-            "seconds": 0.0,
-            "peak_bytes": 0,
-            "ended": "",
-        },
-    ]
-
-
-def slurm_job(environ: Mapping[str, str]) -> str:
-    """The id by which scancel knows this process's job; "" outside of Slurm."""
-    if "SLURM_ARRAY_JOB_ID" in environ:
-        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
-    return environ.get("SLURM_JOB_ID", "")
-
-
-def end_session(sittings: list[dict[str, Any]], progress: Path, pulse: Heartbeat, ended: str) -> list[dict[str, Any]]:
-    """The same with the last one closed; ended: ok, or the status with which it was."""
-    last = read_heartbeat(progress / HEARTBEAT) or {}
-    return [*sittings[:-1], sittings[-1] | closed(last | measured(pulse), ended)]
-
-
-def measured(pulse: Heartbeat) -> dict[str, Any]:
-    """What this process has taken so far."""
-    return {"seconds": pulse.seconds, "peak_bytes": peak_bytes()}
-
-
-def closed(last: Mapping[str, Any] | None, ended: str) -> dict[str, Any]:
-    """How a sitting ended, and the last that is known of it."""
-    known = {key: last[key] for key in ("stage", "done", "seconds", "peak_bytes") if key in last} if last else {}
-    return known | {"ended": ended}
-
-
-def seconds_of(sittings: list[dict[str, Any]]) -> float:
-    """Seconds of all sittings, work that was lost with a kill and done again included."""
-    return sum(one["seconds"] for one in sittings)
-
-
-def said_once(sittings: list[dict[str, Any]], key: str) -> str:
-    """What the sittings say under a key, each thing once."""
-    return " then ".join(dict.fromkeys(str(one[key]) for one in sittings))
-
-
-STATUS_OF = {Diverged: "diverged", OverBudget: "over_budget", Stopped: "interrupted"}
-
-
-@contextmanager
-def session(folder: Path) -> Iterator[ResumeStore]:
-    """Work on an attempt in this process: gives what it keeps to go on from. However the work ends, the record has it;
-    what it kept is removed by `tidy` once the record says ok.
-    """
-    progress = folder / PROGRESS
-    progress.mkdir(parents=True, exist_ok=True)
-    with FolderLock(progress / LOCK, "the process of a cell"):
-        yield from sat(folder, progress)
-
-
-def sat(folder: Path, progress: Path) -> Iterator[ResumeStore]:
-    """A sitting of a process that has the attempt for itself."""
-    remove_parts(folder)
-    sittings = begin_session(read_record(folder), progress)
-    pulse = start_heartbeat(progress / HEARTBEAT)
-    write_record(folder, read_record(folder) | {"status": "running", "reason": "", "sittings": sittings})
-    pulse.beat("start", 0)
-    kept = ResumeStore(progress)
-    ended = "failed"
-    try:
-        yield kept
-        ended = "ok"
-    except BaseException as error:
-        ended = status_of(error)
-        raise
-    finally:
-        for name in kept.damaged:
-            emit("note", text=f"{name}: damaged, made again")
-        record = read_record(folder)
-        write_record(folder, record | {"sittings": end_session(record["sittings"], progress, pulse, ended)})
-
-
-def tidy(folder: Path) -> None:
-    """Remove what an attempt kept to go on from: it is finished."""
-    shutil.rmtree(folder / PROGRESS, ignore_errors=True)
-
-
-def status_of(error: BaseException) -> str:
-    """The status of a cell that an exception ended."""
-    if is_of_the_machine(error):
-        return "interrupted"
-    return next((name for kind, name in STATUS_OF.items() if isinstance(error, kind)), "failed")
-
-
-def reason_of(error: BaseException, folder: str) -> str:
-    """One line for the record of an attempt; folder: its own, where an error of the machine names no file."""
-    if isinstance(error, Stopped):
-        return str(error)
-    if is_of_the_machine(error):
-        return told(error, folder)
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
-
-
 def main(folder: Path, shared_folder: Path) -> None:
-    """Run the cell of a folder, or go on with it, and complete its record."""
-    cell = read_config(folder / "config.yaml")
-    with together(cell.compute, folder):
+    """Begin the run of a folder, or resume it, and complete its record."""
+    experiment = read_config(folder / "config.yaml")
+    with together(experiment.compute, folder):
         if not distributed.is_first():
-            work(cell, folder, shared_folder, ResumeStore(folder / PROGRESS))
+            work(set_up(experiment, folder, shared_folder), folder, ResumeStore(folder / PROGRESS))
             return
-        with session(folder) as kept:
-            work(cell, folder, shared_folder, kept)
-        finish(folder, cell)
+        with session(folder) as store:
+            work(set_up(experiment, folder, shared_folder), folder, store)
+        finish(folder, experiment.compute.processes)
 
 
-def work(cell: Experiment, folder: Path, shared_folder: Path, kept: ResumeStore) -> None:
-    """What is done in one sitting, by every process of the cell: build, sample untrained, train, sample, score."""
-    shared = read_shared(shared_folder)
-    distributed.start_group()
-    device = torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
-    catalogue = usable_catalogue(cell, cell.data.root, Path(shared["cache"]))
-    codec = load_suite_codec(cell.codec, shared["codec"])
-    method = build_method(cell, shared["num_classes"], codec).to(device).eval()
-    if cell.pretraining.checkpoint:
-        source = read_record(folder)["outside"]["pretraining.checkpoint"]
-        start_network(method, read_state(cell.pretraining.checkpoint), source, folder)
-    scorer = Scorer(shared, cell, str(device)) if distributed.is_first() else None
-
-    given = conditions_of(cell, catalogue)
-    scores = score_method(method, cell, scorer, shared["classes"], "untrained", folder / "untrained", given, kept)
-    spent = train(method, cell, catalogue, shared, folder, kept)
-    method.to(device)  # the trainer leaves a module on the CPU
-    scores += score_method(method, cell, scorer, shared["classes"], "train", folder / "samples", given, kept)
-    if distributed.is_first():
-        weights_hash = save_method(method, cell, shared, folder)
-        scores += first_stage_scores(method, cell, catalogue, scorer, shared, folder / "autoencoder.gif", kept)
-        complete(folder, method, cell, spent, scores, weights_hash, "" if given is None else given.remark)
+def work(setup: Setup, folder: Path, store: ResumeStore) -> None:
+    """What is done in one session, by every process of the run: sample untrained, train, sample, score."""
+    scorer = Scorer(setup.shared, setup.experiment, str(setup.device)) if distributed.is_first() else None
+    scores = score_method(setup, scorer, "untrained", folder / "untrained", store)
+    spent = train(setup, folder, store)
+    setup.method.to(setup.device)  # the trainer leaves a module on the CPU
+    scores += score_method(setup, scorer, "train", folder / "samples", store)
+    if scorer is not None:
+        weights_hash = save_method(setup, folder)
+        scores += first_stage_scores(setup, scorer, folder / "autoencoder.gif", store)
+        complete(folder, setup, spent, scores, weights_hash)
 
 
 def score_method(
-    method: VideoMethod,
-    cell: Experiment,
-    scorer: Scorer | None,
-    classes: list[int],
-    stage: str,
-    out: Path,
-    given: Conditions | None,
-    kept: ResumeStore,
+    setup: Setup, scorer: Scorer | None, stage: str, out: Path, store: ResumeStore
 ) -> list[dict[str, Any]]:
     """Sample the protocol's clips, keep them without loss, and score them; one entry a metric.
 
     Every process samples its part; scorer None: another one scores.
     """
     name = "sample" if stage == "train" else "sample untrained"
-    remark = None if given is None else given.remark
+    experiment, conditions = setup.experiment, setup.conditions
+    sampling, remark = experiment.sampling, None if conditions is None else conditions.remark
 
     def sample() -> Generated:
         report = partial(progress, name)
-        return generate(method, cell.sampling, cell.protocol.n_generated, 0, classes, report, given, kept, name)
+        clips, classes = experiment.protocol.n_generated, setup.shared["classes"]
+        return generate(setup.method, sampling, clips, 0, classes, report, conditions, store, name)
 
     def make() -> list[dict[str, Any]]:
         made = sample()
         if out.is_dir():
             shutil.rmtree(out)  # of a process that was killed while it wrote them
-        save_samples(out, made.clips, made.seeds, made.labels, cell, keep_clips=stage == "train", condition=remark)
+        save_samples(out, made, experiment.method, experiment.cell, sampling, stage == "train", condition=remark)
         seconds = made.seconds / len(made.clips)
-        scored = scorer.score(made.clips, out.with_suffix(".npz"), stage == "train", kept, f"score of {name}", stage)
+        scored = scorer.score(made.clips, out.with_suffix(".npz"), stage == "train", store, f"score of {name}", stage)
         return [replace(score, sampling_seconds_per_clip=seconds).to_json() for score in scored]
 
     if scorer is None:
-        if kept.load_value(f"scores of {name}") is None:
+        if store.load_value(f"scores of {name}") is None:
             sample()
         return []
-    scores = kept.get_or_compute(f"scores of {name}", make)
+    scores = store.get_or_compute(f"scores of {name}", make)
     for parts in (name, f"score of {name}"):
-        drop_parts(kept, parts)
+        drop_parts(store, parts)
     return scores
 
 
-def first_stage_scores(
-    method: VideoMethod,
-    cell: Experiment,
-    catalogue: Catalogue,
-    scorer: Scorer,
-    shared: dict[str, Any],
-    picture: Path,
-    kept: ResumeStore,
-) -> list[dict[str, Any]]:
-    """What the method's own first stage loses, or else (measured once a run) what the suite's codec loses."""
+def first_stage_scores(setup: Setup, scorer: Scorer, picture: Path, store: ResumeStore) -> list[dict[str, Any]]:
+    """What the method's own first stage loses, or else (measured once a suite) what the suite's autoencoder loses."""
+    method, experiment = setup.method, setup.experiment
     codec = method.first_stage()
     if codec is None:
-        return shared["codec_scores"]
-    p = cell.protocol
+        return setup.shared["codec_scores"]
+    p, catalogue = experiment.protocol, setup.data.catalogue
     windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
-    heldout = stage_data(cell, catalogue, cell.seed, TrainedStage(cell.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
+    heldout = setup.data.clips(TrainedStage(experiment.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
     video = heldout["video"].to(method.device)
 
     def make() -> list[dict[str, Any]]:
         scores = reconstruction_scores(codec, "autoencoder", video, windows, scorer, method.perceptual_score, picture)
         return [score.to_json() for score in scores]
 
-    return kept.get_or_compute("scores of the first stage", make)
-
-
-def save_method(method: VideoMethod, cell: Experiment, shared: dict[str, Any], folder: Path) -> str:
-    """The method's weights (averaged) with all that rebuilds it; returns the file's sha256."""
-    external = cell.codec.kind == "kl"
-    state = {key: value for key, value in method.state_dict().items() if not (external and key.startswith("codec."))}
-    # Sampling needs no file that only training read.
-    model = cell.model | dict.fromkeys(cell.weight_files)
-    config = {
-        "cell": asdict(cell) | {"data": asdict(cell.data) | {"root": None}, "model": model},
-        "num_classes": shared["num_classes"],
-        "class_names": shared["class_names"],
-        "classes": shared["classes"],
-    }
-    path = folder / "checkpoint.safetensors"
-    save(path, state, config)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def count(parameters: Any) -> int:
-    return sum(parameter.numel() for parameter in parameters)
-
-
-def complete(
-    folder: Path,
-    method: VideoMethod,
-    cell: Experiment,
-    spent: Spent,
-    scores: list[dict[str, Any]],
-    weights_hash: str,
-    remark: str,
-) -> None:
-    """Put into the record what was spent and what came out; it is finished by `finish`."""
-    record = read_record(folder)
-    trainable = {id(p): p for stage in method.stages() for p in stage.module.trained_parameters()}
-    # Fixed tables are parameters without gradient; a frozen codec has weights too, and they count.
-    fixed = {id(p) for name, p in method.named_parameters() if name.rpartition(".")[2] in FIXED_TABLES}
-    # A discriminator is trained but no part of what samples: it counts too.
-    everything = trainable | {id(p): p for p in method.parameters() if id(p) not in fixed}
-    record["row"] |= {
-        "clips_seen": int(spent.total("clips")),
-        "train_flops": int(spent.total("flops")),
-        "params_trained": count(trainable.values()),
-        "params_total": count(everything.values()),
-        "external_bytes": external_bytes(cell, method),
-        "weights_hash": weights_hash,
-    }
-    declared = dict(method.declared) | record["outside"]
-    said = [record["flag"], remark, *(f"{name}: {text}" for name, text in declared.items())]
-    record |= {"declared": declared, "remark": "; ".join(part for part in said if part)}
-    record |= {"scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}
-    totals = {currency: spent.total(currency) for currency in BUDGET_UNITS}
-    record["budget"] = {"currency": cell.budget.currency, "asked": cell.budget.asked, "spent": totals}
-    write_record(folder, record)
-    check_spent(cell, totals, spent)
-
-
-def finish(folder: Path, cell: Experiment) -> None:
-    """Mark the record ok, with what all sittings took together."""
-    record = read_record(folder)
-    sittings = record["sittings"]
-    seconds = seconds_of(sittings)
-    record["row"] |= {
-        "wall_seconds": seconds,
-        "accelerator_seconds": seconds * cell.compute.processes if torch.cuda.is_available() else 0.0,
-        "peak_bytes": max(one["peak_bytes"] for one in sittings),
-        "hardware": said_once(sittings, "hardware"),
-        "versions": said_once(sittings, "versions"),
-    }
-    write_record(folder, record | {"status": "ok", "reason": record.pop("remark")})
-    tidy(folder)
-
-
-def external_bytes(cell: Experiment, method: VideoMethod) -> int:
-    """Size of the weights that came from outside the run: the given codec, and every file that a cell names."""
-    codec = count(method.codec.parameters()) * 4 if cell.codec.kind == "kl" and not method.owns_first_stage else 0
-    return codec + sum(Path(path).stat().st_size for path in set(cell.outside.values()))
-
-
-FIXED_TABLES = {"pos_embed", "temp_embed", "time_embed"}
+    return store.get_or_compute("scores of the first stage", make)
 
 
 if __name__ == "__main__":
@@ -349,7 +111,7 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
         emit("result", status="ok", reason="")
-    except Exception as error:  # whatever it is, the record must say so and the other cells must run
+    except Exception as error:  # whatever it is, the record must say so and the other runs go on
         traceback.print_exc()
         emit("result", status=status_of(error), reason=reason_of(error, sys.argv[1]))
         raise SystemExit(1) from None

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lavita.codecs.base import Codec
-from lavita.config.compose import Experiment
+from lavita.config.schema import ComputeConfig, DataConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.nn.blocks import ModulatedBlock
 from lavita.training.distributed import recomputed_blocks
@@ -24,30 +24,30 @@ from lavita.training.stage import TrainedStage
 
 
 def training_flops_per_clip(module: TrainedStage, batch: dict[str, torch.Tensor]) -> int:
-    """FLOPs (2 a multiply-add) of loss and backward for one clip, encoding included, mean over the stage's turns.
+    """FLOPs (2 a multiply-add) of loss and backward for one clip with encoding, mean over alternating updates.
 
     Gradients are cleared after. Attention is counted as its two matrix products: the fused CPU kernel is unknown to the
     counter, so the plain one runs here.
     """
     one = {key: value[:1].to(module.device) for key, value in batch.items()}
-    counted = [turn_flops(module, one, turn) for turn in range(module.alternating_updates)]
+    counted = [update_flops(module, one, number) for number in range(module.alternating_updates)]
     return round(sum(counted) / len(counted))
 
 
-def turn_flops(module: TrainedStage, one: dict[str, torch.Tensor], turn: int) -> int:
-    """FLOPs of loss and backward on one clip in the given turn of a stage."""
-    # On the CPU, so that a network that is but shapes (the meta device) still knows whose turn it is.
-    first_of_turn = torch.full((1,), turn * module.train_config.batch_clips)
+def update_flops(module: TrainedStage, one: dict[str, torch.Tensor], number: int) -> int:
+    """FLOPs of loss and backward on one clip in update `number` of those that a stage alternates."""
+    # On the CPU, so that a network that is but shapes (the meta device) still knows which update it is.
+    first_clip = torch.full((1,), number * module.train_config.batch_clips)
     rng = SampleRNG.for_training(0, "flops", torch.zeros(1, dtype=torch.int64), module.device)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        module.loss(one | {"clip_index": first_of_turn}, rng)["loss"].mean().backward()
+        module.loss(one | {"clip_index": first_clip}, rng)["loss"].mean().backward()
     module.zero_grad(set_to_none=True)
     return counter.get_total_flops()
 
 
 @torch.no_grad()
 def encoding_flops_per_clip(codec: Codec, batch: dict[str, torch.Tensor]) -> int:
-    """FLOPs of encoding one clip with the suite's codec."""
+    """FLOPs of encoding one clip with the suite's autoencoder."""
     video = batch["video"][:1].to(next(codec.parameters(), batch["video"]).device)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         codec.encode(video, SampleRNG([0], video.device))
@@ -70,14 +70,13 @@ class StageCost:
     peak_bytes: int
 
 
-def shape_batch(cell: Experiment, module: TrainedStage, clips: int) -> dict[str, Tensor]:
+def shape_batch(data: DataConfig, module: TrainedStage, clips: int) -> dict[str, Tensor]:
     """A batch of a stage as shapes on the meta device; clip indices are real numbers."""
-    d = cell.data
 
     def frames(count: int) -> Tensor:
-        return torch.zeros(clips, count, 3, d.resolution, d.resolution, device="meta")
+        return torch.zeros(clips, count, 3, data.resolution, data.resolution, device="meta")
 
-    batch = {"video": frames(d.frames), "label": torch.zeros(clips, dtype=torch.int64, device="meta")}
+    batch = {"video": frames(data.frames), "label": torch.zeros(clips, dtype=torch.int64, device="meta")}
     batch["clip_index"] = torch.arange(clips)
     if module.past_frames:
         batch["past"] = frames(module.past_frames)
@@ -105,30 +104,30 @@ def forward_flops(module: TrainedStage, batch: dict[str, Tensor]) -> int:
     return sum(by_part[name].values())
 
 
-def stage_cost(cell: Experiment, module: TrainedStage) -> StageCost:
-    """The cost of training a stage of a cell; the module lies on the meta device."""
-    one = shape_batch(cell, module, 1)
+def stage_cost(data: DataConfig, compute: ComputeConfig, module: TrainedStage) -> StageCost:
+    """The cost of training a stage; the module lies on the meta device."""
+    one = shape_batch(data, module, 1)
     with torch.no_grad():
         forward = forward_flops(module, one)
     trained = {id(p): p.numel() for p in module.trained_parameters()}
     every = {id(p): p.numel() for p in module.parameters()}
     copies = TRAINED_COPIES + (1 if module.uses_ema else 0)
     others = sum(size for key, size in every.items() if key not in trained)
-    compute = cell.compute
     clips = module.train_config.batch_clips // (compute.accumulate_batches * compute.processes)
     shards = compute.processes if compute.strategy == "fsdp" else 1
     return StageCost(
         params=sum(trained.values()),
         flops_forward=forward,
         flops_train=training_flops_per_clip(module, one),
-        peak_bytes=BYTES * (copies * sum(trained.values()) // shards + others) + activation_bytes(cell, module, clips),
+        peak_bytes=BYTES * (copies * sum(trained.values()) // shards + others)
+        + clips * activation_bytes(data, module, compute.checkpoint_activations),
     )
 
 
-def activation_bytes(cell: Experiment, module: TrainedStage, clips: int) -> int:
-    """Bytes of all tensors that the backward pass of a batch of `clips` keeps, weights not counted.
+def activation_bytes(data: DataConfig, module: TrainedStage, recomputed: bool) -> int:
+    """Bytes of all tensors that the backward pass of one clip keeps, weights not counted.
 
-    Counted on one clip and multiplied. Under mixed precision it is an upper bound.
+    recomputed: whether blocks recompute theirs. Under mixed precision it is an upper bound.
     """
     weights = {p.untyped_storage()._cdata for p in module.parameters()}
     kept: dict[int, Tensor] = {}
@@ -140,11 +139,11 @@ def activation_bytes(cell: Experiment, module: TrainedStage, clips: int) -> int:
         return tensor
 
     with ExitStack() as stack:
-        stack.enter_context(recomputed_blocks(module, cell.compute.checkpoint_activations))
+        stack.enter_context(recomputed_blocks(module, recomputed))
         stack.enter_context(saved_tensors_hooks(keep, lambda tensor: tensor))
         stack.enter_context(FusedAttention())
-        module.loss(shape_batch(cell, module, 1), SampleRNG([0], torch.device("meta")))
-    return clips * sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+        module.loss(shape_batch(data, module, 1), SampleRNG([0], torch.device("meta")))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 class FusedAttention(TorchFunctionMode):

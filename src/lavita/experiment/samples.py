@@ -1,4 +1,4 @@
-"""A folder of somebody's clips, scored like a method's own: how they were made is not audited."""
+"""External samples: a folder of clips made elsewhere, scored like a method's own; how they were made is not audited."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lavita.config.compose import Experiment
 from lavita.config.plan import read_config
+from lavita.config.protocol import Protocol
 from lavita.data.clip_folder import MANIFEST, read_clips, read_manifest, write_clips, write_grid, write_sprite
 from lavita.data.video import VIDEO_SUFFIXES, probe, read_frames
 from lavita.executors.heartbeat import emit
@@ -23,14 +23,14 @@ from lavita.sampling.generate import GRID_CLIPS
 REMARK = "training not audited"
 
 
-def given_clips(folder: Path, cell: Experiment) -> np.ndarray:
+def external_clips(folder: Path, protocol: Protocol) -> np.ndarray:
     """The first clips of a folder by name, as many as the protocol scores: uint8 (N, F, H, W, 3).
 
     The folder is one that sample.py wrote, or holds one video a clip. Raises ValueError for clips
     that sample.py made from a real one, for too few, and for one whose frames or size are not the protocol's: cutting
     and resizing would be a choice of ours.
     """
-    p = cell.protocol
+    p = protocol
     if (folder / MANIFEST).is_file():
         condition = read_manifest(folder)["sidecar"].get("condition")
         if condition:
@@ -62,14 +62,16 @@ def given_clips(folder: Path, cell: Experiment) -> np.ndarray:
 
 def main(folder: Path, shared_folder: Path, source: Path) -> None:
     """Score a folder of clips and complete its record."""
-    cell = read_config(folder / "config.yaml")
+    experiment = read_config(folder / "config.yaml")
     shared = read_shared(shared_folder)
-    clips = given_clips(source, cell)
+    clips = external_clips(source, experiment.protocol)
     names = [f"{index:06d}" for index in range(len(clips))]
-    write_clips(folder / "samples", clips, names, {"method": cell.method, "cell": cell.cell, "source": REMARK})
+    write_clips(
+        folder / "samples", clips, names, {"method": experiment.method, "cell": experiment.cell, "source": REMARK}
+    )
     write_grid(folder / "samples.gif", clips[:GRID_CLIPS], columns=4)
     write_sprite(folder, "samples", clips[:GRID_CLIPS])
-    scorer = Scorer(shared, cell, "cuda" if torch.cuda.is_available() else "cpu")
+    scorer = Scorer(shared, experiment, "cuda" if torch.cuda.is_available() else "cpu")
     scores = [score.to_json() for score in scorer.score(clips, folder / "samples.npz", stage="train")]
     write_record(folder, read_record(folder) | {"status": "ok", "reason": REMARK, "scores": scores})
 

@@ -1,4 +1,4 @@
-"""What all cells of a run share, fitted once for each data fingerprint: codec, extractor, real clips, sanity rows."""
+"""What all runs of a group share, fitted once for each data fingerprint: autoencoder, extractor, real clips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import shutil
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 
 from lavita.config.compose import Experiment
 from lavita.config.plan import cell_from_dict
+from lavita.config.protocol import Protocol
 from lavita.data.catalogue import SPLITS, Catalogue, VideoEntry
 from lavita.data.clips import centre_crop_resize, load_window, real_windows, spread_windows
 from lavita.data.find import usable_catalogue
@@ -22,12 +25,13 @@ from lavita.data.video import read_frames
 from lavita.executors.heartbeat import emit, progress
 from lavita.executors.process import begin
 from lavita.experiment.budget import check_budget
-from lavita.experiment.shared_codec import codec_given, codec_scores, fill_cache, fit_codec, fitted, key_of
-from lavita.experiment.train import stage_data
+from lavita.experiment.shared_codec import codec_scores, external_codec, fill_cache, fit_codec, fitted, key_of
+from lavita.experiment.stage_data import StageData
 from lavita.files import sha256_of
 from lavita.methods.checkpoints import read_state
 from lavita.metrics.distances import inception_score
 from lavita.metrics.extract import save_arrays
+from lavita.metrics.features.base import Extractor
 from lavita.metrics.features.load import load_extractors
 from lavita.metrics.sanity import Sensitivity, sanity_text
 from lavita.results.identity import hash_of_sources, package_files
@@ -35,101 +39,118 @@ from lavita.results.shared import read_shared, write_shared, write_videos
 from lavita.training.checkpoint import Stopped
 
 
-def check_cells(cells: list[Experiment], catalogue: Catalogue, num_classes: int | None) -> list[tuple[VideoEntry, int]]:
-    """The protocol's windows. Raises ValueError for whatever would end a cell later: a wrong path costs no minute."""
-    cell, p = cells[0], cells[0].protocol
-    if cell.conditioning == "class" and num_classes is None:
-        raise ValueError(f"suite {cell.suite} is class-conditional, but {cell.data.dataset} has no classes")
-    for one in cells:
+def check_experiments(
+    experiments: list[Experiment], catalogue: Catalogue, num_classes: int | None
+) -> list[tuple[VideoEntry, int]]:
+    """The protocol's windows. Raises ValueError for whatever would end a run later: a wrong path costs no minute."""
+    first, p = experiments[0], experiments[0].protocol
+    if first.conditioning == "class" and num_classes is None:
+        raise ValueError(f"suite {first.suite} is class-conditional, but {first.data.dataset} has no classes")
+    for one in experiments:
+        source = StageData(one.data, one.compute, catalogue, one.seed, one.method)
         for stage, _ in check_budget(one, num_classes):
             # A batch that does not go into its passes, a video too short for what the stage reads.
-            stage_data(one, catalogue, one.seed, stage.module, 0, 0)
+            source.clips(stage.module, 0, 0)
     return real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
 
 
-def outside_hashes(cells: list[Experiment]) -> dict[str, str]:
-    """sha256 of every outside file that some cell uses. Raises ValueError before anything is trained."""
-    for path in sorted({cell.pretraining.checkpoint for cell in cells} - {None}):
+def external_hashes(experiments: list[Experiment]) -> dict[str, str]:
+    """sha256 of every file of external weights that some run uses. Raises ValueError before anything is trained."""
+    for path in sorted({one.pretraining.checkpoint for one in experiments} - {None}):
         read_state(path)
-    paths = {path for cell in cells for path in cell.outside.values()}
+    paths = {path for one in experiments for path in one.outside.values()}
     return {path: sha256_of(Path(path)) for path in sorted(paths)}
 
 
 GRID_CLIPS = 16
-MEMORY_TIMES = 4  # windows of a split that are described, at most so many times those that are scored
+MEMORY_TIMES = 4  # windows of a split whose features are taken, at most so many times those that are scored
 STRETCH_SPANS = 4  # of each training video, at most so many clips' spans, so that memory stays bounded
 
 
 def main(spec_file: Path, folder: Path) -> dict[str, str]:
     """Fit or find every shared part and write shared.json, whose paths are names below folder.
 
-    Returns the sha256 of every outside file that some cell uses. With "reuse" in the specification folder is finished:
-    only what must hold for these cells is checked; raises Stale where the parts were made from other weights.
+    Returns the sha256 of every file of external weights that some run uses. With "reuse" in the specification folder is
+    finished: only what must hold for these runs is checked; raises Stale where the parts were made from other weights.
     """
     spec = json.loads(spec_file.read_text())
-    cells = [cell_from_dict(values) for values in spec["cells"]]
-    cell, cache = cells[0], Path(spec["cache"])
-    catalogue = usable_catalogue(cell, cell.data.root, cache)
+    experiments = [cell_from_dict(values) for values in spec["cells"]]
+    experiment, cache = experiments[0], Path(spec["cache"])
+    catalogue = usable_catalogue(experiment.data, experiment.data.root, cache)
     num_classes = len(catalogue.class_names) or None
-    windows = check_cells(cells, catalogue, num_classes)
-    outside = outside_hashes(cells)
+    windows = check_experiments(experiments, catalogue, num_classes)
+    external = external_hashes(experiments)
     if spec["reuse"]:
-        check_weights(cell, catalogue, read_shared(folder), cache)
-        return outside
+        check_weights(experiment, catalogue, read_shared(folder), cache)
+        return external
     shared: dict[str, Any] = {"cache": str(cache), "num_classes": num_classes, "class_names": catalogue.class_names}
     shared["classes"] = sorted({v.class_index for v in catalogue.split("train") if v.class_index is not None})
-    shared |= fit_codec(cell, catalogue, cache, folder)
-    shared |= fill_cache(cell, catalogue, shared, cache)
-    shared |= fit_extractor(cell, catalogue, cache, num_classes, folder)
-    shared |= real_clips(cell, windows, shared, folder)
-    shared |= splits_described(cell, catalogue, shared, folder)
-    shared["codec_scores"] = codec_scores(cell, catalogue, windows, shared, folder / "codec.gif")
+    shared |= fit_codec(experiment, catalogue, cache, folder)
+    shared |= fill_cache(experiment, catalogue, shared, cache)
+    shared |= fit_extractor(experiment, catalogue, cache, num_classes, folder)
+    networks = networks_of(experiment, shared)
+    shared |= real_clips(experiment.protocol, networks, windows, num_classes, folder)
+    shared |= split_features(experiment.protocol, networks["distance"], catalogue, folder)
+    shared["codec_scores"] = codec_scores(experiment, catalogue, windows, shared, folder / "codec.gif")
     keys = ("codec_hash", "extractor_hash", "protocol_hash")
-    parts = [catalogue.fingerprint, cell.suite, cell.tier, str(cell.budget), *(str(shared[key]) for key in keys)]
+    parts = [
+        catalogue.fingerprint,
+        experiment.suite,
+        experiment.tier,
+        str(experiment.budget),
+        *(str(shared[key]) for key in keys),
+    ]
     videos = [(video, "true") for video in catalogue.videos] + [(video, "false") for video in catalogue.unused]
     write_videos(folder, [(v.video_id, v.group, v.split, v.sha256, used) for v, used in videos])
     shared["comparison"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     write_shared(folder, shared)
-    return outside
+    return external
 
 
 class Stale(ValueError):
     """Parts that were fitted before can't serve these cells."""
 
 
-def check_weights(cell: Experiment, catalogue: Catalogue, shared: dict[str, Any], cache: Path) -> None:
-    """Raise Stale where a codec or feature network that is given, not fitted, has other weights than then; ValueError
+def check_weights(experiment: Experiment, catalogue: Catalogue, shared: dict[str, Any], cache: Path) -> None:
+    """Raise Stale where an external autoencoder or feature network has other weights than then; ValueError
     for a latent cache that can't be used.
     """
-    if cell.codec.kind != "suite" and codec_given(cell)["codec_hash"] != shared["codec_hash"]:
-        raise Stale("the codec's weights are others")
-    networks = load_extractors(cell.protocol, cell.weights, shared["extractor"], "cpu")
+    config, protocol = experiment.codec, experiment.protocol
+    if config.kind != "suite" and external_codec(config)["codec_hash"] != shared["codec_hash"]:
+        raise Stale("the autoencoder's weights are others")
+    networks = networks_of(experiment, shared)
     hashes = [networks[use].weights_hash for use in ("distance", "classes")]
-    if cell.protocol.with_weights(*hashes).hash() != shared["protocol_hash"]:
+    if protocol.with_weights(*hashes).hash() != shared["protocol_hash"]:
         raise Stale("the feature networks' weights are others")
     # A cache that is whole is opened at once; one that is gone, or of something else, is filled or refused.
-    filled = fill_cache(cell, catalogue, shared, cache)
+    filled = fill_cache(experiment, catalogue, shared, cache)
     # Cells read both paths from the parts: a folder that was handed over may name any place.
     if shared["cache"] != str(cache) or shared["latents"] != filled["latents"]:
         raise Stale("they name another --cache")
 
 
+def networks_of(experiment: Experiment, shared: dict[str, Any]) -> dict[str, Extractor]:
+    """The feature networks of the protocol by their use, on the CPU."""
+    return load_extractors(experiment.protocol, experiment.weights, shared["extractor"], "cpu")
+
+
 def fit_extractor(
-    cell: Experiment, catalogue: Catalogue, cache: Path, num_classes: int | None, out: Path
+    experiment: Experiment, catalogue: Catalogue, cache: Path, num_classes: int | None, out: Path
 ) -> dict[str, Any]:
-    """The feature networks of the protocol; the embedded one is trained here where it is wanted and not cached."""
-    p, path = cell.protocol, None
+    """The feature networks of the protocol; the in-domain one is trained here where it is wanted and not cached."""
+    p, path = experiment.protocol, None
     if "embedded" in (p.extractor, p.is_extractor):
         key = key_of(
-            catalogue.fingerprint, p.frames, p.real_interval, p.resolution, num_classes, cell.data.flip,
-            cell.extractor.steps, hash_of_sources(package_files("metrics", "data")),
+            catalogue.fingerprint, p.frames, p.real_interval, p.resolution, num_classes, experiment.data.flip,
+            experiment.extractor.steps, hash_of_sources(package_files("metrics", "data")),
         )  # fmt: skip
         found = (cache / f"extractor-{key}").is_dir()
-        folder = fitted(cache, f"extractor-{key}", lambda part: train_extractor(cell, catalogue, part, num_classes))
+        train = partial(train_extractor, experiment, catalogue, num_classes)
+        folder = fitted(cache, f"extractor-{key}", train)
         shutil.copytree(folder, out, dirs_exist_ok=True)
         path = str(out / "extractor.safetensors")
         emit("note", text=f"extractor {'taken from the cache' if found else 'trained'}")
-    extractors = load_extractors(cell.protocol, cell.weights, path, "cpu")
+    extractors = networks_of(experiment, {"extractor": path})
     distance, classes = extractors["distance"], extractors["classes"]
     protocol = p.with_weights(distance.weights_hash, classes.weights_hash)
     return {
@@ -141,20 +162,20 @@ def fit_extractor(
     }
 
 
-def train_extractor(cell: Experiment, catalogue: Catalogue, folder: Path, num_classes: int | None) -> None:
-    """Train the embedded feature network on stretches of the training videos."""
+def train_extractor(experiment: Experiment, catalogue: Catalogue, num_classes: int | None, folder: Path) -> None:
+    """Train the in-domain feature network on stretches of the training videos."""
     from lavita.metrics.features.in_domain import save_in_domain
     from lavita.metrics.features.in_domain_training import fit_in_domain
 
-    p, videos = cell.protocol, catalogue.split("train")
+    p, videos = experiment.protocol, catalogue.split("train")
     longest = STRETCH_SPANS * ((p.frames - 1) * p.real_interval + 1)
     stretches = [
         centre_crop_resize(read_frames(video.path, range(min(video.frames, longest))), p.resolution) for video in videos
     ]
     labels = [video.class_index for video in videos] if num_classes else None
     extractor = fit_in_domain(
-        stretches, p.frames, p.real_interval, labels, num_classes, flip=cell.data.flip, seed=0,
-        steps=cell.extractor.steps,
+        stretches, p.frames, p.real_interval, labels, num_classes, flip=experiment.data.flip, seed=0,
+        steps=experiment.extractor.steps,
         report=lambda step, steps, loss: (
             progress("extractor", step, steps, loss) if step % 20 == 0 or step == steps else None
         ),
@@ -163,13 +184,17 @@ def train_extractor(cell: Experiment, catalogue: Catalogue, folder: Path, num_cl
 
 
 def real_clips(
-    cell: Experiment, windows: list[tuple[Any, int]], shared: dict[str, Any], folder: Path
+    protocol: Protocol,
+    networks: Mapping[str, Extractor],
+    windows: Sequence[tuple[VideoEntry, int]],
+    num_classes: int | None,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Features of the protocol's real clips, a grid of the first of them, and what the metric can see of changes."""
+    """Features of the protocol's real clips, a grid of the first of them, and the metric's sensitivity."""
     from lavita.data.clip_folder import write_grid, write_sprite
 
-    p, networks = cell.protocol, load_extractors(cell.protocol, cell.weights, shared["extractor"], "cpu")
-    classes = networks["classes"] if shared["num_classes"] and networks["classes"].num_classes else None
+    p = protocol
+    classes = networks["classes"] if num_classes and networks["classes"].num_classes else None
     sensitivity, first, probabilities = Sensitivity(networks["distance"]), [], []
     for number, (video, start) in enumerate(windows, start=1):
         clip = load_window(video, start, p.frames, p.real_interval, p.resolution)
@@ -180,11 +205,11 @@ def real_clips(
             first.append(clip)
         if number % 100 == 0 or number == len(windows):
             progress("real clips", number, len(windows))
-    kept = {
+    arrays = {
         "features": np.stack(sensitivity.real),
         "names": np.array([f"{v.video_id}@{start}" for v, start in windows]),
     }
-    save_arrays(folder / "real.npz", kept | ({"probabilities": np.stack(probabilities)} if classes else {}))
+    save_arrays(folder / "real.npz", arrays | ({"probabilities": np.stack(probabilities)} if classes else {}))
     write_grid(folder / "real.gif", np.stack(first), columns=4)
     write_sprite(folder, "real", np.stack(first))
     score = inception_score(np.stack(probabilities), p.is_splits, p.is_shuffle_seed) if classes else None
@@ -199,11 +224,10 @@ def real_clips(
     }
 
 
-def splits_described(cell: Experiment, catalogue: Catalogue, shared: dict[str, Any], folder: Path) -> dict[str, Any]:
+def split_features(protocol: Protocol, extractor: Extractor, catalogue: Catalogue, folder: Path) -> dict[str, Any]:
     """Features of windows of each split, spread evenly over its videos: what distances to train and to held-out clips
     are made from, and what a generated clip is held against to see whether it was copied."""
-    p = cell.protocol
-    extractor = load_extractors(cell.protocol, cell.weights, shared["extractor"], "cpu")["distance"]
+    p = protocol
     for split in SPLITS:
         windows = spread_windows(catalogue, split, p.frames, p.real_interval, MEMORY_TIMES * p.n_real, p.clip_seed)
         rows = [

@@ -1,4 +1,4 @@
-"""The codec that all latent methods of a group share: trained or given, what it costs, what it loses."""
+"""The autoencoder that all latent methods of a group share: trained or external, what it costs, what it loses."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import numpy as np
 import torch
 
 from lavita.config.compose import Experiment
+from lavita.config.schema import CodecConfig
 from lavita.data.catalogue import Catalogue
 from lavita.executors.heartbeat import emit, progress
 from lavita.experiment.costs import training_flops_per_clip
+from lavita.experiment.latents import store_latents
 from lavita.experiment.scoring import Scorer
-from lavita.experiment.train import stage_data
-from lavita.files import atomic_write_text, remove_parts
+from lavita.experiment.stage_data import StageData
+from lavita.files import atomic_write_text, remove_parts, sha256_of
 from lavita.lock import waiting_lock
 from lavita.methods.build import codec_training_config, load_suite_codec
 from lavita.results.digest import PROGRESS
@@ -54,72 +56,74 @@ def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
     return folder
 
 
-def codec_given(cell: Experiment) -> dict[str, Any]:
-    """A codec that is not trained here: loaded once, so that a missing one ends the run before its first cell."""
-    digest = hashlib.sha256(cell.codec.kind.encode())
-    for name, value in sorted(load_suite_codec(cell.codec, None).state_dict().items()):
+def external_codec(config: CodecConfig) -> dict[str, Any]:
+    """An autoencoder that is not trained here: loaded once, so that a missing one ends a suite before its first run."""
+    digest = hashlib.sha256(config.kind.encode())
+    for name, value in sorted(load_suite_codec(config, None).state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return {"codec": None, "codec_hash": digest.hexdigest(), "codec_stage": None}
 
 
-def fit_codec(cell: Experiment, catalogue: Catalogue, cache: Path, out: Path) -> dict[str, Any]:
-    """The suite's codec: a copy of it, its hash, and what it cost, which each latent method is charged."""
-    if cell.codec.kind != "suite":
-        return codec_given(cell)
-    d = cell.data
+def fit_codec(experiment: Experiment, catalogue: Catalogue, cache: Path, out: Path) -> dict[str, Any]:
+    """The suite's autoencoder: a copy of it, its hash, and what it cost, which each latent method is charged."""
+    if experiment.codec.kind != "suite":
+        return external_codec(experiment.codec)
+    d, train = experiment.data, codec_training_config(experiment.codec, experiment.train)
     key = key_of(
-        catalogue.fingerprint, cell.codec, codec_training_config(cell), d.frames, d.interval, d.resolution, d.flip,
+        catalogue.fingerprint, experiment.codec, train, d.frames, d.interval, d.resolution, d.flip,
         hash_of_sources(package_files("codecs", "training", "data", "diffusion")),
     )  # fmt: skip
     found = (cache / f"codec-{key}").is_dir()
-    folder = fitted(cache, f"codec-{key}", lambda part: trained_codec(cell, catalogue, part))
+    folder = fitted(cache, f"codec-{key}", lambda part: trained_codec(experiment, catalogue, part))
     stage = json.loads((folder / STAGE).read_text())
     how = "taken from the cache" if found else "trained"
     emit("note", text=f"codec {how}: {stage['clips']} clips, {stage['seconds']:.0f} s, PSNR {stage['psnr']:.1f} dB")
-    weights = hashlib.sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+    weights = sha256_of(folder / "diffusion_pytorch_model.safetensors")
     shutil.copytree(folder, out / "codec", dirs_exist_ok=True)  # of a process that was requeued
     return {"codec": str(out / "codec"), "codec_hash": weights, "codec_stage": stage}
 
 
-def fill_cache(cell: Experiment, catalogue: Catalogue, shared: dict[str, Any], cache: Path) -> dict[str, Any]:
+def fill_cache(experiment: Experiment, catalogue: Catalogue, shared: dict[str, Any], cache: Path) -> dict[str, Any]:
     """The stored moments of the training videos, where the configuration asks for them."""
-    if not cell.data.latent_cache:
+    e = experiment
+    if not e.data.latent_cache:
         return {"latents": None, "latents_stage": None}
-    from lavita.experiment.train import fill
+    codec = load_suite_codec(e.codec, shared["codec"])
+    return store_latents(e.data, e.protocol, catalogue, codec, shared["codec_hash"], cache)
 
-    return fill(cell, catalogue, load_suite_codec(cell.codec, shared["codec"]), shared["codec_hash"], cache)
 
-
-def trained_codec(cell: Experiment, catalogue: Catalogue, folder: Path) -> None:
-    """Train the suite's codec in a folder, where a process that was killed has not just done so."""
+def trained_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> None:
+    """Train the suite's autoencoder in a folder, where a process that was killed has not just done so."""
     if not (folder / STAGE).is_file():
-        train_codec(cell, catalogue, folder)
+        train_codec(experiment, catalogue, folder)
     shutil.rmtree(folder / PROGRESS, ignore_errors=True)
 
 
-def train_codec(cell: Experiment, catalogue: Catalogue, folder: Path) -> None:
-    """Train the suite's codec on the training split and save it with what it cost and how well it does."""
+def train_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> None:
+    """Train the suite's autoencoder on the training split and save it with what it cost and how well it does."""
     from lavita.codecs.kl import save_codec
     from lavita.codecs.training import CodecTraining, measured_codec
     from lavita.experiment.scoring import reconstruction
     from lavita.training.fit import fit_stage
 
-    # One process fits what all cells share, however many train a cell.
-    cell = replace(cell, compute=replace(cell.compute, devices=1, nodes=1, strategy="auto"))
-    clips, train = cell.codec.clips, codec_training_config(cell)
+    e = experiment
+    # One process fits what all runs share, however many train one run.
+    compute = replace(e.compute, devices=1, nodes=1, strategy="auto")
+    clips, train = e.codec.clips, codec_training_config(e.codec, e.train)
     torch.manual_seed(0)
-    module = CodecTraining(cell.codec, train, seed=0)
-    data = stage_data(cell, catalogue, 0, module, 0, clips)
-    first = stage_data(cell, catalogue, 0, module, 0, clips, whole=True)
+    module = CodecTraining(e.codec, train, seed=0)
+    source = StageData(e.data, compute, catalogue, 0, "codec")
+    data = source.clips(module, 0, clips)
+    first = source.clips(module, 0, clips, whole=True)
     module.start(next(iter(first.train_dataloader()))["video"])
     heldout = data.heldout_batch(HELDOUT_CLIPS)
-    kept = ResumeStore(folder / PROGRESS)
+    store = ResumeStore(folder / PROGRESS)
     done = fit_stage(
-        module, data.train_dataloader(), Limit(clips), folder, heldout, progress, cell.compute, kept, cell.checkpoint
+        module, data.train_dataloader(), Limit(clips), folder, heldout, progress, compute, store, e.checkpoint
     )
     batch = STATISTICS_CLIPS - STATISTICS_CLIPS % train.batch_clips or train.batch_clips
-    statistics = stage_data(cell, catalogue, 0, module, 0, batch, whole=True).train_dataloader()
+    statistics = source.clips(module, 0, batch, whole=True).train_dataloader()
     codec = measured_codec(module.autoencoder, statistics, "suite", clips)
     before, after = reconstruction(codec, heldout["video"])
     psnr = 10 * np.log10(255**2 / np.mean((before.astype(float) - after.astype(float)) ** 2))
@@ -131,17 +135,19 @@ def train_codec(cell: Experiment, catalogue: Catalogue, folder: Path) -> None:
 
 
 def codec_scores(
-    cell: Experiment, catalogue: Catalogue, windows: list[tuple[Any, int]], shared: dict[str, Any], picture: Path
+    experiment: Experiment, catalogue: Catalogue, windows: list[tuple[Any, int]], shared: dict[str, Any], picture: Path
 ) -> list[dict[str, Any]]:
-    """What the codec loses by itself, which is the same for every method on its latents; nothing is lost in pixels."""
-    if cell.codec.kind == "pixels":
+    """What the autoencoder loses, which is the same for every method on its latents; nothing is lost in pixels."""
+    e = experiment
+    if e.codec.kind == "pixels":
         return []
     from lavita.experiment.scoring import reconstruction_scores
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    codec = load_suite_codec(cell.codec, shared["codec"]).to(device)
-    heldout = stage_data(cell, catalogue, 0, TrainedStage(cell.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
-    scorer = Scorer(shared, cell, str(device))
+    codec = load_suite_codec(e.codec, shared["codec"]).to(device)
+    source = StageData(e.data, e.compute, catalogue, 0, e.method)
+    heldout = source.clips(TrainedStage(e.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
+    scorer = Scorer(shared, e, str(device))
     video = heldout["video"].to(device)
     scores = reconstruction_scores(codec, "codec", video, windows, scorer, lambda *_: None, picture)
     return [score.to_json() for score in scores]

@@ -1,164 +1,27 @@
-"""Trains the stages of a cell on their parts of its purse and counts what each spends."""
+"""Trains the stages of a run on their parts of its compute budget and counts what each spends."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from lavita.codecs.base import Codec
-from lavita.config.compose import Experiment
-from lavita.data.catalogue import Catalogue
-from lavita.data.datamodule import ClipDataModule
-from lavita.data.latent_cache import LatentCache, LatentKey, fill_latents, videos_hash
+from lavita.config.schema import CheckpointConfig
 from lavita.diffusion.rng import derive_seed, seed_everything
 from lavita.executors.heartbeat import emit, progress
-from lavita.experiment.budget import shared_cost, split_budget
-from lavita.experiment.costs import encoding_flops_per_clip, training_flops_per_clip
+from lavita.experiment.costs import encoding_flops_per_clip
+from lavita.experiment.setup import Setup, start_network
+from lavita.experiment.stage_data import StageData
 from lavita.methods.base import VideoMethod
-from lavita.methods.build import build_pretraining
-from lavita.methods.checkpoints import start_from
-from lavita.results.records import read_record, write_record
 from lavita.results.resume_store import ResumeStore
 from lavita.training import distributed
-from lavita.training.budget import Limit, OverBudget
+from lavita.training.budget import Limit
 from lavita.training.checkpoint import StageCheckpoints
 from lavita.training.fit import fit_stage
-from lavita.training.stage import StagePlan, TrainedStage
-
-
-def stage_data(
-    cell: Experiment,
-    catalogue: Catalogue,
-    seed: int,
-    module: TrainedStage,
-    start: int,
-    stop: int,
-    latents: LatentCache | None = None,
-    whole: bool = False,
-) -> ClipDataModule:
-    """Training clips start .. stop - 1 under a seed with what the stage wants beside them, in batches of one pass: this
-    process's part of each, or whole ones.
-
-    latents: stored moments, for a stage that reads latents. Raises ValueError for a batch that cannot be cut so.
-    """
-    d, batch, passes = cell.data, module.train_config.batch_clips, cell.compute.accumulate_batches
-    check_batch(cell, module, start)
-    return ClipDataModule(
-        with_past(catalogue, cell, module),
-        frames=d.frames,
-        interval=d.interval,
-        resolution=d.resolution,
-        flip=d.flip,
-        seed=seed,
-        batch=batch // passes,
-        start=start,
-        stop=stop,
-        num_workers=d.num_workers,
-        cache_bytes=d.cache_bytes,
-        images=module.joint_images,
-        past=module.past_frames,
-        frame_choice=d.frame_choice,
-        latents=latents if module.reads_latents else None,
-        rank=0 if whole else distributed.rank(),
-        world=1 if whole else distributed.world(),
-    )
-
-
-def check_batch(cell: Experiment, module: TrainedStage, start: int) -> None:
-    """Raise ValueError unless the stage's batch goes into its passes and processes, all of them in the same turn."""
-    batch, passes, processes = module.train_config.batch_clips, cell.compute.accumulate_batches, cell.compute.processes
-    if batch % passes:
-        raise ValueError(
-            f"compute.accumulate_batches: {passes} does not divide the batch of {batch} clips of {cell.method}"
-        )
-    if batch % (passes * processes):
-        raise ValueError(
-            f"compute.devices: {processes} processes with {passes} passes each do not divide the batch of {batch} "
-            f"clips of {cell.method}"
-        )
-    if module.alternating_updates > 1 and start % batch and passes * processes > 1:
-        raise ValueError(
-            f"stage {module.stage_name} of {cell.method} takes turns by batches of {batch} clips and begins at clip "
-            f"{start}: several passes or processes would be in different turns; set compute.devices, nodes and "
-            "accumulate_batches to 1"
-        )
-
-
-def with_past(catalogue: Catalogue, cell: Experiment, module: TrainedStage) -> Catalogue:
-    """The catalogue without videos too short for a clip and the frames before it, where such may be left out.
-
-    Raises ValueError where they may not, or where none is left.
-    """
-    d = cell.data
-    try:
-        return catalogue.long_enough(d.frames + module.past_frames, d.interval, d.short_videos, d.frame_choice)
-    except ValueError as error:
-        note = f" ({module.past_frames} of these frames are those before each clip of {cell.method})"
-        raise ValueError(f"{error}{note if module.past_frames else ''}") from None
-
-
-def latent_key(cell: Experiment, catalogue: Catalogue, codec: Codec, codec_hash: str) -> LatentKey:
-    """What the cache of a cell's setting must hold."""
-    d, p = cell.data, cell.protocol
-    return LatentKey(
-        codec=codec_hash,
-        data=catalogue.fingerprint,
-        videos=videos_hash(catalogue.split("train")),
-        resolution=d.resolution,
-        crop=f"{p.crop}, {p.resize_filter}",
-        interval=d.interval,
-        mirrored=d.flip,
-        channels=2 * codec.latent_channels,
-        side=codec.latent_side(d.resolution),
-    )
-
-
-def encoder(codec: Codec) -> Callable[[Tensor], Tensor]:
-    """The codec's posterior moments of frames on the CPU, computed where the codec lies."""
-    device = next(codec.parameters(), torch.empty(0)).device
-
-    @torch.no_grad()
-    def encode(frames: Tensor) -> Tensor:
-        return codec.moments(frames.to(device)).float().cpu()
-
-    return encode
-
-
-def fill(cell: Experiment, catalogue: Catalogue, codec: Codec, codec_hash: str, cache: Path) -> dict[str, Any]:
-    """Where the cache lies and the stage that it stands for on the ledger. Raises ValueError."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    key, began, last = latent_key(cell, catalogue, codec, codec_hash), time.monotonic(), 0.0
-
-    def report(done: int, total: int) -> None:
-        nonlocal last
-        if done == total or time.monotonic() - last > 1:
-            last = time.monotonic()
-            progress("latent cache", done, total)
-
-    encode = encoder(codec.eval().to(device))
-    cost = fill_latents(cache, key, catalogue.split("train"), encode, lambda text: emit("note", text=text), report)
-    emit("note", text=f"latent cache ready after {time.monotonic() - began:.1f} s, {cost['bytes'] / 2**20:.1f} MiB")
-    one = torch.zeros(1, 1, 3, cell.data.resolution, cell.data.resolution)
-    flops = encoding_flops_per_clip(codec, {"video": one}) * cost["frames"]
-    stage = {"name": "latent cache", "clips": 0, "flops": flops} | {key: cost[key] for key in ("seconds", "bytes")}
-    return {"latents": str(cache / key.name()), "latents_stage": stage}
-
-
-def opened(cell: Experiment, catalogue: Catalogue, codec: Codec, codec_hash: str, folder: str) -> LatentCache:
-    """The cache of a cell, tried on one video against the codec. Raises StaleLatents."""
-    videos = catalogue.split("train")
-    latents = LatentCache(Path(folder), latent_key(cell, catalogue, codec, codec_hash), videos)
-    latents.check_frame(videos[cell.seed % len(videos)], encoder(codec))
-    return latents
-
+from lavita.training.stage import StagePlan
 
 HELDOUT_CLIPS = 32
 WEIGHTS = ".safetensors"
@@ -167,131 +30,108 @@ ENDLESS_BATCHES = 10**9  # of a stage that ends by its seconds
 
 @dataclass
 class Spent:
-    """What the trained stages of a cell cost, the codec's share included."""
+    """What the stages of a run cost as the ledger's entries, shared parts included; seen: clips drawn so far, so that
+    no stage repeats those of the one before."""
 
     stages: list[dict[str, Any]]
     heldout_losses: list[tuple[int, float]]
+    seen: int = 0
 
     def total(self, key: str) -> float:
         return sum(stage[key] for stage in self.stages)
 
 
-def train(
-    method: VideoMethod, cell: Experiment, catalogue: Catalogue, shared: dict[str, Any], folder: Path, kept: ResumeStore
-) -> Spent:
-    """All stages in order, each on its part of the purse; clips are counted over the run, so no stage repeats them.
+@dataclass(frozen=True)
+class Resources:
+    """What every stage of a run trains with: its clips, how often it is kept, where its logs go and it is kept."""
 
-    kept: where each stage keeps how far it is, and its end; what stands there is not done again.
+    data: StageData
+    checkpoint: CheckpointConfig
+    folder: Path
+    store: ResumeStore
+
+
+def train(setup: Setup, folder: Path, store: ResumeStore) -> Spent:
+    """All stages in order, each on its part of the compute budget.
+
+    store: where each stage keeps how far it is, and its end; what stands there is not done again.
     """
-    spent = Spent([], [])
-    if shared["codec"] and not method.owns_first_stage:
-        spent.stages.append(shared["codec_stage"] | {"charged": True})
-    latents = None
-    if shared["latents"] and not method.owns_first_stage:
-        latents = opened(cell, catalogue, method.codec, shared["codec_hash"], shared["latents"])
-        spent.stages.append(shared["latents_stage"] | {"charged": True})
-    pretraining = None
-    if cell.pretraining.method:
-        pretraining = build_pretraining(cell, shared["num_classes"], method.codec)
-    loaders = Loaders(cell, catalogue, latents)
-    stages = split_budget(cell, method, pretraining, shared_cost(spent.stages), loaders.flops_per_clip)
-    for number, (stage, limit) in enumerate(stages, start=1):
-        if limit.clips is None and number == len(stages):
-            limit = Limit(None, cell.budget.seconds - spent.total("seconds"))
-        later = [other.name for other, _ in stages[number:]]
-        stage_done(stage, limit, loaders, spent, folder, kept, later)
-        if stage.module is pretraining:
-            source = f"{spent.stages[-1]['clips']} clips of {cell.pretraining.method}"
-            start_network(method, pretraining.network.state_dict(), source, folder)
+    experiment = setup.experiment
+    spent = Spent(list(setup.shared_stages), [])
+    resources = Resources(setup.data, experiment.checkpoint, folder, store)
+    for number, (stage, limit) in enumerate(setup.stages, start=1):
+        if limit.clips is None and number == len(setup.stages):
+            limit = Limit(None, experiment.budget.seconds - spent.total("seconds"))
+        later = [other.name for other, _ in setup.stages[number:]]
+        complete_stage(stage, limit, resources, spent, later)
+        if stage.module is setup.pretraining:
+            source = f"{spent.stages[-1]['clips']} clips of {experiment.pretraining.method}"
+            start_network(setup.method, setup.pretraining.network.state_dict(), source, folder)
     return spent
 
 
-@dataclass
-class Loaders:
-    """The data of the stages, each on the clips after those of the one before; seen: clips drawn so far."""
-
-    cell: Experiment
-    catalogue: Catalogue
-    latents: LatentCache | None
-    seen: int = 0
-
-    def data(self, module: TrainedStage, clips: int) -> ClipDataModule:
-        """The next `clips` clips as a stage reads them."""
-        return stage_data(self.cell, self.catalogue, self.cell.seed, module, self.seen, self.seen + clips, self.latents)
-
-    def from_latents(self, module: TrainedStage) -> bool:
-        """Whether a stage trains from stored latents."""
-        return self.latents is not None and module.reads_latents
-
-    def flops_per_clip(self, module: TrainedStage) -> int:
-        """FLOPs of one clip of a stage, counted on a real one."""
-        data = self.data(module, module.train_config.batch_clips)
-        batch = next(iter(data.train_dataloader())) if self.from_latents(module) else data.heldout_batch(1)
-        return training_flops_per_clip(module, batch)
-
-
-def stage_done(
-    stage: StagePlan,
-    limit: Limit,
-    loaders: Loaders,
-    spent: Spent,
-    folder: Path,
-    kept: ResumeStore,
-    later: Sequence[str],
-) -> None:
+def complete_stage(stage: StagePlan, limit: Limit, resources: Resources, spent: Spent, later: Sequence[str]) -> None:
     """Put a stage's cost on the ledger, its module as it ends: trained now, or as it was kept. later: stages' names."""
-    name = f"end-{stage.name}"
-    end, found = kept.load(name, WEIGHTS), kept.load_value(name)
+    name, store = f"end-{stage.name}", resources.store
+    end, found = store.load(name, WEIGHTS), store.load_value(name)
     if end is None or found is None:
         if distributed.is_first():
-            forget(kept, later)
-        seed_everything(derive_seed(loaders.cell.seed, "stage", stage.name))
-        entry, losses = train_stage(stage, limit, loaders, folder, kept)
+            forget(store, later)
+        seed_everything(derive_seed(resources.data.seed, "stage", stage.name))
+        entry, losses = train_stage(stage, limit, resources, spent.seen)
         if distributed.is_first():
-            keep_end(stage, name, {"entry": entry, "heldout_losses": losses}, kept)
+            keep_end(stage, name, {"entry": entry, "heldout_losses": losses}, store)
         distributed.barrier()
-        end, found = kept.load(name, WEIGHTS), kept.load_value(name)
+        end, found = store.load(name, WEIGHTS), store.load_value(name)
     # Read back in any case, so that a stage which follows begins from the same memory wherever this one was trained.
     stage.module.load_state_dict(load_file(end))
     stage.module.eval()
     spent.stages.append(found["entry"])
     spent.heldout_losses = found["heldout_losses"]
-    loaders.seen += found["entry"]["steps"] * found["entry"]["batch_clips"]
+    spent.seen += found["entry"]["steps"] * found["entry"]["batch_clips"]
 
 
-def forget(kept: ResumeStore, stages: Sequence[str]) -> None:
+def forget(store: ResumeStore, stages: Sequence[str]) -> None:
     """Let go of stages that come after one whose end was damaged: the logs have their lines in the order of time."""
     for stage in stages:
-        StageCheckpoints(kept, stage).delete()
+        StageCheckpoints(store, stage).delete()
         for suffix in (WEIGHTS, ".json"):
-            kept.delete(f"end-{stage}", suffix)
+            store.delete(f"end-{stage}", suffix)
 
 
-def keep_end(stage: StagePlan, name: str, said: dict[str, Any], kept: ResumeStore) -> None:
+def keep_end(stage: StagePlan, name: str, facts: dict[str, Any], store: ResumeStore) -> None:
     """Keep the end of a stage; its weights come last: where they are, the rest is too."""
-    kept.save_value(name, said)
+    store.save_value(name, facts)
     state = {key: value.detach().cpu().contiguous().clone() for key, value in stage.module.state_dict().items()}
-    kept.save(name, WEIGHTS, lambda part: save_file(state, part))
-    StageCheckpoints(kept, stage.name).delete()
+    store.save(name, WEIGHTS, lambda part: save_file(state, part))
+    StageCheckpoints(store, stage.name).delete()
 
 
 def train_stage(
-    stage: StagePlan, limit: Limit, loaders: Loaders, folder: Path, kept: ResumeStore
+    stage: StagePlan, limit: Limit, resources: Resources, seen: int
 ) -> tuple[dict[str, Any], list[tuple[float, float]]]:
-    """Train one stage, or go on with it: its entry of the ledger, and its held-out losses."""
-    module, cell = stage.module, loaders.cell
+    """Train one stage from clip number `seen` on, or resume it: its entry of the ledger, and its held-out losses."""
+    module, store, source = stage.module, resources.store, resources.data
     batch = module.train_config.batch_clips
     drawn = ENDLESS_BATCHES * batch if limit.clips is None else int(limit.clips / module.clip_cost)
-    data = loaders.data(module, drawn)
+    data = source.clips(module, seen, seen + drawn)
     heldout = data.heldout_batch(HELDOUT_CLIPS)
-    slots = StageCheckpoints(kept, stage.name)
-    start = slots.newest()
+    checkpoints = StageCheckpoints(store, stage.name)
+    start = checkpoints.newest()
     if start is not None:
-        emit("note", text=f"{stage.name}: goes on from {slots.clips_of(start):g} clips")
+        emit("note", text=f"{stage.name}: resumes from {checkpoints.clips_of(start):g} clips")
     done = fit_stage(
-        module, data.train_dataloader(), limit, folder, heldout, progress, cell.compute, kept, cell.checkpoint
+        module,
+        data.train_dataloader(),
+        limit,
+        resources.folder,
+        heldout,
+        progress,
+        source.compute,
+        store,
+        resources.checkpoint,
     )
-    per_clip, drawn = loaders.flops_per_clip(module), done.steps * batch
+    per_clip, drawn = source.flops_per_clip(module, seen), done.steps * batch
     entry = {"name": stage.name, "clips": done.clips, "seconds": done.seconds, "flops": per_clip * drawn}
     entry |= {
         "charged": False,
@@ -301,27 +141,8 @@ def train_stage(
         "flops_per_clip": per_clip,
     }
     method = isinstance(module, VideoMethod)
-    if method and not module.owns_first_stage and not loaders.from_latents(module):
+    if method and not module.owns_first_stage and not source.reads_latents(module):
         entry["encoding_flops"] = encoding_flops_per_clip(module.context.codec, heldout) * drawn
     last = done.heldout_losses[-1][1]
     emit("note", text=f"{stage.name}: {done.clips} clips in {done.seconds:.1f} s; held-out loss {last:.4g}")
     return entry, done.heldout_losses
-
-
-def start_network(method: VideoMethod, state: dict[str, torch.Tensor], source: str, folder: Path) -> None:
-    """Start a method's network from other weights and put into the record what was taken. Raises ValueError."""
-    start = start_from(method.network, state)
-    if not distributed.is_first():
-        return
-    emit("note", text=f"{len(start.taken)} tensors taken from {source}, {len(start.left)} left at their own start")
-    write_record(folder, read_record(folder) | {"initialised": asdict(start) | {"source": source}})
-
-
-def check_spent(cell: Experiment, totals: dict[str, float], spent: Spent) -> None:
-    """Raise RuntimeError (OverBudget for more) unless the budget was met: exactly in clips, else by the last step."""
-    currency, asked, last = cell.budget.currency, cell.budget.asked, spent.stages[-1]
-    most = {"clips": 0.0, "flops": last["flops"] / last["steps"], "seconds": math.inf}[currency]
-    got = totals[currency]
-    if not asked <= got <= asked + most:
-        kind = RuntimeError if got < asked else OverBudget
-        raise kind(f"{cell.cell} spent {got:g} {currency}, its budget is {asked:g}")

@@ -1,4 +1,4 @@
-"""Builds what a cell needs from its configuration: codec, method, pretraining."""
+"""Builds what a run needs from its configuration: autoencoder, method, pretraining."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from lavita.codecs.base import Codec, PixelCodec
 from lavita.config.compose import Experiment, load_method
 from lavita.config.registry import load_implementation
-from lavita.config.schema import CodecConfig, read
+from lavita.config.schema import CodecConfig, TrainConfig, read
 from lavita.diffusion.rng import derive_seed
 from lavita.methods.base import MethodContext, VideoMethod
 
@@ -18,7 +18,7 @@ SIZE_KEYS = ("size", "patch_size", "depth", "width", "num_heads")
 
 
 def empty_codec(config: CodecConfig) -> Codec:
-    """A codec of the configured shape with fresh weights: for counting, or to be filled from a checkpoint."""
+    """An autoencoder of the configured shape with fresh weights: for counting, or to be filled from a checkpoint."""
     if config.kind == "pixels":
         return PixelCodec()
     from lavita.codecs.kl import KLCodec, published_autoencoder
@@ -30,7 +30,7 @@ def empty_codec(config: CodecConfig) -> Codec:
 
 
 def load_suite_codec(config: CodecConfig, folder: str | None) -> Codec:
-    """The codec that all latent methods of a run share; folder holds the one that the suite trained."""
+    """The autoencoder that all latent methods of a suite share; folder holds the one that the suite trained."""
     if config.kind == "pixels":
         return PixelCodec()
     from lavita.codecs.kl import load_codec, load_kl
@@ -38,41 +38,40 @@ def load_suite_codec(config: CodecConfig, folder: str | None) -> Codec:
     return load_kl(config.path, config.scaling) if config.kind == "kl" else load_codec(Path(folder))
 
 
-def build_method(cell: Experiment, num_classes: int | None, codec: Codec) -> VideoMethod:
-    """The method of a cell at its starting weights, which depend on the cell's seed only."""
-    implementation = load_implementation(cell.implementation)
-    config = read(implementation.Config, cell.model, "model")
-    torch.manual_seed(derive_seed(cell.seed, "initial weights"))
+def build_method(experiment: Experiment, num_classes: int | None, codec: Codec) -> VideoMethod:
+    """The method of a run at its starting weights, which depend on the run's seed only."""
+    implementation = load_implementation(experiment.implementation)
+    config = read(implementation.Config, experiment.model, "model")
+    torch.manual_seed(derive_seed(experiment.seed, "initial weights"))
     context = MethodContext(
-        num_frames=cell.data.frames,
-        resolution=cell.data.resolution,
-        num_classes=num_classes if cell.conditioning == "class" else None,
+        num_frames=experiment.data.frames,
+        resolution=experiment.data.resolution,
+        num_classes=num_classes if experiment.conditioning == "class" else None,
         codec=codec,
-        train=cell.train,
-        seed=cell.seed,
+        train=experiment.train,
+        seed=experiment.seed,
     )
     return implementation.Method(context, config)
 
 
-def build_pretraining(cell: Experiment, num_classes: int | None, codec: Codec) -> VideoMethod:
-    """The image method that a cell's network starts from, at the size of that network.
+def build_pretraining(experiment: Experiment, num_classes: int | None, codec: Codec) -> VideoMethod:
+    """The image method that a run's network starts from, at the size of that network.
 
     Its own file says everything of it but what both share by name: size, patch, depth, width, heads.
     """
-    spec = load_method(cell.pretraining.method)
-    ours = {key: value for key, value in cell.model.items() if key in SIZE_KEYS and key in spec.model}
-    stage = replace(cell, method=spec.name, implementation=spec.implementation, model=spec.model | ours)
+    spec = load_method(experiment.pretraining.method)
+    ours = {key: value for key, value in experiment.model.items() if key in SIZE_KEYS and key in spec.model}
+    stage = replace(experiment, method=spec.name, implementation=spec.implementation, model=spec.model | ours)
     method = build_method(stage, num_classes, codec)
     method.stage_name = "pretraining"
     return method
 
 
-def codec_training_config(cell: Experiment):
-    """How the suite's codec is trained: the cell's rule with the codec's own batch and learning rate."""
-    c = cell.codec
+def codec_training_config(codec: CodecConfig, train: TrainConfig) -> TrainConfig:
+    """How the suite's autoencoder is trained: the rule of a run with its own batch and learning rate."""
     return replace(
-        cell.train,
-        batch_clips=c.batch_clips,
-        learning_rate=c.learning_rate,
-        warmup_clips=min(cell.train.warmup_clips, c.clips // 10),
+        train,
+        batch_clips=codec.batch_clips,
+        learning_rate=codec.learning_rate,
+        warmup_clips=min(train.warmup_clips, codec.clips // 10),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from lavita.config.compose import Experiment, load_yaml
 from lavita.config.plan import cell_from_dict, make_plan
 from lavita.config.registry import load_implementation
-from lavita.config.schema import ConfigError, SamplingConfig, nearest, read
+from lavita.config.schema import ConfigError, DataConfig, SamplingConfig, nearest, read
 from lavita.data.clips import centre_crop_resize, frame_indices, to_tensor
 from lavita.data.video import read_frames
 from lavita.methods.base import VideoMethod
@@ -50,22 +50,22 @@ def load_official_method(
             f"{paths[0]}: has no configuration beside it, so it is taken for an official file; say what it is with "
             "--suite SUITE --method METHOD (and --tier, section.key=value)"
         )
-    (cell,) = make_plan(suite, tier, [method], [0], overrides)
-    facts = load_yaml("datasets", cell.data.dataset)
-    num_classes = facts["num_classes"] if cell.conditioning == "class" else None
-    implementation = load_implementation(cell.implementation)
-    if cell.codec.kind == "suite" and not implementation.Method.owns_first_stage:
+    (experiment,) = make_plan(suite, tier, [method], [0], overrides)
+    facts = load_yaml("datasets", experiment.data.dataset)
+    num_classes = facts["num_classes"] if experiment.conditioning == "class" else None
+    implementation = load_implementation(experiment.implementation)
+    if experiment.codec.kind == "suite" and not implementation.Method.owns_first_stage:
         raise ConfigError(
             "codec.kind=suite: an official file was trained in another codec's latents; give codec.kind=kl "
             "codec.path=FOLDER (or codec.kind=pixels)"
         )
-    codec = load_suite_codec(cell.codec, None) if not implementation.Method.owns_first_stage else None
-    built = build_method(cell, num_classes, codec)
+    codec = load_suite_codec(experiment.codec, None) if not implementation.Method.owns_first_stage else None
+    built = build_method(experiment, num_classes, codec)
     # A method whose official weights are more than one file says how they are read.
     read = getattr(implementation, "load_official", load_one)
     read(built, list(paths))
     classes = list(range(num_classes)) if num_classes else []
-    return Loaded(built.eval(), cell, [str(index) for index in classes], classes)
+    return Loaded(built.eval(), experiment, [str(index) for index in classes], classes)
 
 
 def load_one(method, paths: Sequence[Path]) -> None:
@@ -77,10 +77,10 @@ def load_one(method, paths: Sequence[Path]) -> None:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A method in evaluation mode, its cell's configuration, the names of its classes and those it was trained on."""
+    """A method in evaluation mode, the configuration of its run, its classes' names and those it was trained on."""
 
     method: VideoMethod
-    cell: Experiment
+    experiment: Experiment
     class_names: list[str]
     classes: list[int]
 
@@ -104,12 +104,12 @@ def load_cell(paths: Sequence[Path], suite: str | None, method: str | None, over
     if missing:
         raise ValueError(f"{file}: its configuration lacks {', '.join(sorted(missing))}: not a checkpoint of a cell")
     try:
-        cell = cell_from_dict(config["cell"])
+        experiment = cell_from_dict(config["cell"])
     except (ConfigError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: its configuration is no cell's ({error})") from None
-    external = cell.codec.kind == "kl"
-    codec = load_suite_codec(cell.codec, None) if external else empty_codec(cell.codec)
-    built = build_method(cell, config["num_classes"], codec)
+    external = experiment.codec.kind == "kl"
+    codec = load_suite_codec(experiment.codec, None) if external else empty_codec(experiment.codec)
+    built = build_method(experiment, config["num_classes"], codec)
     if external:
         state |= {key: value for key, value in built.state_dict().items() if key.startswith("codec.")}
     try:
@@ -118,24 +118,25 @@ def load_cell(paths: Sequence[Path], suite: str | None, method: str | None, over
         raise ValueError(
             f"{file}: weights do not fit their configuration: {str(error).splitlines()[-1].strip()}"
         ) from None
-    return Loaded(built.eval(), cell, config["class_names"], config["classes"])
+    return Loaded(built.eval(), experiment, config["class_names"], config["classes"])
 
 
 def changed(sampling: SamplingConfig, changes: dict[str, Any]) -> SamplingConfig:
     """The sampling settings with those that were given. Raises ConfigError for a value not allowed."""
-    given = {key: value for key, value in changes.items() if value is not None}
-    if "steps" in given and not given["steps"].removeprefix("ddim").replace(",", "").isdigit():
-        raise ConfigError(f"--steps: got {given['steps']!r}, wanted a number, ddimN, or numbers separated by commas")
-    return read(SamplingConfig, asdict(sampling) | given, "sampling")
+    wanted = {key: value for key, value in changes.items() if value is not None}
+    if "steps" in wanted and not wanted["steps"].removeprefix("ddim").replace(",", "").isdigit():
+        raise ConfigError(f"--steps: got {wanted['steps']!r}, wanted a number, ddimN, or numbers separated by commas")
+    return read(SamplingConfig, asdict(sampling) | wanted, "sampling")
 
 
 def chosen_classes(wanted: Sequence[str | int] | None, loaded: Loaded) -> list[int]:
     """Class indices from names or numbers. Raises ConfigError naming the nearest class."""
     if wanted is None:
         return loaded.classes or [0]
-    if loaded.cell.conditioning != "class":
+    experiment = loaded.experiment
+    if experiment.conditioning != "class":
         raise ConfigError(
-            f"--classes: {loaded.cell.label} was trained without classes (suite {loaded.cell.suite}); leave it out"
+            f"--classes: {experiment.label} was trained without classes (suite {experiment.suite}); leave it out"
         )
     names, found = loaded.class_names, []
     for part in map(str, wanted):
@@ -148,11 +149,10 @@ def chosen_classes(wanted: Sequence[str | int] | None, loaded: Loaded) -> list[i
     return found
 
 
-def read_condition(path: Path, cell: Experiment) -> torch.Tensor:
+def read_condition(path: Path, data: DataConfig) -> torch.Tensor:
     """The first clip of a video or frame folder as training would see it: float32 (F, 3, H, W) in [-1, 1]."""
-    d = cell.data
-    frames = read_frames(path, frame_indices(0, d.frames, d.interval))
-    return to_tensor(centre_crop_resize(frames, d.resolution))
+    frames = read_frames(path, frame_indices(0, data.frames, data.interval))
+    return to_tensor(centre_crop_resize(frames, data.resolution))
 
 
 def sample_checkpoint(
@@ -170,14 +170,14 @@ def sample_checkpoint(
     """
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out: {out} is there and not an empty folder; give another one")
-    method, cell = loaded.method, loaded.cell
-    sampling = changed(cell.sampling, changes)
+    method, experiment = loaded.method, loaded.experiment
+    sampling = changed(experiment.sampling, changes)
     indices = chosen_classes(classes, loaded)
-    given = None if condition is None else read_condition(condition, cell).expand(num_clips, -1, -1, -1, -1)
+    real = None if condition is None else read_condition(condition, experiment.data).expand(num_clips, -1, -1, -1, -1)
     method.to("cuda" if torch.cuda.is_available() else "cpu")
-    clips, labels, seeds, _ = generate(method, sampling, num_clips, seed_start, indices, report, given)
+    made = generate(method, sampling, num_clips, seed_start, indices, report, real)
     if out is not None:
         # By name only: a record says nothing of where files lie on a machine.
         name = None if condition is None else condition.name
-        save_samples(out, clips, seeds, labels, replace(cell, sampling=sampling), keep_clips=True, condition=name)
-    return clips
+        save_samples(out, made, experiment.method, experiment.cell, sampling, keep_clips=True, condition=name)
+    return made.clips

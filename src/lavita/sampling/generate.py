@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from lavita.config.compose import Experiment
-from lavita.config.schema import GENERATION, SamplingConfig
+from lavita.config.protocol import Protocol
+from lavita.config.schema import GENERATION, DataConfig, SamplingConfig
 from lavita.data.catalogue import Catalogue, VideoEntry
 from lavita.data.clip_folder import write_clips, write_grid, write_sprite
 from lavita.data.clips import load_window, real_windows, to_tensor, to_uint8, window_starts
@@ -99,37 +99,39 @@ def seconds_of(parts: Sequence[dict[str, Any]]) -> float:
 class Conditions:
     """One real clip for each that is made, read when a batch asks for it: those of thousands would fill the memory.
 
-    windows: the (video, first frame) that the clips of a cell take in turn.
+    task: what is made from them; num_clips: how many clips are. windows: the (video, first frame) that they take in
+    turn, read as data says.
     """
 
-    cell: Experiment
+    data: DataConfig
+    task: str
+    num_clips: int
     windows: tuple[tuple[VideoEntry, int], ...]
 
     def __getitem__(self, part: slice) -> torch.Tensor:
         """The conditions of clips part.start .. part.stop - 1: float32 (n, F, 3, H, W) in [-1, 1]."""
-        d = self.cell.data
-        turns = [self.windows[k % len(self.windows)] for k in range(part.start, part.stop)]
-        clips = [load_window(video, first, d.frames, d.interval, d.resolution) for video, first in turns]
+        d = self.data
+        chosen = [self.windows[k % len(self.windows)] for k in range(part.start, part.stop)]
+        clips = [load_window(video, first, d.frames, d.interval, d.resolution) for video, first in chosen]
         return torch.stack([to_tensor(clip) for clip in clips])
 
     @property
     def remark(self) -> str:
         """What a row must say of itself."""
-        n = self.cell.protocol.n_generated
-        return f"{self.cell.sampling.task} of {n} clips from {len(self.windows)} held-out windows"
+        return f"{self.task} of {self.num_clips} clips from {len(self.windows)} held-out windows"
 
 
-def conditions_of(cell: Experiment, catalogue: Catalogue) -> Conditions | None:
+def conditions_of(data: DataConfig, protocol: Protocol, task: str, catalogue: Catalogue) -> Conditions | None:
     """Held-out windows in an order drawn from the protocol's seed, again from the first where they are fewer than the
     clips; None for generation from noise alone. Raises ValueError where the held-out split has no window.
     """
-    if cell.sampling.task == GENERATION:
+    if task == GENERATION:
         return None
-    d, p = cell.data, cell.protocol
+    d, p = data, protocol
     there = sum(len(window_starts(video.frames, d.frames, d.interval)) for video in catalogue.split("heldout"))
     wanted = max(1, min(there, p.n_generated))
     windows = real_windows(catalogue, "heldout", d.frames, d.interval, None, wanted, p.clip_seed)
-    return Conditions(cell, tuple(windows))
+    return Conditions(data, task, p.n_generated, tuple(windows))
 
 
 GRID_CLIPS = 16
@@ -171,8 +173,8 @@ def generate(
     def make(part: slice) -> dict[str, np.ndarray]:
         started = time.monotonic()
         y = None if labels is None else torch.tensor(labels[part])
-        given = None if condition is None else condition[part]
-        clips = np.stack([to_uint8(clip) for clip in method.sample(seeds[part], y, sampling, given)])
+        own = None if condition is None else condition[part]
+        clips = np.stack([to_uint8(clip) for clip in method.sample(seeds[part], y, sampling, own)])
         return {"clips": clips, "seconds": np.array(time.monotonic() - started)}
 
     parts = in_parts(name, num_clips, sampling.batch_clips, make, report, kept, shared=kept is not None)
@@ -183,30 +185,31 @@ def generate(
 
 def save_samples(
     folder: Path,
-    clips: np.ndarray,
-    seeds: list[int],
-    classes: list[int] | None,
-    cell: Experiment,
+    made: Generated,
+    method: str,
+    cell: str,
+    sampling: SamplingConfig,
     keep_clips: bool,
     condition: str | None = None,
 ) -> None:
     """The lossless folder that scoring reads (where keep_clips), and beside it a moving grid of the first clips, also
     as a sprite for the report (where keep_clips).
 
-    condition says which real clips they were made from, so that they are never taken for clips from noise alone.
+    method, cell: whose clips they are, by name. condition says which real clips they were made from, so that they are
+    never taken for clips from noise alone.
     """
     if keep_clips:
         sidecar = {
-            "method": cell.method,
-            "cell": cell.cell,
-            "sampler": cell.sampling.sampler,
-            "steps": cell.sampling.steps,
-            "eta": cell.sampling.eta,
-            "guidance": cell.sampling.guidance,
-            "task": cell.sampling.task,
+            "method": method,
+            "cell": cell,
+            "sampler": sampling.sampler,
+            "steps": sampling.steps,
+            "eta": sampling.eta,
+            "guidance": sampling.guidance,
+            "task": sampling.task,
             "condition": condition,
         }
-        names = [f"{seed:06d}" for seed in seeds]
-        write_clips(folder, clips, names, sidecar | {"seeds": seeds, "classes": classes})
-        write_sprite(folder.parent, folder.name, clips[:GRID_CLIPS])
-    write_grid(folder.with_suffix(".gif"), clips[:GRID_CLIPS], columns=4)
+        names = [f"{seed:06d}" for seed in made.seeds]
+        write_clips(folder, made.clips, names, sidecar | {"seeds": made.seeds, "classes": made.labels})
+        write_sprite(folder.parent, folder.name, made.clips[:GRID_CLIPS])
+    write_grid(folder.with_suffix(".gif"), made.clips[:GRID_CLIPS], columns=4)

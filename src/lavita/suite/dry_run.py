@@ -14,16 +14,17 @@ import torch
 
 from lavita.codecs.base import Codec
 from lavita.config.compose import Experiment, load_yaml
-from lavita.config.schema import CodecConfig
+from lavita.config.protocol import Protocol
+from lavita.config.schema import CodecConfig, SamplingConfig
 from lavita.console import invocation
 from lavita.data.find import SYNTHETIC
 from lavita.diffusion.rng import SampleRNG
 from lavita.executors.process import accelerators
-from lavita.experiment.budget import check_task, meta_flops, planned_shared_cost, split_budget
+from lavita.experiment.budget import check_task, on_meta, planned_stages
 from lavita.experiment.costs import Probe, StageCost, counted, stage_cost
 from lavita.files import atomic_write_text
 from lavita.methods.base import VideoMethod
-from lavita.methods.build import build_method, build_pretraining, codec_training_config, empty_codec
+from lavita.methods.build import codec_training_config, empty_codec
 from lavita.results.attempts import attempts
 from lavita.results.identity import config_hash
 from lavita.results.provenance import peak_bytes
@@ -42,25 +43,26 @@ from lavita.suite.groups import group_key
 from lavita.training.stage import TrainedStage
 
 
-def results_folder(cell: Experiment, out: Path | None) -> Path | None:
-    """Where a run of the cell puts its results: out, or <suite>-<tier>-<data name>; None where data has no name yet."""
+def results_folder(experiment: Experiment, out: Path | None) -> Path | None:
+    """Where a suite puts its results: out, or <suite>-<tier>-<data name>; None where data has no name yet."""
     if out is not None:
         return out
-    if cell.data.root is None and cell.tier != "demo":
+    e, root = experiment, experiment.data.root
+    if root is None and e.tier != "demo":
         return None
-    name = SYNTHETIC if cell.data.root is None else Path(cell.data.root).expanduser().resolve().name
-    return Path("results") / f"{cell.suite}-{cell.tier}-{name}"
+    name = SYNTHETIC if root is None else Path(root).expanduser().resolve().name
+    return Path("results") / f"{e.suite}-{e.tier}-{name}"
 
 
-def is_done(cell: Experiment, folder: Path | None) -> bool:
-    """Whether some attempt at the cell ended well with the same configuration hash.
+def is_done(experiment: Experiment, folder: Path | None) -> bool:
+    """Whether some attempt at a run was completed with the same configuration hash.
 
     A run also compares code, data and weights, which a dry run does not read. Raises ValueError for a broken record.
     """
     if folder is None:
         return False
-    records = [read_record(path) for path in attempts(folder / "cells", cell.cell)]
-    mark = config_hash(cell)
+    records = [read_record(path) for path in attempts(folder / "cells", experiment.cell)]
+    mark = config_hash(experiment)
     return any(one and one["status"] == "ok" and one["row"].get("config_hash") == mark for one in records)
 
 
@@ -207,7 +209,7 @@ class Line:
     sampling_seconds: float | None = None
 
 
-def dry_run(cells: Sequence[Experiment], csv: str | None, probe: bool, out: Path | None = None) -> None:
+def dry_run(experiments: Sequence[Experiment], csv: str | None, probe: bool, out: Path | None = None) -> None:
     """Print the plan as a table, or as CSV where csv is "-"; any other csv is a file to write besides the table.
 
     On a terminal a summary follows the table. out: the results folder that may hold finished cells, None for the usual
@@ -215,14 +217,14 @@ def dry_run(cells: Sequence[Experiment], csv: str | None, probe: bool, out: Path
     """
     rate = Probe() if probe else None
     known: dict[str, list[Line]] = {}
-    # On a CPU the libraries themselves lie in the same memory as a cell's tensors.
+    # On a CPU the libraries themselves lie in the same memory as a run's tensors.
     base = 0 if accelerators() else peak_bytes()
     rows = []
-    for cell in cells:
-        if cell.label not in known:
-            known[cell.label] = list(lines_of(cell, rate))
-        done = is_done(cell, results_folder(cell, out))
-        rows += [row_of(cell, line, base, done) for line in known[cell.label]]
+    for experiment in experiments:
+        if experiment.label not in known:
+            known[experiment.label] = list(lines_of(experiment, rate))
+        done = is_done(experiment, results_folder(experiment, out))
+        rows += [row_of(experiment, line, base, done) for line in known[experiment.label]]
     text = csv_text([COLUMNS, *([text_of(row[name]) for name in COLUMNS] for row in rows)])
     if csv == "-":
         sys.stdout.write(text)
@@ -233,40 +235,35 @@ def dry_run(cells: Sequence[Experiment], csv: str | None, probe: bool, out: Path
     print(summary(rows, probe) if sys.stdout.isatty() else last_line(rows))
 
 
-def row_of(cell: Experiment, line: Line, base: int, done: bool) -> dict[str, Any]:
+def row_of(experiment: Experiment, line: Line, base: int, done: bool) -> dict[str, Any]:
     """A line under the names of the columns, and what the totals are made from: setting, own and shared bytes."""
-    facts = {"suite": cell.suite, "tier": cell.tier, "cell": cell.cell, "method": line.method}
-    facts |= {"dataset": cell.data.dataset, "seed": cell.seed, "stage": line.stage, "params": line.params}
+    e = experiment
+    facts = {"suite": e.suite, "tier": e.tier, "cell": e.cell, "method": line.method}
+    facts |= {"dataset": e.data.dataset, "seed": e.seed, "stage": line.stage, "params": line.params}
     facts |= {"flops_forward_per_clip": line.flops_forward, "flops_train_per_clip": line.flops_train}
     facts |= {"clips": line.clips, "steps": line.steps, "batch": line.batch, "est_seconds": line.seconds}
-    facts |= {"setting": group_key(cell), "own_disk_bytes": line.disk, "shared_disk_bytes": line.shared_disk}
+    facts |= {"setting": group_key(e), "own_disk_bytes": line.disk, "shared_disk_bytes": line.shared_disk}
     parts = (line.disk, line.shared_disk)
     facts |= {"est_disk_bytes": None if None in parts else sum(parts), "done": done}
     facts |= {"est_sampling_seconds": line.sampling_seconds}
     return facts | {"est_peak_bytes": None if line.peak_bytes is None else line.peak_bytes + base}
 
 
-def lines_of(cell: Experiment, rate: Probe | None) -> Iterator[Line]:
-    """The stages of a cell in the order in which they run."""
-    facts = load_yaml("datasets", cell.data.dataset)
-    num_classes = facts["num_classes"] if cell.conditioning == "class" else None
-    with torch.device("meta"):
-        codec = empty_codec(cell.codec)
-        method = build_method(cell, num_classes, codec)
-        pretraining = build_pretraining(cell, num_classes, codec) if cell.pretraining.method else None
-    check_task(cell, method)
-    modules = [codec, method] + ([pretraining] if pretraining else [])
-    for module in modules:
-        module.to("meta")
-    if cell.codec.kind != "pixels" and not method.owns_first_stage:
-        line = codec_line(cell, codec, rate)
-        yield replace(line, shared_disk=codec_bytes(cell, codec, line.steps))
-    line = extractor_line(cell, facts["num_classes"], rate)
-    yield replace(line, shared_disk=extractor_bytes(cell, facts["num_classes"]))
+def lines_of(experiment: Experiment, rate: Probe | None) -> Iterator[Line]:
+    """The stages of a run in the order in which they run."""
+    e, protocol = experiment, experiment.protocol
+    dataset_classes = load_yaml("datasets", e.data.dataset)["num_classes"]
+    method, pretraining = on_meta(e, dataset_classes if e.conditioning == "class" else None)
+    check_task(e.label, method, e.sampling)
+    if e.codec.kind != "pixels" and not method.owns_first_stage:
+        line = codec_line(e, method.context.codec, rate)
+        yield replace(line, shared_disk=codec_bytes(e, method.context.codec, line.steps))
+    line = extractor_line(e.method, protocol, e.extractor.steps, dataset_classes, rate)
+    yield replace(line, shared_disk=extractor_bytes(protocol, dataset_classes))
     cost = None
-    for stage, limit in split_budget(cell, method, pretraining, planned_shared_cost(cell, method), meta_flops(cell)):
+    for stage, limit in planned_stages(e, method, pretraining):
         module, batch = stage.module, stage.module.train_config.batch_clips
-        cost = stage_cost(cell, module)
+        cost = stage_cost(e.data, e.compute, module)
         # A budget in seconds says how long a stage takes and not how many clips it sees.
         drawn = steps = None
         seconds = limit.seconds
@@ -275,17 +272,18 @@ def lines_of(cell: Experiment, rate: Probe | None) -> Iterator[Line]:
             steps, seconds = drawn // batch, None if rate is None else rate.seconds(cost.flops_train * drawn)
         kept = log_bytes(steps)
         if module is method:
-            kept += checkpoint_bytes(cell, method) + CELL_BYTES
+            kept += checkpoint_bytes(method, external_codec=e.codec.kind == "kl") + CELL_BYTES
         elif stage.name == "autoencoder":
-            kept += grid_bytes(cell)
+            kept += grid_bytes(protocol)
         yield Line(
-            stage.name if stage.name in STAGES else "train", cell.pretraining.method if module is pretraining else
-            cell.method, cost.params, cost.flops_forward, cost.flops_train, number(limit.clips), steps, batch,
+            stage.name if stage.name in STAGES else "train", e.pretraining.method if module is pretraining else
+            e.method, cost.params, cost.flops_forward, cost.flops_train, number(limit.clips), steps, batch,
             cost.peak_bytes, seconds, kept,
         )  # fmt: skip
-    yield replace(sample_line(cell, method, cost, rate), disk=samples_bytes(cell))  # the last stage is the own network
-    own, shared = features_bytes(cell)
-    yield replace(score_line(cell, facts["num_classes"], rate), disk=own, shared_disk=shared)
+    line = sample_line(e.method, method, e.sampling, protocol.n_generated, cost, rate)  # the last stage is the network
+    yield replace(line, disk=samples_bytes(protocol))
+    own, shared = features_bytes(protocol)
+    yield replace(score_line(e.method, protocol, dataset_classes, rate), disk=own, shared_disk=shared)
 
 
 def number(clips: int | Fraction | None) -> int | float | None:
@@ -305,32 +303,33 @@ def codec_flops(config: CodecConfig, frames: int, resolution: int) -> int:
         return counted(lambda: codec.decode(codec.encode(video, SampleRNG([0], torch.device("meta")))))
 
 
-def codec_line(cell: Experiment, codec: Codec, rate: Probe | None) -> Line:
-    """The codec: trained here, or (clips 0) given from outside and only used."""
-    forward = codec_flops(cell.codec, cell.data.frames, cell.data.resolution)
+def codec_line(experiment: Experiment, codec: Codec, rate: Probe | None) -> Line:
+    """The autoencoder: trained here, or (clips 0) external and only used."""
+    e, config = experiment, experiment.codec
+    forward = codec_flops(config, e.data.frames, e.data.resolution)
     params = sum(p.numel() for p in codec.parameters())
-    if cell.codec.kind == "kl":
-        return Line("codec", cell.method, params, forward, 0, 0, 0, 0, 4 * params, 0.0 if rate else None)
+    if config.kind == "kl":
+        return Line("codec", e.method, params, forward, 0, 0, 0, 0, 4 * params, 0.0 if rate else None)
     from lavita.codecs.training import CodecTraining
 
     with torch.device("meta"):
-        module: TrainedStage = CodecTraining(cell.codec, codec_training_config(cell), seed=0)
-    cost = stage_cost(cell, module.to("meta"))
-    clips, batch = cell.codec.clips, cell.codec.batch_clips
+        module: TrainedStage = CodecTraining(config, codec_training_config(config, e.train), seed=0)
+    cost = stage_cost(e.data, e.compute, module.to("meta"))
+    clips, batch = config.clips, config.batch_clips
     seconds = None if rate is None else rate.seconds(cost.flops_train * clips)
     return Line(
-        "codec", cell.method, cost.params, forward, cost.flops_train, clips, clips // batch, batch, cost.peak_bytes,
+        "codec", e.method, cost.params, forward, cost.flops_train, clips, clips // batch, batch, cost.peak_bytes,
         seconds,
     )  # fmt: skip
 
 
-def extractor_cost(cell: Experiment, num_classes: int | None) -> tuple[int, int] | None:
-    """(parameters, forward FLOPs a clip) of the embedded feature network; None for one given as a file."""
-    if cell.protocol.extractor != "embedded":
+def extractor_cost(protocol: Protocol, num_classes: int | None) -> tuple[int, int] | None:
+    """(parameters, forward FLOPs a clip) of the in-domain feature network; None for another one."""
+    if protocol.extractor != "embedded":
         return None
     from lavita.metrics.features.in_domain import InDomainNet
 
-    p = cell.protocol
+    p = protocol
     with torch.device("meta"):
         net = InDomainNet(num_classes).eval()
         video = torch.zeros(1, p.frames, 3, p.resolution, p.resolution)
@@ -339,41 +338,40 @@ def extractor_cost(cell: Experiment, num_classes: int | None) -> tuple[int, int]
     return sum(parameter.numel() for parameter in net.parameters()), forward
 
 
-def extractor_line(cell: Experiment, num_classes: int | None, rate: Probe | None) -> Line:
-    """Training of the embedded feature network, charged to nobody; 0 clips where a file is given."""
-    cost = extractor_cost(cell, num_classes)
+def extractor_line(method: str, protocol: Protocol, steps: int, num_classes: int | None, rate: Probe | None) -> Line:
+    """Training of the in-domain feature network, charged to nobody; 0 clips where another one is used."""
+    cost = extractor_cost(protocol, num_classes)
     if cost is None:
-        return Line("extractor", cell.method, None, None, None, 0, 0, 0, None, None)
+        return Line("extractor", method, None, None, None, 0, 0, 0, None, None)
     from lavita.metrics.features.in_domain_training import BATCH
 
     params, forward = cost
-    clips = cell.extractor.steps * BATCH
+    clips = steps * BATCH
     # A backward pass costs twice a forward pass: the gradients of inputs and of weights.
     seconds = None if rate is None else rate.seconds(3 * forward * clips)
-    return Line(
-        "extractor", cell.method, params, forward, 3 * forward, clips, cell.extractor.steps, BATCH, None, seconds
-    )
+    return Line("extractor", method, params, forward, 3 * forward, clips, steps, BATCH, None, seconds)
 
 
-def sample_line(cell: Experiment, method: VideoMethod, train: StageCost, rate: Probe | None) -> Line:
+def sample_line(
+    name: str, method: VideoMethod, sampling: SamplingConfig, clips: int, train: StageCost, rate: Probe | None
+) -> Line:
     """Sampling of the protocol's clips by the trained network, twice (untrained and trained)."""
-    s = cell.sampling
+    s = sampling
     evaluations = s.num_steps * (1 if s.guidance == 1.0 else 2)
     forward = train.flops_forward * evaluations
-    clips = cell.protocol.n_generated
     seconds = None if rate is None else rate.forward_seconds(forward) * clips * s.num_clips_chained
     weights = 4 * sum(p.numel() for p in method.parameters())
     return Line(
-        "sample", cell.method, train.params, forward, 0, clips, s.num_steps, s.batch_clips, weights,
+        "sample", name, train.params, forward, 0, clips, s.num_steps, s.batch_clips, weights,
         None if seconds is None else 2 * seconds, sampling_seconds=seconds,
     )  # fmt: skip
 
 
-def score_line(cell: Experiment, num_classes: int | None, rate: Probe | None) -> Line:
+def score_line(method: str, protocol: Protocol, num_classes: int | None, rate: Probe | None) -> Line:
     """Features of real and generated clips, the latter twice (untrained and trained)."""
-    cost = extractor_cost(cell, num_classes)
-    clips = cell.protocol.n_real + 2 * cell.protocol.n_generated
+    cost = extractor_cost(protocol, num_classes)
+    clips = protocol.n_real + 2 * protocol.n_generated
     if cost is None:
-        return Line("score", cell.method, None, None, None, clips, 0, 0, None, None)
+        return Line("score", method, None, None, None, clips, 0, 0, None, None)
     seconds = None if rate is None else rate.forward_seconds(cost[1] * clips)
-    return Line("score", cell.method, cost[0], cost[1], 0, clips, 0, 0, None, seconds)
+    return Line("score", method, cost[0], cost[1], 0, clips, 0, 0, None, seconds)

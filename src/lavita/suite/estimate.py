@@ -15,6 +15,8 @@ from torch import nn
 
 from lavita.codecs.base import Codec
 from lavita.config.compose import Experiment
+from lavita.config.protocol import Protocol
+from lavita.config.schema import DataConfig
 from lavita.data.clip_folder import GAP, MOST_BYTES, SMALLEST_SIDE
 from lavita.data.manifest import FILE_NAME
 from lavita.data.synthetic import PLANS
@@ -38,9 +40,9 @@ def state_bytes(module: nn.Module, skip: str = "\0") -> int:
     return sum(v.numel() * v.element_size() for name, v in module.state_dict().items() if not name.startswith(skip))
 
 
-def checkpoint_bytes(cell: Experiment, method: VideoMethod) -> int:
-    """checkpoint.safetensors: the averaged weights; the codec's too, unless that came from outside."""
-    return state_bytes(method, skip="codec." if cell.codec.kind == "kl" else "\0")
+def checkpoint_bytes(method: VideoMethod, external_codec: bool) -> int:
+    """checkpoint.safetensors: the averaged weights; the autoencoder's too, unless that is external."""
+    return state_bytes(method, skip="codec." if external_codec else "\0")
 
 
 def log_bytes(steps: int | None) -> int:
@@ -48,49 +50,50 @@ def log_bytes(steps: int | None) -> int:
     return STAGE_BYTES + STEP_BYTES * (steps or 0)
 
 
-def grid_bytes(cell: Experiment, clips: int = GRID_CLIPS) -> int:
+def grid_bytes(protocol: Protocol, clips: int = GRID_CLIPS) -> int:
     """A moving picture of some clips side by side."""
-    side = cell.protocol.resolution * max(1, SMALLEST_SIDE // cell.protocol.resolution) + GAP
+    side = protocol.resolution * max(1, SMALLEST_SIDE // protocol.resolution) + GAP
     rows = -(-min(clips, GRID_CLIPS) // COLUMNS_OF_GRID)
-    return cell.protocol.frames * (rows * side + GAP) * (COLUMNS_OF_GRID * side + GAP)
+    return protocol.frames * (rows * side + GAP) * (COLUMNS_OF_GRID * side + GAP)
 
 
-def sprite_bytes(cell: Experiment, clips: int = GRID_CLIPS) -> int:
+def sprite_bytes(protocol: Protocol, clips: int = GRID_CLIPS) -> int:
     """The sprite of some clips, and its copy in the page."""
-    raw = 3 * min(clips, GRID_CLIPS) * cell.protocol.frames * cell.protocol.resolution**2
+    raw = 3 * min(clips, GRID_CLIPS) * protocol.frames * protocol.resolution**2
     return round(min(MOST_BYTES, raw) * (1 + IN_THE_PAGE))
 
 
-def samples_bytes(cell: Experiment) -> int:
+def samples_bytes(protocol: Protocol) -> int:
     """The protocol's generated clips, grids of them and of the untrained network's, and a sprite."""
-    p = cell.protocol
+    p = protocol
     clip = 3 * p.frames * p.resolution**2
-    return p.n_generated * (clip + CLIP_BYTES) + 2 * grid_bytes(cell, p.n_generated) + sprite_bytes(cell, p.n_generated)
+    return p.n_generated * (clip + CLIP_BYTES) + 2 * grid_bytes(p, p.n_generated) + sprite_bytes(p, p.n_generated)
 
 
-def features_bytes(cell: Experiment) -> tuple[int, int]:
+def features_bytes(protocol: Protocol) -> tuple[int, int]:
     """(own, shared): features of the generated clips, twice (trained and untrained); of the real clips and of windows
     of either split, with a grid of real clips.
     """
-    p = cell.protocol
+    p = protocol
     row = 4 * FEATURES.get(p.extractor, max(FEATURES.values())) + NAME_BYTES
-    return 2 * p.n_generated * row, p.n_real * (1 + SPLITS_TIMES) * row + grid_bytes(cell, p.n_real) + sprite_bytes(
-        cell, p.n_real
+    return 2 * p.n_generated * row, p.n_real * (1 + SPLITS_TIMES) * row + grid_bytes(p, p.n_real) + sprite_bytes(
+        p, p.n_real
     )
 
 
-def codec_bytes(cell: Experiment, codec: Codec, steps: int) -> int | None:
-    """The suite's codec where it is trained here, what it loses, and the latent cache; None where the cache's is not
-    known.
+def codec_bytes(experiment: Experiment, codec: Codec, steps: int) -> int | None:
+    """The suite's autoencoder where it is trained here, what it loses, and the latent cache; None where the cache's
+    size is not known.
     """
-    own = KEPT_TWICE * (state_bytes(codec) + log_bytes(steps)) if cell.codec.kind == "suite" else 0
-    latents = latent_bytes(cell, codec) if cell.data.latent_cache else 0
-    return None if latents is None else own + grid_bytes(cell) + sprite_bytes(cell) + latents
+    own = KEPT_TWICE * (state_bytes(codec) + log_bytes(steps)) if experiment.codec.kind == "suite" else 0
+    data, protocol = experiment.data, experiment.protocol
+    latents = latent_bytes(data, experiment.tier, codec) if data.latent_cache else 0
+    return None if latents is None else own + grid_bytes(protocol) + sprite_bytes(protocol) + latents
 
 
-def extractor_bytes(cell: Experiment, num_classes: int | None) -> int:
-    """The embedded feature network; 0 where a file is given."""
-    if cell.protocol.extractor != "embedded":
+def extractor_bytes(protocol: Protocol, num_classes: int | None) -> int:
+    """The in-domain feature network; 0 where another one is used."""
+    if protocol.extractor != "embedded":
         return 0
     from lavita.metrics.features.in_domain import InDomainNet
 
@@ -98,25 +101,25 @@ def extractor_bytes(cell: Experiment, num_classes: int | None) -> int:
         return KEPT_TWICE * state_bytes(InDomainNet(num_classes))
 
 
-def latent_bytes(cell: Experiment, codec: Codec) -> int | None:
+def latent_bytes(data: DataConfig, tier: str, codec: Codec) -> int | None:
     """The latent cache: float32, 2 C h w numbers a training frame, and as many for its mirror image where the data set
     is mirrored; None where nobody has counted the frames.
     """
-    frames = training_frames(cell)
-    a_frame = 4 * 2 * codec.latent_channels * codec.latent_side(cell.data.resolution) ** 2
-    return None if frames is None else a_frame * frames * (2 if cell.data.flip else 1)
+    frames = training_frames(data, tier)
+    a_frame = 4 * 2 * codec.latent_channels * codec.latent_side(data.resolution) ** 2
+    return None if frames is None else a_frame * frames * (2 if data.flip else 1)
 
 
-def training_frames(cell: Experiment) -> int | None:
-    """Frames of the training split: of the embedded videos, or by the manifest that prepare.py left in data.root; None
-    where there is neither. Videos too short for this cell's clips are counted in. Raises ValueError for another file.
+def training_frames(data: DataConfig, tier: str) -> int | None:
+    """Frames of the training split: of the synthetic videos, or by the manifest that prepare.py left in data.root; None
+    where there is neither. Videos too short for a clip are counted in. Raises ValueError for another file.
     """
-    if cell.data.root is None:
-        if cell.tier != "demo":
+    if data.root is None:
+        if tier != "demo":
             return None
-        plan = PLANS[cell.data.dataset]
+        plan = PLANS[data.dataset]
         return len(plan.scenes) * len(plan.groups["train"]) * plan.clips_per_group * plan.frames
-    path = Path(cell.data.root).expanduser() / FILE_NAME
+    path = Path(data.root).expanduser() / FILE_NAME
     if not path.is_file():
         return None
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:

@@ -1,4 +1,4 @@
-"""Cells that share data, codec, extractor and protocol: what they share is fitted once for all of them."""
+"""Runs that share data, autoencoder, extractor and protocol: what they share is fitted once for all of them."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from lavita.results.identity import DATA_ELSEWHERE
 
 @dataclass(frozen=True)
 class Group:
-    """Cells with the same shared parts, which lie in shared/<key>/ of the results folder."""
+    """Runs with the same shared parts, which lie in shared/<key>/ of the results folder."""
 
     key: str
     cells: list[Experiment]
     source: DataSource
 
 
-def group_key(cell: Experiment) -> str:
+def group_key(experiment: Experiment) -> str:
     """A short hash of all that decides the shared parts; where the data lies has no part in it."""
-    data = {key: value for key, value in asdict(cell.data).items() if key not in DATA_ELSEWHERE}
-    parts = [cell.suite, cell.tier, cell.conditioning, data]
-    parts += [asdict(part) for part in (cell.budget, cell.codec, cell.extractor, cell.weights, cell.protocol)]
+    e = experiment
+    data = {key: value for key, value in asdict(e.data).items() if key not in DATA_ELSEWHERE}
+    parts = [e.suite, e.tier, e.conditioning, data]
+    parts += [asdict(part) for part in (e.budget, e.codec, e.extractor, e.weights, e.protocol)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def grouped(cells: Sequence[Experiment], cache: Path, report: Report | None = None) -> list[Group]:
-    """The groups in the order of their first cells, with the data of each found. Raises ValueError, OSError."""
+def grouped(experiments: Sequence[Experiment], cache: Path, report: Report | None = None) -> list[Group]:
+    """The groups in the order of their first runs, with the data of each found. Raises ValueError, OSError."""
     by_key: dict[str, list[Experiment]] = {}
-    for cell in cells:
-        by_key.setdefault(group_key(cell), []).append(cell)
+    for experiment in experiments:
+        by_key.setdefault(group_key(experiment), []).append(experiment)
     groups = []
     for key, members in by_key.items():
-        source = find_data(members[0], cache, report)
+        source = find_data(members[0].data, members[0].suite, members[0].tier, cache, report)
         root = str(source.catalogue.root)
-        members = [replace(cell, data=replace(cell.data, root=root)) for cell in members]
+        members = [replace(one, data=replace(one.data, root=root)) for one in members]
         groups.append(Group(key, members, source))
     return groups

@@ -18,11 +18,13 @@ WIDTH_RANGE, DEPTH_RANGE, TOLERANCE = 0.25, 0.5, 0.05
 KEY = "match_params"
 
 
-def match_parameters(cells: Sequence[Experiment], overrides: Sequence[str]) -> tuple[list[Experiment], dict[str, str]]:
-    """`resolve` in a process of its own, where some cell wants it, since it needs torch. Raises ConfigError."""
-    if not any(cell.model.get(KEY) for cell in cells):
-        return list(cells), {}
-    spec = json.dumps({"cells": [asdict(cell) for cell in cells], "overrides": list(overrides)})
+def match_parameters(
+    experiments: Sequence[Experiment], overrides: Sequence[str]
+) -> tuple[list[Experiment], dict[str, str]]:
+    """`resolve` in a process of its own, where some run wants it, since it needs torch. Raises ConfigError."""
+    if not any(experiment.model.get(KEY) for experiment in experiments):
+        return list(experiments), {}
+    spec = json.dumps({"cells": [asdict(one) for one in experiments], "overrides": list(overrides)})
     command = [sys.executable, "-m", "lavita.suite.match"]
     done = subprocess.run(command, input=spec, capture_output=True, text=True, env=environment_of_processes({}))
     if done.returncode:
@@ -31,8 +33,8 @@ def match_parameters(cells: Sequence[Experiment], overrides: Sequence[str]) -> t
     return [cell_from_dict(values) for values in found["cells"]], found["flags"]
 
 
-def resolve(cells: Sequence[Experiment], overrides: Sequence[str]) -> tuple[list[Experiment], dict[str, str]]:
-    """The cells with depth, width and heads in place of model.match_params' wish, and flags by label.
+def resolve(experiments: Sequence[Experiment], overrides: Sequence[str]) -> tuple[list[Experiment], dict[str, str]]:
+    """The experiments with depth, width and heads in place of model.match_params' wish, and flags by label.
 
     Of the widths (multiples of the named size's head width) within 25 % and depths within 50 % of the named size, those
     nearest to the reference's trained parameters. A row that is more than 5 % off is flagged. overrides are the command
@@ -40,29 +42,29 @@ def resolve(cells: Sequence[Experiment], overrides: Sequence[str]) -> tuple[list
     """
     sizes: dict[str, tuple[dict, str]] = {}
     resolved = []
-    for cell in cells:
-        if cell.model.get(KEY):
-            if cell.label not in sizes:
-                sizes[cell.label] = nearest_size(cell, overrides)
-            cell = replace(cell, model=cell.model | sizes[cell.label][0])
-        resolved.append(cell)
+    for experiment in experiments:
+        if experiment.model.get(KEY):
+            if experiment.label not in sizes:
+                sizes[experiment.label] = nearest_size(experiment, overrides)
+            experiment = replace(experiment, model=experiment.model | sizes[experiment.label][0])
+        resolved.append(experiment)
     return resolved, {label: flag for label, (_, flag) in sizes.items() if flag}
 
 
-def nearest_size(cell: Experiment, overrides: Sequence[str]) -> tuple[dict[str, int], str]:
-    """(depth, width and num_heads for a cell's model section, what to flag or "")."""
-    reference = cell.model[KEY]
+def nearest_size(experiment: Experiment, overrides: Sequence[str]) -> tuple[dict[str, int], str]:
+    """(depth, width and num_heads for a run's model section, what to flag or "")."""
+    reference = experiment.model[KEY]
     if reference not in names_in("methods"):
         from lavita.config.schema import nearest
 
         raise ConfigError(f"model.{KEY}: unknown method {reference!r}: {nearest(reference, names_in('methods'))}")
     others = [item for item in overrides if not item.startswith((f"model.{KEY}=", "model.depth=", "model.width="))]
     # Both methods are composed, so that a key of one alone is known; only the reference is looked at.
-    plan = make_plan(cell.suite, cell.tier, [reference, cell.method], [0], others)
+    plan = make_plan(experiment.suite, experiment.tier, [reference, experiment.method], [0], others)
     wanted = trained_parameters(next(one for one in plan if one.method == reference))
-    base = built(replace(cell, model=cell.model | {KEY: None})).config
+    base = built(replace(experiment, model=experiment.model | {KEY: None})).config
     if not hasattr(base, "numbers"):
-        raise ConfigError(f"model.{KEY}: {cell.method} has no depth and width of its own to choose")
+        raise ConfigError(f"model.{KEY}: {experiment.method} has no depth and width of its own to choose")
     depth, width, heads = base.numbers()
     head_width = width // heads
     candidates = []
@@ -70,7 +72,9 @@ def nearest_size(cell: Experiment, overrides: Sequence[str]) -> tuple[dict[str, 
         if abs(num_heads / heads - 1) > WIDTH_RANGE:
             continue
         # Parameters grow by the same amount with every block, so two depths tell all of them.
-        one, two = (trained_parameters(sized(cell, blocks, num_heads * head_width, num_heads)) for blocks in (1, 2))
+        one, two = (
+            trained_parameters(sized(experiment, blocks, num_heads * head_width, num_heads)) for blocks in (1, 2)
+        )
         low, high = max(1, round(depth * (1 - DEPTH_RANGE))), round(depth * (1 + DEPTH_RANGE))
         blocks = min(max(round((wanted - one) / (two - one)) + 1, low), high)
         count = one + (blocks - 1) * (two - one)
@@ -83,28 +87,30 @@ def nearest_size(cell: Experiment, overrides: Sequence[str]) -> tuple[dict[str, 
     return {"depth": blocks, "width": num_heads * head_width, "num_heads": num_heads}, flag
 
 
-def sized(cell: Experiment, depth: int, width: int, num_heads: int) -> Experiment:
-    """A cell at another size."""
-    return replace(cell, model=cell.model | {KEY: None, "depth": depth, "width": width, "num_heads": num_heads})
+def sized(experiment: Experiment, depth: int, width: int, num_heads: int) -> Experiment:
+    """An experiment at another size."""
+    return replace(
+        experiment, model=experiment.model | {KEY: None, "depth": depth, "width": width, "num_heads": num_heads}
+    )
 
 
-def built(cell: Experiment):
-    """The method of a cell as shapes alone."""
+def built(experiment: Experiment):
+    """The method of a run as shapes alone."""
     import torch
 
     from lavita.methods.build import build_method, empty_codec
 
-    facts = load_yaml("datasets", cell.data.dataset)
+    facts = load_yaml("datasets", experiment.data.dataset)
     with torch.device("meta"):
-        return build_method(cell, facts["num_classes"], empty_codec(cell.codec))
+        return build_method(experiment, facts["num_classes"], empty_codec(experiment.codec))
 
 
-def trained_parameters(cell: Experiment) -> int:
-    """Parameters that training a cell's method moves."""
-    return sum(parameter.numel() for parameter in built(cell).trained_parameters())
+def trained_parameters(experiment: Experiment) -> int:
+    """Parameters that training a run's method moves."""
+    return sum(parameter.numel() for parameter in built(experiment).trained_parameters())
 
 
 if __name__ == "__main__":
     given = json.load(sys.stdin)
     found, flags = resolve([cell_from_dict(values) for values in given["cells"]], given["overrides"])
-    json.dump({"cells": [asdict(cell) for cell in found], "flags": flags}, sys.stdout)
+    json.dump({"cells": [asdict(one) for one in found], "flags": flags}, sys.stdout)

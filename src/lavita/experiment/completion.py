@@ -1,0 +1,117 @@
+"""What a run leaves when it is completed: its weights with all that rebuilds them, and its record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lavita.config.compose import Experiment
+from lavita.config.schema import BUDGET_UNITS, BudgetConfig
+from lavita.experiment.sessions import seconds_of, stated_once, tidy
+from lavita.experiment.setup import Setup
+from lavita.experiment.train import Spent
+from lavita.files import sha256_of
+from lavita.methods.base import VideoMethod
+from lavita.methods.checkpoints import save
+from lavita.results.records import read_record, write_record
+from lavita.training.budget import OverBudget
+
+FIXED_TABLES = {"pos_embed", "temp_embed", "time_embed"}
+
+
+def save_method(setup: Setup, folder: Path) -> str:
+    """The method's weights (averaged) with all that rebuilds it; returns the file's sha256."""
+    experiment, shared = setup.experiment, setup.shared
+    external = experiment.codec.kind == "kl"
+    state = setup.method.state_dict()
+    state = {key: value for key, value in state.items() if not (external and key.startswith("codec."))}
+    # Sampling needs no file that only training read.
+    model = experiment.model | dict.fromkeys(experiment.weight_files)
+    config = {
+        "cell": asdict(experiment) | {"data": asdict(experiment.data) | {"root": None}, "model": model},
+        "num_classes": shared["num_classes"],
+        "class_names": shared["class_names"],
+        "classes": shared["classes"],
+    }
+    path = folder / "checkpoint.safetensors"
+    save(path, state, config)
+    return sha256_of(path)
+
+
+def complete(folder: Path, setup: Setup, spent: Spent, scores: list[dict[str, Any]], weights_hash: str) -> None:
+    """Put into the record what was spent and what came out; it is finished by `finish`.
+
+    Raises RuntimeError where the budget was not met.
+    """
+    record = read_record(folder)
+    method, budget = setup.method, setup.experiment.budget
+    trained, total = parameter_counts(method)
+    record["row"] |= {
+        "clips_seen": int(spent.total("clips")),
+        "train_flops": int(spent.total("flops")),
+        "params_trained": trained,
+        "params_total": total,
+        "external_bytes": external_bytes(setup.experiment, method),
+        "weights_hash": weights_hash,
+    }
+    declared = dict(method.declared) | record["outside"]
+    condition = "" if setup.conditions is None else setup.conditions.remark
+    remarks = [record["flag"], condition, *(f"{name}: {text}" for name, text in declared.items())]
+    record |= {"declared": declared, "remark": "; ".join(part for part in remarks if part)}
+    record |= {"scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}
+    totals = {currency: spent.total(currency) for currency in BUDGET_UNITS}
+    record["budget"] = {"currency": budget.currency, "asked": budget.asked, "spent": totals}
+    write_record(folder, record)
+    check_spent(setup.experiment.cell, budget, spent)
+
+
+def parameter_counts(method: VideoMethod) -> tuple[int, int]:
+    """(trained in some stage, all) parameters of a method."""
+    trained = {id(p): p for stage in method.stages() for p in stage.module.trained_parameters()}
+    # Fixed tables are parameters without gradient; a frozen autoencoder has weights too, and they count.
+    fixed = {id(p) for name, p in method.named_parameters() if name.rpartition(".")[2] in FIXED_TABLES}
+    # A discriminator is trained but no part of what samples: it counts too.
+    everything = trained | {id(p): p for p in method.parameters() if id(p) not in fixed}
+    return count(trained.values()), count(everything.values())
+
+
+def count(parameters: Iterable[torch.Tensor]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def external_bytes(experiment: Experiment, method: VideoMethod) -> int:
+    """Size of the external weights: the published autoencoder, and every file that a configuration names."""
+    published = experiment.codec.kind == "kl" and not method.owns_first_stage
+    codec = count(method.codec.parameters()) * 4 if published else 0
+    return codec + sum(Path(path).stat().st_size for path in set(experiment.outside.values()))
+
+
+def check_spent(cell: str, budget: BudgetConfig, spent: Spent) -> None:
+    """Raise RuntimeError (OverBudget for more) unless the budget was met: exactly in clips, else by the last step."""
+    currency, asked, last = budget.currency, budget.asked, spent.stages[-1]
+    most = {"clips": 0.0, "flops": last["flops"] / last["steps"], "seconds": math.inf}[currency]
+    got = spent.total(currency)
+    if not asked <= got <= asked + most:
+        kind = RuntimeError if got < asked else OverBudget
+        raise kind(f"{cell} spent {got:g} {currency}, its budget is {asked:g}")
+
+
+def finish(folder: Path, processes: int) -> None:
+    """Mark the record ok, with what all sessions took together; processes: that trained at the same time."""
+    record = read_record(folder)
+    sessions = record["sittings"]
+    seconds = seconds_of(sessions)
+    record["row"] |= {
+        "wall_seconds": seconds,
+        "accelerator_seconds": seconds * processes if torch.cuda.is_available() else 0.0,
+        "peak_bytes": max(one["peak_bytes"] for one in sessions),
+        "hardware": stated_once(sessions, "hardware"),
+        "versions": stated_once(sessions, "versions"),
+    }
+    write_record(folder, record | {"status": "ok", "reason": record.pop("remark")})
+    tidy(folder)

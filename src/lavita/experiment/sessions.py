@@ -1,0 +1,141 @@
+"""The sessions of a run: each process that worked on it, from its first heartbeat to how it ended."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lavita.executors.heartbeat import HEARTBEAT, Heartbeat, emit, read_heartbeat, start_heartbeat
+from lavita.executors.process import is_of_the_machine, told
+from lavita.files import remove_parts
+from lavita.lock import FolderLock
+from lavita.results.digest import LOCK, PROGRESS
+from lavita.results.provenance import hardware, peak_bytes, versions
+from lavita.results.records import read_record, write_record
+from lavita.results.resume_store import ResumeStore
+from lavita.training.budget import OverBudget
+from lavita.training.callbacks import Diverged
+from lavita.training.checkpoint import Stopped
+
+
+def begin_session(record: Mapping[str, Any], progress: Path) -> list[dict[str, Any]]:
+    """The sessions of a record, the last one closed by its last heartbeat, and a new one for this process."""
+    before = [dict(one) for one in record.get("sittings", [])]
+    if before and before[-1]["ended"] == "":
+        before[-1] |= closed(read_heartbeat(progress / HEARTBEAT), "killed")
+    return [
+        *before,
+        {
+            "host": platform.node(),
+            "process": os.getpid(),
+            "job": slurm_job(os.environ),
+            "hardware": hardware(),
+            "versions": versions(),
+            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "stage": "",
+            "done": 0,
+            "seconds": 0.0,
+            "peak_bytes": 0,
+            "ended": "",
+        },
+    ]
+
+
+def slurm_job(environ: Mapping[str, str]) -> str:
+    """The id by which scancel knows this process's job; "" outside of Slurm."""
+    if "SLURM_ARRAY_JOB_ID" in environ:
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    return environ.get("SLURM_JOB_ID", "")
+
+
+def end_session(
+    sessions: list[dict[str, Any]], progress: Path, heartbeat: Heartbeat, ended: str
+) -> list[dict[str, Any]]:
+    """The same with the last one closed; ended: ok, or the status with which it was."""
+    last = read_heartbeat(progress / HEARTBEAT) or {}
+    return [*sessions[:-1], sessions[-1] | closed(last | measured(heartbeat), ended)]
+
+
+def measured(heartbeat: Heartbeat) -> dict[str, Any]:
+    """What this process has taken so far."""
+    return {"seconds": heartbeat.seconds, "peak_bytes": peak_bytes()}
+
+
+def closed(last: Mapping[str, Any] | None, ended: str) -> dict[str, Any]:
+    """How a session ended, and the last that is known of it."""
+    known = {key: last[key] for key in ("stage", "done", "seconds", "peak_bytes") if key in last} if last else {}
+    return known | {"ended": ended}
+
+
+def seconds_of(sessions: list[dict[str, Any]]) -> float:
+    """Seconds of all sessions, work that was lost with a kill and done again included."""
+    return sum(one["seconds"] for one in sessions)
+
+
+def stated_once(sessions: list[dict[str, Any]], key: str) -> str:
+    """What the sessions say under a key, each thing once."""
+    return " then ".join(dict.fromkeys(str(one[key]) for one in sessions))
+
+
+STATUS_OF = {Diverged: "diverged", OverBudget: "over_budget", Stopped: "interrupted"}
+
+
+@contextmanager
+def session(folder: Path) -> Iterator[ResumeStore]:
+    """Work on an attempt in this process: gives the store that it resumes from. However the work ends, the record has
+    it; the store is removed by `tidy` once the record says ok.
+    """
+    progress = folder / PROGRESS
+    progress.mkdir(parents=True, exist_ok=True)
+    with FolderLock(progress / LOCK, "the process of a cell"):
+        yield from only_session(folder, progress)
+
+
+def only_session(folder: Path, progress: Path) -> Iterator[ResumeStore]:
+    """The session of a process that has the attempt for itself."""
+    remove_parts(folder)
+    sessions = begin_session(read_record(folder), progress)
+    heartbeat = start_heartbeat(progress / HEARTBEAT)
+    write_record(folder, read_record(folder) | {"status": "running", "reason": "", "sittings": sessions})
+    heartbeat.beat("start", 0)
+    store = ResumeStore(progress)
+    ended = "failed"
+    try:
+        yield store
+        ended = "ok"
+    except BaseException as error:
+        ended = status_of(error)
+        raise
+    finally:
+        for name in store.damaged:
+            emit("note", text=f"{name}: damaged, made again")
+        record = read_record(folder)
+        write_record(folder, record | {"sittings": end_session(record["sittings"], progress, heartbeat, ended)})
+
+
+def tidy(folder: Path) -> None:
+    """Remove what an attempt would resume from: it is finished."""
+    shutil.rmtree(folder / PROGRESS, ignore_errors=True)
+
+
+def status_of(error: BaseException) -> str:
+    """The status of a run that an exception ended."""
+    if is_of_the_machine(error):
+        return "interrupted"
+    return next((name for kind, name in STATUS_OF.items() if isinstance(error, kind)), "failed")
+
+
+def reason_of(error: BaseException, folder: str) -> str:
+    """One line for the record of an attempt; folder: its own, where an error of the machine names no file."""
+    if isinstance(error, Stopped):
+        return str(error)
+    if is_of_the_machine(error):
+        return told(error, folder)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -24,8 +24,18 @@ from lavita.config.schema import BUDGET_UNITS
 from lavita.data.catalogue import Catalogue
 from lavita.data.clips import real_windows
 from lavita.data.find import usable_catalogue
-from lavita.executors.heartbeat import HEARTBEAT, Heartbeat, emit, progress, read_heartbeat, start_heartbeat
-from lavita.executors.process import begin, is_of_the_machine, told
+from lavita.executors.heartbeat import (
+    HEARTBEAT,
+    Beat,
+    Heartbeat,
+    Note,
+    Result,
+    emit,
+    progress,
+    read_heartbeat,
+    start_heartbeat,
+)
+from lavita.executors.process import disk_error_text, end_with_parent, is_disk_error
 from lavita.experiment.devices import together
 from lavita.experiment.scoring import Scorer, reconstruction_scores
 from lavita.experiment.train import HELDOUT_CLIPS, Spent, check_spent, stage_data, start_network, train
@@ -48,7 +58,7 @@ from lavita.training.stage import TrainedStage
 
 
 def begin_session(record: Mapping[str, Any], progress: Path) -> list[dict[str, Any]]:
-    """The sittings of a record, the last one closed by its last sign of life, and a new one for this process."""
+    """The sittings of a record, the last one closed by its last heartbeat, and a new one for this process."""
     before = [dict(one) for one in record.get("sittings", [])]
     if before and before[-1]["ended"] == "":
         before[-1] |= closed(read_heartbeat(progress / HEARTBEAT), "killed")
@@ -77,20 +87,17 @@ def slurm_job(environ: Mapping[str, str]) -> str:
     return environ.get("SLURM_JOB_ID", "")
 
 
-def end_session(sittings: list[dict[str, Any]], progress: Path, pulse: Heartbeat, ended: str) -> list[dict[str, Any]]:
+def end_session(
+    sittings: list[dict[str, Any]], progress: Path, heartbeat: Heartbeat, ended: str
+) -> list[dict[str, Any]]:
     """The same with the last one closed; ended: ok, or the status with which it was."""
-    last = read_heartbeat(progress / HEARTBEAT) or {}
-    return [*sittings[:-1], sittings[-1] | closed(last | measured(pulse), ended)]
+    now = {"seconds": heartbeat.seconds, "peak_bytes": peak_bytes()}
+    return [*sittings[:-1], sittings[-1] | closed(read_heartbeat(progress / HEARTBEAT), ended) | now]
 
 
-def measured(pulse: Heartbeat) -> dict[str, Any]:
-    """What this process has taken so far."""
-    return {"seconds": pulse.seconds, "peak_bytes": peak_bytes()}
-
-
-def closed(last: Mapping[str, Any] | None, ended: str) -> dict[str, Any]:
+def closed(last: Beat | None, ended: str) -> dict[str, Any]:
     """How a sitting ended, and the last that is known of it."""
-    known = {key: last[key] for key in ("stage", "done", "seconds", "peak_bytes") if key in last} if last else {}
+    known = {} if last is None else {key: value for key, value in asdict(last).items() if key != "beats"}
     return known | {"ended": ended}
 
 
@@ -122,9 +129,9 @@ def sat(folder: Path, progress: Path) -> Iterator[ResumeStore]:
     """A sitting of a process that has the attempt for itself."""
     remove_parts(folder)
     sittings = begin_session(read_record(folder), progress)
-    pulse = start_heartbeat(progress / HEARTBEAT)
+    heartbeat = start_heartbeat(progress / HEARTBEAT)
     write_record(folder, read_record(folder) | {"status": "running", "reason": "", "sittings": sittings})
-    pulse.beat("start", 0)
+    heartbeat.beat("start", 0)
     kept = ResumeStore(progress)
     ended = "failed"
     try:
@@ -135,9 +142,9 @@ def sat(folder: Path, progress: Path) -> Iterator[ResumeStore]:
         raise
     finally:
         for name in kept.damaged:
-            emit("note", text=f"{name}: damaged, made again")
+            emit(Note(f"{name}: damaged, made again"))
         record = read_record(folder)
-        write_record(folder, record | {"sittings": end_session(record["sittings"], progress, pulse, ended)})
+        write_record(folder, record | {"sittings": end_session(record["sittings"], progress, heartbeat, ended)})
 
 
 def tidy(folder: Path) -> None:
@@ -147,7 +154,7 @@ def tidy(folder: Path) -> None:
 
 def status_of(error: BaseException) -> str:
     """The status of a cell that an exception ended."""
-    if is_of_the_machine(error):
+    if is_disk_error(error):
         return "interrupted"
     return next((name for kind, name in STATUS_OF.items() if isinstance(error, kind)), "failed")
 
@@ -156,8 +163,8 @@ def reason_of(error: BaseException, folder: str) -> str:
     """One line for the record of an attempt; folder: its own, where an error of the machine names no file."""
     if isinstance(error, Stopped):
         return str(error)
-    if is_of_the_machine(error):
-        return told(error, folder)
+    if is_disk_error(error):
+        return disk_error_text(error, folder)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
@@ -342,12 +349,12 @@ FIXED_TABLES = {"pos_embed", "temp_embed", "time_embed"}
 
 
 if __name__ == "__main__":
-    begin()
+    end_with_parent()
     checkpoint.listen()
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
-        emit("result", status="ok", reason="")
+        emit(Result("ok"))
     except Exception as error:  # whatever it is, the record must say so and the other cells must run
         traceback.print_exc()
-        emit("result", status=status_of(error), reason=reason_of(error, sys.argv[1]))
+        emit(Result(status_of(error), reason_of(error, sys.argv[1])))
         raise SystemExit(1) from None

@@ -19,7 +19,7 @@ from lavita.data.catalogue import Catalogue
 from lavita.data.datamodule import ClipDataModule
 from lavita.data.latent_cache import LatentCache, LatentKey, fill_latents, videos_hash
 from lavita.diffusion.rng import derive_seed, seed_everything
-from lavita.executors.heartbeat import emit, progress
+from lavita.executors.heartbeat import Note, emit, progress
 from lavita.experiment.budget import shared_cost, split_budget
 from lavita.experiment.costs import encoding_flops_per_clip, training_flops_per_clip
 from lavita.methods.base import VideoMethod
@@ -144,8 +144,8 @@ def fill(cell: Experiment, catalogue: Catalogue, codec: Codec, codec_hash: str, 
             progress("latent cache", done, total)
 
     encode = encoder(codec.eval().to(device))
-    cost = fill_latents(cache, key, catalogue.split("train"), encode, lambda text: emit("note", text=text), report)
-    emit("note", text=f"latent cache ready after {time.monotonic() - began:.1f} s, {cost['bytes'] / 2**20:.1f} MiB")
+    cost = fill_latents(cache, key, catalogue.split("train"), encode, lambda text: emit(Note(text)), report)
+    emit(Note(f"latent cache ready after {time.monotonic() - began:.1f} s, {cost['bytes'] / 2**20:.1f} MiB"))
     one = torch.zeros(1, 1, 3, cell.data.resolution, cell.data.resolution)
     flops = encoding_flops_per_clip(codec, {"video": one}) * cost["frames"]
     stage = {"name": "latent cache", "clips": 0, "flops": flops} | {key: cost[key] for key in ("seconds", "bytes")}
@@ -287,7 +287,7 @@ def train_stage(
     slots = StageCheckpoints(kept, stage.name)
     start = slots.newest()
     if start is not None:
-        emit("note", text=f"{stage.name}: goes on from {slots.clips_of(start):g} clips")
+        emit(Note(f"{stage.name}: resumed at {slots.clips_of(start):g} clips"))
     done = fit_stage(
         module, data.train_dataloader(), limit, folder, heldout, progress, cell.compute, kept, cell.checkpoint
     )
@@ -304,7 +304,7 @@ def train_stage(
     if method and not module.owns_first_stage and not loaders.from_latents(module):
         entry["encoding_flops"] = encoding_flops_per_clip(module.context.codec, heldout) * drawn
     last = done.heldout_losses[-1][1]
-    emit("note", text=f"{stage.name}: {done.clips} clips in {done.seconds:.1f} s; held-out loss {last:.4g}")
+    emit(Note(f"{stage.name}: {done.clips} clips in {done.seconds:.1f} s; held-out loss {last:.4g}"))
     return entry, done.heldout_losses
 
 
@@ -313,7 +313,7 @@ def start_network(method: VideoMethod, state: dict[str, torch.Tensor], source: s
     start = start_from(method.network, state)
     if not distributed.is_first():
         return
-    emit("note", text=f"{len(start.taken)} tensors taken from {source}, {len(start.left)} left at their own start")
+    emit(Note(f"{len(start.taken)} tensors taken from {source}, {len(start.left)} left at their own start"))
     write_record(folder, read_record(folder) | {"initialised": asdict(start) | {"source": source}})
 
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -22,6 +23,23 @@ def this_command() -> str:
     if program.name in ("lavita", "lavita.exe") or program.parts[-2:] == ("lavita", "__main__.py"):
         return f"lavita {shlex.join(sys.argv[1:])}"
     return f"python {shlex.join(sys.argv)}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is: done of total (clips, videos, MiB), and its loss where it has one."""
+
+    stage: str
+    done: float
+    total: float
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line for the user."""
+
+    text: str
 
 
 class Display:
@@ -66,14 +84,14 @@ class Channel:
         self.last_line = 0.0
         self.prefix = ""
 
-    def show(self, event: dict) -> None:
-        """Draw one event of the running process."""
-        if event["kind"] == "note":
-            self.display.line(f"  {self.prefix}{event['text']}")
-        if event["kind"] != "progress":
+    def show(self, event: object) -> None:
+        """Draw a Progress or a Note; no other event of a process is shown."""
+        if isinstance(event, Note):
+            self.display.line(f"  {self.prefix}{event.text}")
+        if not isinstance(event, Progress):
             return
-        stage, done, total = event["stage"], event["done"], event["total"]
-        note = "" if event.get("loss") is None else f"loss {event['loss']:.4g}"
+        stage, done, total = event.stage, event.done, event.total
+        note = "" if event.loss is None else f"loss {event.loss:.4g}"
         bars = self.display.bars
         if bars is not None:
             if stage not in self.tasks:

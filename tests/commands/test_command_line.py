@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lavita.commands import run
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -33,6 +35,7 @@ def refused(script: str, *arguments: str) -> str:
         (["--suite", "ucf101", "--tier", "demo", "budget.clip=3"], "did you mean 'budget.clips'"),
         (["--suite", "ucf101", "--tier", "demo", "--seeds", "a"], "--seeds: got 'a'"),
         (["--suite", "ucf101", "--tier", "demo", "--sedes", "1"], "did you mean '--seeds'"),
+        (["--suite", "ucf101", "--tier", "demo", "--hang-timeout", "0"], "--hang-timeout: got 0, wanted more than 0"),
         (["--tier", "demo"], "--suite"),
         (["--suite", "ucf101", "--tier", "demo", "data.root=/nowhere/at/all"], "no such folder"),
     ],
@@ -63,6 +66,13 @@ def test_help_is_complete():
     assert done.returncode == 0
     for part in ("--suite", "--tier", "--methods", "--seeds", "--out", "section.key=value", "Exit status"):
         assert part in done.stdout
+    assert "--hang-timeout MINUTES" in done.stdout and "--patience" not in done.stdout
+
+
+def test_the_old_name_of_a_flag():
+    for flag in ("--hang-timeout", "--patience"):
+        assert run.parse(["--suite", "ucf101", flag, "2.5"], "run.py").hang_timeout == 2.5
+    assert run.parse(["--suite", "ucf101"], "run.py").hang_timeout == 60
 
 
 @pytest.mark.parametrize(

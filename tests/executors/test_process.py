@@ -5,13 +5,14 @@ import time
 
 import pytest
 
-from lavita.executors.process import Interrupted, Launcher, default_workers, environment_of, usable_cores
+from lavita.executors.base import default_workers, environment_of, usable_cores
+from lavita.executors.process import Interrupted, Launcher
 
 
 def test_a_process_has_its_own_environment_and_log(tmp_path, monkeypatch):
     (tmp_path / "talks.py").write_text(
-        "import os\nfrom lavita.executors.heartbeat import emit\nprint('words')\n"
-        "emit('result', status='ok', reason=os.environ['OMP_NUM_THREADS'])\n"
+        "import os\nfrom lavita.executors.heartbeat import Result, emit\nprint('words')\n"
+        "emit(Result('ok', os.environ['OMP_NUM_THREADS']))\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     events, launcher = [], Launcher()
@@ -24,7 +25,7 @@ def test_a_warning_of_slurm_does_not_end_a_process_that_begins(tmp_path, monkeyp
     """Its USR2 goes to every process of a job; by default it ends one that has not said otherwise."""
     (tmp_path / "begins.py").write_text(
         "import os, signal\nos.kill(os.getpid(), signal.SIGUSR2)\n"
-        "from lavita.executors.heartbeat import emit\nemit('result', status='ok', reason='still here')\n"
+        "from lavita.executors.heartbeat import Result, emit\nemit(Result('ok', 'still here'))\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     ended = Launcher().run("begins", [], tmp_path / "log.txt", lambda _: None, {})
@@ -53,6 +54,21 @@ def test_stop_ends_every_process(tmp_path):
     assert outcome == ["interrupted"] and process.poll() is not None
     with pytest.raises(Interrupted):
         launcher.run("http.server", ["0"], tmp_path / "log.txt", lambda _: None, {})
+
+
+def test_a_process_without_a_heartbeat_is_killed_as_hung(tmp_path):
+    """`python -m http.server` says nothing of itself."""
+    (tmp_path / "heartbeat.json").write_text('{"stage": "train", "done": 8, "beats": 1, "seconds": 1, "peak_bytes": 1}')
+    ended = Launcher(hang_timeout=0.6).run(
+        "http.server",
+        ["0", "--bind", "127.0.0.1"],
+        tmp_path / "log.txt",
+        lambda _: None,
+        {},
+        tmp_path / "heartbeat.json",
+    )
+    assert (ended.code, ended.status) == (-9, "failed")
+    assert ended.reason == "no heartbeat for 0.01 minutes at train 8: ended as hung (--hang-timeout)"
 
 
 def test_cells_at_once(monkeypatch):

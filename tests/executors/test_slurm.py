@@ -15,13 +15,13 @@ import pytest
 
 from lavita.config.schema import ConfigError
 from lavita.console import Display
-from lavita.executors import base, slurm, slurm_queue
-from lavita.executors.heartbeat import LogTail
+from lavita.executors import slurm, slurm_options, slurm_queue
+from lavita.executors.base import Task, supervise
 from lavita.executors.process import Launcher
-from lavita.executors.slurm import SlurmExecutor, parameters_of
-from lavita.executors.slurm_node import SlurmTask, preempted, rank_environment
-from lavita.executors.slurm_queue import JobState, Queue, minutes, read_states, slurm_parameters
-from lavita.executors.task import Task, supervise
+from lavita.executors.slurm import SlurmExecutor, submitit_executor, submitit_parameters
+from lavita.executors.slurm_node import SlurmTask, rank_environment
+from lavita.executors.slurm_options import SlurmOptions, read_slurm_options
+from lavita.executors.slurm_queue import JobState, Queue, is_preempted, read_states
 from lavita.experiment.sessions import slurm_job
 from lavita.lock import FolderLock, Held
 from lavita.results.digest import LOCK
@@ -40,21 +40,28 @@ def task_in(folder: Path, module: str = "talks", **more) -> Task:
 # What is asked for
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [("90", 90), ("1:30", 2), ("1:30:00", 90), ("2-12", 3600), ("1-00:30", 1470), ("1-00:00:01", 1441)],
-)
-def test_times_as_sbatch_has_them(text, wanted):
-    assert minutes(text) == wanted
+@pytest.mark.parametrize("text", ["90", "1:30", "1:30:00", "2-12", "1-00:30", "1-00:00:01"])
+def test_times_go_to_sbatch_as_they_are(text):
+    assert read_slurm_options([f"time={text}"]).time == text
 
 
-def test_keys_become_parameters_and_all_others_options_of_sbatch():
-    found = slurm_parameters(
-        ["partition=gpu", "mem_gb=1.5", "time=1-00:00:00", "reservation=mine", "setup=a", "setup=b"]
+@pytest.mark.parametrize("text", ["soon", "0", "0:00", "0-0", "-1", "1:", "1:2:3:4", "1-2-3", "90m", "1.5", " 9"])
+def test_what_is_no_time(text):
+    with pytest.raises(ConfigError, match="--slurm time: got .*, wanted minutes, or a time as sbatch has it"):
+        read_slurm_options([f"time={text}"])
+
+
+def test_keys_that_the_run_does_not_know_are_options_of_sbatch():
+    found = read_slurm_options(
+        ["partition=gpu", "mem_gb=1.5", "reservation=mine", "setup=a", "setup=b", "exclusive=true", "cpus-per-task=3"]
     )
-    assert found["partition"] == "gpu" and found["mem"] == "1536MB" and found["time"] == 1440
-    assert found["additional_parameters"] == {"requeue": True, "reservation": "mine"} and found["setup"] == ["a", "b"]
-    assert slurm_parameters(["exclusive=true", "--signal-delay-s=30"])["exclusive"] is True
+    assert found == SlurmOptions(
+        mem_gb=1.5,
+        cpus_per_task=3,
+        setup=("a", "b"),
+        sbatch={"partition": "gpu", "reservation": "mine", "exclusive": True},
+    )
+    assert read_slurm_options(["--signal-delay-s=30"]) == SlurmOptions(time="240", signal_delay_s=30)
 
 
 @pytest.mark.parametrize(
@@ -75,33 +82,34 @@ def test_keys_become_parameters_and_all_others_options_of_sbatch():
 )
 def test_a_wrong_key_is_said_in_one_line(item, said):
     with pytest.raises(ConfigError) as error:
-        slurm_parameters([item])
+        read_slurm_options([item])
     assert said in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="twice"):
-        slurm_parameters(["qos=a", "qos=b"])
+        read_slurm_options(["qos=a", "qos=b"])
 
 
 def test_the_shape_of_a_job_follows_from_its_task(tmp_path):
     task = task_in(tmp_path / "a", devices=2, nodes=3)
-    found = parameters_of([task], 4, slurm_parameters(["setup=module load cuda"]))
-    assert (found["nodes"], found["ntasks_per_node"], found["cpus_per_task"]) == (3, 2, 2)
-    assert found["array_parallelism"] == 4 and "--cpus-per-task=2" in found["srun_args"]
-    assert found["setup"][0] == "module load cuda" and str(ROOT / "src") in found["setup"][1]
-    more = parameters_of([task], None, slurm_parameters(["cpus_per_task=8"]))
-    assert (more["cpus_per_task"], more["srun_args"][0], more["array_parallelism"]) == (8, "--cpus-per-task=8", 1)
+    found = submitit_parameters([task], 4, SlurmOptions(setup=("module load cuda",)))
+    assert (found["nodes"], found["tasks_per_node"], found["cpus_per_task"]) == (3, 2, 2)
+    assert found["slurm_array_parallelism"] == 4 and "--cpus-per-task=2" in found["slurm_srun_args"]
+    assert found["slurm_setup"][0] == "module load cuda" and str(ROOT / "src") in found["slurm_setup"][1]
+    more = submitit_parameters([task], None, SlurmOptions(cpus_per_task=8))
+    assert (more["cpus_per_task"], more["slurm_srun_args"][0]) == (8, "--cpus-per-task=8")
+    assert more["slurm_array_parallelism"] == 1
     with pytest.raises(ConfigError, match="the same for all cells"):
-        parameters_of([task, task_in(tmp_path / "b")], None, slurm_parameters([]))
+        submitit_parameters([task, task_in(tmp_path / "b")], None, SlurmOptions())
 
 
 def test_submitit_takes_the_parameters(tmp_path, monkeypatch):
     """Its own check of names, and the file that it would give to sbatch."""
     submitit = pytest.importorskip("submitit")
     monkeypatch.setattr(submitit.SlurmExecutor, "affinity", classmethod(lambda cls: 2))
-    asked = slurm_parameters(["partition=gpu", "mem_gb=4", "reservation=mine", "gpus_per_node=a100:2"])
-    executor = submitit.SlurmExecutor(tmp_path)
-    executor.update_parameters(**parameters_of([task_in(tmp_path / "a")], 1, asked) | {"job_name": "ours"})
-    text = executor._make_submission_file_text("program", "id")
-    for line in ("partition=gpu", "mem=4096MB", "reservation=mine", "gpus-per-node=a100:2", "requeue", "time=240"):
+    options = ["partition=gpu", "mem_gb=1.5", "reservation=mine", "gpus_per_node=a100:2", "time=1-12:00:00"]
+    parameters = submitit_parameters([task_in(tmp_path / "a")], 1, read_slurm_options(options)) | {"name": "ours"}
+    text = submitit_executor(tmp_path, parameters)._executor._make_submission_file_text("program", "id")
+    wanted = ["partition=gpu", "mem=1536MB", "reservation=mine", "gpus-per-node=a100:2", "requeue", "time=1-12:00:00"]
+    for line in (*wanted, "job-name=ours", "nodes=1", "ntasks-per-node=1", "cpus-per-task=2"):
         assert f"#SBATCH --{line}\n" in text
     assert "#SBATCH --signal=USR2@90\n" in text and "--cpus-per-task=2 " in text.partition("srun")[2]
 
@@ -122,13 +130,13 @@ def test_wrong_flags_are_one_line_and_exit_2(tmp_path):
 
 
 def test_without_slurm_or_submitit_it_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(base.shutil, "which", lambda name: None)
-    monkeypatch.setattr(base.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(slurm_options.shutil, "which", lambda name: None)
+    monkeypatch.setattr(slurm_options.importlib.util, "find_spec", lambda name: object())
     with pytest.raises(ConfigError, match="no sbatch on PATH; give the command on a login node"):
-        base.check_executor("slurm", [], [])
-    monkeypatch.setattr(base.importlib.util, "find_spec", lambda name: None)
+        slurm_options.check_executor("slurm", [], [])
+    monkeypatch.setattr(slurm_options.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"submitit is not installed: pip install -e '\.\[slurm\]'"):
-        base.check_executor("slurm", [], [])
+        slurm_options.check_executor("slurm", [], [])
 
 
 def test_several_nodes_want_slurm():
@@ -139,42 +147,55 @@ def test_several_nodes_want_slurm():
         compute = Compute
 
     with pytest.raises(ConfigError, match="compute.nodes: got 2, wanted 1 without --executor slurm"):
-        base.check_executor("local", [], [Cell])
+        slurm_options.check_executor("local", [], [Cell])
 
 
 # What runs on a node
 
 
-def test_a_process_alone_has_no_ranks():
-    assert rank_environment({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}) == {} and rank_environment({}) == {}
+@pytest.mark.parametrize("given", [{"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, {}])
+def test_a_process_alone_has_no_ranks(given, monkeypatch):
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    for key, value in given.items():
+        monkeypatch.setenv(key, value)
+    assert rank_environment() == {}
 
 
 def test_ranks_of_several_processes(monkeypatch):
     pytest.importorskip("submitit")
     given = {
         "SLURM_NTASKS": "4", "SLURM_JOB_NUM_NODES": "2", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
-        "SLURM_JOB_ID": "20007", "SLURM_JOB_NODELIST": "gpu[07-08,11],big3",
+        "SLURM_JOB_ID": "20007", "SLURM_JOB_NODELIST": "gpu[07-08,11],big3", "SUBMITIT_EXECUTOR": "slurm",
     }  # fmt: skip
     for key, value in given.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    assert rank_environment(os.environ) == {
+    for key in ("MASTER_ADDR", "MASTER_PORT", "SLURM_ARRAY_JOB_ID"):
+        monkeypatch.delenv(key, raising=False)
+    found = rank_environment()
+    port = found.pop("MASTER_PORT")
+    assert found == {
         "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "gpu07",
-        "MASTER_PORT": "20007",
     }  # fmt: skip
-    assert rank_environment(given | {"MASTER_ADDR": "here"})["MASTER_ADDR"] == "here"
+    assert 20000 <= int(port) <= 60000
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert rank_environment()["MASTER_PORT"] == port  # of every rank of the job
+    monkeypatch.setenv("SLURM_JOB_ID", "20008")
+    assert rank_environment()["MASTER_PORT"] != port  # jobs that share a node must not meet
+    monkeypatch.setenv("MASTER_ADDR", "here")
+    monkeypatch.setenv("MASTER_PORT", "1234")
+    assert (rank_environment()["MASTER_ADDR"], rank_environment()["MASTER_PORT"]) == ("here", "1234")
 
 
 @pytest.fixture
 def modules(tmp_path, monkeypatch):
     """Modules that a task may run; they say of themselves what the test wants."""
     (tmp_path / "talks.py").write_text(
-        "import os\nfrom lavita.executors.heartbeat import emit\n"
-        "emit('result', status='ok', reason=os.environ.get('RANK', 'alone'))\n"
+        "import os\nfrom lavita.executors.heartbeat import Result, emit\n"
+        "emit(Result('ok', os.environ.get('RANK', 'alone')))\n"
     )
     (tmp_path / "waits.py").write_text(
-        "import signal, sys, time\nfrom lavita.executors.heartbeat import emit\n"
-        "def end(*_):\n    emit('result', status='interrupted', reason='asked to stop')\n    sys.exit(1)\n"
+        "import signal, sys, time\nfrom lavita.executors.heartbeat import Result, emit\n"
+        "def end(*_):\n    emit(Result('interrupted', 'asked to stop'))\n    sys.exit(1)\n"
         "signal.signal(signal.SIGTERM, end)\nprint('up', flush=True)\ntime.sleep(60)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -233,7 +254,7 @@ def test_submitits_signal_ends_the_process_and_gives_the_same_task_again(modules
         signal.signal(signal.SIGUSR2, before)
     assert read_record(call.task.folder)["status"] == "interrupted"
     again = pickle.loads(pickle.dumps(given[0])).function
-    assert (again.task, again.patience, again.grace) == (call.task, 60.0, 20.0)
+    assert (again.task, again.hang_timeout, again.grace) == (call.task, 60.0, 20.0)
 
 
 def test_a_signal_before_the_task_began_only_requeues(modules):
@@ -260,30 +281,18 @@ def test_preemption_is_read_from_the_job(monkeypatch):
     for time_, wanted in (("None", False), ("2026-01-01T00:00:00", True)):
         text = f"JobId=3 JobName=x\n   PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime={time_}\n"
         done = subprocess.CompletedProcess([], 0, text, "")
-        monkeypatch.setattr("lavita.executors.slurm_node.subprocess.run", lambda *_, done=done, **__: done)
-        assert preempted("3") is wanted
+        monkeypatch.setattr(slurm_queue, "run_command", lambda *_, done=done: done)
+        assert is_preempted("3") is wanted
 
 
 # The waiting
 
 
 def test_states_of_arrays_and_single_jobs():
-    text = "12|0|RUNNING|None|node1\n12|1|PENDING|JobArrayTaskLimit|\n13|N/A|OUT_OF_MEMORY|OutOfMemory|node2\n"
+    text = "12_0|RUNNING|None|node1\n12_1|PENDING|JobArrayTaskLimit|\n13|OUT_OF_MEMORY|OutOfMemory|node2\n"
     one, two, three = read_states(text)
     assert one == JobState("12_0", "RUNNING", "None", "node1") and not one.waits and not one.ended
     assert two.job == "12_1" and two.waits and three.job == "13" and three.ended
-
-
-def test_a_tail_gives_whole_lines_from_where_it_began(tmp_path):
-    log = tmp_path / "log.txt"
-    log.write_text('@lavita {"kind": "result", "status": "failed"}\n')
-    tail = LogTail(log)
-    with log.open("a") as file:
-        file.write('words\n@lavita {"kind": "note", "text": "a"}\n@lavita {"kind": "res')
-    assert [event["kind"] for event in tail.events()] == ["note"] and tail.result is None
-    with log.open("a") as file:
-        file.write('ult", "status": "ok"}\n')
-    assert [event["status"] for event in tail.events()] == ["ok"] and tail.result["status"] == "ok"
 
 
 class FakeQueue(Queue):
@@ -293,28 +302,33 @@ class FakeQueue(Queue):
         super().__init__(folder)
         self.looks, self.acts, self.number, self.asked = looks, dict(acts), -1, []
 
-    def states(self, job):
+    def jobs(self):
         self.number += 1
         self.acts.get(self.number, lambda: None)()
         look = self.looks[min(self.number, len(self.looks) - 1)]
         if look is None:
-            return None
-        return {f"7_{i}": JobState(f"7_{i}", s, "Resources", "node1") for i, s in enumerate(look) if s}
+            raise ConfigError("squeue does not answer")
+        earlier = {"3_0": JobState("3_0", "PENDING", "Priority", "")}  # of an earlier array of the folder
+        return earlier | {f"7_{i}": JobState(f"7_{i}", s, "Resources", "node1") for i, s in enumerate(look) if s}
 
     def unfinished(self):
-        return [] if "end" in self.asked else [JobState("7_0", "RUNNING", "None", "node1")]
+        return [] if "cancel" in self.asked else [JobState("7_0", "RUNNING", "None", "node1")]
 
     def ask_to_end(self):
         self.asked.append("ask")
 
-    def end(self):
-        self.asked.append("end")
+    def cancel(self):
+        self.asked.append("cancel")
 
 
 def ends(task: Task, status: str, reason: str = "") -> None:
     """As the process on a node leaves a task."""
     with open(task.folder / "log.txt", "a") as log:
-        log.write("@lavita " + json.dumps({"kind": "result", "status": status, "reason": reason, "outside": 3}) + "\n")
+        log.write(
+            "@lavita "
+            + json.dumps({"kind": "result", "status": status, "reason": reason, "outside": {"a": "3"}})
+            + "\n"
+        )
     write_record(task.folder, {"cell": task.title, "status": status, "reason": reason})
 
 
@@ -327,8 +341,8 @@ def waited(tmp_path, tasks, looks, acts=(), workers=None):
         return [f"7_{i}" for i in range(len(calls))]
 
     queue = FakeQueue(tmp_path / "slurm", looks, acts)
-    asked = slurm_parameters(["signal_delay_s=120"])
-    executor = SlurmExecutor(tmp_path / "slurm", workers, asked, 60.0, Display(), submit, queue, poll_seconds=0.01)
+    options = SlurmOptions(signal_delay_s=120)
+    executor = SlurmExecutor(tmp_path / "slurm", workers, options, 60.0, Display(), submit, queue, poll_seconds=0.01)
     return executor, queue, given
 
 
@@ -345,14 +359,14 @@ def test_an_array_is_seen_through(tmp_path, capsys):
     told = []
     one, two = executor.run(tasks, lambda task, ended: told.append((task.title, ended.status)))
     assert (one.status, one.reason, one.code) == ("diverged", "loss nan", 1)
-    assert (two.status, two.code, two.result["outside"]) == ("ok", 0, 3)
+    assert (two.status, two.code, two.result.outside) == ("ok", 0, {"a": "3"})
     assert told == [("two", "ok"), ("one", "diverged")] and [path.exists() for path in pickles] == [False, True]
     said = capsys.readouterr().out
     assert "2 waiting in the queue: Resources" in said and "one: job 7_0 runs on node1" in said
     assert "one: preempted or near its time limit, waits again (job 7_0)" in said
     calls, parameters = given[0]
     assert [call.task for call in calls] == tasks and calls[0].grace == 80.0
-    assert parameters["array_parallelism"] == 1 and parameters["job_name"].startswith("lavita-")
+    assert parameters["slurm_array_parallelism"] == 1 and parameters["name"].startswith("lavita-")
 
 
 @pytest.mark.parametrize(
@@ -366,7 +380,7 @@ def test_an_array_is_seen_through(tmp_path, capsys):
     ],
 )
 def test_a_job_that_ends_without_a_word(tmp_path, monkeypatch, state, status, said):
-    monkeypatch.setattr(slurm, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(slurm, "FILES_SECONDS", 0.05)
     task = task_in(tmp_path / "one")
     executor, *_ = waited(tmp_path, [task], [["RUNNING"], [state]])
     (tmp_path / "slurm").mkdir()
@@ -392,8 +406,8 @@ def test_ctrl_c_asks_the_jobs_then_cancels_them(tmp_path, monkeypatch, capsys):
     executor, queue, _ = waited(tmp_path, [task_in(tmp_path / "one")], [["RUNNING"]], {1: interrupt})
     with pytest.raises(KeyboardInterrupt):
         executor.run([task_in(tmp_path / "one")])
-    assert queue.asked[0] == "ask" and queue.asked[-1] == "end"
-    assert "stopping: each job keeps where it is" in capsys.readouterr().out
+    assert queue.asked[0] == "ask" and queue.asked[-1] == "cancel"
+    assert "stopping: each job saves its state" in capsys.readouterr().out
 
 
 def test_jobs_of_an_earlier_run_are_found_by_their_name(tmp_path, monkeypatch):
@@ -402,9 +416,9 @@ def test_jobs_of_an_earlier_run_are_found_by_their_name(tmp_path, monkeypatch):
 
     def answer(*words):
         asked.append(words)
-        return subprocess.CompletedProcess(words, 0, "8|0|PENDING|Priority|\n8|1|COMPLETED|None|node1\n", "")
+        return subprocess.CompletedProcess(words, 0, "8_0|PENDING|Priority|\n8_1|COMPLETED|None|node1\n", "")
 
-    monkeypatch.setattr(slurm_queue, "command", answer)
+    monkeypatch.setattr(slurm_queue, "run_command", answer)
     queue.refuse_unfinished()
     assert not asked, "no job was ever submitted from this folder"
     assert queue.name.startswith("lavita-re_sults-") and Queue(queue.folder).name == queue.name
@@ -412,7 +426,8 @@ def test_jobs_of_an_earlier_run_are_found_by_their_name(tmp_path, monkeypatch):
         queue.refuse_unfinished()
     assert "not finished: 8_0 (pending); wait until they are, or end them: scancel --name=lavita-" in str(error.value)
     assert f"--name={queue.name}" in asked[0]
-    monkeypatch.setattr(slurm_queue, "command", lambda *words: subprocess.CompletedProcess(words, 1, "", "no\nroute"))
+    silent = subprocess.CompletedProcess([], 1, "", "no\nroute")
+    monkeypatch.setattr(slurm_queue, "run_command", lambda *_: silent)
     with pytest.raises(ConfigError, match=r"squeue does not answer \(route\)"):
         queue.refuse_unfinished()
 
@@ -434,4 +449,4 @@ def test_the_id_of_a_job_is_that_of_its_element():
 
 
 def test_a_command_that_is_not_there_has_failed():
-    assert shutil.which("no-such-command") is None and slurm_queue.command("no-such-command").returncode != 0
+    assert shutil.which("no-such-command") is None and slurm_queue.run_command("no-such-command").returncode != 0

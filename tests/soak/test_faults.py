@@ -227,9 +227,9 @@ def test_two_runs_into_one_folder(quiet, tmp_path):
 
 
 def test_a_process_that_hangs(quiet, tmp_path):
-    """It is ended after the patience that was asked for, the other cell is well, and the retry is as if it had not."""
+    """It is ended after the time that was asked for, the other cell is well, and the retry is as if it had not."""
     out, said = tmp_path / "out", tmp_path / "said.txt"
-    process = start([*words(out, quiet), "--patience", "0.75"], said)
+    process = start([*words(out, quiet), "--hang-timeout", "0.75"], said)
     goes_on(process, said, lambda: kept_something(out / "cells" / CELL))
     pid = cells_of(process.pid)[CELL]
     os.kill(pid, signal.SIGSTOP)
@@ -237,7 +237,9 @@ def test_a_process_that_hangs(quiet, tmp_path):
     assert not is_alive(pid)
     found = record(out, CELL)
     assert found["status"] == "failed", found["reason"]
-    assert re.fullmatch(r"no sign of life for \d+ s at train \d+: ended as hung \(--patience\)", found["reason"])
+    assert re.fullmatch(
+        r"no heartbeat for 0\.75 minutes at train \d+: ended as hung \(--hang-timeout\)", found["reason"]
+    )
     lines = {line["cell"]: line for line in table(out / "rows.csv", ())}
     assert lines[CELL]["status"] == "failed" and lines[CELL]["reason"] == found["reason"]
     assert lines[OTHER]["status"] == "ok"
@@ -265,7 +267,7 @@ def test_asked_to_stop(how, quiet, tmp_path):
         assert process.wait(timeout=20) == 130
     assert process.wait(timeout=90) == 130
     lines = said.read_text()
-    assert "interrupted; the same command goes on with what is not finished" in lines
+    assert "interrupted; the same command resumes what is not finished" in lines
     assert_one_line(lines)
     assert not any(is_alive(pid) for pid in pids.values())
     for cell in (CELL, OTHER):
@@ -341,7 +343,7 @@ def test_a_record_that_was_cut(interrupted, quiet, tmp_path):
 
 
 def test_everything_that_was_kept_was_cut(interrupted, quiet, tmp_path):
-    """Checkpoints, ends of stages, scores, the pulse and the configuration: made again, and a note says of each."""
+    """Checkpoints, ends of stages, scores, the heartbeat and the configuration: made again, and a note says of each."""
     out = shutil.copytree(interrupted, tmp_path / "out")
     spoilt = []
     for cell in (CELL, OTHER):

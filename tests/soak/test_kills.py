@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from lavita.executors.heartbeat import read_heartbeat
+from lavita.executors.heartbeat import HEARTBEAT, Beat, read_heartbeat
 from lavita.results.records import read_record
 from tests.soak.runs import (
     assert_same_run,
@@ -74,9 +74,9 @@ def part_of(cell: Path, pid: int) -> str:
 def place_of(cell: Path, pid: int) -> Place:
     """Read a cell's folder, whose process stands still or is dead."""
     progress, part = cell / "progress", part_of(cell, pid)
-    pulse = read_heartbeat(progress / "pulse.json") or {"stage": ""}
+    heartbeat = read_heartbeat(progress / HEARTBEAT)
     kept = sorted((name for path in progress.glob("at-*.ckpt") if (name := NAME.fullmatch(path.name))), key=clips)
-    stage = PART.fullmatch(part)["stage"] if part else stage_of(progress, pulse, kept)
+    stage = PART.fullmatch(part)["stage"] if part else stage_of(progress, heartbeat, kept)
     done = logged(cell, stage)
     if any(progress.glob(f"end-{stage}.*.safetensors")):
         return Place(stage, done, done, part)
@@ -87,13 +87,13 @@ def clips(name: re.Match) -> float:
     return float(name["clips"])
 
 
-def stage_of(progress: Path, pulse: dict[str, Any], kept: list[re.Match]) -> str:
-    """The pulse's stage, or that of the checkpoints where these are newer: training beats every few seconds only."""
+def stage_of(progress: Path, heartbeat: Beat | None, kept: list[re.Match]) -> str:
+    """The heartbeat's stage, or that of the checkpoints where these are newer: training beats only now and then."""
     newest = max((progress / name.string for name in kept), key=lambda path: path.stat().st_mtime_ns, default=None)
-    beat = progress / "pulse.json"
-    if newest is not None and beat.exists() and newest.stat().st_mtime_ns > beat.stat().st_mtime_ns:
+    last = progress / HEARTBEAT
+    if newest is not None and last.exists() and newest.stat().st_mtime_ns > last.stat().st_mtime_ns:
         return NAME.fullmatch(newest.name)["stage"]
-    return str(pulse["stage"])
+    return "" if heartbeat is None else heartbeat.stage
 
 
 def logged(cell: Path, stage: str) -> float:
@@ -122,12 +122,12 @@ def writing(stage: str = "") -> Callable[[Path, int, float], bool]:
     return ready
 
 
-def pulse_says(stage: str, below: int) -> Callable[[Path, int, float], bool]:
+def heartbeat_says(stage: str, below: int) -> Callable[[Path, int, float], bool]:
     """In sampling or scoring, before so many clips are done."""
 
     def ready(cell: Path, _pid: int, _seconds: float) -> bool:
-        pulse = read_heartbeat(cell / "progress" / "pulse.json") or {"stage": ""}
-        return pulse["stage"] == stage and pulse["done"] < below
+        beat = read_heartbeat(cell / "progress" / HEARTBEAT)
+        return beat is not None and beat.stage == stage and beat.done < below
 
     return ready
 
@@ -149,22 +149,22 @@ def aims_of(method: str, chance: random.Random) -> list[Aim]:
     """What a cell's processes are killed at, one after the other, in the order of its life."""
     if method == "pvdm":
         return [
-            Aim("sampling", pulse_says("sample untrained", 24)),
+            Aim("sampling", heartbeat_says("sample untrained", 24)),
             Aim("checkpoint write", writing("autoencoder")),
             Aim("stage", in_stage("autoencoder")),
             Aim("checkpoint write", writing("autoencoder-gan")),
             Aim("stage", in_stage("autoencoder-gan")),
             Aim("checkpoint write", writing("train")),
-            Aim("sampling", pulse_says("sample", 24)),
+            Aim("sampling", heartbeat_says("sample", 24)),
         ]
     return [
         Aim("random", after(chance.uniform(0.5, SIT_SECONDS / 5))),
-        Aim("sampling", pulse_says("sample untrained", 24)),
-        Aim("scoring", pulse_says("score of sample untrained", 25), whole_run=method in ("dit", "lavita-v2")),
+        Aim("sampling", heartbeat_says("sample untrained", 24)),
+        Aim("scoring", heartbeat_says("score of sample untrained", 25), whole_run=method in ("dit", "lavita-v2")),
         Aim("checkpoint write", writing("train"), whole_run=method in ("vdt", "lavita-v3")),
         Aim("random", after(chance.uniform(0.5, SIT_SECONDS)), whole_run=method == "dit-joint"),
-        Aim("sampling", pulse_says("sample", 24), whole_run=method == "lavita-v4"),
-        Aim("scoring", pulse_says("score of sample", 25)),
+        Aim("sampling", heartbeat_says("sample", 24), whole_run=method == "lavita-v4"),
+        Aim("scoring", heartbeat_says("score of sample", 25)),
     ]
 
 

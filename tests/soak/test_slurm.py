@@ -13,10 +13,10 @@ import threading
 import pytest
 
 from lavita.console import Display
+from lavita.executors.base import Task
 from lavita.executors.process import environment_of_processes
 from lavita.executors.slurm import SlurmExecutor
-from lavita.executors.slurm_queue import slurm_parameters
-from lavita.executors.task import Task
+from lavita.executors.slurm_options import SlurmOptions
 from lavita.results.records import write_record
 from lavita.results.shared import read_shared
 from tests.soak.slurm.cluster import Run, rows, started, wait_until, why_not
@@ -101,7 +101,7 @@ def test_ctrl_c_ends_the_jobs_and_the_same_command_goes_on(base, cluster, here):
     run = cluster.start(base / "interrupted", "--methods", "dit")
     run.until_trained("dit-s0")
     run.process.send_signal(signal.SIGINT)
-    assert "the same command goes on" in run.end(130)
+    assert "the same command resumes" in run.end(130)
     assert not cluster.left()
     first = record(run.out, "dit-s0")
     assert first["status"] == "interrupted" and first["sittings"][0]["ended"] == "interrupted"
@@ -150,7 +150,7 @@ def test_a_job_of_two_nodes_stops_on_both_and_goes_on(base, cluster, monkeypatch
         cluster.take("--nodelist=node2")
 
     threading.Thread(target=take, daemon=True).start()
-    executor = SlurmExecutor(base / "together" / "slurm", None, slurm_parameters([]), 60.0, Display())
+    executor = SlurmExecutor(base / "together" / "slurm", None, SlurmOptions(), 60.0, Display())
     (ended,) = executor.run([task])
     log = (folder / "log.txt").read_text()
     assert ended.status == "ok" and log.count('"status": "interrupted"') == 1, log

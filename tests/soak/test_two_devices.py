@@ -103,12 +103,12 @@ def test_the_same_spending(one, two):
 
 
 def wait_for(out: Path, cell: str, stage: str, least: float, process: subprocess.Popen) -> None:
-    """Until a cell's sign of life says that a stage has come to so many clips."""
-    pulse = out / "cells" / cell / "progress" / "pulse.json"
+    """Until a cell's heartbeat says that a stage has come to so many clips."""
+    heartbeat = out / "cells" / cell / "progress" / "heartbeat.json"
     for _ in range(6000):
         assert process.poll() is None, process.communicate()[0]
         try:
-            state = json.loads(pulse.read_text())
+            state = json.loads(heartbeat.read_text())
         except (OSError, ValueError):
             state = {"stage": "", "done": 0}
         if state["stage"] == stage and state["done"] >= least:
@@ -131,7 +131,7 @@ def test_stopped_and_gone_on_with_is_as_if_it_had_not_been(tmp_path, cache, two)
     wait_for(out, CELLS[0], "train", 60, process)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=120)
-    assert process.returncode == 130 and "the same command goes on" in said
+    assert process.returncode == 130 and "the same command resumes" in said
     assert not ranks_of(out, CELLS[0])
     record = json.loads((out / "cells" / CELLS[0] / "record.json").read_text())
     assert record["status"] == "interrupted" and record["sittings"][0]["ended"] == "interrupted"

@@ -27,7 +27,7 @@ examples:
       the published setting, each cell a job of a Slurm cluster (docs/clusters.md)
 
 Any value of the configuration can be overridden as section.key=value; the resolved configuration of every cell is
-written to its folder. The same command again skips finished cells and goes on with the others where they were; a
+written to its folder. The same command again skips finished cells and resumes the others where they were; a
 cell is finished only with the same code, libraries, configuration, data, weights and protocol. What failed stays so
 unless --retry-failed is given. checkpoint.every_clips says how much training a kill may cost.
 With --executor slurm the same holds: this command submits the jobs, shows how far they are and waits for them. Results,
@@ -100,12 +100,14 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
         help="run failed cells again: on from where they were, or from the start after a divergence",
     )
     parser.add_argument(
-        "--patience",
+        "--hang-timeout",
         type=float,
         default=60.0,
         metavar="MINUTES",
-        help="a process without a sign of life for so long is ended as hung (default: 60)",
+        help="a process without a heartbeat for so long is ended as hung (default: 60)",
     )
+    # The flag's old name.
+    parser.add_argument("--patience", type=float, dest="hang_timeout", help=argparse.SUPPRESS)
     parser.add_argument(
         "--publishable", action="store_true", help="mark the tables so; refused unless the code is a clean commit"
     )
@@ -122,6 +124,8 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     arguments = parser.parse(list(argv))
     if arguments.workers is not None and arguments.workers < 1:
         parser.error(f"--workers: got {arguments.workers}, wanted at least 1")
+    if not arguments.hang_timeout > 0:
+        parser.error(f"--hang-timeout: got {arguments.hang_timeout:g}, wanted more than 0")
     if arguments.executor not in EXECUTORS:
         hint = nearest(arguments.executor, EXECUTORS)
         parser.error(f"--executor: got {arguments.executor!r}, {hint}")
@@ -178,7 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
             fresh=arguments.fresh,
             retry=arguments.retry_failed,
             workers=arguments.workers,
-            patience=60 * arguments.patience,
+            hang_timeout=60 * arguments.hang_timeout,
             executor=arguments.executor,
             slurm=arguments.slurm,
             samples=samples,

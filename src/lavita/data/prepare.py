@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lavita.console import Display
+from lavita.console import Display, Progress
 from lavita.data.catalogue import SPLITS, dataset_facts
 from lavita.data.layouts import cache_file, list_dataset
 from lavita.data.manifest import (
@@ -38,8 +38,7 @@ def fetched(dataset: str, root: Path) -> bool:
     def progress(name: str, done: int, total: int | None) -> None:
         unit = 2**20
         # Without a known total the bar shows what has come so far.
-        event = {"kind": "progress", "stage": f"{name} (MiB)", "done": done // unit}
-        channel.show(event | {"total": -(-(total or done + unit) // unit)})
+        channel.show(Progress(f"{name} (MiB)", done // unit, -(-(total or done + unit) // unit)))
 
     try:
         return fetch_dataset(dataset, root, display.line, progress)
@@ -96,7 +95,7 @@ def checked_rows(options: Options, listing: Listing) -> list[Row]:
     channel = display.channel(f"{len(listing.items)} videos, each decoded once")
 
     def report(done: int, total: int) -> None:
-        channel.show({"kind": "progress", "stage": "checked", "done": done, "total": total})
+        channel.show(Progress("checked", done, total))
 
     remembered = cache_file(options.cache, options.dataset, listing.base)
     paths = [item.path for item in listing.items]

@@ -1,34 +1,130 @@
-"""Which executor a run uses for what takes long: this machine, or a Slurm cluster."""
+"""A task (one process with its folder, log and record), what runs tasks, and the executor of this machine."""
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol
 
-from lavita.config.compose import Experiment
-from lavita.config.schema import ConfigError
 from lavita.console import Display
-from lavita.executors.process import Ended, Launcher, environment_of
-from lavita.executors.slurm_queue import Queue, slurm_parameters
-from lavita.executors.task import Task, supervise
+from lavita.executors.heartbeat import HEARTBEAT, Event
+from lavita.executors.process import Ended, Interrupted, Launcher
+from lavita.results.digest import PROGRESS, finalize_record
+from lavita.results.records import read_record
+
+LOG = "log.txt"
+STOPPED = "stopped from outside; the same command resumes it"
+
+
+@dataclass(frozen=True)
+class Task:
+    """`python -m module arguments`, which works in folder. title, prefix: of its lines on the display; threads: of a
+    process; nodes, devices: how many nodes work on it together, and processes on each.
+    """
+
+    title: str
+    prefix: str
+    folder: Path
+    module: str
+    arguments: tuple[str, ...]
+    threads: int
+    devices: int = 1
+    nodes: int = 1
+
+
+def supervise(
+    launcher: Launcher, task: Task, show: Callable[[Event], None], environment: Mapping[str, str], rank: int = 0
+) -> Ended:
+    """Run a task to its end, which the record of its folder, where it has one, then states.
+
+    rank: of the process among those of the task; only the first one's end is the task's.
+    Raises Interrupted where the launcher was stopped, OSError where the folder can't be written.
+    """
+    heartbeat = task.folder / PROGRESS / HEARTBEAT
+    record = record_end if rank == 0 else lambda *_: None
+    try:
+        ended = launcher.run(task.module, list(task.arguments), log_of(task.folder, rank), show, environment, heartbeat)
+    except Interrupted:
+        record(task.folder, "interrupted", STOPPED)
+        raise
+    record(task.folder, ended.status, ended.reason)
+    return ended
+
+
+def log_of(folder: Path, rank: int) -> Path:
+    """The log of a process of a task. Those of ranks above 0 may still grow when the files of the folder are hashed, so
+    they lie in progress/, which is not."""
+    return folder / LOG if rank == 0 else folder / PROGRESS / f"log-{rank}.txt"
+
+
+def record_end(folder: Path, status: str, reason: str) -> None:
+    """Complete the record of a folder whose process has ended, and hash its files. A process that completed has written
+    its own status."""
+    record = read_record(folder)
+    if record is None:
+        return
+    finalize_record(folder, **({} if record["status"] == "ok" else {"status": status, "reason": reason}))
+
+
+def accelerators() -> list[str]:
+    """Names of the GPUs that a process may use, as CUDA_VISIBLE_DEVICES spells them; empty without any."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip() and name.strip() != "-1"]
+    found = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
+    return sorted((name for name in found if name.isdigit()), key=int)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers(threads: int, devices: int = 1) -> int:
+    """Tasks at a time: as many as have `devices` accelerators each, else as many as have `threads` cores a device."""
+    return max(1, len(accelerators()) // devices or usable_cores() // (threads * devices))
+
+
+def environment_of(worker: int, threads: int, devices: int = 1) -> dict[str, str]:
+    """Variables of a task's process: its number of threads, and its accelerators where there are some.
+
+    Raises ValueError where there are some, but fewer than the task wants.
+    """
+    names = accelerators()
+    if names and len(names) < devices:
+        raise ValueError(f"compute.devices: {devices} wanted, but this machine has {len(names)} accelerators")
+    own = [names[(worker * devices + number) % len(names)] for number in range(devices)] if names else []
+    chosen = {"CUDA_VISIBLE_DEVICES": ",".join(own)} if names else {}
+    return threads_of(threads) | chosen
+
+
+def threads_of(threads: int) -> dict[str, str]:
+    """Variables that give a process its number of threads."""
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
 
 Done = Callable[[Task, Ended], None]
 
 
+class Executor(Protocol):
+    """Runs tasks, here or elsewhere."""
+
+    def run(self, tasks: Sequence[Task], done: Done = ...) -> list[Ended]:
+        """How each task ended, in their order; done is called as each does."""
+
+
 class LocalExecutor:
-    """workers: tasks at a time."""
+    """Runs tasks as processes of this machine. workers: tasks at a time."""
 
     def __init__(self, workers: int, launcher: Launcher, display: Display) -> None:
         self.workers, self.launcher, self.display = workers, launcher, display
 
     def run(self, tasks: Sequence[Task], done: Done = lambda *_: None) -> list[Ended]:
-        """How each task ended, in their order; done is told as each does.
+        """How each task ended, in their order; done is called as each does.
 
         Raises Interrupted or KeyboardInterrupt once every process has ended; OSError of a folder that can't be written.
         """
@@ -39,7 +135,7 @@ class LocalExecutor:
         def call(task: Task) -> Ended:
             worker = free.get()
             try:
-                ended = self.see_through(task, worker)
+                ended = self.run_one(task, worker)
             finally:
                 free.put(worker)
             done(task, ended)
@@ -55,8 +151,8 @@ class LocalExecutor:
                 self.stop()
                 raise
 
-    def see_through(self, task: Task, worker: int) -> Ended:
-        """One task with its lines on the display."""
+    def run_one(self, task: Task, worker: int) -> Ended:
+        """One task with its lines on the display; worker: the number by which it gets its accelerators."""
         channel = self.display.channel(task.title)
         channel.prefix = task.prefix if self.workers > 1 else ""
         try:
@@ -67,23 +163,16 @@ class LocalExecutor:
     def stop(self) -> None:
         """Ask all processes to end, and wait; a Ctrl-C meanwhile kills them."""
         if self.launcher.running:
-            self.display.line("stopping: each process keeps where it is (Ctrl-C again kills them)")
+            self.display.line("stopping: each process saves its state (Ctrl-C again kills them)")
         try:
             self.launcher.stop()
         except KeyboardInterrupt:
             self.launcher.stop(grace=0.0)
 
 
-class Executor(Protocol):
-    """Runs tasks, here or elsewhere."""
-
-    def run(self, tasks: Sequence[Task], done: Callable[[Task, Ended], None] = ...) -> list[Ended]:
-        """How each task ended, in their order; done is told as each does."""
-
-
 @dataclass(frozen=True)
 class Work:
-    """folder: of the results; cache: of what is fitted once; executor: for what takes long; here: for what is short."""
+    """folder: of the results; cache: of what is fitted once; executor: of long tasks; here: of short ones."""
 
     folder: Path
     cache: Path
@@ -95,42 +184,3 @@ class Work:
 def shown(path: Path) -> str:
     """A path as short as can be: relative to the working directory where it lies inside."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-LOCAL, SLURM = "local", "slurm"  # values of --executor
-FOLDER = "slurm"  # in the results folder
-COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
-
-
-def check_executor(name: str, asked: Sequence[str], cells: Sequence[Experiment]) -> None:
-    """Raise ConfigError, before anything is done, where a run can't go by an executor."""
-    if name == SLURM:
-        slurm_parameters(asked)
-        if importlib.util.find_spec("submitit") is None:
-            raise ConfigError("--executor slurm: submitit is not installed: pip install -e '.[slurm]'")
-        missing = [command for command in COMMANDS if shutil.which(command) is None]
-        if missing:
-            raise ConfigError(
-                f"--executor slurm: no {missing[0]} on PATH; give the command on a login node of the cluster, or "
-                "without --executor slurm to run here"
-            )
-        return
-    nodes = max((cell.compute.nodes for cell in cells), default=1)
-    if nodes > 1:
-        raise ConfigError(f"compute.nodes: got {nodes}, wanted 1 without --executor slurm")
-
-
-def refuse_running(folder: Path) -> None:
-    """Raise ConfigError where Slurm jobs of an earlier run work on a results folder, or wait to."""
-    Queue(folder / FOLDER).refuse_unfinished()
-
-
-def executor_of(
-    name: str, asked: Sequence[str], folder: Path, workers: int | None, here: LocalExecutor, display: Display
-) -> Executor:
-    """The executor of a run with its results in folder; here: this machine's. workers None: no cap."""
-    if name == LOCAL:
-        return here
-    from lavita.executors.slurm import SlurmExecutor
-
-    return SlurmExecutor(folder / FOLDER, workers, slurm_parameters(asked), here.launcher.patience, display)

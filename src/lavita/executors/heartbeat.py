@@ -1,27 +1,99 @@
-"""A file that says where a process is: proof that it goes on, and what is known of one that was killed."""
+"""What a task's process says: events, one a line of its log, and a heartbeat file that shows that it is not hung."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+from lavita.console import Note, Progress
 from lavita.results.provenance import peak_bytes
 
-HEARTBEAT = "pulse.json"
-EVERY_SECONDS = 0.2
+MARK = "@lavita "  # how the line of an event begins
+REPEAT_SECONDS = 1.0  # between two lines of how far a stage is: logs of days stay small
+
+
+@dataclass(frozen=True)
+class Result:
+    """The last event of a process. status: as of a record, or "stale"; outside: sha256 of external files, by key."""
+
+    status: str
+    reason: str = ""
+    outside: Mapping[str, str] = field(default_factory=dict)
+
+
+Event = Progress | Note | Result
+KINDS: Mapping[str, type[Event]] = {"progress": Progress, "note": Note, "result": Result}
+
+
+def emit(event: Event) -> None:
+    """Print an event as one line of JSON; `read_event` reads it again."""
+    kind = next(kind for kind, event_type in KINDS.items() if isinstance(event, event_type))
+    sys.stdout.write(MARK + json.dumps({"kind": kind} | asdict(event)) + "\n")
+    sys.stdout.flush()
+
+
+def read_event(line: str) -> Event | None:
+    """The event in a line of output; None for ordinary text."""
+    if not line.startswith(MARK):
+        return None
+    try:
+        values = json.loads(line[len(MARK) :])
+        return KINDS[values.pop("kind")](**values)
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return None  # text that only begins like an event
+
+
+class EventTail:
+    """Follows the log of a process on another machine from its present end. result: the last one that was seen."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = path.stat().st_size if path.is_file() else 0
+        self.result: Result | None = None
+
+    def events(self) -> Iterator[Event]:
+        """The events in the lines that have become whole since the last call."""
+        if not self.path.is_file():
+            return
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            lines = file.read()
+        whole = lines[: lines.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        for line in whole.decode("utf-8", errors="replace").splitlines():
+            event = read_event(line)
+            if isinstance(event, Result):
+                self.result = event
+            if event is not None:
+                yield event
+
+
+HEARTBEAT = "heartbeat.json"
+BEAT_SECONDS = 0.2  # between two writes of the file
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What the heartbeat file says. done: clips of the stage; seconds: since the process began; peak_bytes: memory."""
+
+    stage: str
+    done: float
+    beats: int
+    seconds: float
+    peak_bytes: int
 
 
 class Heartbeat:
-    """Writes stage, how far it is, seconds of this process and its peak memory, at most every EVERY_SECONDS."""
+    """Writes where this process is, at most every BEAT_SECONDS."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.began = time.monotonic()
-        self.written = -EVERY_SECONDS
+        self.written = -BEAT_SECONDS
         self.beats = 0
 
     @property
@@ -30,104 +102,45 @@ class Heartbeat:
         return time.monotonic() - self.began
 
     def beat(self, stage: str, done: float) -> None:
-        """Say that stage has come to `done`."""
+        """Say that a stage has come to `done`."""
         self.beats += 1
-        if self.seconds - self.written < EVERY_SECONDS:
+        if self.seconds - self.written < BEAT_SECONDS:
             return
         self.written = self.seconds
-        state = {"stage": stage, "done": done, "beats": self.beats, "seconds": self.seconds, "peak_bytes": peak_bytes()}
-        # Not stored as safely as a result is: a sign of life that is lost is no loss.
+        # Not flushed to the disk as a result is: a heartbeat that is lost is no loss.
         part = self.path.with_name(f".{self.path.name}.part")
-        part.write_text(json.dumps(state) + "\n")
+        part.write_text(json.dumps(asdict(Beat(stage, done, self.beats, self.seconds, peak_bytes()))) + "\n")
         part.replace(self.path)
 
 
-class _Ours:
-    """The pulse of this process, where it has one."""
-
-    pulse: Heartbeat | None = None
-
-
-def start_heartbeat(path: Path) -> Heartbeat:
-    """From now on `beat` writes to path."""
-    _Ours.pulse = Heartbeat(path)
-    return _Ours.pulse
-
-
-def beat(stage: str, done: float) -> None:
-    """Say where this process is, where somebody wants to know."""
-    if _Ours.pulse is not None:
-        _Ours.pulse.beat(stage, done)
-
-
-def read_heartbeat(path: Path) -> dict[str, Any] | None:
-    """The last sign of life in a file, or None: it is not stored safely, so it may be anything."""
+def read_heartbeat(path: Path) -> Beat | None:
+    """The last beat in a file, or None: after a power cut the file may hold anything."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        beat = Beat(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
         return None
-    if not isinstance(found, dict) or not isinstance(found.get("stage"), str):
-        return None
-    numbers = (found.get(key) for key in ("done", "beats", "seconds", "peak_bytes"))
-    return found if all(isinstance(number, int | float) for number in numbers) else None
+    numbers = (beat.done, beat.beats, beat.seconds, beat.peak_bytes)
+    return beat if isinstance(beat.stage, str) and all(isinstance(n, int | float) for n in numbers) else None
 
 
-MARK = "@lavita "
-QUIET_SECONDS = 1.0  # between two lines of how far a stage is: logs of days stay small
+class _Process:
+    """This process: its heartbeat where it has one, and the stage that was last printed, with the moment."""
 
-
-class _Last:
-    """Which stage was last told of, and when."""
-
+    heartbeat: Heartbeat | None = None
     stage, moment = "", 0.0
 
 
-def emit(kind: str, **values: object) -> None:
-    """Print one event; the reader of the line is lavita.executors.process."""
-    sys.stdout.write(MARK + json.dumps({"kind": kind, **values}) + "\n")
-    sys.stdout.flush()
+def start_heartbeat(path: Path) -> Heartbeat:
+    """From now on `progress` writes to path."""
+    _Process.heartbeat = Heartbeat(path)
+    return _Process.heartbeat
 
 
 def progress(stage: str, done: float, total: float, loss: float | None = None) -> None:
-    """How far a stage is, in clips; may be called as often as one likes."""
-    beat(stage, done)
-    if done < total and stage == _Last.stage and time.monotonic() - _Last.moment < QUIET_SECONDS:
+    """How far a stage is, in clips: a beat, and now and then an event. May be called as often as one likes."""
+    if _Process.heartbeat is not None:
+        _Process.heartbeat.beat(stage, done)
+    if done < total and stage == _Process.stage and time.monotonic() - _Process.moment < REPEAT_SECONDS:
         return
-    _Last.stage, _Last.moment = stage, time.monotonic()
-    emit("progress", stage=stage, done=done, total=total, loss=loss)
-
-
-def parse(line: str) -> dict | None:
-    """The event in a line of output, or None where it is ordinary text."""
-    if not line.startswith(MARK):
-        return None
-    try:
-        return json.loads(line[len(MARK) :])
-    except json.JSONDecodeError:
-        return None
-
-
-class LogTail:
-    """Follows a log from its present end. result: the last "result" event that was seen."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.at = path.stat().st_size if path.is_file() else 0
-        self.result: dict[str, Any] | None = None
-
-    def events(self) -> Iterator[dict[str, Any]]:
-        """The events of the lines that have become whole since the last call."""
-        if not self.path.is_file():
-            return
-        with open(self.path, "rb") as file:
-            file.seek(self.at)
-            lines = file.read()
-        whole = lines[: lines.rfind(b"\n") + 1]
-        self.at += len(whole)
-        for line in whole.decode("utf-8", errors="replace").splitlines():
-            event = parse(line)
-            if event is None:
-                continue
-            if event["kind"] == "result":
-                self.result = event
-            yield event
+    _Process.stage, _Process.moment = stage, time.monotonic()
+    emit(Progress(stage, done, total, loss))

@@ -12,8 +12,8 @@ from typing import Any
 
 from lavita.config.plan import read_config
 from lavita.data.clips import real_windows
-from lavita.executors.heartbeat import emit, progress
-from lavita.executors.process import begin
+from lavita.executors.heartbeat import Result, emit, progress
+from lavita.executors.process import end_with_parent
 from lavita.experiment.completion import complete, finish, save_method
 from lavita.experiment.devices import together
 from lavita.experiment.scoring import Scorer, reconstruction_scores
@@ -106,12 +106,12 @@ def first_stage_scores(setup: Setup, scorer: Scorer, picture: Path, store: Resum
 
 
 if __name__ == "__main__":
-    begin()
+    end_with_parent()
     checkpoint.listen()
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
-        emit("result", status="ok", reason="")
+        emit(Result("ok"))
     except Exception as error:  # whatever it is, the record must say so and the other runs go on
         traceback.print_exc()
-        emit("result", status=status_of(error), reason=reason_of(error, sys.argv[1]))
+        emit(Result(status_of(error), reason_of(error, sys.argv[1])))
         raise SystemExit(1) from None

@@ -15,7 +15,7 @@ from lavita.config.protocol import Protocol
 from lavita.config.schema import DataConfig
 from lavita.data.catalogue import Catalogue
 from lavita.data.latent_cache import LatentCache, LatentKey, fill_latents, videos_hash
-from lavita.executors.heartbeat import emit, progress
+from lavita.executors.heartbeat import Note, emit, progress
 from lavita.experiment.costs import encoding_flops_per_clip
 
 
@@ -59,8 +59,8 @@ def store_latents(
             progress("latent cache", done, total)
 
     encode = encoder(codec.eval().to(device))
-    cost = fill_latents(cache, key, catalogue.split("train"), encode, lambda text: emit("note", text=text), report)
-    emit("note", text=f"latent cache ready after {time.monotonic() - began:.1f} s, {cost['bytes'] / 2**20:.1f} MiB")
+    cost = fill_latents(cache, key, catalogue.split("train"), encode, lambda text: emit(Note(text)), report)
+    emit(Note(f"latent cache ready after {time.monotonic() - began:.1f} s, {cost['bytes'] / 2**20:.1f} MiB"))
     one = torch.zeros(1, 1, 3, data.resolution, data.resolution)
     flops = encoding_flops_per_clip(codec, {"video": one}) * cost["frames"]
     stage = {"name": "latent cache", "clips": 0, "flops": flops} | {key: cost[key] for key in ("seconds", "bytes")}

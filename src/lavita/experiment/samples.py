@@ -13,8 +13,8 @@ from lavita.config.plan import read_config
 from lavita.config.protocol import Protocol
 from lavita.data.clip_folder import MANIFEST, read_clips, read_manifest, write_clips, write_grid, write_sprite
 from lavita.data.video import VIDEO_SUFFIXES, probe, read_frames
-from lavita.executors.heartbeat import emit
-from lavita.executors.process import begin
+from lavita.executors.heartbeat import Result, emit
+from lavita.executors.process import end_with_parent
 from lavita.experiment.scoring import Scorer
 from lavita.results.records import read_record, write_record
 from lavita.results.shared import read_shared
@@ -77,11 +77,11 @@ def main(folder: Path, shared_folder: Path, source: Path) -> None:
 
 
 if __name__ == "__main__":
-    begin()
+    end_with_parent()
     try:
         main(*(Path(argument) for argument in sys.argv[1:4]))
-        emit("result", status="ok", reason="")
+        emit(Result("ok"))
     except Exception as error:  # the record must say why; the other rows stand
         traceback.print_exc()
-        emit("result", status="failed", reason=str(error).strip().splitlines()[0])
+        emit(Result("failed", str(error).strip().splitlines()[0]))
         raise SystemExit(1) from None

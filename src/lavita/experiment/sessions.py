@@ -7,12 +7,13 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lavita.executors.heartbeat import HEARTBEAT, Heartbeat, emit, read_heartbeat, start_heartbeat
-from lavita.executors.process import is_of_the_machine, told
+from lavita.executors.heartbeat import HEARTBEAT, Beat, Heartbeat, Note, emit, read_heartbeat, start_heartbeat
+from lavita.executors.process import disk_error_text, is_disk_error
 from lavita.files import remove_parts
 from lavita.lock import FolderLock
 from lavita.results.digest import LOCK, PROGRESS
@@ -58,18 +59,13 @@ def end_session(
     sessions: list[dict[str, Any]], progress: Path, heartbeat: Heartbeat, ended: str
 ) -> list[dict[str, Any]]:
     """The same with the last one closed; ended: ok, or the status with which it was."""
-    last = read_heartbeat(progress / HEARTBEAT) or {}
-    return [*sessions[:-1], sessions[-1] | closed(last | measured(heartbeat), ended)]
+    now = {"seconds": heartbeat.seconds, "peak_bytes": peak_bytes()}
+    return [*sessions[:-1], sessions[-1] | closed(read_heartbeat(progress / HEARTBEAT), ended) | now]
 
 
-def measured(heartbeat: Heartbeat) -> dict[str, Any]:
-    """What this process has taken so far."""
-    return {"seconds": heartbeat.seconds, "peak_bytes": peak_bytes()}
-
-
-def closed(last: Mapping[str, Any] | None, ended: str) -> dict[str, Any]:
+def closed(last: Beat | None, ended: str) -> dict[str, Any]:
     """How a session ended, and the last that is known of it."""
-    known = {key: last[key] for key in ("stage", "done", "seconds", "peak_bytes") if key in last} if last else {}
+    known = {} if last is None else {key: value for key, value in asdict(last).items() if key != "beats"}
     return known | {"ended": ended}
 
 
@@ -114,7 +110,7 @@ def only_session(folder: Path, progress: Path) -> Iterator[ResumeStore]:
         raise
     finally:
         for name in store.damaged:
-            emit("note", text=f"{name}: damaged, made again")
+            emit(Note(f"{name}: damaged, made again"))
         record = read_record(folder)
         write_record(folder, record | {"sittings": end_session(record["sittings"], progress, heartbeat, ended)})
 
@@ -126,7 +122,7 @@ def tidy(folder: Path) -> None:
 
 def status_of(error: BaseException) -> str:
     """The status of a run that an exception ended."""
-    if is_of_the_machine(error):
+    if is_disk_error(error):
         return "interrupted"
     return next((name for kind, name in STATUS_OF.items() if isinstance(error, kind)), "failed")
 
@@ -135,7 +131,7 @@ def reason_of(error: BaseException, folder: str) -> str:
     """One line for the record of an attempt; folder: its own, where an error of the machine names no file."""
     if isinstance(error, Stopped):
         return str(error)
-    if is_of_the_machine(error):
-        return told(error, folder)
+    if is_disk_error(error):
+        return disk_error_text(error, folder)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

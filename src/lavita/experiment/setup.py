@@ -11,7 +11,7 @@ import torch
 
 from lavita.config.compose import Experiment
 from lavita.data.find import usable_catalogue
-from lavita.executors.heartbeat import emit
+from lavita.executors.heartbeat import Note, emit
 from lavita.experiment.budget import all_stages, shared_cost, split_budget
 from lavita.experiment.latents import latent_key, open_latents
 from lavita.experiment.stage_data import StageData
@@ -81,5 +81,5 @@ def start_network(method: VideoMethod, state: Mapping[str, torch.Tensor], source
     start = start_from(method.network, state)
     if not distributed.is_first():
         return
-    emit("note", text=f"{len(start.taken)} tensors taken from {source}, {len(start.left)} left at their own start")
+    emit(Note(f"{len(start.taken)} tensors taken from {source}, {len(start.left)} left at their own start"))
     write_record(folder, read_record(folder) | {"initialised": asdict(start) | {"source": source}})

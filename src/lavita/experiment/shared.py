@@ -22,8 +22,8 @@ from lavita.data.catalogue import SPLITS, Catalogue, VideoEntry
 from lavita.data.clips import centre_crop_resize, load_window, real_windows, spread_windows
 from lavita.data.find import usable_catalogue
 from lavita.data.video import read_frames
-from lavita.executors.heartbeat import emit, progress
-from lavita.executors.process import begin
+from lavita.executors.heartbeat import Note, Result, emit, progress
+from lavita.executors.process import end_with_parent
 from lavita.experiment.budget import check_budget
 from lavita.experiment.shared_codec import codec_scores, external_codec, fill_cache, fit_codec, fitted, key_of
 from lavita.experiment.stage_data import StageData
@@ -149,7 +149,7 @@ def fit_extractor(
         folder = fitted(cache, f"extractor-{key}", train)
         shutil.copytree(folder, out, dirs_exist_ok=True)
         path = str(out / "extractor.safetensors")
-        emit("note", text=f"extractor {'taken from the cache' if found else 'trained'}")
+        emit(Note(f"extractor {'taken from the cache' if found else 'trained'}"))
     extractors = networks_of(experiment, {"extractor": path})
     distance, classes = extractors["distance"], extractors["classes"]
     protocol = p.with_weights(distance.weights_hash, classes.weights_hash)
@@ -241,15 +241,15 @@ def split_features(protocol: Protocol, extractor: Extractor, catalogue: Catalogu
 
 
 if __name__ == "__main__":
-    begin()
+    end_with_parent()
     try:
-        emit("result", status="ok", reason="", outside=main(Path(sys.argv[1]), Path(sys.argv[2])))
+        emit(Result("ok", outside=main(Path(sys.argv[1]), Path(sys.argv[2]))))
     except Stale as error:
-        emit("result", status="stale", reason=str(error))
+        emit(Result("stale", str(error)))
     except Stopped as error:
-        emit("result", status="interrupted", reason=str(error))
+        emit(Result("interrupted", str(error)))
         raise SystemExit(1) from None
     except Exception as error:  # the starting process prints the one line; the log has the rest
         traceback.print_exc()
-        emit("result", status="failed", reason=str(error).strip() or type(error).__name__)
+        emit(Result("failed", str(error).strip() or type(error).__name__))
         raise SystemExit(1) from None

@@ -16,7 +16,7 @@ import torch
 from lavita.config.compose import Experiment
 from lavita.config.schema import CodecConfig
 from lavita.data.catalogue import Catalogue
-from lavita.executors.heartbeat import emit, progress
+from lavita.executors.heartbeat import Note, emit, progress
 from lavita.experiment.costs import training_flops_per_clip
 from lavita.experiment.latents import store_latents
 from lavita.experiment.scoring import Scorer
@@ -47,7 +47,7 @@ def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
     """
     folder, part = cache / name, cache / f".{name}.part"
     cache.mkdir(parents=True, exist_ok=True)
-    with waiting_lock(cache / f".{name}.lock", lambda: emit("note", text=f"another run fits {name}; waiting")):
+    with waiting_lock(cache / f".{name}.lock", lambda: emit(Note(f"another run fits {name}; waiting"))):
         if not folder.is_dir():
             part.mkdir(exist_ok=True)
             fit(part)
@@ -78,7 +78,7 @@ def fit_codec(experiment: Experiment, catalogue: Catalogue, cache: Path, out: Pa
     folder = fitted(cache, f"codec-{key}", lambda part: trained_codec(experiment, catalogue, part))
     stage = json.loads((folder / STAGE).read_text())
     how = "taken from the cache" if found else "trained"
-    emit("note", text=f"codec {how}: {stage['clips']} clips, {stage['seconds']:.0f} s, PSNR {stage['psnr']:.1f} dB")
+    emit(Note(f"codec {how}: {stage['clips']} clips, {stage['seconds']:.0f} s, PSNR {stage['psnr']:.1f} dB"))
     weights = sha256_of(folder / "diffusion_pytorch_model.safetensors")
     shutil.copytree(folder, out / "codec", dirs_exist_ok=True)  # of a process that was requeued
     return {"codec": str(out / "codec"), "codec_hash": weights, "codec_stage": stage}

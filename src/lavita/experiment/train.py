@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lavita.config.schema import CheckpointConfig
 from lavita.diffusion.rng import derive_seed, seed_everything
-from lavita.executors.heartbeat import emit, progress
+from lavita.executors.heartbeat import Note, emit, progress
 from lavita.experiment.costs import encoding_flops_per_clip
 from lavita.experiment.setup import Setup, start_network
 from lavita.experiment.stage_data import StageData
@@ -119,7 +119,7 @@ def train_stage(
     checkpoints = StageCheckpoints(store, stage.name)
     start = checkpoints.newest()
     if start is not None:
-        emit("note", text=f"{stage.name}: resumes from {checkpoints.clips_of(start):g} clips")
+        emit(Note(f"{stage.name}: resumes from {checkpoints.clips_of(start):g} clips"))
     done = fit_stage(
         module,
         data.train_dataloader(),
@@ -144,5 +144,5 @@ def train_stage(
     if method and not module.owns_first_stage and not source.reads_latents(module):
         entry["encoding_flops"] = encoding_flops_per_clip(module.context.codec, heldout) * drawn
     last = done.heldout_losses[-1][1]
-    emit("note", text=f"{stage.name}: {done.clips} clips in {done.seconds:.1f} s; held-out loss {last:.4g}")
+    emit(Note(f"{stage.name}: {done.clips} clips in {done.seconds:.1f} s; held-out loss {last:.4g}"))
     return entry, done.heldout_losses

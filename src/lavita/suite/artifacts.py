@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lavita.data.catalogue import SPLITS
-from lavita.executors.base import Work, shown
+from lavita.executors.base import LOG, Task, Work, shown
 from lavita.executors.process import Ended
-from lavita.executors.task import LOG, Task
 from lavita.files import atomic_write_text
 from lavita.results.attempts import attempts, new_attempt
 from lavita.results.digest import changed_files
@@ -61,7 +60,7 @@ def checked(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> d
     for group, ended in zip(again, work.here.run(tasks), strict=True):
         raise_unless_ok(ended, scratch[group.key])
         shutil.rmtree(scratch[group.key])
-        if ended.status_said == "stale":
+        if ended.status == "stale":
             work.display.line(f"{titles[group.key]}: fitted again: {ended.reason}")
         else:
             found[group.key] = shared_of(group, folders[group.key], ended)
@@ -81,7 +80,7 @@ def fitted_now(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -
 
 def shared_of(group: Group, folder: Path, ended: Ended) -> SharedArtifacts:
     """The parts that lie in a folder."""
-    return SharedArtifacts(group, folder, read_shared(folder) | {"outside": ended.result["outside"]})
+    return SharedArtifacts(group, folder, read_shared(folder) | {"outside": dict(ended.result.outside)})
 
 
 def task_of(work: Work, group: Group, title: str, folder: Path, notes: Path, reuse: bool) -> Task:

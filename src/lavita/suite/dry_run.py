@@ -19,7 +19,7 @@ from lavita.config.schema import CodecConfig, SamplingConfig
 from lavita.console import invocation
 from lavita.data.find import SYNTHETIC
 from lavita.diffusion.rng import SampleRNG
-from lavita.executors.process import accelerators
+from lavita.executors.base import accelerators
 from lavita.experiment.budget import check_task, on_meta, planned_stages
 from lavita.experiment.costs import Probe, StageCost, counted, stage_cost
 from lavita.files import atomic_write_text

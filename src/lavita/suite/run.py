@@ -13,10 +13,13 @@ from lavita.audit.files import REPORT
 from lavita.audit.run import audit, fails_closed
 from lavita.config.compose import Experiment
 from lavita.config.schema import ConfigError
-from lavita.console import Display, invocation, this_command
+from lavita.console import Display, Progress, invocation, this_command
 from lavita.data.find import DataSource
-from lavita.executors.base import LOCAL, LocalExecutor, Work, check_executor, executor_of, refuse_running, shown
-from lavita.executors.process import Interrupted, Launcher, default_workers, is_of_the_machine, told
+from lavita.executors.base import Executor, LocalExecutor, Work, default_workers, shown
+from lavita.executors.process import Interrupted, Launcher, disk_error_text, is_disk_error
+from lavita.executors.slurm_options import LOCAL, check_executor, read_slurm_options
+from lavita.executors.slurm_queue import FOLDER as SLURM_FOLDER
+from lavita.executors.slurm_queue import Queue
 from lavita.files import atomic_write_text
 from lavita.lock import FolderLock
 from lavita.metrics.table import is_metric
@@ -101,18 +104,19 @@ def run_suite(cells: Sequence[Experiment], options: Options) -> Finished:
         work = work_of(cells, groups[0].source, cache, options, display)
         with FolderLock(work.folder / LOCK, "run.py"):
             refuse_links(work.folder)
-            refuse_running(work.folder)
+            Queue(work.folder / SLURM_FOLDER).refuse_unfinished()
             clear(work.folder)
             return Finished(run_locked(work, groups, options), work.folder)
     except (KeyboardInterrupt, Interrupted):
         display.end()
-        display.line("interrupted; the same command goes on with what is not finished:")
+        display.line("interrupted; the same command resumes what is not finished:")
         display.line(f"  {this_command()}")
         return Finished(INTERRUPTED)
     except OSError as error:
-        if not is_of_the_machine(error):
+        if not is_disk_error(error):
             raise
-        raise ValueError(f"{told(error)}; mend that, and the same command goes on: nothing is lost") from None
+        text = disk_error_text(error)
+        raise ValueError(f"{text}; mend that, and the same command resumes: nothing is lost") from None
     finally:
         display.end()
 
@@ -142,9 +146,17 @@ def work_of(cells: Sequence[Experiment], source: DataSource, cache: Path, option
         f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time{where}, {threads} threads "
         f"each; results in {shown(folder)}"
     )
-    here = LocalExecutor(workers if local else here_at_once, Launcher(options.patience), display)
-    executor = executor_of(options.executor, options.slurm, folder, options.workers, here, display)
+    here = LocalExecutor(workers if local else here_at_once, Launcher(options.hang_timeout), display)
+    executor = here if local else slurm_executor(folder, options, display)
     return Work(folder, cache, executor, here, display)
+
+
+def slurm_executor(folder: Path, options: Options, display: Display) -> Executor:
+    """Runs the cells as jobs of a cluster."""
+    from lavita.executors.slurm import SlurmExecutor
+
+    slurm = read_slurm_options(options.slurm)
+    return SlurmExecutor(folder / SLURM_FOLDER, options.workers, slurm, options.hang_timeout, display)
 
 
 def run_locked(work: Work, groups: Sequence[Group], options: Options) -> int:
@@ -166,7 +178,7 @@ def found_data(cells: Sequence[Experiment], cache: Path, display: Display) -> li
         groups = grouped(
             cells,
             cache,
-            lambda done, total: channel.show(dict(kind="progress", stage="checked", done=done, total=total)),
+            lambda done, total: channel.show(Progress("checked", done, total)),
         )
     finally:
         channel.close()

@@ -9,9 +9,9 @@ from typing import Any
 
 from lavita.config.compose import Experiment, load_suite, rows_of_suite
 from lavita.config.plan import write_config
-from lavita.executors.base import LOCAL, Work
-from lavita.executors.process import Ended
-from lavita.executors.task import Task
+from lavita.executors.base import Task, Work
+from lavita.executors.process import HANG_SECONDS, Ended
+from lavita.executors.slurm_options import LOCAL
 from lavita.report.published import not_yet
 from lavita.report.reproduction import published_facts
 from lavita.results.attempts import new_attempt
@@ -37,8 +37,8 @@ from lavita.suite.record import first_record, first_record_of_samples
 class Options:
     """out, cache: folders, None for the usual ones. fresh: begin every cell anew; retry: run again what failed.
 
-    workers None: as many cells at once as there are accelerators, or as the cores have room for. patience: seconds
-    without a sign of life after which a process is ended as hung. samples: folders of clips made elsewhere, by the
+    workers None: as many cells at once as there are accelerators, or as the cores have room for. hang_timeout:
+    seconds without a heartbeat after which a process is ended as hung. samples: folders of clips made elsewhere, by the
     names of their rows. executor, slurm: what runs the cells, and what of Slurm is asked for. flags: what rows must say
     of themselves, by their names. publishable: the tables are marked so, and only a clean commit makes them.
     """
@@ -48,7 +48,7 @@ class Options:
     fresh: bool = False
     retry: bool = False
     workers: int | None = None
-    patience: float = 3600.0
+    hang_timeout: float = HANG_SECONDS
     executor: str = LOCAL
     slurm: Sequence[str] = ()
     samples: Mapping[str, Path] = field(default_factory=dict)

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from lavita.executors.heartbeat import emit
-from lavita.executors.process import begin
+from lavita.executors.heartbeat import Progress, Result, emit
+from lavita.executors.process import end_with_parent
 from lavita.results.records import read_record, write_record
 from lavita.training import checkpoint
 
@@ -32,19 +32,19 @@ def main(folder: Path) -> None:
         distributed.all_reduce(step)
         count, total = count + 1, total + int(step[0])
         if first:
-            emit("progress", stage="count", done=count, total=STEPS, loss=None)
+            emit(Progress("count", count, STEPS))
         if step[1]:
             if first:
                 kept.write_text(json.dumps([count, total]))
-                emit("result", status="interrupted", reason="asked to stop")
+                emit(Result("interrupted", "asked to stop"))
             raise SystemExit(1)
     if first:
         ranks = [os.environ[key] for key in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_RANK")]
         write_record(folder, read_record(folder) | {"status": "ok", "total": total, "ranks": ranks})
-        emit("result", status="ok", reason="")
+        emit(Result("ok"))
 
 
 if __name__ == "__main__":
-    begin()
+    end_with_parent()
     checkpoint.listen()
     main(Path(sys.argv[1]))

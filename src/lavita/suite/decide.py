@@ -32,13 +32,13 @@ class Decision:
     why: str
 
 
-def made_from(cell: Experiment, shared: SharedArtifacts) -> dict[str, str]:
+def made_from(experiment: Experiment, shared: SharedArtifacts) -> dict[str, str]:
     """Hashes of everything that decides a cell's numbers, by what each is of."""
     values = shared.values
-    outside = [f"{key} {values['outside'][path]}" for key, path in cell.outside.items()]
+    outside = [f"{key} {values['outside'][path]}" for key, path in experiment.outside.items()]
     return {
-        "configuration": config_hash(cell),
-        "code": code_hash(cell),
+        "configuration": config_hash(experiment),
+        "code": code_hash(experiment),
         "libraries": versions(),
         "data": shared.group.source.catalogue.fingerprint,
         "codec": values["codec_hash"] or "",
@@ -53,14 +53,14 @@ def identity(parts: Mapping[str, str]) -> str:
     return hashlib.sha256("\n".join(parts.values()).encode()).hexdigest()[:16]
 
 
-def decide(cells_folder: Path, cell: Experiment, parts: Mapping[str, str], fresh: bool, retry: bool) -> Decision:
+def decide(cells_folder: Path, experiment: Experiment, parts: Mapping[str, str], fresh: bool, retry: bool) -> Decision:
     """What becomes of a cell whose numbers would be made from `parts`.
 
     fresh: begin anew whatever is there. retry: run again what failed as it is: gone on with where a process ended
     unexpectedly, from the start where training itself ended it (diverged, over budget). Raises ValueError for a broken
     record.
     """
-    tries = [(folder, record) for folder in attempts(cells_folder, cell.cell) if (record := read_record(folder))]
+    tries = [(folder, record) for folder in attempts(cells_folder, experiment.cell) if (record := read_record(folder))]
     if not tries:
         return Decision(BEGIN, None, "")
     if fresh:
@@ -72,7 +72,7 @@ def decide(cells_folder: Path, cell: Experiment, parts: Mapping[str, str], fresh
                 FINISHED, folder, "finished before with the same code, configuration, data, weights and protocol"
             )
     if not same:
-        return Decision(BEGIN, None, f"run again: {difference(cell, parts, tries[-1][1])}")
+        return Decision(BEGIN, None, f"run again: {difference(experiment, parts, tries[-1][1])}")
     folder, record = same[-1]
     status = record["status"]
     if (folder / PROGRESS).is_dir():
@@ -125,7 +125,7 @@ def last_seen(record: Mapping[str, Any]) -> str:
     return f" at {last['stage']} {last['done']:g}" if last.get("stage") else ""
 
 
-def difference(cell: Experiment, parts: Mapping[str, str], record: Mapping[str, Any]) -> str:
+def difference(experiment: Experiment, parts: Mapping[str, str], record: Mapping[str, Any]) -> str:
     """Which of the parts are others than in a record, the configuration key by key."""
     before = record.get("made_from") or {}
     changed = [name for name, value in parts.items() if before.get(name) != value]
@@ -133,6 +133,6 @@ def difference(cell: Experiment, parts: Mapping[str, str], record: Mapping[str, 
         return "the record does not say what it was made from"
     said = []
     for name in changed:
-        keys = changed_keys(cell, record["config"]) if name == "configuration" else []
+        keys = changed_keys(experiment, record["config"]) if name == "configuration" else []
         said.append(f"{name} ({', '.join(keys)})" if keys else name)
     return f"{', '.join(said)} changed since {record['row'].get('started_at', 'then')}"

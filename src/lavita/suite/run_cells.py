@@ -122,9 +122,9 @@ def queue(work: Work, job: Job, flags: Mapping[str, str]) -> Path:
     return new_attempt(work.folder / "cells", job.cell.cell, lambda folder: begin(folder, job.cell, record))
 
 
-def begin(folder: Path, cell: Experiment, record: Mapping[str, Any]) -> None:
+def begin(folder: Path, experiment: Experiment, record: Mapping[str, Any]) -> None:
     """The configuration and the first record of an attempt."""
-    write_config(cell, folder / "config.yaml")
+    write_config(experiment, folder / "config.yaml")
     write_record(folder, dict(record))
 
 
@@ -169,16 +169,18 @@ def plan_of(
     }
 
 
-def run_samples(work: Work, shared: SharedArtifacts, cell: Experiment, path: Path, fresh: bool) -> bool:
+def run_samples(work: Work, shared: SharedArtifacts, experiment: Experiment, path: Path, fresh: bool) -> bool:
     """Score a folder of clips made elsewhere by the protocol of the first cells; True where that went well."""
     parts = samples_made_from(path, shared)
-    if not fresh and samples_scored(work.folder / "cells", cell.cell, parts):
-        work.display.line(f"clips of {cell.method}: scored before: same clips, code, data, feature network, protocol")
+    if not fresh and samples_scored(work.folder / "cells", experiment.cell, parts):
+        work.display.line(
+            f"clips of {experiment.method}: scored before: same clips, code, data, feature network, protocol"
+        )
         return True
-    record = first_record_of_samples(cell, shared) | {"status": "queued", "made_from": parts}
-    folder = new_attempt(work.folder / "cells", cell.cell, lambda folder: begin(folder, cell, record))
-    title, arguments = f"clips of {cell.method}", (str(folder), str(shared.folder), str(path))
-    work.executor.run([Task(title, "", folder, "lavita.experiment.samples", arguments, cell.compute.threads)])
+    record = first_record_of_samples(experiment, shared) | {"status": "queued", "made_from": parts}
+    folder = new_attempt(work.folder / "cells", experiment.cell, lambda folder: begin(folder, experiment, record))
+    title, arguments = f"clips of {experiment.method}", (str(folder), str(shared.folder), str(path))
+    work.executor.run([Task(title, "", folder, "lavita.experiment.samples", arguments, experiment.compute.threads)])
     record = read_record(folder)
     work.display.line(f"{title}: {record['status']}: {record['reason']}")
     return record["status"] == "ok"

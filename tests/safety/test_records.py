@@ -24,7 +24,8 @@ from lavita.files import require_inside
 from lavita.metrics.folder_record import recomputed
 from lavita.report.page.clips import read_sprite
 from lavita.results.digest import files_of
-from lavita.results.records import read_record
+from lavita.results.records import Record, read_record
+from lavita.results.rows import Row
 from lavita.results.run_folder import read_run
 from lavita.results.shared import read_shared
 from tests.data.archives import split_zip
@@ -72,7 +73,7 @@ def test_a_name_may_be_anything_else(tmp_path):
 
 @pytest.mark.parametrize("name", ["../../secret.npz", "/etc/passwd", ".."])
 @pytest.mark.parametrize("key", ["real", "extractor", "codec", "splits"])
-def test_paths_of_shared_parts(run, script, key, name):
+def test_paths_of_shared_artifacts(run, script, key, name):
     path = run / "shared" / KEY / "shared.json"
     change(path, **{key: {"train": name} if key == "splits" else name})
     refused(lambda: read_shared(path.parent), path, "train" if key == "splits" else key, repr(name))
@@ -81,7 +82,7 @@ def test_paths_of_shared_parts(run, script, key, name):
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "/tmp", "..", None, {}])
-def test_the_shared_parts_that_a_record_names(run, script, name):
+def test_the_shared_artifacts_that_a_record_names(run, script, name):
     path = run / "cells" / "dit-s0" / "record.json"
     change(path, shared=name)
     refused(lambda: read_run(run), path, "shared")
@@ -201,8 +202,9 @@ def test_the_audit_runs_no_network_that_a_record_names(tmp_path, monkeypatch):
     file = tmp_path / "evil.pt"
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(file))
     (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], [f"weights.i3d={file}", f"weights.c3d={file}"])
-    run = SimpleNamespace(shared={KEY: {"extractor": None}})
-    one = SimpleNamespace(record={"shared": KEY, "config": json.loads(json.dumps(asdict(cell)))})
+    run = SimpleNamespace(shared={KEY: SimpleNamespace(artifacts=SimpleNamespace(extractor=None))})
+    config = json.loads(json.dumps(asdict(cell)))
+    one = SimpleNamespace(record=Record(cell="x-s0", label="x", status="ok", shared=KEY, config=config, row=Row()))
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("a program was loaded"))
     monkeypatch.setattr(
         "lavita.metrics.features.load.find_weights", lambda *_, **__: (_ for _ in ()).throw(ValueError("none"))
@@ -217,11 +219,13 @@ def test_parts_that_name_another_cache_are_not_used(tmp_path, monkeypatch, key):
         "load_extractors",
         lambda *_: dict.fromkeys(("distance", "classes"), SimpleNamespace(weights_hash=None)),
     )
-    monkeypatch.setattr(shared, "fill_cache", lambda *_: {"latents": None})
+    monkeypatch.setattr(shared, "fill_cache", lambda *_: (None, None))
     (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], [])
-    good = {"cache": str(tmp_path), "latents": None, "extractor": None, "protocol_hash": cell.protocol.hash()}
-    shared.check_weights(cell, None, good, tmp_path)
-    refused(lambda: shared.check_weights(cell, None, good | {key: "/home/somebody"}, tmp_path), "--cache")
+    values = {"cache": tmp_path, "latents": None, "extractor": None, "codec": None, "codec_hash": "c"}
+    values["protocol_hash"] = cell.protocol.hash()
+    shared.check_weights(cell, None, SimpleNamespace(**values), tmp_path)
+    other = SimpleNamespace(**values | {key: Path("/home/somebody")})
+    refused(lambda: shared.check_weights(cell, None, other, tmp_path), "--cache")
 
 
 @pytest.mark.parametrize("name", ["../x.avi", "/x.avi", "UCF-101/../../x.avi"])

@@ -25,26 +25,26 @@ VALUES = ("value", "ci_low", "ci_high", "extrapolated", "extrapolated_low", "ext
 
 
 def score_lines(run: RunFolder) -> Iterator[AuditLine]:
-    """A line a cell that ended well."""
+    """A line per run that completed."""
     for one in run.cells:
         record = one.record
-        if record["status"] != "ok":
+        if record.status != "ok":
             continue
         try:
             wrong, made = compared(run, one)
         except (OSError, KeyError, ValueError) as error:
-            yield AuditLine(CHECK, record["cell"], FAIL, f"can't be made: {error}")
+            yield AuditLine(CHECK, record.cell, FAIL, f"can't be made: {error}")
             continue
-        yield AuditLine(CHECK, record["cell"], FAIL if wrong else PASS, "; ".join(wrong) or f"{made} scores")
+        yield AuditLine(CHECK, record.cell, FAIL if wrong else PASS, "; ".join(wrong) or f"{made} scores")
 
 
 def compared(run: RunFolder, one: Attempt) -> tuple[list[str], int]:
     """What differs of a cell's scores, and how many were made again."""
-    record, shared = one.record, run.shared[one.record["shared"]]
-    folder, parts = run.path / "cells" / one.name, run.path / "shared" / record["shared"]
-    protocol, real = Protocol.from_dict(shared["protocol_used"]), read_arrays(parts / "real.npz")
+    record, shared = one.record, run.shared[one.record.shared].artifacts
+    folder, parts = run.cell_folder(one), run.shared_folder(record.shared)
+    protocol, real = shared.protocol_used, read_arrays(parts / "real.npz")
     splits = {split: read_arrays(parts / f"{split}.npz") for split in ("train", "heldout")}
-    recorded = {(score["stage"], score["metric"]): score for score in record["scores"]}
+    recorded = {(score["stage"], score["metric"]): score for score in record.scores}
     wrong, left = [], set(recorded)
     for stage, file in STORED.items():
         kept = {key: score for key, score in recorded.items() if key[0] == stage}

@@ -1,18 +1,20 @@
-"""The one purse of a cell cut into its stages, in clips, FLOPs or seconds; what its shared parts cost comes first."""
+"""The one purse of a cell cut into its stages, in clips, FLOPs or seconds; what it shares with others comes first."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
 
 from lavita.config.compose import Experiment
+from lavita.config.schema import BUDGET_UNITS
 from lavita.experiment.costs import shape_batch, training_flops_per_clip
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, build_pretraining, codec_training_config, empty_codec
+from lavita.results.records import StageRecord
 from lavita.training.budget import Limit, split_clips, split_flops
 from lavita.training.stage import StagePlan, TrainedStage
 
@@ -28,9 +30,9 @@ class SharedCost:
     seconds: float = 0.0
 
 
-def shared_cost(stages: Sequence[Mapping[str, float]]) -> SharedCost:
+def shared_cost(stages: Sequence[StageRecord]) -> SharedCost:
     """The sum over the ledger's entries of such parts."""
-    return SharedCost(*(sum(stage[key] for stage in stages) for key in ("clips", "flops", "seconds")))
+    return SharedCost(*(sum(getattr(stage, unit) for stage in stages) for unit in BUDGET_UNITS))
 
 
 def shares_codec(cell: Experiment, method: VideoMethod) -> bool:

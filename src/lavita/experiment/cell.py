@@ -8,9 +8,9 @@ import platform
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -36,9 +36,9 @@ from lavita.methods.build import build_method, load_suite_codec
 from lavita.methods.checkpoints import read_state, save
 from lavita.results.digest import LOCK, PROGRESS
 from lavita.results.provenance import hardware, peak_bytes, versions
-from lavita.results.records import read_record, write_record
+from lavita.results.records import BudgetRecord, BudgetSpent, Record, Session, read_record, write_record
 from lavita.results.resume_store import ResumeStore
-from lavita.results.shared import read_shared
+from lavita.results.shared import SharedArtifacts, read_shared
 from lavita.sampling.generate import Conditions, Generated, conditions_of, drop_parts, generate, save_samples
 from lavita.training import checkpoint, distributed
 from lavita.training.budget import OverBudget
@@ -47,27 +47,20 @@ from lavita.training.checkpoint import Stopped
 from lavita.training.stage import TrainedStage
 
 
-def begin_session(record: Mapping[str, Any], progress: Path) -> list[dict[str, Any]]:
-    """The sittings of a record, the last one closed by its last sign of life, and a new one for this process."""
-    before = [dict(one) for one in record.get("sittings", [])]
-    if before and before[-1]["ended"] == "":
-        before[-1] |= closed(read_heartbeat(progress / HEARTBEAT), "killed")
-    return [
-        *before,
-        {
-            "host": platform.node(),
-            "process": os.getpid(),
-            "job": slurm_job(os.environ),
-            "hardware": hardware(),
-            "versions": versions(),
-            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "stage": "",
-            "done": 0,
-            "seconds": 0.0,
-            "peak_bytes": 0,
-            "ended": "",
-        },
-    ]
+def begin_session(record: Record, progress: Path) -> tuple[Session, ...]:
+    """The sessions of a record, the last one closed by its last heartbeat, and a new one for this process."""
+    before = record.sessions
+    if before and before[-1].ended == "":
+        before = (*before[:-1], closed(before[-1], read_heartbeat(progress / HEARTBEAT), "killed"))
+    new = Session(
+        host=platform.node(),
+        process=os.getpid(),
+        job=slurm_job(os.environ),
+        hardware=hardware(),
+        versions=versions(),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return (*before, new)
 
 
 def slurm_job(environ: Mapping[str, str]) -> str:
@@ -77,10 +70,10 @@ def slurm_job(environ: Mapping[str, str]) -> str:
     return environ.get("SLURM_JOB_ID", "")
 
 
-def end_session(sittings: list[dict[str, Any]], progress: Path, pulse: Heartbeat, ended: str) -> list[dict[str, Any]]:
+def end_session(sessions: tuple[Session, ...], progress: Path, pulse: Heartbeat, ended: str) -> tuple[Session, ...]:
     """The same with the last one closed; ended: ok, or the status with which it was."""
     last = read_heartbeat(progress / HEARTBEAT) or {}
-    return [*sittings[:-1], sittings[-1] | closed(last | measured(pulse), ended)]
+    return (*sessions[:-1], closed(sessions[-1], last | measured(pulse), ended))
 
 
 def measured(pulse: Heartbeat) -> dict[str, Any]:
@@ -88,20 +81,20 @@ def measured(pulse: Heartbeat) -> dict[str, Any]:
     return {"seconds": pulse.seconds, "peak_bytes": peak_bytes()}
 
 
-def closed(last: Mapping[str, Any] | None, ended: str) -> dict[str, Any]:
-    """How a sitting ended, and the last that is known of it."""
+def closed(one: Session, last: Mapping[str, Any] | None, ended: str) -> Session:
+    """A session with how it ended, and the last heartbeat that is known of it."""
     known = {key: last[key] for key in ("stage", "done", "seconds", "peak_bytes") if key in last} if last else {}
-    return known | {"ended": ended}
+    return replace(one, **known, ended=ended)
 
 
-def seconds_of(sittings: list[dict[str, Any]]) -> float:
-    """Seconds of all sittings, work that was lost with a kill and done again included."""
-    return sum(one["seconds"] for one in sittings)
+def seconds_of(sessions: Sequence[Session]) -> float:
+    """Seconds of all sessions, work that was lost with a kill and done again included."""
+    return sum(one.seconds for one in sessions)
 
 
-def said_once(sittings: list[dict[str, Any]], key: str) -> str:
-    """What the sittings say under a key, each thing once."""
-    return " then ".join(dict.fromkeys(str(one[key]) for one in sittings))
+def said_once(sessions: Sequence[Session], key: str) -> str:
+    """What the sessions say under a key, each thing once."""
+    return " then ".join(dict.fromkeys(str(getattr(one, key)) for one in sessions))
 
 
 STATUS_OF = {Diverged: "diverged", OverBudget: "over_budget", Stopped: "interrupted"}
@@ -109,21 +102,22 @@ STATUS_OF = {Diverged: "diverged", OverBudget: "over_budget", Stopped: "interrup
 
 @contextmanager
 def session(folder: Path) -> Iterator[ResumeStore]:
-    """Work on an attempt in this process: gives what it keeps to go on from. However the work ends, the record has it;
+    """Work on an attempt in this process: gives what it keeps to resume from. However the work ends, the record has it;
     what it kept is removed by `tidy` once the record says ok.
     """
     progress = folder / PROGRESS
     progress.mkdir(parents=True, exist_ok=True)
     with FolderLock(progress / LOCK, "the process of a cell"):
-        yield from sat(folder, progress)
+        yield from locked_session(folder, progress)
 
 
-def sat(folder: Path, progress: Path) -> Iterator[ResumeStore]:
-    """A sitting of a process that has the attempt for itself."""
+def locked_session(folder: Path, progress: Path) -> Iterator[ResumeStore]:
+    """A session of a process that has the attempt for itself."""
     remove_parts(folder)
-    sittings = begin_session(read_record(folder), progress)
+    record = read_record(folder)
+    sessions = begin_session(record, progress)
     pulse = start_heartbeat(progress / HEARTBEAT)
-    write_record(folder, read_record(folder) | {"status": "running", "reason": "", "sittings": sittings})
+    write_record(folder, replace(record, status="running", reason="", sessions=sessions))
     pulse.beat("start", 0)
     kept = ResumeStore(progress)
     ended = "failed"
@@ -137,11 +131,11 @@ def sat(folder: Path, progress: Path) -> Iterator[ResumeStore]:
         for name in kept.damaged:
             emit("note", text=f"{name}: damaged, made again")
         record = read_record(folder)
-        write_record(folder, record | {"sittings": end_session(record["sittings"], progress, pulse, ended)})
+        write_record(folder, replace(record, sessions=end_session(record.sessions, progress, pulse, ended)))
 
 
 def tidy(folder: Path) -> None:
-    """Remove what an attempt kept to go on from: it is finished."""
+    """Remove what an attempt kept to resume from: it is finished."""
     shutil.rmtree(folder / PROGRESS, ignore_errors=True)
 
 
@@ -163,7 +157,7 @@ def reason_of(error: BaseException, folder: str) -> str:
 
 
 def main(folder: Path, shared_folder: Path) -> None:
-    """Run the cell of a folder, or go on with it, and complete its record."""
+    """Run the cell of a folder, or resume it, and complete its record."""
     cell = read_config(folder / "config.yaml")
     with together(cell.compute, folder):
         if not distributed.is_first():
@@ -175,23 +169,23 @@ def main(folder: Path, shared_folder: Path) -> None:
 
 
 def work(cell: Experiment, folder: Path, shared_folder: Path, kept: ResumeStore) -> None:
-    """What is done in one sitting, by every process of the cell: build, sample untrained, train, sample, score."""
+    """What is done in one session, by every process of the cell: build, sample untrained, train, sample, score."""
     shared = read_shared(shared_folder)
     distributed.start_group()
     device = torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
-    catalogue = usable_catalogue(cell, cell.data.root, Path(shared["cache"]))
-    codec = load_suite_codec(cell.codec, shared["codec"])
-    method = build_method(cell, shared["num_classes"], codec).to(device).eval()
+    catalogue = usable_catalogue(cell, cell.data.root, shared.cache)
+    codec = load_suite_codec(cell.codec, shared.codec)
+    method = build_method(cell, shared.num_classes, codec).to(device).eval()
     if cell.pretraining.checkpoint:
-        source = read_record(folder)["outside"]["pretraining.checkpoint"]
+        source = read_record(folder).external_weights["pretraining.checkpoint"]
         start_network(method, read_state(cell.pretraining.checkpoint), source, folder)
     scorer = Scorer(shared, cell, str(device)) if distributed.is_first() else None
 
     given = conditions_of(cell, catalogue)
-    scores = score_method(method, cell, scorer, shared["classes"], "untrained", folder / "untrained", given, kept)
+    scores = score_method(method, cell, scorer, shared.classes, "untrained", folder / "untrained", given, kept)
     spent = train(method, cell, catalogue, shared, folder, kept)
     method.to(device)  # the trainer leaves a module on the CPU
-    scores += score_method(method, cell, scorer, shared["classes"], "train", folder / "samples", given, kept)
+    scores += score_method(method, cell, scorer, shared.classes, "train", folder / "samples", given, kept)
     if distributed.is_first():
         weights_hash = save_method(method, cell, shared, folder)
         scores += first_stage_scores(method, cell, catalogue, scorer, shared, folder / "autoencoder.gif", kept)
@@ -202,7 +196,7 @@ def score_method(
     method: VideoMethod,
     cell: Experiment,
     scorer: Scorer | None,
-    classes: list[int],
+    classes: Sequence[int],
     stage: str,
     out: Path,
     given: Conditions | None,
@@ -243,14 +237,14 @@ def first_stage_scores(
     cell: Experiment,
     catalogue: Catalogue,
     scorer: Scorer,
-    shared: dict[str, Any],
+    shared: SharedArtifacts,
     picture: Path,
     kept: ResumeStore,
 ) -> list[dict[str, Any]]:
     """What the method's own first stage loses, or else (measured once a run) what the suite's codec loses."""
     codec = method.first_stage()
     if codec is None:
-        return shared["codec_scores"]
+        return shared.codec_scores
     p = cell.protocol
     windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
     heldout = stage_data(cell, catalogue, cell.seed, TrainedStage(cell.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
@@ -261,7 +255,7 @@ def first_stage_scores(
     )
 
 
-def save_method(method: VideoMethod, cell: Experiment, shared: dict[str, Any], folder: Path) -> str:
+def save_method(method: VideoMethod, cell: Experiment, shared: SharedArtifacts, folder: Path) -> str:
     """The method's weights (averaged) with all that rebuilds it; returns the file's sha256."""
     external = cell.codec.kind == "kl"
     state = {key: value for key, value in method.state_dict().items() if not (external and key.startswith("codec."))}
@@ -269,9 +263,9 @@ def save_method(method: VideoMethod, cell: Experiment, shared: dict[str, Any], f
     model = cell.model | dict.fromkeys(cell.weight_files)
     config = {
         "cell": asdict(cell) | {"data": asdict(cell.data) | {"root": None}, "model": model},
-        "num_classes": shared["num_classes"],
-        "class_names": shared["class_names"],
-        "classes": shared["classes"],
+        "num_classes": shared.num_classes,
+        "class_names": shared.class_names,
+        "classes": shared.classes,
     }
     path = folder / "checkpoint.safetensors"
     save(path, state, config)
@@ -298,37 +292,46 @@ def complete(
     fixed = {id(p) for name, p in method.named_parameters() if name.rpartition(".")[2] in FIXED_TABLES}
     # A discriminator is trained but no part of what samples: it counts too.
     everything = trainable | {id(p): p for p in method.parameters() if id(p) not in fixed}
-    record["row"] |= {
-        "clips_seen": int(spent.total("clips")),
-        "train_flops": int(spent.total("flops")),
-        "params_trained": count(trainable.values()),
-        "params_total": count(everything.values()),
-        "external_bytes": external_bytes(cell, method),
-        "weights_hash": weights_hash,
-    }
-    declared = dict(method.declared) | record["outside"]
-    said = [record["flag"], remark, *(f"{name}: {text}" for name, text in declared.items())]
-    record |= {"declared": declared, "remark": "; ".join(part for part in said if part)}
-    record |= {"scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}
-    totals = {currency: spent.total(currency) for currency in BUDGET_UNITS}
-    record["budget"] = {"currency": cell.budget.currency, "asked": cell.budget.asked, "spent": totals}
+    row = replace(
+        record.row,
+        clips_seen=int(spent.total("clips")),
+        train_flops=int(spent.total("flops")),
+        params_trained=count(trainable.values()),
+        params_total=count(everything.values()),
+        external_bytes=external_bytes(cell, method),
+        weights_hash=weights_hash,
+    )
+    declared = dict(method.declared) | record.external_weights
+    said = [record.flag, remark, *(f"{name}: {text}" for name, text in declared.items())]
+    totals = {unit: spent.total(unit) for unit in BUDGET_UNITS}
+    record = replace(
+        record,
+        row=row,
+        declared=declared,
+        remark="; ".join(part for part in said if part),
+        scores=scores,
+        stages=tuple(spent.stages),
+        heldout_losses=tuple(spent.heldout_losses),
+        budget=BudgetRecord(cell.budget.currency, cell.budget.asked, BudgetSpent(**totals)),
+    )
     write_record(folder, record)
     check_spent(cell, totals, spent)
 
 
 def finish(folder: Path, cell: Experiment) -> None:
-    """Mark the record ok, with what all sittings took together."""
+    """Mark the record ok, with what all sessions took together."""
     record = read_record(folder)
-    sittings = record["sittings"]
-    seconds = seconds_of(sittings)
-    record["row"] |= {
-        "wall_seconds": seconds,
-        "accelerator_seconds": seconds * cell.compute.processes if torch.cuda.is_available() else 0.0,
-        "peak_bytes": max(one["peak_bytes"] for one in sittings),
-        "hardware": said_once(sittings, "hardware"),
-        "versions": said_once(sittings, "versions"),
-    }
-    write_record(folder, record | {"status": "ok", "reason": record.pop("remark")})
+    sessions = record.sessions
+    seconds = seconds_of(sessions)
+    row = replace(
+        record.row,
+        wall_seconds=seconds,
+        accelerator_seconds=seconds * cell.compute.processes if torch.cuda.is_available() else 0.0,
+        peak_bytes=max(one.peak_bytes for one in sessions),
+        hardware=said_once(sessions, "hardware"),
+        versions=said_once(sessions, "versions"),
+    )
+    write_record(folder, replace(record, status="ok", reason=record.remark, remark="", row=row))
     tidy(folder)
 
 

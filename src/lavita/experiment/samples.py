@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def main(folder: Path, shared_folder: Path, source: Path) -> None:
     write_sprite(folder, "samples", clips[:GRID_CLIPS])
     scorer = Scorer(shared, cell, "cuda" if torch.cuda.is_available() else "cpu")
     scores = [score | {"stage": "train"} for score in scorer.score(clips, folder / "samples.npz")]
-    write_record(folder, read_record(folder) | {"status": "ok", "reason": REMARK, "scores": scores})
+    write_record(folder, replace(read_record(folder), status="ok", reason=REMARK, scores=scores))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from lavita.metrics.torchmetrics import (
     VideoInceptionScore,
 )
 from lavita.results.resume_store import ResumeStore
+from lavita.results.shared import SharedArtifacts
 from lavita.sampling.generate import in_parts, joined
 
 # One process scores all clips of a cell; were others asked for theirs, they would be waited for in vain.
@@ -42,13 +43,13 @@ CLIPS_AT_ONCE = 16  # described between two looks at whether the process is aske
 class Scorer:
     """The feature networks and the real clips' features, loaded once a cell."""
 
-    def __init__(self, shared: dict[str, Any], cell: Experiment, device: str) -> None:
+    def __init__(self, shared: SharedArtifacts, cell: Experiment, device: str) -> None:
         self.protocol = cell.protocol
-        self.extractors = load_extractors(cell.protocol, cell.weights, shared["extractor"], device)
-        self.real = torch.from_numpy(np.load(shared["real"])["features"])
-        self.splits = {split: np.load(path) for split, path in shared["splits"].items()} if "splits" in shared else {}
+        self.extractors = load_extractors(cell.protocol, cell.weights, shared.extractor, device)
+        self.real = torch.from_numpy(np.load(shared.real)["features"])
+        self.splits = {split: np.load(path) for split, path in shared.splits.items()}
         # An inception score needs classes that mean something for this data set.
-        self.has_classes = self.extractors["classes"].num_classes is not None and shared["num_classes"] is not None
+        self.has_classes = self.extractors["classes"].num_classes is not None and shared.num_classes is not None
 
     def score(
         self,

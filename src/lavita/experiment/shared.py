@@ -7,14 +7,14 @@ import json
 import shutil
 import sys
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lavita.config.compose import Experiment
 from lavita.config.plan import cell_from_dict
+from lavita.config.protocol import Protocol
 from lavita.data.catalogue import SPLITS, Catalogue, VideoEntry
 from lavita.data.clips import centre_crop_resize, load_window, real_windows, spread_windows
 from lavita.data.find import usable_catalogue
@@ -29,9 +29,15 @@ from lavita.methods.checkpoints import read_state
 from lavita.metrics.distances import inception_score
 from lavita.metrics.extract import save_arrays
 from lavita.metrics.features.load import load_extractors
-from lavita.metrics.sanity import Sensitivity, sanity_text
+from lavita.metrics.sanity import SanityReport, Sensitivity, sanity_text
 from lavita.results.identity import hash_of_sources, package_files
-from lavita.results.shared import read_shared, write_shared, write_videos
+from lavita.results.shared import Sensitivity as SensitivityRecord
+from lavita.results.shared import (
+    SharedArtifacts,
+    read_shared,
+    write_shared,
+    write_videos,
+)
 from lavita.training.checkpoint import Stopped
 
 
@@ -47,8 +53,8 @@ def check_cells(cells: list[Experiment], catalogue: Catalogue, num_classes: int 
     return real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
 
 
-def outside_hashes(cells: list[Experiment]) -> dict[str, str]:
-    """sha256 of every outside file that some cell uses. Raises ValueError before anything is trained."""
+def external_hashes(cells: list[Experiment]) -> dict[str, str]:
+    """sha256 of every external file that some cell uses. Raises ValueError before anything is trained."""
     for path in sorted({cell.pretraining.checkpoint for cell in cells} - {None}):
         read_state(path)
     paths = {path for cell in cells for path in cell.outside.values()}
@@ -61,10 +67,10 @@ STRETCH_SPANS = 4  # of each training video, at most so many clips' spans, so th
 
 
 def main(spec_file: Path, folder: Path) -> dict[str, str]:
-    """Fit or find every shared part and write shared.json, whose paths are names below folder.
+    """Fit or find all shared artifacts and write shared.json, whose paths are names below folder.
 
-    Returns the sha256 of every outside file that some cell uses. With "reuse" in the specification folder is finished:
-    only what must hold for these cells is checked; raises Stale where the parts were made from other weights.
+    Returns the sha256 of every external file that some cell uses. With "reuse" in the specification folder is finished:
+    only what must hold for these cells is checked; raises Stale where the artifacts were made from other weights.
     """
     spec = json.loads(spec_file.read_text())
     cells = [cell_from_dict(values) for values in spec["cells"]]
@@ -72,51 +78,85 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
     catalogue = usable_catalogue(cell, cell.data.root, cache)
     num_classes = len(catalogue.class_names) or None
     windows = check_cells(cells, catalogue, num_classes)
-    outside = outside_hashes(cells)
+    external = external_hashes(cells)
     if spec["reuse"]:
         check_weights(cell, catalogue, read_shared(folder), cache)
-        return outside
-    shared: dict[str, Any] = {"cache": str(cache), "num_classes": num_classes, "class_names": catalogue.class_names}
-    shared["classes"] = sorted({v.class_index for v in catalogue.split("train") if v.class_index is not None})
-    shared |= fit_codec(cell, catalogue, cache, folder)
-    shared |= fill_cache(cell, catalogue, shared, cache)
-    shared |= fit_extractor(cell, catalogue, cache, num_classes, folder)
-    shared |= real_clips(cell, windows, shared, folder)
-    shared |= splits_described(cell, catalogue, shared, folder)
-    shared["codec_scores"] = codec_scores(cell, catalogue, windows, shared, folder / "codec.gif")
-    keys = ("codec_hash", "extractor_hash", "protocol_hash")
-    parts = [catalogue.fingerprint, cell.suite, cell.tier, str(cell.budget), *(str(shared[key]) for key in keys)]
+        return external
+    codec = fit_codec(cell, catalogue, cache, folder)
+    latents, latents_stage = fill_cache(cell, catalogue, codec.folder, codec.hash, cache)
+    networks = fit_extractor(cell, catalogue, cache, num_classes, folder)
+    real = real_clips(cell, windows, networks.file, num_classes, folder)
+    shared = SharedArtifacts(
+        cache=cache,
+        num_classes=num_classes,
+        class_names=tuple(catalogue.class_names),
+        classes=tuple(sorted({v.class_index for v in catalogue.split("train") if v.class_index is not None})),
+        codec=codec.folder,
+        codec_hash=codec.hash,
+        codec_stage=codec.stage,
+        latents=latents,
+        latents_stage=latents_stage,
+        extractor=networks.file,
+        extractor_name=networks.name,
+        extractor_hash=networks.weights_hash,
+        protocol_used=networks.protocol,
+        protocol_hash=networks.protocol.hash(),
+        protocol_name=f"{cell.protocol.name} ({len(windows)} windows of {real.videos} videos)",
+        real=real.features,
+        real_videos=real.videos,
+        sanity=SensitivityRecord(**asdict(real.sensitivity)),
+        sanity_text=sanity_text(real.sensitivity),
+        splits=split_features(cell, catalogue, networks.file, folder),
+    )
+    parts = [catalogue.fingerprint, cell.suite, cell.tier, str(cell.budget)]
+    parts += [shared.codec_hash, shared.extractor_hash, shared.protocol_hash]
+    shared = replace(
+        shared,
+        codec_scores=codec_scores(cell, catalogue, windows, shared, folder / "codec.gif"),
+        comparison=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
+    )
     videos = [(video, "true") for video in catalogue.videos] + [(video, "false") for video in catalogue.unused]
     write_videos(folder, [(v.video_id, v.group, v.split, v.sha256, used) for v, used in videos])
-    shared["comparison"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     write_shared(folder, shared)
-    return outside
+    return external
 
 
 class Stale(ValueError):
-    """Parts that were fitted before can't serve these cells."""
+    """Artifacts that were fitted before can't serve these cells."""
 
 
-def check_weights(cell: Experiment, catalogue: Catalogue, shared: dict[str, Any], cache: Path) -> None:
+def check_weights(cell: Experiment, catalogue: Catalogue, shared: SharedArtifacts, cache: Path) -> None:
     """Raise Stale where a codec or feature network that is given, not fitted, has other weights than then; ValueError
     for a latent cache that can't be used.
     """
-    if cell.codec.kind != "suite" and codec_given(cell)["codec_hash"] != shared["codec_hash"]:
+    if cell.codec.kind != "suite" and codec_given(cell).hash != shared.codec_hash:
         raise Stale("the codec's weights are others")
-    networks = load_extractors(cell.protocol, cell.weights, shared["extractor"], "cpu")
+    networks = load_extractors(cell.protocol, cell.weights, shared.extractor, "cpu")
     hashes = [networks[use].weights_hash for use in ("distance", "classes")]
-    if cell.protocol.with_weights(*hashes).hash() != shared["protocol_hash"]:
+    if cell.protocol.with_weights(*hashes).hash() != shared.protocol_hash:
         raise Stale("the feature networks' weights are others")
     # A cache that is whole is opened at once; one that is gone, or of something else, is filled or refused.
-    filled = fill_cache(cell, catalogue, shared, cache)
-    # Cells read both paths from the parts: a folder that was handed over may name any place.
-    if shared["cache"] != str(cache) or shared["latents"] != filled["latents"]:
+    latents, _ = fill_cache(cell, catalogue, shared.codec, shared.codec_hash, cache)
+    # Cells read both paths from the artifacts: a folder that was handed over may name any place.
+    if shared.cache != cache or shared.latents != latents:
         raise Stale("they name another --cache")
+
+
+@dataclass(frozen=True)
+class SharedNetworks:
+    """file: of the in-domain network, None where the protocol names others; name, weights_hash: of the network of
+    distances; protocol: with the hashes of both networks.
+    """
+
+    file: Path | None
+    name: str
+    weights_hash: str
+    protocol: Protocol
 
 
 def fit_extractor(
     cell: Experiment, catalogue: Catalogue, cache: Path, num_classes: int | None, out: Path
-) -> dict[str, Any]:
+) -> SharedNetworks:
     """The feature networks of the protocol; the embedded one is trained here where it is wanted and not cached."""
     p, path = cell.protocol, None
     if "embedded" in (p.extractor, p.is_extractor):
@@ -127,18 +167,12 @@ def fit_extractor(
         found = (cache / f"extractor-{key}").is_dir()
         folder = fitted(cache, f"extractor-{key}", lambda part: train_extractor(cell, catalogue, part, num_classes))
         shutil.copytree(folder, out, dirs_exist_ok=True)
-        path = str(out / "extractor.safetensors")
+        path = out / "extractor.safetensors"
         emit("note", text=f"extractor {'taken from the cache' if found else 'trained'}")
     extractors = load_extractors(cell.protocol, cell.weights, path, "cpu")
     distance, classes = extractors["distance"], extractors["classes"]
     protocol = p.with_weights(distance.weights_hash, classes.weights_hash)
-    return {
-        "extractor": path,
-        "extractor_name": distance.name,
-        "extractor_hash": distance.weights_hash,
-        "protocol_hash": protocol.hash(),
-        "protocol_used": protocol.to_dict(),
-    }
+    return SharedNetworks(path, distance.name, distance.weights_hash, protocol)
 
 
 def train_extractor(cell: Experiment, catalogue: Catalogue, folder: Path, num_classes: int | None) -> None:
@@ -162,45 +196,57 @@ def train_extractor(cell: Experiment, catalogue: Catalogue, folder: Path, num_cl
     save_in_domain(extractor, folder / "extractor.safetensors")
 
 
+@dataclass(frozen=True)
+class RealClips:
+    """features: the .npz of their features; videos: how many they come from; sensitivity: of the metric."""
+
+    features: Path
+    videos: int
+    sensitivity: SanityReport
+
+
 def real_clips(
-    cell: Experiment, windows: list[tuple[Any, int]], shared: dict[str, Any], folder: Path
-) -> dict[str, Any]:
+    cell: Experiment,
+    windows: list[tuple[VideoEntry, int]],
+    extractor: Path | None,
+    num_classes: int | None,
+    folder: Path,
+) -> RealClips:
     """Features of the protocol's real clips, a grid of the first of them, and what the metric can see of changes."""
     from lavita.data.clip_folder import write_grid, write_sprite
 
-    p, networks = cell.protocol, load_extractors(cell.protocol, cell.weights, shared["extractor"], "cpu")
-    classes = networks["classes"] if shared["num_classes"] and networks["classes"].num_classes else None
-    sight, first, probabilities = Sensitivity(networks["distance"]), [], []
+    p, networks = cell.protocol, load_extractors(cell.protocol, cell.weights, extractor, "cpu")
+    classes = networks["classes"] if num_classes and networks["classes"].num_classes else None
+    sensitivity, first, probabilities = Sensitivity(networks["distance"]), [], []
     for number, (video, start) in enumerate(windows, start=1):
         clip = load_window(video, start, p.frames, p.real_interval, p.resolution)
-        sight.add(clip)
+        sensitivity.add(clip)
         if classes:
             probabilities.append(classes.probabilities(clip[None]).numpy()[0])
         if len(first) < GRID_CLIPS:
             first.append(clip)
         if number % 100 == 0 or number == len(windows):
             progress("real clips", number, len(windows))
-    kept = {"features": np.stack(sight.real), "names": np.array([f"{v.video_id}@{start}" for v, start in windows])}
+    kept = {
+        "features": np.stack(sensitivity.real),
+        "names": np.array([f"{v.video_id}@{start}" for v, start in windows]),
+    }
     save_arrays(folder / "real.npz", kept | ({"probabilities": np.stack(probabilities)} if classes else {}))
     write_grid(folder / "real.gif", np.stack(first), columns=4)
     write_sprite(folder, "real", np.stack(first))
     score = inception_score(np.stack(probabilities), p.is_splits, p.is_shuffle_seed) if classes else None
-    report = sight.report(ddof=p.ddof, inception=score)
+    report = sensitivity.report(ddof=p.ddof, inception=score)
     videos = len({video.video_id for video, _ in windows})
-    return {
-        "real": str(folder / "real.npz"),
-        "real_videos": videos,
-        "protocol_name": f"{p.name} ({len(windows)} windows of {videos} videos)",
-        "sanity": asdict(report),
-        "sanity_text": sanity_text(report),
-    }
+    return RealClips(folder / "real.npz", videos, report)
 
 
-def splits_described(cell: Experiment, catalogue: Catalogue, shared: dict[str, Any], folder: Path) -> dict[str, Any]:
+def split_features(
+    cell: Experiment, catalogue: Catalogue, extractor_file: Path | None, folder: Path
+) -> dict[str, Path]:
     """Features of windows of each split, spread evenly over its videos: what distances to train and to held-out clips
     are made from, and what a generated clip is held against to see whether it was copied."""
     p = cell.protocol
-    extractor = load_extractors(cell.protocol, cell.weights, shared["extractor"], "cpu")["distance"]
+    extractor = load_extractors(cell.protocol, cell.weights, extractor_file, "cpu")["distance"]
     for split in SPLITS:
         windows = spread_windows(catalogue, split, p.frames, p.real_interval, MEMORY_TIMES * p.n_real, p.clip_seed)
         rows = [
@@ -210,13 +256,13 @@ def splits_described(cell: Experiment, catalogue: Catalogue, shared: dict[str, A
         names = [f"{video.video_id}@{start}" for video, start in windows]
         features = np.concatenate(rows) if rows else np.zeros((0, extractor.num_features), np.float32)
         save_arrays(folder / f"{split}.npz", {"features": features, "names": np.array(names, dtype=str)})
-    return {"splits": {split: str(folder / f"{split}.npz") for split in SPLITS}}
+    return {split: folder / f"{split}.npz" for split in SPLITS}
 
 
 if __name__ == "__main__":
     begin()
     try:
-        emit("result", status="ok", reason="", outside=main(Path(sys.argv[1]), Path(sys.argv[2])))
+        emit("result", status="ok", reason="", external=main(Path(sys.argv[1]), Path(sys.argv[2])))
     except Stale as error:
         emit("result", status="stale", reason=str(error))
     except Stopped as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from lavita.experiment.costs import encoding_flops_per_clip, training_flops_per_
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_pretraining
 from lavita.methods.checkpoints import start_from
-from lavita.results.records import read_record, write_record
+from lavita.results.records import StageRecord, StartingWeights, read_record, write_record
 from lavita.results.resume_store import ResumeStore
+from lavita.results.shared import SharedArtifacts
+from lavita.results.typed_json import from_json, to_json
 from lavita.training import distributed
 from lavita.training.budget import Limit, OverBudget
 from lavita.training.checkpoint import StageCheckpoints
@@ -132,7 +134,9 @@ def encoder(codec: Codec) -> Callable[[Tensor], Tensor]:
     return encode
 
 
-def fill(cell: Experiment, catalogue: Catalogue, codec: Codec, codec_hash: str, cache: Path) -> dict[str, Any]:
+def fill(
+    cell: Experiment, catalogue: Catalogue, codec: Codec, codec_hash: str, cache: Path
+) -> tuple[Path, StageRecord]:
     """Where the cache lies and the stage that it stands for on the ledger. Raises ValueError."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     key, began, last = latent_key(cell, catalogue, codec, codec_hash), time.monotonic(), 0.0
@@ -148,14 +152,14 @@ def fill(cell: Experiment, catalogue: Catalogue, codec: Codec, codec_hash: str, 
     emit("note", text=f"latent cache ready after {time.monotonic() - began:.1f} s, {cost['bytes'] / 2**20:.1f} MiB")
     one = torch.zeros(1, 1, 3, cell.data.resolution, cell.data.resolution)
     flops = encoding_flops_per_clip(codec, {"video": one}) * cost["frames"]
-    stage = {"name": "latent cache", "clips": 0, "flops": flops} | {key: cost[key] for key in ("seconds", "bytes")}
-    return {"latents": str(cache / key.name()), "latents_stage": stage}
+    stage = StageRecord("latent cache", clips=0, seconds=cost["seconds"], flops=flops, bytes=cost["bytes"])
+    return cache / key.name(), stage
 
 
-def opened(cell: Experiment, catalogue: Catalogue, codec: Codec, codec_hash: str, folder: str) -> LatentCache:
+def opened(cell: Experiment, catalogue: Catalogue, codec: Codec, codec_hash: str, folder: Path) -> LatentCache:
     """The cache of a cell, tried on one video against the codec. Raises StaleLatents."""
     videos = catalogue.split("train")
-    latents = LatentCache(Path(folder), latent_key(cell, catalogue, codec, codec_hash), videos)
+    latents = LatentCache(folder, latent_key(cell, catalogue, codec, codec_hash), videos)
     latents.check_frame(videos[cell.seed % len(videos)], encoder(codec))
     return latents
 
@@ -169,30 +173,35 @@ ENDLESS_BATCHES = 10**9  # of a stage that ends by its seconds
 class Spent:
     """What the trained stages of a cell cost, the codec's share included."""
 
-    stages: list[dict[str, Any]]
-    heldout_losses: list[tuple[int, float]]
+    stages: list[StageRecord]
+    heldout_losses: list[tuple[float, float]]
 
-    def total(self, key: str) -> float:
-        return sum(stage[key] for stage in self.stages)
+    def total(self, unit: str) -> float:
+        return sum(getattr(stage, unit) for stage in self.stages)
 
 
 def train(
-    method: VideoMethod, cell: Experiment, catalogue: Catalogue, shared: dict[str, Any], folder: Path, kept: ResumeStore
+    method: VideoMethod,
+    cell: Experiment,
+    catalogue: Catalogue,
+    shared: SharedArtifacts,
+    folder: Path,
+    kept: ResumeStore,
 ) -> Spent:
     """All stages in order, each on its part of the purse; clips are counted over the run, so no stage repeats them.
 
     kept: where each stage keeps how far it is, and its end; what stands there is not done again.
     """
     spent = Spent([], [])
-    if shared["codec"] and not method.owns_first_stage:
-        spent.stages.append(shared["codec_stage"] | {"charged": True})
+    if shared.codec_stage and not method.owns_first_stage:
+        spent.stages.append(replace(shared.codec_stage, charged=True))
     latents = None
-    if shared["latents"] and not method.owns_first_stage:
-        latents = opened(cell, catalogue, method.codec, shared["codec_hash"], shared["latents"])
-        spent.stages.append(shared["latents_stage"] | {"charged": True})
+    if shared.latents and shared.latents_stage and not method.owns_first_stage:
+        latents = opened(cell, catalogue, method.codec, shared.codec_hash, shared.latents)
+        spent.stages.append(replace(shared.latents_stage, charged=True))
     pretraining = None
     if cell.pretraining.method:
-        pretraining = build_pretraining(cell, shared["num_classes"], method.codec)
+        pretraining = build_pretraining(cell, shared.num_classes, method.codec)
     loaders = Loaders(cell, catalogue, latents)
     stages = split_budget(cell, method, pretraining, shared_cost(spent.stages), loaders.flops_per_clip)
     for number, (stage, limit) in enumerate(stages, start=1):
@@ -201,7 +210,7 @@ def train(
         later = [other.name for other, _ in stages[number:]]
         stage_done(stage, limit, loaders, spent, folder, kept, later)
         if stage.module is pretraining:
-            source = f"{spent.stages[-1]['clips']} clips of {cell.pretraining.method}"
+            source = f"{spent.stages[-1].clips} clips of {cell.pretraining.method}"
             start_network(method, pretraining.network.state_dict(), source, folder)
     return spent
 
@@ -248,15 +257,16 @@ def stage_done(
         seed_everything(derive_seed(loaders.cell.seed, "stage", stage.name))
         entry, losses = train_stage(stage, limit, loaders, folder, kept)
         if distributed.is_first():
-            keep_end(stage, name, {"entry": entry, "heldout_losses": losses}, kept)
+            keep_end(stage, name, {"entry": to_json(entry), "heldout_losses": losses}, kept)
         distributed.barrier()
         end, found = kept.load(name, WEIGHTS), kept.load_value(name)
     # Read back in any case, so that a stage which follows begins from the same memory wherever this one was trained.
     stage.module.load_state_dict(load_file(end))
     stage.module.eval()
-    spent.stages.append(found["entry"])
-    spent.heldout_losses = found["heldout_losses"]
-    loaders.seen += found["entry"]["steps"] * found["entry"]["batch_clips"]
+    done = from_json(StageRecord, found["entry"], name)
+    spent.stages.append(done)
+    spent.heldout_losses = [(clips, loss) for clips, loss in found["heldout_losses"]]
+    loaders.seen += done.steps * done.batch_clips
 
 
 def forget(kept: ResumeStore, stages: Sequence[str]) -> None:
@@ -277,8 +287,8 @@ def keep_end(stage: StagePlan, name: str, said: dict[str, Any], kept: ResumeStor
 
 def train_stage(
     stage: StagePlan, limit: Limit, loaders: Loaders, folder: Path, kept: ResumeStore
-) -> tuple[dict[str, Any], list[tuple[float, float]]]:
-    """Train one stage, or go on with it: its entry of the ledger, and its held-out losses."""
+) -> tuple[StageRecord, list[tuple[float, float]]]:
+    """Train one stage, or resume it: its entry of the ledger, and its held-out losses."""
     module, cell = stage.module, loaders.cell
     batch = module.train_config.batch_clips
     drawn = ENDLESS_BATCHES * batch if limit.clips is None else int(limit.clips / module.clip_cost)
@@ -292,17 +302,19 @@ def train_stage(
         module, data.train_dataloader(), limit, folder, heldout, progress, cell.compute, kept, cell.checkpoint
     )
     per_clip, drawn = loaders.flops_per_clip(module), done.steps * batch
-    entry = {"name": stage.name, "clips": done.clips, "seconds": done.seconds, "flops": per_clip * drawn}
-    entry |= {
-        "charged": False,
-        "steps": done.steps,
-        "batch_clips": batch,
-        "clip_cost": str(module.clip_cost),
-        "flops_per_clip": per_clip,
-    }
+    entry = StageRecord(
+        stage.name,
+        done.clips,
+        done.seconds,
+        per_clip * drawn,
+        steps=done.steps,
+        batch_clips=batch,
+        clip_cost=str(module.clip_cost),
+        flops_per_clip=per_clip,
+    )
     method = isinstance(module, VideoMethod)
     if method and not module.owns_first_stage and not loaders.from_latents(module):
-        entry["encoding_flops"] = encoding_flops_per_clip(module.context.codec, heldout) * drawn
+        entry = replace(entry, encoding_flops=encoding_flops_per_clip(module.context.codec, heldout) * drawn)
     last = done.heldout_losses[-1][1]
     emit("note", text=f"{stage.name}: {done.clips} clips in {done.seconds:.1f} s; held-out loss {last:.4g}")
     return entry, done.heldout_losses
@@ -314,13 +326,14 @@ def start_network(method: VideoMethod, state: dict[str, torch.Tensor], source: s
     if not distributed.is_first():
         return
     emit("note", text=f"{len(start.taken)} tensors taken from {source}, {len(start.left)} left at their own start")
-    write_record(folder, read_record(folder) | {"initialised": asdict(start) | {"source": source}})
+    weights = StartingWeights(**asdict(start), source=source)
+    write_record(folder, replace(read_record(folder), starting_weights=weights))
 
 
 def check_spent(cell: Experiment, totals: dict[str, float], spent: Spent) -> None:
     """Raise RuntimeError (OverBudget for more) unless the budget was met: exactly in clips, else by the last step."""
     currency, asked, last = cell.budget.currency, cell.budget.asked, spent.stages[-1]
-    most = {"clips": 0.0, "flops": last["flops"] / last["steps"], "seconds": math.inf}[currency]
+    most = {"clips": 0.0, "flops": last.flops / last.steps, "seconds": math.inf}[currency]
     got = totals[currency]
     if not asked <= got <= asked + most:
         kind = RuntimeError if got < asked else OverBudget

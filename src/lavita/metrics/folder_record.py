@@ -23,7 +23,7 @@ from lavita.metrics.features.load import KNOWN
 from lavita.metrics.sanity import sanity_text
 from lavita.metrics.torchmetrics import metric_key
 from lavita.results import provenance
-from lavita.results.records import COLUMNS, write_rows
+from lavita.results.rows import COLUMNS, Row, write_rows
 
 RECORD, ROWS, FILES = "record.json", "rows.csv", ("real.npz", "generated.npz")
 STANDARD = {"fvd": "i3d", "kvd": "i3d", "is": "c3d"}
@@ -127,8 +127,8 @@ def folder_name(protocol: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in protocol).strip("_")
 
 
-def rows_of_record(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Tidy rows with the ledger's columns; real clips scored by themselves stand under stage real."""
+def rows_of_record(record: dict[str, Any]) -> list[Row]:
+    """Tidy rows; real clips scored by themselves stand under stage real."""
     p = record["protocol"]
     common = {
         "cell": record["generated"]["name"],
@@ -148,7 +148,7 @@ def rows_of_record(record: dict[str, Any]) -> list[dict[str, Any]]:
     for score in record["scores"]:
         name, mark = network_of(record, score)
         own = {key: score[key] for key in COLUMNS if key in score}
-        rows.append(common | {"extractor": name, "extractor_hash": mark} | own)
+        rows.append(Row(**common | {"extractor": name, "extractor_hash": mark} | own))
     return rows
 
 

@@ -27,7 +27,8 @@ from lavita.methods.build import build_method, build_pretraining, codec_training
 from lavita.results.attempts import attempts
 from lavita.results.identity import config_hash
 from lavita.results.provenance import peak_bytes
-from lavita.results.records import csv_text, read_record, text_of
+from lavita.results.records import read_record
+from lavita.results.rows import csv_text, text_of
 from lavita.suite.estimate import (
     CELL_BYTES,
     checkpoint_bytes,
@@ -53,7 +54,7 @@ def results_folder(cell: Experiment, out: Path | None) -> Path | None:
 
 
 def is_done(cell: Experiment, folder: Path | None) -> bool:
-    """Whether some attempt at the cell ended well with the same configuration hash.
+    """Whether some attempt at the cell completed with the same configuration hash.
 
     A run also compares code, data and weights, which a dry run does not read. Raises ValueError for a broken record.
     """
@@ -61,7 +62,7 @@ def is_done(cell: Experiment, folder: Path | None) -> bool:
         return False
     records = [read_record(path) for path in attempts(folder / "cells", cell.cell)]
     mark = config_hash(cell)
-    return any(one and one["status"] == "ok" and one["row"].get("config_hash") == mark for one in records)
+    return any(one and one.status == "ok" and one.row.config_hash == mark for one in records)
 
 
 LARGEST = 3  # cells that the summary names

@@ -16,7 +16,7 @@ from lavita.results.identity import DATA_ELSEWHERE
 
 @dataclass(frozen=True)
 class Group:
-    """Cells with the same shared parts, which lie in shared/<key>/ of the results folder."""
+    """Cells with the same shared artifacts, which lie in shared/<key>/ of the results folder."""
 
     key: str
     cells: list[Experiment]
@@ -24,7 +24,7 @@ class Group:
 
 
 def group_key(cell: Experiment) -> str:
-    """A short hash of all that decides the shared parts; where the data lies has no part in it."""
+    """A short hash of all that decides the shared artifacts; where the data lies has no part in it."""
     data = {key: value for key, value in asdict(cell.data).items() if key not in DATA_ELSEWHERE}
     parts = [cell.suite, cell.tier, cell.conditioning, data]
     parts += [asdict(part) for part in (cell.budget, cell.codec, cell.extractor, cell.weights, cell.protocol)]

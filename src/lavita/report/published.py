@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from lavita.config.compose import load_method, load_yaml
 from lavita.config.registry import CONFIGS, PACKAGE, names_in, read_yaml
 from lavita.config.schema import ConfigError, read
+from lavita.results.published import SEEN, Known, Reported
 from lavita.results.rows import Row
 from lavita.results.run_folder import AbsentSystem
 
@@ -21,7 +21,7 @@ COLUMNS = (
     "method,variant,dataset,resolution,frames,metric,value,std,bound,lower_is_better,conditioning,protocol,"
     "protocol_notes,own,as_reported_by,source,table,evidence,reprinted_by"
 ).split(",")
-SEEN, STD_NOT_SEEN, UNVERIFIED = "second-hand", "second-hand; std unverified", "unverified"
+STD_NOT_SEEN, UNVERIFIED = "second-hand; std unverified", "unverified"
 EVIDENCE = (SEEN, STD_NOT_SEEN, UNVERIFIED)
 FLAGS = {"true": True, "false": False}
 ALLOWED = {
@@ -33,40 +33,6 @@ ALLOWED = {
 }
 NEEDED = ("method", "resolution", "frames", "metric", "value", "as_reported_by", "source")
 RESOLUTION = re.compile(r"mixed|[1-9]\d*x[1-9]\d*")
-
-
-@dataclass(frozen=True)
-class Reported:
-    """One published number; results/README.md says what each column means.
-
-    std None: none is printed. lower_is_better None: a size or a count, no score. own: whether the method's authors
-    print it. protocol: the preset that it was scored by, with its changes as `Protocol.derive` writes them, or "".
-    """
-
-    method: str
-    variant: str
-    dataset: str
-    resolution: str
-    frames: int
-    metric: str
-    value: float
-    std: float | None
-    bound: str
-    lower_is_better: bool | None
-    conditioning: str
-    protocol: str
-    protocol_notes: str
-    own: bool
-    as_reported_by: str
-    source: str
-    table: str
-    evidence: str
-    reprinted_by: str
-
-    @property
-    def seen_std(self) -> float | None:
-        """The deviation, where it was seen in print."""
-        return self.std if self.evidence == SEEN else None
 
 
 def read_reported(path: Path = PATH) -> list[Reported]:
@@ -138,28 +104,14 @@ FRAME_NETWORK = "inception"
 METRIC = re.compile(r"(?P<kind>[a-z]+)(?:_.+)?_n\d+_f(?P<frames>\d+)")  # not fvd-train and the like
 
 
-@dataclass(frozen=True)
-class Known:
-    """What the configuration says of methods, data sets and protocols, by their names.
-
-    published_as: of a method, as in MethodSpec. titles, sizes: of a data set, its name in results/reported.csv and how
-    many videos whole copies have. presets: the plain content of configs/protocols.
-    """
-
-    published_as: Mapping[str, Sequence[str]]
-    titles: Mapping[str, str]
-    sizes: Mapping[str, Sequence[int]]
-    presets: Mapping[str, Mapping[str, Any]]
-
-
 def read_known(methods: Iterable[str]) -> Known:
     """`Known` of these methods (those without a file, clips made elsewhere, have no published name) and of all else."""
     facts = {name: load_yaml("datasets", name) for name in names_in("datasets")}
     files = set(names_in("methods"))
     return Known(
-        published_as={name: load_method(name).published_as for name in methods if name in files},
+        published_as={name: tuple(load_method(name).published_as) for name in methods if name in files},
         titles={name: one["title"] for name, one in facts.items()},
-        sizes={name: one["published_videos"] for name, one in facts.items()},
+        sizes={name: tuple(one["published_videos"]) for name, one in facts.items()},
         presets={name: load_yaml("protocols", name) for name in names_in("protocols")},
     )
 

@@ -6,10 +6,10 @@ What may be compared: `published.why_not`. When a number is reproduced, within t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from lavita.report.published import Known, Reported, dataset_of, frames_of, kind_of, read_known, read_reported, why_not
+from lavita.results.published import PublishedFacts
 from lavita.results.rows import Row, csv_text, text_of
 
 REPRODUCED, WITHIN, NOT_REPRODUCED = "reproduced", "within tolerance", "not reproduced"
@@ -114,18 +114,13 @@ def reproductions(
     ]
 
 
-def published_facts(methods: set[str], dataset: str) -> dict[str, Any]:
-    """What the repository says today of the published numbers of these methods, as plain values for a run's plan: its
-    tables then follow from its folder alone, whatever the repository says later.
+def published_facts(methods: set[str], dataset: str) -> PublishedFacts:
+    """What the repository says today of the published numbers of these methods, for a run's plan: its tables then
+    follow from its folder alone, whatever the repository says later.
     """
     known, reported = read_known(methods), read_reported()
     numbers = [number for method in sorted(methods) for number in published_of(method, dataset, reported, known)]
-    return {"numbers": [asdict(number) for number in numbers], "known": asdict(known)}
-
-
-def reproductions_of_plan(rows: Sequence[Row], facts: Mapping[str, Any]) -> list[Reproduction]:
-    """`reproductions` from what `published_facts` gave."""
-    return reproductions(rows, [Reported(**number) for number in facts["numbers"]], Known(**facts["known"]))
+    return PublishedFacts(tuple(numbers), known)
 
 
 def own_rows(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:

@@ -10,7 +10,7 @@ import pandas as pd
 from lavita.report import reproduction
 from lavita.report.charts import FLOPS, quality_cost, trained_rows
 from lavita.report.notes import notes_of
-from lavita.report.reproduction import Reproduction, reproductions_of_plan
+from lavita.report.reproduction import Reproduction, reproductions
 from lavita.report.significance import PAIRS_HEADING, Pair, pairs_csv, pairs_markdown, pairs_of_rows, significant_best
 from lavita.report.tables import LEGEND, blocks, facts_of, for_readers, plain, wide
 from lavita.results.records import rows_of
@@ -154,7 +154,7 @@ def tables_of_run(run: RunFolder) -> Tables:
     rows = [row for record in run.records for row in rows_of(record)]
     pairs = pairs_of_rows(rows, plan.order) if plan.compares_rows else []
     notes = notes_of(run) | ({PAIRS_HEADING: pairs_markdown(pairs)} if pairs else {})
-    numbers = reproductions_of_plan(rows, plan.published)
+    numbers = reproductions(rows, plan.published.numbers, plan.published.known)
     notes |= {reproduction.REPRODUCTION_HEADING: reproduction.reproduction_markdown(rows, numbers)}
     scores = {
         (record.cell, score["metric"]): score

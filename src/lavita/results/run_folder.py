@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lavita.files import require_inside
 from lavita.results.attempts import attempts, part_of
 from lavita.results.digest import PARTS, PLAN, digest_of
+from lavita.results.published import Known, PublishedFacts
 from lavita.results.records import RECORD, Record, SharedRecord, read_record
 from lavita.results.shared import SHARED, SharedArtifacts, read_shared
 from lavita.results.typed_json import from_json, read_values, to_json, write_values
@@ -38,8 +38,8 @@ class AbsentSystem:
 class RunPlan:
     """run.json. order: labels of the suite's rows; varied: sections that rows vary by name; compares_rows: whether the
     suite compares choices of one method, each with the first, and not methods; not_yet: systems that are no method yet;
-    cells: by name; comparisons: hashes of settings whose rows may stand in these tables; published: what
-    `report.reproduction` writes and reads; publishable: whether the tables may be published.
+    cells: by name; comparisons: hashes of settings whose rows may stand in these tables; published: numbers
+    that stand beside ours; publishable: whether the tables may be published.
     """
 
     suite: str
@@ -51,7 +51,7 @@ class RunPlan:
     comparisons: tuple[str, ...]
     varied: tuple[str, ...] = ()
     not_yet: tuple[AbsentSystem, ...] = ()
-    published: dict[str, Any] = field(default_factory=lambda: {"numbers": [], "known": {}})
+    published: PublishedFacts = PublishedFacts((), Known({}, {}, {}, {}))
     publishable: bool = False
 
     def place(self, label: str) -> int:

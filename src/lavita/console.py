@@ -25,7 +25,7 @@ def this_command() -> str:
 
 
 class Display:
-    """Lines and bars of a run; every task that runs (the shared parts, a cell) has a Channel of its own."""
+    """Lines and bars of a run; every task that runs (the shared artifacts, a run) has a Channel of its own."""
 
     def __init__(self, quiet_seconds: float = 10.0) -> None:
         self.is_terminal = sys.stdout.isatty()

@@ -17,7 +17,7 @@ from lavita.executors.process import Ended
 from lavita.executors.slurm_node import SlurmTask
 from lavita.executors.slurm_queue import JobState, Queue, last_line
 from lavita.executors.task import LOG, Task, settle
-from lavita.results.records import read_record
+from lavita.results.records import AttemptRecord, read_record
 
 # Ended by the cluster or by somebody, not by what the process did: the same command goes on.
 FROM_OUTSIDE = {"BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT", ""}
@@ -79,19 +79,19 @@ class ClusterJob:
         """How the task of a job that has ended did, by its record and log; None while they may still come. Where nobody
         has written an end, what Slurm says is written as such.
         """
-        record = read_record(self.task.folder)
-        begun = record is not None and record["status"] in ("queued", "running")
-        wordless = begun or (self.tail.result is None and (record is None or record["status"] == "ok"))
+        record = read_record(self.task.folder, AttemptRecord)
+        begun = record is not None and record.status in ("queued", "running")
+        wordless = begun or (self.tail.result is None and (record is None or record.status == "ok"))
         if wordless and self.may_come():
             return None
-        if wordless and not (record and record["status"] == "ok"):
+        if wordless and not (record and record.status == "ok"):
             status, reason = ("interrupted" if state in FROM_OUTSIDE else "failed"), self.said_by_slurm(state)
             if begun:
                 settle(self.task.folder, status, reason)
             return Ended(1, {"status": status, "reason": reason})
         result = self.tail.result or {}
         if record is not None:
-            result = result | {"status": record["status"], "reason": record.get("reason", "")}
+            result = result | {"status": record.status, "reason": record.reason}
         return Ended(0 if result["status"] in ("ok", "stale") else 1, result)
 
     def may_come(self) -> bool:

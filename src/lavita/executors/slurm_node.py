@@ -12,7 +12,7 @@ from typing import Any
 
 from lavita.executors.process import Ended, Interrupted, Launcher, threads_of
 from lavita.executors.task import Task, supervise
-from lavita.results.records import read_record
+from lavita.results.records import AttemptRecord, read_record
 
 FIRST_PORT, PORTS = 20000, 20000
 LISTEN_SECONDS = 0.5
@@ -38,8 +38,8 @@ class SlurmTask:
         """See the task through on this node; its end is in its record and log. Raises OSError where these can't be
         written, RuntimeError where a process other than the job's first one fails unnoticed: Slurm then ends the job.
         """
-        record = read_record(self.task.folder)
-        if record is not None and record["status"] == "ok":
+        record = read_record(self.task.folder, AttemptRecord)
+        if record is not None and record.status == "ok":
             return  # a node failed after the task was done, and Slurm started the job again
         signal.signal(signal.SIGTERM, lambda *_: self.begin_stop())
         self.thread.start()
@@ -73,8 +73,8 @@ class SlurmTask:
         """Wait until the first process has written how the task ended; raises RuntimeError where it does not notice."""
         deadline = time.monotonic() + FOLLOW_SECONDS
         while time.monotonic() < deadline and not self.launcher.stopping:
-            record = read_record(self.task.folder)
-            if record is not None and record["status"] not in ("queued", "running"):
+            record = read_record(self.task.folder, AttemptRecord)
+            if record is not None and record.status not in ("queued", "running"):
                 return
             time.sleep(LISTEN_SECONDS)
         raise RuntimeError(self.ended.reason)

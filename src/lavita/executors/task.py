@@ -9,7 +9,7 @@ from pathlib import Path
 from lavita.executors.heartbeat import HEARTBEAT
 from lavita.executors.process import Ended, Interrupted, Launcher
 from lavita.results.digest import PROGRESS, finalize_record
-from lavita.results.records import read_record
+from lavita.results.records import AttemptRecord, read_record
 
 LOG = "log.txt"
 STOPPED = "stopped from outside; the same command goes on where it was"
@@ -56,9 +56,9 @@ def log_of(folder: Path, rank: int) -> Path:
 
 
 def settle(folder: Path, status: str, reason: str) -> None:
-    """Put the end of a process into the record of its folder, and seal it. A process that ended well has written its
-    own."""
-    record = read_record(folder)
+    """Put the end of a process into the record of its folder, and finalize it. A process that completed has written
+    its own."""
+    record = read_record(folder, AttemptRecord)
     if record is None:
         return
-    finalize_record(folder, **({} if record["status"] == "ok" else {"status": status, "reason": reason}))
+    finalize_record(folder, **({} if record.status == "ok" else {"status": status, "reason": reason}))

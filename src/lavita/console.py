@@ -43,7 +43,7 @@ class Note:
 
 
 class Display:
-    """Lines and bars of a run; every task that runs (the shared parts, a cell) has a Channel of its own."""
+    """Lines and bars of a run; every task that runs (the shared artifacts, a run) has a Channel of its own."""
 
     def __init__(self, quiet_seconds: float = 10.0) -> None:
         self.is_terminal = sys.stdout.isatty()

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import yaml
 
 from lavita.audit.run import fails_closed
 from lavita.results.audit_line import FAIL, AuditLine
-from lavita.results.run_folder import read_run
+from lavita.results.run_folder import Attempt, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -53,6 +54,11 @@ def run(finished, tmp_path):
 def audit(script):
     call = script("audit")
     return lambda folder, *arguments: call(folder, "--clips", 8, *arguments)
+
+
+def with_identity(one: Attempt, identity: str) -> Attempt:
+    """An attempt; the culprit's with another identity."""
+    return replace(one, record=replace(one.record, identity=identity)) if one.record.cell == CULPRIT else one
 
 
 def failures(done) -> list[str]:
@@ -214,7 +220,7 @@ def test_a_clip_used_twice(run, audit):
 
 def test_a_different_protocol(run, audit):
     change_config(run, CULPRIT, "protocol", "ddof", 1)
-    assert blamed(audit(run), "made with the shared parts", CULPRIT, "protocol")
+    assert blamed(audit(run), "made with the shared artifacts", CULPRIT, "protocol")
     values = record(run, CULPRIT)
     values["row"]["protocol_hash"] = "0123456789ab"
     write(run, CULPRIT, values)
@@ -235,7 +241,7 @@ def test_an_undeclared_pretrained_weight(run, audit):
     change_config(run, CULPRIT, "pretraining", "origin", "ImageNet")
     change_config(run, CULPRIT, "pretraining", "checkpoint", "imagenet.safetensors")
     done = audit(run)
-    assert blamed(done, "outside weights declared", CULPRIT, "imagenet.safetensors", "declares none")
+    assert blamed(done, "external weights declared", CULPRIT, "imagenet.safetensors", "declares none")
 
 
 def test_a_row_that_only_calls_itself_open_is_not_out_of_reach(run, audit):
@@ -250,13 +256,13 @@ def test_an_open_row_beside_a_closed_one_stands_in_a_table_of_its_own(run, audit
     change_config(run, CULPRIT, "codec", "kind", "kl")
     change_config(run, CULPRIT, "codec", "path", "somewhere")
     values = record(run, CULPRIT)
-    values["row"]["division"], values["outside"] = "open", {"codec.path": "somewhere (sha256 0; x)"}
+    values["row"]["division"], values["external_weights"] = "open", {"codec.path": "somewhere (sha256 0; x)"}
     write(run, CULPRIT, values)
     said = audit(run).out.splitlines()
     assert {line for line in said if "same division" in line} == {
         "pass  same division: all rows: closed", "pass  same division: all rows: open",
     }  # fmt: skip
-    assert not [line for line in said if line.startswith("FAIL  outside weights declared")]
+    assert not [line for line in said if line.startswith("FAIL  external weights declared")]
 
 
 def test_failures_of_rows_that_are_open_by_their_configuration_alone_are_no_failure_of_the_run(run):
@@ -270,8 +276,7 @@ def test_failures_of_rows_that_are_open_by_their_configuration_alone_are_no_fail
         values["row"]["division"] = row
         write(run, CULPRIT, values)
         read = read_run(run)
-        one = next(one for one in read.cells if one.record["cell"] == CULPRIT)
-        one.record["identity"] = identity
+        read = replace(read, cells=[with_identity(one, identity) for one in read.cells])
         line = AuditLine("a check", CULPRIT, FAIL, "a, but b")
         assert fails_closed(read, [line]) is wanted, (kind, row, identity)
         assert fails_closed(read, [line, AuditLine("a check", "run", FAIL, "a, but b")])

@@ -14,7 +14,7 @@ from lavita.config.compose import compose, flat_keys, load_method, load_suite
 from lavita.config.plan import make_plan
 from lavita.config.registry import names_in
 from lavita.report.significance import COLUMNS as PAIRS
-from lavita.results.records import COLUMNS
+from lavita.results.rows import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("reviewers", "limits")}

@@ -1,7 +1,7 @@
 """Events and the heartbeat of a process: written in one step, seldom, and read whatever is left of it."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -19,6 +19,8 @@ from lavita.executors.heartbeat import (
     read_heartbeat,
 )
 from lavita.experiment.sessions import begin_session
+from lavita.results.records import Record, Session
+from lavita.results.rows import Row
 
 
 def test_a_beat(tmp_path):
@@ -35,6 +37,13 @@ def test_a_beat(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [HEARTBEAT]
 
 
+SESSION = Session("host", 1, "", "a machine", "python 3", "2026-01-02T03:04:05+00:00")
+
+
+def with_session(session: Session) -> Record:
+    return Record(cell="x-s0", label="x", status="running", row=Row(), sessions=(session,))
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "[]", "[1]", "null", "3", '{"stage": 3}', '{"stage": "train"}', "\0\0"]
@@ -44,18 +53,18 @@ def test_what_is_no_heartbeat(content, tmp_path):
     """A machine without power may leave anything; the session is then closed without it."""
     (tmp_path / HEARTBEAT).write_text(content)
     assert read_heartbeat(tmp_path / HEARTBEAT) is None
-    before = {"stage": "", "done": 0, "seconds": 0.0, "ended": ""}
-    closed, now = begin_session({"sittings": [before]}, tmp_path)
-    assert closed == before | {"ended": "killed"} and now["ended"] == ""
+    closed, now = begin_session(with_session(SESSION), tmp_path)
+    assert closed == replace(SESSION, ended="killed") and now.ended == ""
 
 
 def test_a_session_that_was_killed_is_closed_by_its_last_heartbeat(tmp_path):
     state = {"stage": "train", "done": 640, "beats": 9, "seconds": 12.5, "peak_bytes": 7}
     (tmp_path / HEARTBEAT).write_text(json.dumps(state))
-    closed, _ = begin_session({"sittings": [{"ended": ""}]}, tmp_path)
-    assert closed == {"ended": "killed", "stage": "train", "done": 640, "seconds": 12.5, "peak_bytes": 7}
-    again, _ = begin_session({"sittings": [{"ended": "ok", "stage": "x"}]}, tmp_path)
-    assert again == {"ended": "ok", "stage": "x"}
+    closed, _ = begin_session(with_session(SESSION), tmp_path)
+    assert closed == replace(SESSION, ended="killed", stage="train", done=640, seconds=12.5, peak_bytes=7)
+    ended = replace(SESSION, ended="ok", stage="x")
+    again, _ = begin_session(with_session(ended), tmp_path)
+    assert again == ended
 
 
 @pytest.mark.parametrize(

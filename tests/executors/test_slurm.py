@@ -25,15 +25,24 @@ from lavita.executors.slurm_queue import JobState, Queue, is_preempted, read_sta
 from lavita.experiment.sessions import slurm_job
 from lavita.lock import FolderLock, Held
 from lavita.results.digest import LOCK
-from lavita.results.records import read_record, write_record
+from lavita.results.records import Record, Session, read_record, write_record
+from lavita.results.rows import Row
 from lavita.suite.decide import refuse_worked_on
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--suite", "ucf101", "--tier", "demo"]
 
 
+def record(cell: str, status: str, reason: str = "", **more) -> Record:
+    return Record(cell=cell, label=cell, status=status, reason=reason, row=Row(), **more)
+
+
+def session(job: str) -> Session:
+    return Session("host", 1, job, "a machine", "python 3", "2026-01-02T03:04:05+00:00")
+
+
 def task_in(folder: Path, module: str = "talks", **more) -> Task:
-    write_record(folder, {"cell": folder.name, "status": "queued", "reason": ""})
+    write_record(folder, record(folder.name, "queued"))
     return Task(folder.name, f"{folder.name}: ", folder, module, (), 2, **more)
 
 
@@ -205,12 +214,11 @@ def modules(tmp_path, monkeypatch):
 def test_only_the_first_process_settles_the_record(modules):
     task = task_in(modules / "cell")
     assert supervise(Launcher(), task, lambda _: None, {"RANK": "1"}, rank=1).reason == "1"
-    assert read_record(task.folder)["status"] == "queued" and not (task.folder / "log.txt").exists()
+    assert read_record(task.folder).status == "queued" and not (task.folder / "log.txt").exists()
     assert "result" in (task.folder / "progress" / "log-1.txt").read_text()
     supervise(Launcher(), task, lambda _: None, {})
-    assert read_record(task.folder) == {"cell": "cell", "status": "ok", "reason": "alone"} | {
-        "files": read_record(task.folder)["files"]
-    }
+    found = read_record(task.folder)
+    assert found == record("cell", "ok", "alone", files=found.files) and found.files is not None
 
 
 @pytest.fixture
@@ -239,7 +247,7 @@ def test_a_job_that_is_asked_to_end_leaves_its_cell_interrupted(modules, own_han
     call = pickle.loads(pickle.dumps(SlurmTask(task_in(modules / "cell", "waits"), 60.0, 20.0)))
     when_up(call.task, lambda: os.kill(os.getpid(), signal.SIGTERM))
     call()
-    assert read_record(call.task.folder)["status"] == "interrupted"
+    assert read_record(call.task.folder).status == "interrupted"
     assert json.loads((call.task.folder / "log.txt").read_text().splitlines()[-1][8:])["reason"] == "asked to stop"
 
 
@@ -252,7 +260,7 @@ def test_submitits_signal_ends_the_process_and_gives_the_same_task_again(modules
         call()
     finally:
         signal.signal(signal.SIGUSR2, before)
-    assert read_record(call.task.folder)["status"] == "interrupted"
+    assert read_record(call.task.folder).status == "interrupted"
     again = pickle.loads(pickle.dumps(given[0])).function
     assert (again.task, again.hang_timeout, again.grace) == (call.task, 60.0, 20.0)
 
@@ -272,7 +280,7 @@ def test_a_folder_that_cannot_be_written_fails_the_job(modules, own_handlers):
 
 def test_a_job_that_slurm_starts_again_after_its_end_does_nothing(modules, own_handlers):
     task = task_in(modules / "cell")
-    write_record(task.folder, {"cell": "cell", "status": "ok", "reason": ""})
+    write_record(task.folder, record("cell", "ok"))
     SlurmTask(task, 60.0, 20.0)()
     assert not (task.folder / "log.txt").exists()
 
@@ -326,10 +334,10 @@ def ends(task: Task, status: str, reason: str = "") -> None:
     with open(task.folder / "log.txt", "a") as log:
         log.write(
             "@lavita "
-            + json.dumps({"kind": "result", "status": status, "reason": reason, "outside": {"a": "3"}})
+            + json.dumps({"kind": "result", "status": status, "reason": reason, "external": {"a": "3"}})
             + "\n"
         )
-    write_record(task.folder, {"cell": task.title, "status": status, "reason": reason})
+    write_record(task.folder, record(task.title, status, reason))
 
 
 def waited(tmp_path, tasks, looks, acts=(), workers=None):
@@ -387,8 +395,8 @@ def test_a_job_that_ends_without_a_word(tmp_path, monkeypatch, state, status, sa
     (tmp_path / "slurm" / "7_0_0_log.err").write_text("first\nno such file: python\nsrun: error: node1: task 0\n")
     (ended,) = executor.run([task])
     assert ended.code != 0 and (ended.status, ended.reason) == (status, said)
-    record = read_record(task.folder)
-    assert (record["status"], record["reason"]) == (status, said) and "files" in record
+    found = read_record(task.folder)
+    assert (found.status, found.reason) == (status, said) and found.files is not None
 
 
 def test_an_end_that_comes_late_over_the_network_is_waited_for(tmp_path):
@@ -436,11 +444,11 @@ def test_an_attempt_that_a_job_works_on_is_refused_with_its_id(tmp_path):
     (tmp_path / "progress").mkdir()
     with FolderLock(tmp_path / "progress" / LOCK, "the process of a cell"):
         with pytest.raises(Held, match="it is Slurm job 12_3, which `scancel 12_3` ends"):
-            refuse_worked_on(tmp_path, {"sittings": [{"job": "12_3"}]})
+            refuse_worked_on(tmp_path, record("x", "running", sessions=(session("12_3"),)))
         with pytest.raises(Held) as error:
-            refuse_worked_on(tmp_path, {"sittings": [{"job": ""}]})
+            refuse_worked_on(tmp_path, record("x", "running", sessions=(session(""),)))
         assert "Slurm" not in str(error.value)
-    refuse_worked_on(tmp_path, {})
+    refuse_worked_on(tmp_path, record("x", "running"))
 
 
 def test_the_id_of_a_job_is_that_of_its_element():

@@ -14,7 +14,7 @@ import torch
 from lavita.data.video import write_video
 from lavita.metrics.distances import frechet_distance, inception_score, kernel_distance
 from lavita.metrics.features.in_domain import InDomainExtractor, InDomainNet, save_in_domain
-from lavita.results.records import COLUMNS
+from lavita.results.rows import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["protocol.resolution=16", "protocol.frames=4", "--no-sanity"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,10 @@ from lavita.metrics.features.base import Extractor
 from lavita.metrics.features.in_domain import InDomainExtractor, InDomainNet, save_in_domain
 from lavita.metrics.table import METRICS, MetricRow, NetworkId, against_split, is_metric, metric_key, parse_key
 from lavita.report.write import tables_of
-from lavita.results.records import COLUMNS, Measurement, Score, rows_of
+from lavita.results.records import Record, read_record, rows_of, write_record
+from lavita.results.rows import Row
+from lavita.results.run_folder import Attempt, RunFolder, SharedFolder
+from lavita.results.scores import Measurement, Score
 
 EMBEDDED = NetworkId("embedded", "e" * 64)
 
@@ -110,9 +114,9 @@ def scored(added, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     real, generated = (rng.integers(0, 256, (8, 4, 16, 16, 3), dtype=np.uint8) for _ in range(2))
     network = Corners()
-    shared = {"extractor": None, "num_classes": None, "real": tmp_path / "shared/key/real.npz", "splits": {}}
-    shared["real"].parent.mkdir(parents=True)
-    np.savez(shared["real"], features=network.features(real).numpy(), names=np.arange(8).astype(str))
+    shared = SimpleNamespace(extractor=None, num_classes=None, real=tmp_path / "shared/key/real.npz", splits={})
+    shared.real.parent.mkdir(parents=True)
+    np.savez(shared.real, features=network.features(real).numpy(), names=np.arange(8).astype(str))
     changes = {"n": 8, "is_splits": 1, "extractor": "corners", "extractor_hash": "abc"}
     protocol = read_protocol("latte-2024", changes | {"frames": 4, "resolution": 16})
     monkeypatch.setattr(scoring, "load_extractors", lambda *_: {"distance": network, "classes": network})
@@ -133,14 +137,14 @@ def test_an_added_metric_is_in_the_scores_of_a_run(scored):
 
 def test_an_added_metric_is_recomputed_by_the_audit(scored, tmp_path):
     protocol, scores, _, _ = scored
-    run = SimpleNamespace(path=tmp_path, shared={"key": {"protocol_used": protocol.to_dict()}})
+    shared = SharedFolder(None, SimpleNamespace(protocol_used=protocol))
+    run = RunFolder(tmp_path, None, {"key": shared}, [], [], "")
 
-    def audited(changed: float) -> list[str]:
-        entries = [score.to_json() for score in scores]
-        for entry in entries:
-            entry["value"] += changed if entry["metric"] == KEY else 0
-        record = {"shared": "key", "scores": json.loads(json.dumps(entries))}
-        return compared(run, SimpleNamespace(name="x-s0", record=record))
+    def audited(changed: float) -> tuple[list[str], int]:
+        found = tuple(replace(one, value=one.value + changed * (one.metric == KEY)) for one in scores)
+        record = Record(cell="x-s0", label="x", status="ok", row=Row(), shared="key", scores=found)
+        write_record(tmp_path / "cells/x-s0", record)
+        return compared(run, Attempt("x-s0", read_record(tmp_path / "cells/x-s0")))
 
     assert audited(0.0) == ([], 3)
     (wrong,), _ = audited(0.5)
@@ -149,8 +153,8 @@ def test_an_added_metric_is_recomputed_by_the_audit(scored, tmp_path):
 
 def test_an_added_metric_stands_in_the_tables_of_the_report(added):
     score = Score(metric=KEY, stage="train", value=1 / 3, unit="feature units", lower_is_better=True)
-    row = {column: "" for column in COLUMNS} | {"cell": "x-s0", "method": "x", "seed": 0, "guidance": 1.0}
-    rows = rows_of({"cell": "x-s0", "status": "ok", "row": row, "scores": [score.to_json()]})
+    row = Row(cell="x-s0", method="x", seed=0, guidance=1.0)
+    rows = rows_of(Record(cell="x-s0", label="x", status="ok", row=row, scores=(score,)))
     texts, _ = tables_of(rows, ["x"], {}, "d" * 64)
     (line,) = csv.DictReader(texts["table.csv"].splitlines())
     assert line[f"{KEY} ↓"] == "0.3333"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from lavita.config.plan import deviations, make_plan
+from lavita.config.protocol import Protocol
 from lavita.data.clip_folder import write_sprite
 from lavita.report.reproduction import published_facts
 from lavita.results.digest import finalize_record
-from lavita.results.records import COLUMNS, write_record
-from lavita.results.run_folder import write_plan
-from lavita.results.shared import write_shared
+from lavita.results.records import Record, SharedRecord, StageRecord, write_record
+from lavita.results.rows import Row
+from lavita.results.run_folder import AbsentSystem, PlannedCell, RunPlan, write_plan
+from lavita.results.scores import Score
+from lavita.results.shared import Sensitivity, SharedArtifacts, write_shared
 from lavita.suite.record import card_of
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\" | *"
@@ -36,25 +39,28 @@ def clips(seed: int, count: int = 16, frames: int = 8, side: int = 32) -> np.nda
 def make_run(folder: Path, seeds: tuple[int, ...] = (0,)) -> Path:
     """The folder; dit and pvdm completed for each seed, vdt failed with a hostile reason, the others were not run."""
     cells = make_plan("ucf101-class", "demo", ["dit", "vdt", "pvdm"], list(seeds), [f"data.root={ROOT_OF_DATA}"])
-    planned = {cell.cell: {"label": cell.label, "identity": f"identity of {cell.cell}"} for cell in cells}
-    order = ["lavita-v1", "dit", "vdt", "pvdm"]
-    absent = [
-        {"name": "lvdm", "title": "LVDM: a title (He et al.)", "source": "https://example.org/lvdm", "left_out": ""},
-        {"name": "diffpose", "title": "DiffPose", "source": "", "left_out": "estimates poses"},
-    ]  # fmt: skip
-    write_plan(
-        folder,
-        {"suite": "ucf101-class", "tier": "demo", "title": "UCF101 & more", "order": order, "compares_rows": False,
-         "cells": planned, "comparisons": ["same"], "not_yet": absent,
-         "published": published_facts({cell.method for cell in cells}, "ucf101")},
-    )  # fmt: skip
-    make_shared(folder / "shared" / KEY)
+    plan = RunPlan(
+        suite="ucf101-class",
+        tier="demo",
+        title="UCF101 & more",
+        order=("lavita-v1", "dit", "vdt", "pvdm"),
+        compares_rows=False,
+        cells={cell.cell: PlannedCell(cell.label, f"identity of {cell.cell}") for cell in cells},
+        comparisons=("same",),
+        not_yet=(
+            AbsentSystem("lvdm", "LVDM: a title (He et al.)", "https://example.org/lvdm"),
+            AbsentSystem("diffpose", "DiffPose", "", "estimates poses"),
+        ),
+        published=published_facts({cell.method for cell in cells}, "ucf101"),
+    )
+    write_plan(folder, plan)
+    make_shared(folder / "shared" / KEY, cells[0].protocol)
     for number, cell in enumerate(cells):
         make_cell(folder / "cells" / cell.cell, cell, number)
     return folder
 
 
-def make_shared(folder: Path) -> None:
+def make_shared(folder: Path, protocol: Protocol) -> None:
     """What the cells share."""
     (folder / "codec").mkdir(parents=True)
     names = ("halves", "shuffled", "static")
@@ -62,51 +68,72 @@ def make_shared(folder: Path) -> None:
         "| half A against | Frechet distance | times the floor |\n| --- | --- | --- |\n"
         "| half B (real vs real) | 4 | 1.0 |\n| half B, still | 40 | 10.0 |\n\nnot informative at this size: shuffled"
     )
-    sanity = {
-        "rows": dict.fromkeys(names, 4.0),
-        "informative": False,
-        "verdict": "not informative at this size",
-        "n": 4,
-    }
-    shared = {
-        "cache": "cache", "num_classes": 2, "class_names": ["A", "B"], "classes": [0, 1],
-        "codec": str(folder / "codec"), "extractor": str(folder / "e.safetensors"), "real": str(folder / "r.npz"),
-        "codec_hash": "c" * 64, "codec_stage": None, "latents": None, "extractor_name": "embedded",
-        "extractor_hash": "e" * 64, "protocol_hash": "p" * 12,
-        "protocol_name": PROTOCOL, "sanity": sanity, "sanity_text": text, "splits": {}, "codec_scores": [],
-        "comparison": "same",
-    }  # fmt: skip
+    rows = dict.fromkeys(names, 4.0)
+    shared = SharedArtifacts(
+        cache=Path("cache"),
+        num_classes=2,
+        class_names=("A", "B"),
+        classes=(0, 1),
+        codec=folder / "codec",
+        codec_hash="c" * 64,
+        extractor=folder / "e.safetensors",
+        extractor_name="embedded",
+        extractor_hash="e" * 64,
+        protocol_used=protocol,
+        protocol_name=PROTOCOL,
+        protocol_hash="p" * 12,
+        real=folder / "r.npz",
+        real_videos=8,
+        sanity=Sensitivity(rows, rows, rows, 4, informative=False, verdict="not informative at this size"),
+        sanity_text=text,
+        splits={},
+        comparison="same",
+    )
     write_shared(folder, shared)
     write_sprite(folder, "real", clips(99))
     write_sprite(folder, "codec", clips(98, count=12), columns=3)
     (folder / "codec" / "steps.csv").write_text(
         "stage,step,clips_seen,seconds,loss\n" + "".join(f"codec,{i},{8 * i},{i}.0,{1 / i}\n" for i in range(1, 65))
     )
-    write_record(folder, {
-        "cell": "shared parts", "status": "ok", "reason": "", "identity": "i", "dataset": "ucf101 (hand-made)",
-        "fingerprint": "f" * 64, "left_out": [f"v_{HOSTILE}.avi: empty"], "protocol": {"name": "demo", "frames": 8},
-        "splits": {"heldout": 4, "train": 8},
-    })  # fmt: skip
+    record = SharedRecord(
+        cell="shared artifacts",
+        status="ok",
+        identity="i",
+        dataset="ucf101 (hand-made)",
+        fingerprint="f" * 64,
+        left_out=(f"v_{HOSTILE}.avi: empty",),
+        protocol=protocol,
+        splits={"heldout": 4, "train": 8},
+    )
+    write_record(folder, record)
     finalize_record(folder)
 
 
 def make_cell(folder: Path, cell, number: int) -> None:
-    """One cell: vdt fails, the others end well."""
+    """One run: vdt fails, the others complete."""
     folder.mkdir(parents=True)
     failed = cell.method == "vdt"
-    record = {
-        "cell": cell.cell, "label": cell.label, "status": "failed" if failed else "ok",
-        "reason": HOSTILE if failed else "", "identity": f"identity of {cell.cell}", "code_hash": "0" * 16,
-        "comparison": "same", "shared": KEY, "config": asdict(cell), "outside": {}, "deviations": deviations(cell),
-        "card": card_of(cell), "row": row_of(cell), "scores": [],
-    }  # fmt: skip
+    record = Record(
+        cell=cell.cell,
+        label=cell.label,
+        status="failed" if failed else "ok",
+        reason=HOSTILE if failed else "",
+        identity=f"identity of {cell.cell}",
+        code_hash="0" * 16,
+        comparison="same",
+        shared=KEY,
+        config=asdict(cell),
+        deviations=tuple(deviations(cell)),
+        card=card_of(cell),
+        row=row_of(cell),
+    )
     log = ["stage,step,clips_seen,seconds,loss"]
     stages = {"vdt": ["train"], "dit": ["train"], "pvdm": ["autoencoder", "autoencoder-gan", "train"]}[cell.method]
     for stage in stages:
         log += [f"{stage},{i},{8 * i},{i}.5,{2 / i + number if i % 10 == 0 else ''}" for i in range(1, 65)]
     (folder / "steps.csv").write_text("\n".join(log) + ("\ntrain,65,5" if failed else "\n"))
     if not failed:
-        record |= finished(cell, number, stages)
+        record = finished(record, number, stages)
         write_sprite(folder, "samples", clips(number))
         (folder / "samples").mkdir()
         listed = [{"name": f"{i:06d}", "file": f"{i:06d}.mkv", "seed": i} for i in range(20)]
@@ -115,14 +142,13 @@ def make_cell(folder: Path, cell, number: int) -> None:
     finalize_record(folder)
 
 
-def finished(cell, number: int, stages: list[str]) -> dict:
-    """What the record of a finished cell says besides: stages, losses, scores."""
+def finished(record: Record, number: int, stages: list[str]) -> Record:
+    """The record with what that of a completed run says besides: stages, losses, scores."""
     clips_of = (
         {"codec": 512, "train": 1536} if stages == ["train"] else dict(zip(stages, (800, 104, 1144), strict=True))
     )
     entries = [
-        {"name": name, "clips": count, "seconds": 10.0 + number, "flops": 10**12, "charged": name == "codec"}
-        for name, count in clips_of.items()
+        StageRecord(name, count, 10.0 + number, 10**12, charged=name == "codec") for name, count in clips_of.items()
     ]
     value = 100 / 3 + 50 * number
     scores = []
@@ -138,12 +164,12 @@ def finished(cell, number: int, stages: list[str]) -> dict:
     scores += [common | {"metric": f"{one}_embedded_n8_f8", "value": value, "lower_is_better": True} for one in more]
     first = {"stage": "codec" if "codec" in clips_of else "autoencoder", "lower_is_better": False, "unit": "dB"}
     scores.append(first | {"metric": "psnr_n32_f8", "value": 24.8, "n_real": 32, "n_generated": 32})
-    losses = [[0, 1.0], [clips_of["train"] / 2, 0.5], [clips_of["train"], 0.25]]
-    return {"scores": scores, "stages": entries, "heldout_losses": losses, "declared": {}}
+    losses = ((0, 1.0), (clips_of["train"] / 2, 0.5), (clips_of["train"], 0.25))
+    return replace(record, scores=tuple(Score(**one) for one in scores), stages=tuple(entries), heldout_losses=losses)
 
 
-def row_of(cell) -> dict:
-    """The ledger's columns of a cell."""
+def row_of(cell) -> Row:
+    """The columns that all scores of a run share."""
     values = {
         "suite": cell.suite, "tier": cell.tier, "cell": cell.cell, "method": cell.method, "seed": cell.seed,
         "dataset": "ucf101 (hand-made)", "data_fingerprint": "f" * 64, "division": "closed", "conditioning": "class",
@@ -157,6 +183,4 @@ def row_of(cell) -> dict:
         "peak_bytes": 2**29, "params_trained": 10**6, "params_total": 10**6, "external_bytes": 0,
         "sampling_seconds_per_clip": 0.1, "weights_hash": "b" * 64,
     }  # fmt: skip
-    known = values if cell.method == "vdt" else values | spent
-    assert set(known) <= set(COLUMNS)
-    return known
+    return Row(**values if cell.method == "vdt" else values | spent)

@@ -8,24 +8,24 @@ import re
 
 from lavita.report.tables import for_readers, number, plain, wide
 from lavita.report.write import escaped, tables_of
-from lavita.results.records import COLUMNS
+from lavita.results.rows import Row
 
 METRIC = "fvd_embedded_n8_f8"
 
 
-def row(method: str, stage: str = "train", value: float = 43.2511, **more) -> dict:
-    base = dict.fromkeys(COLUMNS, "") | {
+def row(method: str, stage: str = "train", value: float | None = 43.2511, **more) -> Row:
+    base = {
         "suite": "ucf101", "tier": "demo", "cell": f"{method}-s0", "method": method, "dataset": "x", "seed": 0,
         "protocol_hash": "p", "status": "ok", "stage": stage, "metric": METRIC, "value": value, "lower_is_better": True,
         "clips_seen": 2048, "train_flops": 1_966_500_000_000, "wall_seconds": 49.06, "nfe": 25,
     }  # fmt: skip
-    return base | more
+    return Row(**base | more)
 
 
 ROWS = [
     row("dit", ci_low=40.06, ci_high=46.94), row("dit", "untrained", 1106.04),
-    row("vdt", value=67.49), row("pvdm", status="failed", reason="out of memory", metric="", value="", stage=""),
-    row("theirs", value=99.9, reason="training not audited", clips_seen="", train_flops=""),
+    row("vdt", value=67.49), row("pvdm", status="failed", reason="out of memory", metric="", value=None, stage=""),
+    row("theirs", value=99.9, reason="training not audited", clips_seen=None, train_flops=None),
 ]  # fmt: skip
 NAME = f"{METRIC} ↓"
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lavita.report.significance import compared, pairs_of_rows
+from lavita.results.rows import Row
 
 
 def test_interval_is_that_of_the_least_squares_two_way_layout():
@@ -55,10 +56,8 @@ def test_verdicts():
 
 def test_another_protocol_is_not_compared():
     def row(label, seed, value, protocol):
-        return {
-            "cell": f"{label}-s{seed}", "seed": seed, "stage": "train", "metric": "fvd_n8_f8", "value": value,
-            "protocol": protocol, "protocol_hash": protocol,
-        }  # fmt: skip
+        facts = {"stage": "train", "metric": "fvd_n8_f8", "protocol": protocol, "protocol_hash": protocol}
+        return Row(cell=f"{label}-s{seed}", seed=seed, value=value, **facts)
 
     rows = [row("v1", s, 100 + s, "p") for s in (0, 1)] + [row("v1-x", s, 50 + s, "p") for s in (0, 1)]
     rows += [row("v1-interval1", s, 9, "q") for s in (0, 1)]

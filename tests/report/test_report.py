@@ -16,6 +16,7 @@ import pytest
 
 from lavita.report.page import report_html
 from lavita.report.page.build import environment
+from lavita.report.page.methods import EXTERNAL
 from lavita.report.page.text import prose
 from lavita.report.tables import number
 from lavita.report.write import tables_of_run
@@ -131,8 +132,8 @@ def with_words(folder: Path, words: str) -> list[tuple[str, list[str]]]:
         texts = {key: text + words for key, text in record["row"].items() if key in TEXTS}
         known = {"about": {"Paper": f"Of **{words}** `{words}` [{words}](https://e.org/{words})"}, "title": words}
         record["card"] |= known | {"provenance": words, "why": dict.fromkeys(record["card"]["why"], words)}
-        record |= {"row": record["row"] | texts, "outside": {words: words}, "declared": {words: words}}
-        record |= {"reason": words, "initialised": {"taken": [], "source": words, "left": {}, "unused": []}}
+        record |= {"row": record["row"] | texts, "external_weights": {words: words}, "declared": {words: words}}
+        record |= {"reason": words, "starting_weights": {"taken": [], "source": words, "left": {}, "unused": []}}
         record["deviations"] = [line + words for line in record["deviations"]]
         path.write_text(json.dumps(record))
     (path,) = folder.glob("shared/*/shared.json")
@@ -268,7 +269,7 @@ def test_a_folder_without_cards_and_pictures_says_so(tmp_path):
         (cell / "steps.csv").unlink()
         finalize_record(cell)
     text = report_html(read_run(folder), None)
-    assert "No picture was kept of these clips" in text and "This run is older than the cards." in text
+    assert "No picture was kept of these clips" in text and EXTERNAL in text
     assert not Page(text).open
 
 

@@ -1,6 +1,7 @@
 """Published, re-scored, trained here: what may be compared, and each verdict on numbers worked out by hand."""
 
 import csv
+import io
 import re
 from dataclasses import replace
 
@@ -9,9 +10,8 @@ import pytest
 from lavita.config.compose import load_method, load_yaml
 from lavita.config.registry import names_in
 from lavita.report.published import Known, Reported, read_known, read_reported, why_not
-from lavita.report.reproduction import COLUMNS, KINDS, csv_rows, reproduction_markdown, reproductions
-from lavita.results.records import COLUMNS as LEDGER
-from lavita.results.records import write_rows
+from lavita.report.reproduction import COLUMNS, KINDS, reproduction_csv, reproduction_markdown, reproductions
+from lavita.results.rows import Row
 
 KNOWN = Known(
     published_as={"ours": ("Paper: big",), "other": ()},
@@ -27,14 +27,14 @@ PUBLISHED = Reported(
 WHOLE = "ucf101 (mine, 13317 videos, 2 unreadable and 1 too short left out)"
 
 
-def row(value=100.0, low="", high="", stage="train", **changes):
+def row(value=100.0, low=None, high=None, stage="train", **changes):
     facts = {
         "suite": "ucf101", "tier": "paper", "cell": f"ours-s{changes.get('seed', 0)}", "method": "ours",
         "dataset": WHOLE, "conditioning": "none", "seed": 0, "stage": stage, "metric": "fvd_n2048_f16",
         "value": value, "ci_low": low, "ci_high": high, "protocol": "theirs (2048 windows of 2048 videos)",
         "protocol_hash": "p", "extractor": "i3d", "extractor_hash": "abc", "status": "ok", "reason": "",
     }  # fmt: skip
-    return dict.fromkeys(LEDGER, "") | facts | changes
+    return Row(**facts | changes)
 
 
 def only(rows, **published):
@@ -101,7 +101,7 @@ def test_what_is_not_known_or_not_exact_is_compared_with_nothing():
 )
 def test_verdicts_without_official_weights(score, published, verdict):
     found = only([score], **published)
-    assert found.verdict == verdict and found.delta == score["value"] - 100
+    assert found.verdict == verdict and found.delta == score.value - 100
 
 
 @pytest.mark.parametrize(
@@ -117,14 +117,14 @@ def test_verdicts_without_official_weights(score, published, verdict):
 def test_official_weights_are_the_referee(trained, official, verdict, delta):
     found = only([one for one in (trained, official) if one])
     assert (found.verdict, found.delta) == (verdict, delta)
-    assert found.official.value == official["value"] and (found.trained is None) == (trained is None)
+    assert found.official.value == official.value and (found.trained is None) == (trained is None)
     if verdict == "not comparable":
         assert found.reasons == ("official weights score 170 here: another scoring than published",)
 
 
-def test_seeds_are_one_score_and_text_reads_as_numbers():
+def test_seeds_are_one_score():
     rows = [row(96, 94, 97), row(108, 105, 111, seed=1), row(3, stage="untrained"), row(5, metric="kvd_n2048_f16")]
-    found = only([{key: str(value) for key, value in one.items()} for one in rows])
+    found = only(rows)
     assert (found.trained.value, found.trained.low, found.trained.high, found.trained.seeds) == (102, 94, 111, 2)
     assert found.verdict == "reproduced"
     assert only([row(96, 94, 97), row(108, seed=1)]).trained.low is None
@@ -136,7 +136,7 @@ def test_of_two_protocols_the_comparable_one_is_taken():
 
 
 def test_cells_without_a_score_still_show_what_is_published():
-    failed = row("", metric="", stage="", status="failed", reason="out of memory")
+    failed = row(None, metric="", stage="", status="failed", reason="out of memory")
     assert (only([failed]).verdict, only([failed]).reasons) == ("not comparable", ("failed: out of memory",))
     assert only([row(metric="fvd-train_n2048_f16")]).reasons == ("no fvd of it here",)
 
@@ -165,11 +165,9 @@ def test_the_section_says_once_what_holds_for_all():
     assert reproduction_markdown(rows[1:2], []).startswith("No number of its authors")
 
 
-def test_the_csv_has_its_columns(tmp_path):
+def test_the_csv_has_its_columns():
     rows = [row(104, 99, 110), row(98, 97, 101, "official")]
-    write_rows(tmp_path / "t.csv", csv_rows(reproductions(rows, [PUBLISHED], KNOWN)), COLUMNS)
-    with open(tmp_path / "t.csv", newline="") as file:
-        (line,) = csv.DictReader(file)
+    (line,) = csv.DictReader(io.StringIO(reproduction_csv(reproductions(rows, [PUBLISHED], KNOWN))))
     assert list(line) == list(COLUMNS)
     assert (line["published"], line["official"], line["trained"], line["delta"]) == ("100.0", "98.0", "104.0", "4.0")
     assert (line["evidence"], line["verdict"], line["seeds"]) == ("second-hand", "reproduced", "1")

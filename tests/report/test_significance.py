@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lavita.report.significance import significance_lines
+from lavita.results.records import Record
+from lavita.results.rows import Row
+from lavita.results.scores import Score
 
 
-def record(cell: str, value: float, half: float, mark: str = "p", status: str = "ok") -> dict:
-    score = {"stage": "train", "metric": "fvd_embedded_n64_f8", "value": value + 5, "extrapolated": value}
-    score |= {"extrapolated_low": value - half, "extrapolated_high": value + half, "ci_kind": "95 %"}
-    start = score | {"stage": "untrained", "value": 900.0}
-    return {"cell": cell, "status": status, "row": {"protocol_hash": mark}, "scores": [start, score]}
+def record(cell: str, value: float, half: float, mark: str = "p", status: str = "ok", division: str = "") -> Record:
+    score = Score(
+        stage="train", metric="fvd_embedded_n64_f8", value=value + 5, unit="u", lower_is_better=True,
+        extrapolated=value, extrapolated_low=value - half, extrapolated_high=value + half, ci_kind="95 %",
+    )  # fmt: skip
+    start = replace(score, stage="untrained", value=900.0)
+    row = Row(protocol_hash=mark, division=division)
+    return Record(cell=cell, label=cell, status=status, row=row, scores=(start, score))
 
 
 def test_close_rows_are_not_told_apart_and_far_ones_are():
@@ -31,6 +39,5 @@ def test_other_protocols_and_unfinished_cells_are_left_out():
 
 
 def test_rows_of_another_table_are_no_comparison():
-    open_row = record("b", 40, 5)
-    open_row["row"] |= {"division": "open"}
+    open_row = record("b", 40, 5, division="open")
     assert significance_lines([record("a", 46, 5), open_row]) == []

@@ -9,7 +9,9 @@ import pytest
 from lavita.files import atomic_write_text
 from lavita.report.tables import wide
 from lavita.report.write import tables_of
-from lavita.results.records import COLUMNS, read_record, rows_of, write_record, write_rows
+from lavita.results.records import Record, read_record, rows_of, write_record
+from lavita.results.rows import COLUMNS, Row, write_rows
+from lavita.results.scores import Score
 
 # Spelled out again on purpose: other programs read these columns in this order (fairness rules, section "Row").
 EXPECTED = """
@@ -23,23 +25,24 @@ DIGEST = "d" * 64
 
 
 def score(stage, value, metric="fvd_embedded_n8_f8", lower=True):
-    return {"stage": stage, "metric": metric, "value": value, "unit": "u", "lower_is_better": lower}
+    return Score(stage=stage, metric=metric, value=value, unit="u", lower_is_better=lower)
 
 
 def record(method="dit", status="ok", scores=(), **row):
-    base = {column: "" for column in COLUMNS} | {
+    base = {
         "suite": "ucf101", "tier": "demo", "cell": f"{method}-s0", "method": method, "dataset": "ucf101 (x, 3 videos)",
         "protocol": "P", "protocol_hash": "p", "guidance": 1.0,
         "data_fingerprint": "f", "division": "closed", "conditioning": "none", "seed": 0,
         "clips_seen": 64, "train_flops": 10**12, "wall_seconds": 2.0,
     }  # fmt: skip
-    return {
-        "cell": f"{method}-s0",
-        "status": status,
-        "reason": "" if status == "ok" else "why",
-        "row": base | row,
-        "scores": list(scores),
-    }
+    return Record(
+        cell=f"{method}-s0",
+        label=method,
+        status=status,
+        reason="" if status == "ok" else "why",
+        row=Row(**base | row),
+        scores=tuple(scores),
+    )
 
 
 def test_columns():
@@ -60,7 +63,7 @@ def test_rows_csv(tmp_path):
 
 def test_a_cell_that_is_not_ok_has_one_row_with_the_reason():
     (row,) = rows_of(record(status="failed", scores=[score("train", 1.0)]))
-    assert (row["metric"], row["value"], row["status"], row["reason"]) == ("", "", "failed", "why")
+    assert (row.metric, row.value, row.status, row.reason) == ("", None, "failed", "why")
 
 
 def test_remark_when_training_did_not_help():
@@ -115,7 +118,7 @@ def test_a_choice_stands_in_the_table_under_its_own_name():
 
 def test_records_are_written_whole(tmp_path):
     write_record(tmp_path, record())
-    assert read_record(tmp_path)["cell"] == "dit-s0"
+    assert read_record(tmp_path) == record()
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
     with pytest.raises(ValueError, match="allowed queued"):
         write_record(tmp_path, record(status="fine"))

@@ -9,16 +9,17 @@ import pytest
 
 from lavita.results.attempts import attempts, new_attempt, part_of
 from lavita.results.digest import changed_files, files_of, finalize_record
-from lavita.results.records import write_record
-from lavita.results.run_folder import read_run
+from lavita.results.records import Record, read_record, write_record
+from lavita.results.rows import Row
+from lavita.results.run_folder import PlannedCell, RunPlan, read_run, write_plan
 from lavita.results.shared import read_shared
 
 
-def record(cell: str, status: str, identity: str, comparison: str = "c") -> dict:
-    return {
-        "cell": cell, "label": cell.rpartition("-s")[0], "status": status, "reason": "why" if status != "ok" else "",
-        "identity": identity, "comparison": comparison, "shared": "k", "row": {"seed": 0}, "scores": [],
-    }  # fmt: skip
+def record(cell: str, status: str, identity: str, comparison: str = "c") -> Record:
+    return Record(
+        cell=cell, label=cell.rpartition("-s")[0], status=status, reason="why" if status != "ok" else "",
+        identity=identity, comparison=comparison, shared="k", row=Row(seed=0),
+    )  # fmt: skip
 
 
 def fill(part) -> None:
@@ -28,8 +29,8 @@ def fill(part) -> None:
 
 @pytest.fixture
 def folder(tmp_path):
-    plan = {"order": ["dit", "vdt"], "cells": {"dit-s0": {"label": "dit", "identity": "new"}}, "comparisons": ["c"]}
-    (tmp_path / "run.json").write_text(json.dumps(plan))
+    cells = {"dit-s0": PlannedCell("dit", "new")}
+    write_plan(tmp_path, RunPlan("ucf101", "demo", "title", ("dit", "vdt"), False, cells, comparisons=("c",)))
     return tmp_path
 
 
@@ -88,8 +89,8 @@ def test_a_seal_knows_every_file(tmp_path):
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "a.mkv").write_bytes(b"a")
     finalize_record(tmp_path)
-    values = json.loads((tmp_path / "record.json").read_text())
-    assert list(values["files"]) == ["samples/a.mkv"] and changed_files(tmp_path, values) == []
+    values = read_record(tmp_path)
+    assert list(values.files) == ["samples/a.mkv"] and changed_files(tmp_path, values) == []
     (tmp_path / "samples" / "a.mkv").write_bytes(b"b")
     (tmp_path / "b").write_bytes(b"")
     found = {change.file: (change.recorded is None, change.found is None) for change in changed_files(tmp_path, values)}

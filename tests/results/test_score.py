@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from lavita.results.records import NearestClip, Score
+from lavita.results.scores import NearestClip, Score
 
 SCORE = Score(metric="fvd_n8_f4", stage="train", value=1.5, unit="u", lower_is_better=True)
 FULL = replace(
@@ -46,17 +46,17 @@ def test_reading_undoes_writing(score):
 @pytest.mark.parametrize(
     "entries, words",
     [
-        ([], "score: got list, wanted a mapping with metric, stage, value"),
-        ({}, "score None: metric is missing"),
-        ({"metric": "m", "stage": "train", "value": 1.0, "unit": "u"}, "score 'm': lower_is_better is missing"),
+        ([], r"score: got \[\], wanted a mapping"),
+        ({}, "score None: key 'value' is missing"),
+        ({"metric": "m", "stage": "train", "value": 1.0, "unit": "u"}, "score 'm': key 'lower_is_better' is missing"),
         (SCORE.to_json() | {"valeu": 1}, "score 'fvd_n8_f4': unknown key 'valeu'"),
-        (SCORE.to_json() | {"value": "1.5"}, "score 'fvd_n8_f4': value is '1.5', wanted float"),
-        (SCORE.to_json() | {"value": True}, "value is True, wanted float"),
-        (SCORE.to_json() | {"value": None}, "value is None, wanted float"),
-        (SCORE.to_json() | {"copies": 0.5}, "copies is 0.5, wanted int or NoneType"),
-        (SCORE.to_json() | {"metric": ["m"]}, r"metric is \['m'\], wanted str"),
-        (SCORE.to_json() | {"closest": [{"clip": 1}]}, "closest is no list of clip, training_clip, distance, ratio"),
-        (SCORE.to_json() | {"closest": 3}, "closest is no list"),
+        (SCORE.to_json() | {"value": "1.5"}, "score 'fvd_n8_f4': value: got '1.5', wanted a number"),
+        (SCORE.to_json() | {"value": True}, "value: got True, wanted a number"),
+        (SCORE.to_json() | {"value": None}, "value: got None, wanted a number"),
+        (SCORE.to_json() | {"copies": 0.5}, "copies: got 0.5, wanted a whole number"),
+        (SCORE.to_json() | {"metric": ["m"]}, r"metric: got \['m'\], wanted text"),
+        (SCORE.to_json() | {"closest": [{"clip": 1}]}, r"closest\[0\].training_clip' is missing"),
+        (SCORE.to_json() | {"closest": 3}, "closest: got 3, wanted a list"),
     ],
 )
 def test_malformed_scores_are_refused_in_one_line(entries, words):

@@ -1,4 +1,4 @@
-"""Losses on the axis of the budget: stages one after the other, the codec's from the shared parts, logs cut short."""
+"""Losses on the axis of the budget: stages one after the other, the codec's from the shared folder, logs cut short."""
 
 import json
 import xml.etree.ElementTree as ET
@@ -9,7 +9,8 @@ from lavita.report.charts import FLOPS, quality_cost, seconds_cost, trained_rows
 from lavita.report.loss_chart import LEFT, RIGHT, WIDTH, loss_chart
 from lavita.report.write import tables_of_run
 from lavita.results.digest import finalize_record
-from lavita.results.records import rows_of
+from lavita.results.records import Record, rows_of
+from lavita.results.rows import Row
 from lavita.results.run_folder import read_run
 from lavita.results.training_log import averaged, logged, losses_of
 from tests.report.folder_of_run import make_run
@@ -22,7 +23,7 @@ def folder(tmp_path):
 
 def losses(folder, method):
     run = read_run(folder)
-    return losses_of(run, next(one for one in run.cells if one.record["label"] == method))
+    return losses_of(run, next(one for one in run.cells if one.record.label == method))
 
 
 def test_stages_follow_each_other_and_the_codec_comes_first(folder):
@@ -96,6 +97,6 @@ def test_seconds_are_those_of_all_stages_and_intervals_are_the_rows(folder):
     drawn = quality_cost(rows, seconds_cost(run.records), "title")
     assert "dit: 20, 33.33 (28.33 to 38.33); pvdm: 36, 133.3 (128.3 to 138.3)" in drawn
     assert "dit: 2, 33.33" in quality_cost(rows, FLOPS, "title")
-    assert training_seconds({"stages": []}) is None and training_seconds({}) is None
+    assert training_seconds(Record(cell="x-s0", label="x", status="ok", row=Row())) is None
     texts = tables_of_run(run).texts
     assert texts["quality_cost.svg"] == quality_cost(rows, FLOPS, "UCF101 & more")

@@ -24,9 +24,10 @@ from lavita.files import require_inside
 from lavita.metrics.folder_record import recomputed
 from lavita.report.page.clips import read_sprite
 from lavita.results.digest import files_of
-from lavita.results.records import read_record
-from lavita.results.run_folder import read_run
-from lavita.results.shared import read_shared
+from lavita.results.records import AttemptRecord, Record, SharedRecord, read_record, write_record
+from lavita.results.rows import Row
+from lavita.results.run_folder import read_plan, read_run, write_plan
+from lavita.results.shared import read_shared, write_shared
 from tests.data.archives import split_zip
 from tests.report.folder_of_run import KEY, clips, make_run
 from tests.safety.evil import one_line
@@ -72,7 +73,7 @@ def test_a_name_may_be_anything_else(tmp_path):
 
 @pytest.mark.parametrize("name", ["../../secret.npz", "/etc/passwd", ".."])
 @pytest.mark.parametrize("key", ["real", "extractor", "codec", "splits"])
-def test_paths_of_shared_parts(run, script, key, name):
+def test_paths_of_shared_artifacts(run, script, key, name):
     path = run / "shared" / KEY / "shared.json"
     change(path, **{key: {"train": name} if key == "splits" else name})
     refused(lambda: read_shared(path.parent), path, "train" if key == "splits" else key, repr(name))
@@ -81,7 +82,7 @@ def test_paths_of_shared_parts(run, script, key, name):
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "/tmp", "..", None, {}])
-def test_the_shared_parts_that_a_record_names(run, script, name):
+def test_the_shared_artifacts_that_a_record_names(run, script, name):
     path = run / "cells" / "dit-s0" / "record.json"
     change(path, shared=name)
     refused(lambda: read_run(run), path, "shared")
@@ -111,6 +112,74 @@ def test_records_that_are_none(run, content):
     path = run / "cells" / "dit-s0" / "record.json"
     path.write_text(content, errors="surrogateescape")
     refused(lambda: read_record(path.parent), path)
+
+
+def put(values: object, key: str, value: object) -> None:
+    """A value at a dotted key of nested mappings and lists."""
+    *above, last = [int(name) if name.isdecimal() else name for name in key.split(".")]
+    for name in above:
+        values = values[name]
+    values[last] = value
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "said"),
+    [
+        ("cells/dit-s0/record.json", "status", 3, "status: got 3, wanted text"),
+        ("cells/dit-s0/record.json", "status", "fine", "status: got 'fine', allowed queued"),
+        ("cells/dit-s0/record.json", "row.seed", "0", "row.seed: got '0', wanted a whole number"),
+        ("cells/dit-s0/record.json", "row.value", True, "row.value: got True, wanted a number"),
+        ("cells/dit-s0/record.json", "row.guidance", [], "row.guidance: got [], wanted a number or text or null"),
+        ("cells/dit-s0/record.json", "row.opinion", 1, "unknown key 'row.opinion'"),
+        ("cells/dit-s0/record.json", "outside", {}, "unknown key 'outside'"),
+        ("cells/dit-s0/record.json", "stages.0.clips", "many", "stages[0].clips: got 'many', wanted a number"),
+        ("cells/dit-s0/record.json", "stages.1", {"name": "x"}, "'stages[1].clips' is missing"),
+        ("cells/dit-s0/record.json", "heldout_losses", [[1]], "heldout_losses[0]: got [1], wanted a list of 2"),
+        ("cells/dit-s0/record.json", "files", ["a"], "files: got ['a'], wanted a mapping"),
+        ("cells/dit-s0/record.json", "config", "x" * 999, "config: got 'xxx"),
+        ("cells/dit-s0/record.json", "kind", "shared artifacts", "kind: got 'shared artifacts', wanted 'run'"),
+        ("cells/dit-s0/record.json", "kind", ["run"], "kind: got ['run'], wanted 'run'"),
+        (f"shared/{KEY}/record.json", "splits.train", None, "splits.train: got None, wanted a whole number"),
+        (f"shared/{KEY}/record.json", "protocol.crop", "off", "protocol.crop: got 'off', allowed: centre, none"),
+        (f"shared/{KEY}/shared.json", "num_classes", "two", "num_classes: got 'two', wanted a whole number"),
+        (f"shared/{KEY}/shared.json", "sanity.informative", 1, "sanity.informative: got 1, wanted true or false"),
+        (f"shared/{KEY}/shared.json", "splits", [], "splits: got [], wanted a mapping"),
+        ("run.json", "order", "dit", "order: got 'dit', wanted a list"),
+        ("run.json", "cells.dit-s0.identity", None, "cells.dit-s0.identity: got None, wanted text"),
+        ("run.json", "published.numbers.0.value", "x", "published.numbers[0].value: got 'x', wanted a number"),
+        ("run.json", "not_yet.0", "lvdm", "not_yet[0]: got 'lvdm', wanted a mapping"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_its_file(run, file, key, value, said):
+    values = json.loads((run / file).read_text())
+    put(values, key, value)
+    (run / file).write_text(json.dumps(values))
+    refused(lambda: read_run(run), run / file, said)
+
+
+def test_a_missing_key_is_named_and_the_audit_ends_with_2(run, script):
+    path = run / "cells" / "dit-s0" / "record.json"
+    values = json.loads(path.read_text())
+    del values["row"]
+    path.write_text(json.dumps(values))
+    done = script("audit")(run, "--clips", 0)
+    assert done.code == 2 and len(done.err.splitlines()) == 1 and f"{path}: key 'row' is missing" in done.err
+
+
+def test_what_is_written_is_what_is_read(run, tmp_path):
+    folder = run / "cells" / "dit-s0"
+    record = read_record(folder)
+    assert record.stages and record.card and record.files and isinstance(record.row, Row)
+    write_record(tmp_path, record)
+    assert read_record(tmp_path) == record
+    assert (tmp_path / "record.json").read_bytes() == (folder / "record.json").read_bytes()
+    shared = read_record(run / "shared" / KEY, SharedRecord)
+    write_record(tmp_path, shared)
+    assert read_record(tmp_path, SharedRecord) == shared == read_record(tmp_path, AttemptRecord)
+    write_shared(tmp_path, read_shared(run / "shared" / KEY))
+    assert (tmp_path / "shared.json").read_bytes() == (run / "shared" / KEY / "shared.json").read_bytes()
+    write_plan(tmp_path, read_plan(run))
+    assert (tmp_path / "run.json").read_bytes() == (run / "run.json").read_bytes()
 
 
 def test_pictures_of_a_page(run):
@@ -200,8 +269,9 @@ def test_the_audit_runs_no_network_that_a_record_names(tmp_path, monkeypatch):
     file = tmp_path / "evil.pt"
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(file))
     (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], [f"weights.i3d={file}", f"weights.c3d={file}"])
-    run = SimpleNamespace(shared={KEY: {"extractor": None}})
-    one = SimpleNamespace(record={"shared": KEY, "config": json.loads(json.dumps(asdict(cell)))})
+    run = SimpleNamespace(shared={KEY: SimpleNamespace(artifacts=SimpleNamespace(extractor=None))})
+    config = json.loads(json.dumps(asdict(cell)))
+    one = SimpleNamespace(record=Record(cell="x-s0", label="x", status="ok", shared=KEY, config=config, row=Row()))
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("a program was loaded"))
     monkeypatch.setattr(
         "lavita.metrics.features.load.find_weights", lambda *_, **__: (_ for _ in ()).throw(ValueError("none"))
@@ -216,11 +286,13 @@ def test_parts_that_name_another_cache_are_not_used(tmp_path, monkeypatch, key):
         "load_extractors",
         lambda *_: dict.fromkeys(("distance", "classes"), SimpleNamespace(weights_hash=None)),
     )
-    monkeypatch.setattr(shared, "fill_cache", lambda *_: {"latents": None})
+    monkeypatch.setattr(shared, "fill_cache", lambda *_: (None, None))
     (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], [])
-    good = {"cache": str(tmp_path), "latents": None, "extractor": None, "protocol_hash": cell.protocol.hash()}
-    shared.check_weights(cell, None, good, tmp_path)
-    refused(lambda: shared.check_weights(cell, None, good | {key: "/home/somebody"}, tmp_path), "--cache")
+    values = {"cache": tmp_path, "latents": None, "extractor": None, "codec": None, "codec_hash": "c"}
+    values["protocol_hash"] = cell.protocol.hash()
+    shared.check_weights(cell, None, SimpleNamespace(**values), tmp_path)
+    other = SimpleNamespace(**values | {key: Path("/home/somebody")})
+    refused(lambda: shared.check_weights(cell, None, other, tmp_path), "--cache")
 
 
 @pytest.mark.parametrize("name", ["../x.avi", "/x.avi", "UCF-101/../../x.avi"])

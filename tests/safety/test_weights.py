@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -130,7 +131,7 @@ def test_no_stored_features_are_unpickled(tmp_path, kind, monkeypatch):
 
     doors = {
         "audit": lambda: read_arrays(path),
-        "real clips": lambda: scoring.Scorer({"extractor": None, "real": str(path)}, Cell, "cpu"),
+        "real clips": lambda: scoring.Scorer(SimpleNamespace(extractor=None, real=path), Cell, "cpu"),
         "again": lambda: recomputed(folder_of_features(tmp_path / "again", path.read_bytes())),
     }
     for name, read in doors.items():

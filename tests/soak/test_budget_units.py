@@ -34,7 +34,7 @@ def test_a_run_under_another_budget(tmp_path_factory, currency):
         record = json.loads((out / "cells" / cell / "record.json").read_text())
         budget, stages = record["budget"], record["stages"]
         last = stages[-1]
-        assert budget["currency"] == currency and budget["asked"] == ASKED[currency]
+        assert budget["unit"] == currency and budget["asked"] == ASKED[currency]
         spent = sum(stage[currency] for stage in stages)
         # Without its last step the purse would not be empty; in seconds steps differ, so the log says when that began.
         if currency == "flops":

@@ -56,7 +56,7 @@ def test_pretraining_is_paid_from_the_purse_and_recorded(done):
     out, _ = done
     found = record(out, "lavita-v1-pretrained-s0")
     assert [(s["name"], s["clips"]) for s in found["stages"]] == [("codec", 48), ("pretraining", 16), ("train", 32)]
-    start = found["initialised"]
+    start = found["starting_weights"]
     assert start["source"] == "16 clips of dit" and start["left"] == {} and len(start["taken"]) > 20
     assert "pretraining: none -> dit on 0.25 of the purse" in found["deviations"]
     assert "tensors from 16 clips of dit" in (out / "table.md").read_text()
@@ -110,7 +110,7 @@ def started_from_a_file(done, tmp_path_factory):
 def test_an_outside_start_makes_the_row_open_and_is_named_by_its_hash(started_from_a_file):
     base = started_from_a_file
     found, file = record(base / "out", "lavita-v1-s0"), base / "DiT-tiny.pt"
-    row, start = found["row"], found["initialised"]
+    row, start = found["row"], found["starting_weights"]
     assert row["division"] == "open" and row["external_bytes"] == file.stat().st_size
     mark = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     assert start["source"] == f"DiT-tiny.pt (sha256 {mark}; made by formula)"

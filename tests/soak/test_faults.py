@@ -273,7 +273,7 @@ def test_asked_to_stop(how, quiet, tmp_path):
     for cell in (CELL, OTHER):
         found = record(out, cell)
         assert found["status"] in ("interrupted", "ok"), found
-        last = found["sittings"][-1]
+        last = found["sessions"][-1]
         if cell == CELL and not deaf and found["status"] == "interrupted":
             assert last["ended"] == "interrupted" and last["stage"] == "train"
     assert_ends_well(words(out, quiet), out, quiet)

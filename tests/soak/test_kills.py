@@ -198,7 +198,7 @@ class Hunt:
         """Forget the aims of cells that ended before they were met: a random moment may come too late."""
         for name, aims in self.aims.items():
             record = read_record(self.out / "cells" / name)
-            if record and record["status"] == "ok":
+            if record and record.status == "ok":
                 aims.clear()
 
     def killed(self, process: subprocess.Popen, name: str, pid: int) -> bool:

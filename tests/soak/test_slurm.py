@@ -17,7 +17,8 @@ from lavita.executors.base import Task
 from lavita.executors.process import environment_of_processes
 from lavita.executors.slurm import SlurmExecutor
 from lavita.executors.slurm_options import SlurmOptions
-from lavita.results.records import write_record
+from lavita.results.records import Record, write_record
+from lavita.results.rows import Row
 from lavita.results.shared import read_shared
 from tests.soak.slurm.cluster import Run, rows, started, wait_until, why_not
 
@@ -80,9 +81,9 @@ def test_a_preempted_job_is_requeued_under_its_id_and_ends_undisturbed(base, clu
     assert rows(run.out) == rows(here)
     assert len(before) == 2 and said.count("waits again") == 2
     for cell in ("lavita-v1-s0", "dit-s0"):
-        sittings = record(run.out, cell)["sittings"]
-        assert [one["ended"] for one in sittings] == ["interrupted", "ok"]
-        assert len({one["job"] for one in sittings}) == 1 and sittings[0]["job"] in before
+        sessions = record(run.out, cell)["sessions"]
+        assert [one["ended"] for one in sessions] == ["interrupted", "ok"]
+        assert len({one["job"] for one in sessions}) == 1 and sessions[0]["job"] in before
 
 
 def test_a_job_is_requeued_before_its_time_limit(base, cluster, here):
@@ -92,9 +93,9 @@ def test_a_job_is_requeued_before_its_time_limit(base, cluster, here):
     said = run.end()
     assert "waits again" in said
     assert rows(out, "dit") == rows(here, "dit")
-    sittings = record(out, "dit-s0")["sittings"]
-    assert sittings[0]["ended"] == "interrupted" and sittings[-1]["ended"] == "ok"
-    assert len({one["job"] for one in sittings}) == 1
+    sessions = record(out, "dit-s0")["sessions"]
+    assert sessions[0]["ended"] == "interrupted" and sessions[-1]["ended"] == "ok"
+    assert len({one["job"] for one in sessions}) == 1
 
 
 def test_ctrl_c_ends_the_jobs_and_the_same_command_goes_on(base, cluster, here):
@@ -104,7 +105,7 @@ def test_ctrl_c_ends_the_jobs_and_the_same_command_goes_on(base, cluster, here):
     assert "the same command resumes" in run.end(130)
     assert not cluster.left()
     first = record(run.out, "dit-s0")
-    assert first["status"] == "interrupted" and first["sittings"][0]["ended"] == "interrupted"
+    assert first["status"] == "interrupted" and first["sessions"][0]["ended"] == "interrupted"
     run.go()
     assert "dit-s0: goes on (interrupted at " in run.end()
     assert rows(run.out, "dit") == rows(here, "dit")
@@ -113,7 +114,7 @@ def test_ctrl_c_ends_the_jobs_and_the_same_command_goes_on(base, cluster, here):
 def test_a_cancelled_job_says_so_in_its_row_and_the_other_is_ok(base, cluster, here):
     run = cluster.start(base / "cancelled")
     run.until_trained("lavita-v1-s0", "dit-s0")
-    cluster.say("scancel", record(run.out, "dit-s0")["sittings"][0]["job"])
+    cluster.say("scancel", record(run.out, "dit-s0")["sessions"][0]["job"])
     said = run.end(1)
     assert rows(run.out, "lavita-v1") == rows(here, "lavita-v1")
     (row,) = rows(run.out, "dit")
@@ -140,7 +141,7 @@ def test_a_job_of_two_nodes_stops_on_both_and_goes_on(base, cluster, monkeypatch
     for key in ("PATH", "SLURM_CONF", "MASTER_ADDR", "GLOO_SOCKET_IFNAME"):
         monkeypatch.setenv(key, cluster.environment[key])
     folder = base / "together" / "cells" / "count"
-    write_record(folder, {"cell": "count", "status": "queued", "reason": ""})
+    write_record(folder, Record(cell="count", label="count", status="queued", row=Row()))
     (folder / "progress").mkdir()
     task = Task("count", "", folder, "tests.soak.slurm.together", (str(folder),), 1, nodes=2)
 
@@ -154,7 +155,7 @@ def test_a_job_of_two_nodes_stops_on_both_and_goes_on(base, cluster, monkeypatch
     (ended,) = executor.run([task])
     log = (folder / "log.txt").read_text()
     assert ended.status == "ok" and log.count('"status": "interrupted"') == 1, log
-    found = json.loads((folder / "record.json").read_text())
+    found = json.loads((folder / "counted.json").read_text())
     assert found["total"] == 3 * 40 and found["ranks"] == ["2", "1", "0"]
     assert [f'"done": {step},' in log for step in (5, 40)] == [True, True] and log.count('"done": 5,') == 1
     assert not (folder / "progress").exists()  # with the logs of the other ranks: the task is finished
@@ -171,8 +172,8 @@ def test_a_job_of_two_nodes_is_preempted_and_ends_undisturbed(base, cluster):
             assert "waits again" in run.end()
         else:
             run.end()
-    sittings = record(base / "two-nodes-preempted", "dit-s0")["sittings"]
-    assert [one["ended"] for one in sittings] == ["interrupted", "ok"]
+    sessions = record(base / "two-nodes-preempted", "dit-s0")["sessions"]
+    assert [one["ended"] for one in sessions] == ["interrupted", "ok"]
     assert rows(base / "two-nodes") == rows(base / "two-nodes-preempted")
 
 
@@ -184,4 +185,4 @@ def test_preemption_by_sigterm_alone(base, cluster, here):
     cluster.take("--nodelist=node[1-2]", "--nodes=2")
     assert "waits again" in run.end()
     assert rows(run.out, "dit") == rows(here, "dit")
-    assert [one["ended"] for one in record(run.out, "dit-s0")["sittings"]] == ["interrupted", "ok"]
+    assert [one["ended"] for one in record(run.out, "dit-s0")["sessions"]] == ["interrupted", "ok"]

@@ -134,7 +134,7 @@ def test_stopped_and_gone_on_with_is_as_if_it_had_not_been(tmp_path, cache, two)
     assert process.returncode == 130 and "the same command resumes" in said
     assert not ranks_of(out, CELLS[0])
     record = json.loads((out / "cells" / CELLS[0] / "record.json").read_text())
-    assert record["status"] == "interrupted" and record["sittings"][0]["ended"] == "interrupted"
+    assert record["status"] == "interrupted" and record["sessions"][0]["ended"] == "interrupted"
 
     process = start(out, cache, "compute.devices=2")
     wait_for(out, CELLS[1], "autoencoder", 30, process)

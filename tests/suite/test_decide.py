@@ -17,7 +17,9 @@ from lavita.config.plan import make_plan
 from lavita.lock import Held
 from lavita.results.attempts import new_attempt
 from lavita.results.digest import finalize_record
-from lavita.results.records import STATUSES, UNFINISHED, read_record, write_record
+from lavita.results.records import STATUSES, UNFINISHED, Record, Session, read_record, write_record
+from lavita.results.rows import Row
+from lavita.results.run_folder import RunPlan
 from lavita.suite import run_cells
 from lavita.suite.decide import BEGIN, FINISHED, LEAVE, RESUME, Decision, decide, difference, identity, made_from
 from lavita.suite.run_cells import Options
@@ -25,7 +27,7 @@ from lavita.suite.run_cells import Options
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 PARTS = {
     "configuration": "c", "code": "k", "libraries": "l", "data": "d", "codec": "o", "feature network": "f",
-    "protocol": "p", "outside weights": "",
+    "protocol": "p", "external weights": "",
 }  # fmt: skip
 
 
@@ -42,16 +44,16 @@ def folder(tmp_path) -> Path:
 
 def attempt(folder: Path, cell: Any, status: str, parts: dict[str, str] = PARTS, **more: Any) -> Path:
     """An attempt at a cell as it lies there."""
-    record = {
-        "cell": cell.cell,
-        "status": status,
-        "reason": "",
-        "identity": identity(parts),
-        "made_from": dict(parts),
-        "config": json.loads(json.dumps(asdict(cell))),
-        "row": {"started_at": "2026-01-02T03:04:05+00:00"},
-    }
-    return new_attempt(folder, cell.cell, lambda path: write_record(path, record | more))
+    record = Record(
+        cell=cell.cell,
+        label=cell.label,
+        status=status,
+        identity=identity(parts),
+        made_from=dict(parts),
+        config=json.loads(json.dumps(asdict(cell))),
+        row=Row(started_at="2026-01-02T03:04:05+00:00"),
+    )
+    return new_attempt(folder, cell.cell, lambda path: write_record(path, replace(record, **more)))
 
 
 def test_nothing_there(folder, cell):
@@ -103,7 +105,10 @@ def test_another_configuration_says_the_keys(folder, cell):
 def test_a_configuration_that_nobody_can_read_any_more(folder, cell):
     attempt(folder, cell, "ok", PARTS | {"configuration": "another"}, config={"of": "long ago"})
     assert "run again: configuration changed" in decide(folder, cell, PARTS, fresh=False, retry=False).why
-    assert difference(cell, PARTS, {"row": {}}) == "the record does not say what it was made from"
+    assert (
+        difference(cell, PARTS, Record(cell="x-s0", label="x", status="ok", row=Row()))
+        == "the record does not say what it was made from"
+    )
 
 
 def test_an_older_one_of_the_same_counts_before_a_newer_one_of_another_setting(folder, cell):
@@ -120,8 +125,9 @@ def test_unfinished_goes_on(folder, cell, status, retry):
     mine = attempt(folder, cell, status)
     why = "" if status == "queued" else f"goes on ({status})"
     assert decide(folder, cell, PARTS, fresh=False, retry=retry) == Decision(RESUME, mine, why)
-    last = [{"stage": "", "done": 0}, {"stage": "train", "done": 1280.0}]
-    write_record(mine, read_record(mine) | {"status": "running", "sittings": last})
+    first = Session("host", 1, "", "a machine", "python 3", "2026-01-02T03:04:05+00:00", ended="killed")
+    last = replace(first, stage="train", done=1280.0, ended="")
+    write_record(mine, replace(read_record(mine), status="running", sessions=(first, last)))
     assert decide(folder, cell, PARTS, fresh=False, retry=retry).why == "goes on (running at train 1280)"
 
 
@@ -177,8 +183,10 @@ def test_identity_is_of_all_parts():
 
 def test_what_a_cell_is_made_from(cell):
     catalogue = SimpleNamespace(fingerprint="prints")
-    values = {"codec_hash": None, "extractor_hash": "e", "protocol_hash": "p", "outside": {}}
-    shared = SimpleNamespace(values=values, group=SimpleNamespace(source=SimpleNamespace(catalogue=catalogue)))
+    values = SimpleNamespace(codec_hash="", extractor_hash="e", protocol_hash="p")
+    shared = SimpleNamespace(
+        values=values, external={}, group=SimpleNamespace(source=SimpleNamespace(catalogue=catalogue))
+    )
     found = made_from(cell, shared)
     assert list(found) == list(PARTS) and found["data"] == "prints" and found["codec"] == ""
     assert found == made_from(replace(cell, checkpoint=replace(cell.checkpoint, every_clips=1)), shared)
@@ -195,7 +203,8 @@ def work(tmp_path):
 def run_one(work: Any, monkeypatch: Any, job: run_cells.Job) -> int:
     """`run_cells` on one job, whose process nobody starts."""
     monkeypatch.setattr(run_cells, "planned", lambda *_: [job])
-    monkeypatch.setattr(run_cells, "plan_of", lambda *_: {"cells": {}})
+    plan = RunPlan("ucf101", "demo", "title", (), False, {}, ())
+    monkeypatch.setattr(run_cells, "plan_of", lambda *_: plan)
     return run_cells.run_cells(work, [], Options())
 
 
@@ -206,7 +215,7 @@ def test_a_cell_whose_run_was_killed_before_it_was_sealed_is_sealed_late(work, c
     (mine / "progress").mkdir()
     job = run_cells.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
     assert run_one(work, monkeypatch, job) == 0
-    assert list(read_record(mine)["files"]) == ["steps.csv"]
+    assert list(read_record(mine).files) == ["steps.csv"]
     assert sorted(path.name for path in mine.iterdir()) == ["record.json", "steps.csv"]
     assert work.lines == [f"t: {job.decision.why}"]
 
@@ -217,7 +226,7 @@ def test_a_sealed_one_stays_as_it_is(work, cell, folder, monkeypatch):
     (mine / "added").write_text("later")
     job = run_cells.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
     assert run_one(work, monkeypatch, job) == 0
-    assert read_record(mine)["files"] == {}  # for the audit to find
+    assert read_record(mine).files == {}  # for the audit to find
 
 
 def test_what_goes_on_is_not_sealed_any_more(work, cell, folder, monkeypatch):
@@ -228,7 +237,7 @@ def test_what_goes_on_is_not_sealed_any_more(work, cell, folder, monkeypatch):
     job = run_cells.Job("t", cell, SimpleNamespace(folder=folder), PARTS, Decision(RESUME, mine, "goes on"))
     assert run_one(work, monkeypatch, job) == 1  # queued is not ok
     record = read_record(mine)
-    assert "files" not in record and (record["status"], record["reason"]) == ("queued", "")
+    assert record.files is None and (record.status, record.reason) == ("queued", "")
     assert "learning_rate" in (mine / "config.yaml").read_text()
 
 

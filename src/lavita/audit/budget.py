@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from lavita.audit.compare import same
 from lavita.audit.settings import audited, groups
+from lavita.config.schema import BUDGET_UNITS
 from lavita.results.audit_line import FAIL, PASS, AuditLine
+from lavita.results.records import BudgetRecord, Record, StageRecord
 from lavita.results.run_folder import Attempt, RunFolder
 from lavita.results.training_log import CODEC, STEPS, read_steps
 
@@ -44,81 +45,91 @@ def logged(path: Path) -> dict[str, Logged]:
 def budget_lines(run: RunFolder) -> Iterator[AuditLine]:
     """Every cell's stages against its log; its sum against what was asked; and what was asked of all rows."""
     for one in run.cells:
-        if one.record["identity"] and one.record["status"] == "ok":
+        if one.record.identity and one.record.status == "ok":
             wrong = list(problems(run, one))
-            spent = one.record["budget"]["spent"]
-            said = f"{spent['clips']:g} clips, {spent['flops']:.4g} FLOPs, {spent['seconds']:.1f} s"
-            yield AuditLine(SPENT, one.record["cell"], FAIL if wrong else PASS, "; ".join(wrong) or said)
+            spent = budget_of(one.record).spent
+            said = f"{spent.clips:g} clips, {spent.flops:.4g} FLOPs, {spent.seconds:.1f} s"
+            yield AuditLine(SPENT, one.record.cell, FAIL if wrong else PASS, "; ".join(wrong) or said)
             yield finite(one.record)
     for records in groups(run, audited(run)):
         yield from same(ASKED, {cell: asked(record) for cell, record in records.items()})
 
 
-def asked(record: Mapping[str, Any]) -> str:
+def budget_of(record: Record) -> BudgetRecord:
+    """The budget of a run that completed. Raises ValueError where its record has none."""
+    if record.budget is None or not record.stages:
+        raise ValueError(f"record of {record.cell}: status ok, but without budget and stages")
+    return record.budget
+
+
+def asked(record: Record) -> str:
     """The budget that a row was given; in clips it is also what it spent."""
-    budget = record["budget"]
-    clips = f", {record['row']['clips_seen']} clips spent" if budget["currency"] == "clips" else ""
-    return f"{budget['asked']:g} {budget['currency']}{clips}"
+    budget = budget_of(record)
+    clips = f", {record.row.clips_seen} clips spent" if budget.unit == "clips" else ""
+    return f"{budget.asked:g} {budget.unit}{clips}"
 
 
-def finite(record: Mapping[str, Any]) -> AuditLine:
+def finite(record: Record) -> AuditLine:
     """Held-out losses are numbers."""
-    bad = [(clips, loss) for clips, loss in record["heldout_losses"] if not math.isfinite(loss)]
+    bad = [(clips, loss) for clips, loss in record.heldout_losses if not math.isfinite(loss)]
     text = f"held-out loss {bad[0][1]} at {bad[0][0]} clips" if bad else "every held-out loss"
-    return AuditLine(FINITE, record["cell"], FAIL if bad else PASS, text)
+    return AuditLine(FINITE, record.cell, FAIL if bad else PASS, text)
 
 
 def problems(run: RunFolder, one: Attempt) -> Iterator[str]:
     """What is wrong with the spending of a cell."""
-    record, folder = one.record, run.path / "cells" / one.name
-    stages, budget = record["stages"], record["budget"]
+    record, folder = one.record, run.cell_folder(one)
+    stages, budget = record.stages, budget_of(record)
     try:
         logs = logged(folder / STEPS)
-        if any(stage["name"] == CODEC for stage in stages):
-            logs |= logged(run.path / "shared" / record["shared"] / CODEC / STEPS)
+        if any(stage.name == CODEC for stage in stages):
+            logs |= logged(run.shared_folder(record.shared) / CODEC / STEPS)
     except (OSError, ValueError) as error:
         yield f"no log of steps: {error}"
         return
-    trained = [stage for stage in stages if "steps" in stage]
+    trained = [stage for stage in stages if stage.steps is not None]
     for stage in trained:
-        yield from stage_problems(stage, logs.pop(stage["name"], Logged()))
+        yield from stage_problems(stage, logs.pop(stage.name, Logged()))
     for name, log in logs.items():
         yield f"{log.steps} steps of stage {name} are logged, but the record has no such stage"
-    for currency in ("clips", "flops", "seconds"):
-        total = sum(stage[currency] for stage in stages)
-        if not math.isclose(total, budget["spent"][currency], rel_tol=1e-9):
-            yield f"stages sum to {total:g} {currency}, but the record says {budget['spent'][currency]:g}"
-    row = {"clips_seen": budget["spent"]["clips"], "train_flops": budget["spent"]["flops"]}
+    for unit in BUDGET_UNITS:
+        total, said = sum(getattr(stage, unit) for stage in stages), budget.spent.of(unit)
+        if not math.isclose(total, said, rel_tol=1e-9):
+            yield f"stages sum to {total:g} {unit}, but the record says {said:g}"
+    row = {"clips_seen": budget.spent.clips, "train_flops": budget.spent.flops}
     for column, value in row.items():
-        if record["row"][column] != int(value):
-            yield f"{column} of the row is {record['row'][column]}, but {int(value)} were spent"
+        if getattr(record.row, column) != int(value):
+            yield f"{column} of the row is {getattr(record.row, column)}, but {int(value)} were spent"
     yield from against_asked(budget, trained[-1])
 
 
-def stage_problems(stage: Mapping[str, Any], log: Logged) -> Iterator[str]:
+def stage_problems(stage: StageRecord, log: Logged) -> Iterator[str]:
     """A stage of the record against its log, and its FLOPs against those of a clip."""
-    name = f"stage {stage['name']}"
+    name = f"stage {stage.name}"
     if log.problem:
         yield f"{name}, {log.problem}"
-    if log.steps != stage["steps"] or not math.isclose(log.clips, stage["clips"], rel_tol=1e-9):
+    if log.steps != stage.steps or not math.isclose(log.clips, stage.clips, rel_tol=1e-9):
         yield (
-            f"{name}: {stage['steps']} steps and {stage['clips']:g} clips are recorded, but {log.steps} steps and "
+            f"{name}: {stage.steps} steps and {stage.clips:g} clips are recorded, but {log.steps} steps and "
             f"{log.clips:g} clips logged"
         )
-    wanted = float(stage["steps"] * stage["batch_clips"] * Fraction(stage["clip_cost"]))
-    if not math.isclose(wanted, stage["clips"], rel_tol=1e-9):
-        yield f"{name}: {stage['clips']:g} clips, but {stage['steps']} steps of its batch are {wanted:g}"
-    flops = stage["steps"] * stage["batch_clips"] * stage["flops_per_clip"]
-    if flops != stage["flops"]:
-        yield f"{name}: {stage['flops']:g} FLOPs, but its clips cost {flops:g}"
+    if stage.steps is None or stage.batch_clips is None or stage.clip_cost is None or stage.flops_per_clip is None:
+        yield f"{name}: its batch and the cost of a clip are not recorded"
+        return
+    wanted = float(stage.steps * stage.batch_clips * Fraction(stage.clip_cost))
+    if not math.isclose(wanted, stage.clips, rel_tol=1e-9):
+        yield f"{name}: {stage.clips:g} clips, but {stage.steps} steps of its batch are {wanted:g}"
+    flops = stage.steps * stage.batch_clips * stage.flops_per_clip
+    if flops != stage.flops:
+        yield f"{name}: {stage.flops:g} FLOPs, but its clips cost {flops:g}"
 
 
-def against_asked(budget: Mapping[str, Any], last: Mapping[str, Any]) -> Iterator[str]:
+def against_asked(budget: BudgetRecord, last: StageRecord) -> Iterator[str]:
     """Exactly met in clips; in flops and seconds reached by the last step and not before it."""
-    currency, want = budget["currency"], budget["asked"]
-    got = budget["spent"][currency]
-    step = 0.0 if currency == "clips" else last[currency] / last["steps"]
+    unit, want = budget.unit, budget.asked
+    got = budget.spent.of(unit)
+    step = 0.0 if unit == "clips" else getattr(last, unit) / last.steps
     # How long the last step took is not logged apart; a stage of seconds may end with a slow one.
-    most = want + (math.inf if currency == "seconds" else step)
+    most = want + (math.inf if unit == "seconds" else step)
     if not want <= got <= most:
-        yield f"spent {got:g} {currency}, but asked were {want:g}"
+        yield f"spent {got:g} {unit}, but asked were {want:g}"

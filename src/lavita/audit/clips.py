@@ -25,12 +25,12 @@ def clips_lines(run: RunFolder) -> Iterator[AuditLine]:
     """The generated clips of every row."""
     seeds: dict[str, str] = {}
     for one in run.cells:
-        if one.record["status"] != "ok":
+        if one.record.status != "ok":
             continue
-        cell, entries = one.record["cell"], manifest(run, one)
+        cell, entries = one.record.cell, manifest(run, one)
         wrong = list(clip_problems(run, one, entries))
         yield AuditLine(GENERATED, cell, FAIL if wrong else PASS, "; ".join(wrong) or f"{len(entries)} clips")
-        if one.record["identity"]:
+        if one.record.identity:
             given = [entry.get("seed") for entry in entries]
             fine = all(isinstance(seed, int) for seed in given) and len(set(given)) == len(given)
             said = f"{len(given)} seeds" if fine else f"{len(given)} clips, but {len(set(given) - {None})} seeds"
@@ -42,7 +42,7 @@ def clips_lines(run: RunFolder) -> Iterator[AuditLine]:
 
 def manifest(run: RunFolder, one: Attempt) -> list[dict[str, Any]]:
     """The clips that a cell lists; [] where it lists none."""
-    path = run.path / "cells" / one.name / "samples" / "clips.json"
+    path = run.cell_folder(one) / "samples" / "clips.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))["clips"]
     except (OSError, KeyError, ValueError):
@@ -58,7 +58,7 @@ def spelled(seeds: Sequence[Any]) -> str:
 
 def clip_problems(run: RunFolder, one: Attempt, entries: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What is wrong with a row's clips."""
-    folder, wanted = run.path / "cells" / one.name, one.record["row"]["n_generated"]
+    folder, wanted = run.cell_folder(one), one.record.row.n_generated
     if len(entries) != wanted:
         yield f"{len(entries)} clips are listed, but the row says {wanted}"
     there = {path.name for path in (folder / "samples").glob("*.mkv")}
@@ -86,15 +86,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def data_lines(run: RunFolder) -> Iterator[AuditLine]:
-    """The videos and the real clips of the shared parts that rows were made with."""
-    used = {record["shared"] for record in good(run).values()}
+    """The videos and the real clips of the shared artifacts that rows were made with."""
+    used = {record.shared for record in good(run).values()}
     for name in sorted(used & set(run.shared)):
-        yield from parts_lines(run, name)
+        yield from shared_lines(run, name)
 
 
-def parts_lines(run: RunFolder, name: str) -> Iterator[AuditLine]:
-    """The lines of one set of shared parts."""
-    folder, record, where = run.path / "shared" / name, run.shared[name], f"shared/{name}"
+def shared_lines(run: RunFolder, name: str) -> Iterator[AuditLine]:
+    """The lines of one set of shared artifacts."""
+    folder, record, where = run.shared_folder(name), run.shared[name].record, f"shared/{name}"
     try:
         videos = list(read_videos(folder))
     except (OSError, ValueError) as error:
@@ -104,11 +104,9 @@ def parts_lines(run: RunFolder, name: str) -> Iterator[AuditLine]:
     mark = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     used = Counter(video["split"] for video in videos if video["used"] == "true")
     wrong = (
-        []
-        if mark == record["fingerprint"]
-        else [f"{VIDEOS} gives {mark[:16]}, but recorded {record['fingerprint'][:16]}"]
+        [] if mark == record.fingerprint else [f"{VIDEOS} gives {mark[:16]}, but recorded {record.fingerprint[:16]}"]
     )
-    for split, count in record["splits"].items():
+    for split, count in record.splits.items():
         if used[split] != count:
             wrong.append(f"{used[split]} videos of {split}, but recorded {count}")
     said = ", ".join(f"{count} {split}" for split, count in sorted(used.items(), reverse=True))
@@ -130,16 +128,16 @@ def disjoint(where: str, videos: Sequence[dict[str, str]]) -> AuditLine:
 
 def real_line(run: RunFolder, name: str, split_of: dict[str, str]) -> AuditLine:
     """The real clips are windows of the protocol's split, as many as it says, none twice."""
-    protocol = run.shared[name]["protocol"]
-    names = [str(item) for item in read_arrays(run.path / "shared" / name / "real.npz").get("names", ())]
-    allowed = protocol["split"].split("+")
+    protocol = run.shared[name].record.protocol
+    names = [str(item) for item in read_arrays(run.shared_folder(name) / "real.npz").get("names", ())]
+    allowed = protocol.split.split("+")
     foreign = [item for item in names if split_of.get(item.rpartition("@")[0]) not in allowed]
     wrong = []
-    if len(names) != protocol["n_real"]:
-        wrong.append(f"{len(names)} real clips, but the protocol says {protocol['n_real']}")
+    if len(names) != protocol.n_real:
+        wrong.append(f"{len(names)} real clips, but the protocol says {protocol.n_real}")
     if len(set(names)) != len(names):
         wrong.append(f"{len(names)} real clips, but {len(set(names))} different ones")
     if foreign:
         wrong.append(f"{foreign[0]} is a window of {split_of.get(foreign[0].rpartition('@')[0])}, but the protocol "
-                     f"says {protocol['split']}")  # fmt: skip
+                     f"says {protocol.split}")  # fmt: skip
     return AuditLine(REAL, f"shared/{name}", FAIL if wrong else PASS, "; ".join(wrong) or f"{len(names)} windows")

@@ -16,7 +16,7 @@ def same(check: str, values: Mapping[str, Any]) -> Iterator[AuditLine]:
     where none is in the majority).
     """
     if not values:
-        yield AuditLine(check, ALL, NOT_APPLICABLE, "no row ended well")
+        yield AuditLine(check, ALL, NOT_APPLICABLE, "no row completed")
         return
     texts = {cell: str(value) for cell, value in values.items()}
     usual = Counter(texts.values()).most_common(1)[0][0]

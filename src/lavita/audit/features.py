@@ -9,7 +9,6 @@ import numpy as np
 
 from lavita.audit.clips import read_arrays
 from lavita.audit.settings import good
-from lavita.config.plan import cell_from_dict
 from lavita.data.clip_folder import read_manifest
 from lavita.data.video import read_frames
 from lavita.metrics.features.base import Extractor
@@ -23,14 +22,14 @@ TOLERANCE = 1e-4
 
 
 def feature_lines(run: RunFolder, count: int) -> list[AuditLine]:
-    """A line a cell that ended well, for `count` clips drawn from the digest, so that nobody chose them."""
+    """A line per run that completed, for `count` clips drawn from the digest, so that nobody chose them."""
     wanted = set(good(run))
-    return [line for one in run.cells if one.record["cell"] in wanted for line in checked(run, one, count)]
+    return [line for one in run.cells if one.record.cell in wanted for line in checked(run, one, count)]
 
 
 def checked(run: RunFolder, one: Attempt, count: int) -> Iterator[AuditLine]:
     """The line of a cell."""
-    cell, wanted = one.record["cell"], one.record["row"]["extractor_hash"]
+    cell, wanted = one.record.cell, one.record.row.extractor_hash
     try:
         network = extractor(run, one)
     except (OSError, ValueError) as error:
@@ -48,18 +47,18 @@ def checked(run: RunFolder, one: Attempt, count: int) -> Iterator[AuditLine]:
 
 
 def extractor(run: RunFolder, one: Attempt) -> Extractor:
-    """The network that the shared parts keep, or the known one at hand for the protocol. Raises ValueError, OSError.
+    """The network of the shared artifacts, or the known one at hand for the protocol. Raises ValueError, OSError.
 
     A file that the record names is not taken: it lies outside the folder, and a TorchScript file is a program.
     """
-    shared, cell = run.shared[one.record["shared"]], cell_from_dict(one.record["config"])
+    shared, cell = run.shared[one.record.shared].artifacts, one.record.experiment()
     weights = replace(cell.weights, i3d=None, c3d=None)
-    return load_extractors(cell.protocol, weights, shared["extractor"], "cpu")["distance"]
+    return load_extractors(cell.protocol, weights, shared.extractor, "cpu")["distance"]
 
 
 def compared(run: RunFolder, one: Attempt, network: Extractor, count: int) -> AuditLine:
     """Whether the clips drawn give their stored features."""
-    folder, cell = run.path / "cells" / one.name, one.record["cell"]
+    folder, cell = run.cell_folder(one), one.record.cell
     manifest = read_manifest(folder / "samples")
     stored = read_arrays(folder / "samples.npz")["features"]
     entries = sorted(manifest["clips"], key=lambda entry: entry["name"])

@@ -9,7 +9,7 @@ from lavita.audit.compare import equal, short
 from lavita.report.write import TABLES, tables_of_run
 from lavita.results.audit_line import FAIL, PASS, AuditLine
 from lavita.results.digest import PARTS, FileChange, changed_files
-from lavita.results.records import RECORD
+from lavita.results.records import RECORD, AttemptRecord
 from lavita.results.run_folder import RunFolder
 
 FILES, TABLE, DIGEST, STRAY = "files as recorded", "tables as the records say", "digest", "nothing unrecorded"
@@ -18,13 +18,14 @@ REPORT = "report.html"
 
 def files_lines(run: RunFolder) -> Iterator[AuditLine]:
     """A line a part whose files are all as its record says, else one for each file that is not."""
-    parts = [("cells", one.name, one.record) for one in (*run.cells, *run.others)]
-    parts += [("shared", name, record) for name, record in run.shared.items()]
+    parts: list[tuple[str, str, AttemptRecord]] = []
+    parts += [("cells", one.name, one.record) for one in (*run.cells, *run.others)]
+    parts += [("shared", name, one.record) for name, one in run.shared.items()]
     for kind, name, record in parts:
         where = f"{kind}/{name}"
-        if "files" not in record:
-            if record["status"] in ("ok", "failed", "diverged", "over_budget"):
-                yield AuditLine(FILES, where, FAIL, f"status {record['status']}, but no file is recorded")
+        if record.files is None:
+            if record.status in ("ok", "failed", "diverged", "over_budget"):
+                yield AuditLine(FILES, where, FAIL, f"status {record.status}, but no file is recorded")
             continue
         try:
             found = changed_files(run.path / kind / name, record)
@@ -34,7 +35,7 @@ def files_lines(run: RunFolder) -> Iterator[AuditLine]:
         for change in found:
             yield AuditLine(FILES, f"{where}/{change.file}", FAIL, told(change))
         if not found:
-            yield AuditLine(FILES, where, PASS, f"{len(record['files'])} files")
+            yield AuditLine(FILES, where, PASS, f"{len(record.files)} files")
 
 
 def told(change: FileChange) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lavita.audit.budget import budget_lines
@@ -10,10 +10,10 @@ from lavita.audit.clips import clips_lines, data_lines
 from lavita.audit.files import files_lines, page_line, stray_lines, table_lines
 from lavita.audit.scores import score_lines
 from lavita.audit.settings import COMMIT, commit_lines, declared_lines, record_lines, setting_lines
-from lavita.config.plan import cell_from_dict
 from lavita.config.schema import ConfigError
 from lavita.report.page import report_html
 from lavita.results.audit_line import FAIL, AuditLine
+from lavita.results.records import Record
 from lavita.results.run_folder import RunFolder
 
 
@@ -55,12 +55,12 @@ def made(name: str, check: Any) -> Iterator[AuditLine]:
         yield AuditLine(f"{name} can be checked", "run", FAIL, f"{type(error).__name__}: {error}")
 
 
-def is_open(record: Mapping[str, Any]) -> bool:
+def is_open(record: Record) -> bool:
     """Whether a record is of an open row, by its row and its configuration alike."""
-    if record["row"].get("division") != "open":
+    if record.row.division != "open":
         return False
     try:
-        return not record["identity"] or cell_from_dict(record["config"]).division == "open"
+        return not record.identity or record.experiment().division == "open"
     except (ConfigError, KeyError, TypeError):
         return False
 
@@ -68,11 +68,11 @@ def is_open(record: Mapping[str, Any]) -> bool:
 def fails_closed(run: RunFolder, lines: Sequence[AuditLine]) -> bool:
     """Whether a failure touches a closed table, or the run as a whole.
 
-    A row is open where its configuration is, too, or where it was made elsewhere: a row that only calls itself open
+    A row is open where its configuration is, too, or where its samples are external: a row that only calls itself open
     would be out of reach else.
     """
-    open_rows = {one.record["cell"] for one in run.cells if is_open(one.record)}
-    names = {one.name for one in run.cells if one.record["cell"] in open_rows}
+    open_rows = {one.record.cell for one in run.cells if is_open(one.record)}
+    names = {one.name for one in run.cells if one.record.cell in open_rows}
 
     def of_open_row(where: str) -> bool:
         return where in open_rows or (where.startswith("cells/") and where.split("/")[1] in names)

@@ -15,8 +15,8 @@ from lavita.files import require_inside
 from lavita.metrics.evaluate import networks_of, scores_of
 from lavita.metrics.table import parse_key
 from lavita.results.audit_line import FAIL, PASS, AuditLine
-from lavita.results.records import Score
 from lavita.results.run_folder import Attempt, RunFolder
+from lavita.results.scores import Score
 
 CHECK = "scores from stored features"
 # Equal to the last digits: another number of BLAS threads sums in another order.
@@ -26,27 +26,26 @@ VALUES = ("value", "ci_low", "ci_high", "extrapolated", "extrapolated_low", "ext
 
 
 def score_lines(run: RunFolder) -> Iterator[AuditLine]:
-    """A line a cell that ended well."""
+    """A line per run that completed."""
     for one in run.cells:
         record = one.record
-        if record["status"] != "ok":
+        if record.status != "ok":
             continue
         try:
             wrong, made = compared(run, one)
         except (OSError, KeyError, ValueError) as error:
-            yield AuditLine(CHECK, record["cell"], FAIL, f"can't be made: {error}")
+            yield AuditLine(CHECK, record.cell, FAIL, f"can't be made: {error}")
             continue
-        yield AuditLine(CHECK, record["cell"], FAIL if wrong else PASS, "; ".join(wrong) or f"{made} scores")
+        yield AuditLine(CHECK, record.cell, FAIL if wrong else PASS, "; ".join(wrong) or f"{made} scores")
 
 
 def compared(run: RunFolder, one: Attempt) -> tuple[list[str], int]:
     """What differs of a run's scores, and how many were computed again."""
-    record, shared = one.record, run.shared[one.record["shared"]]
-    folder, parts = run.path / "cells" / one.name, run.path / "shared" / record["shared"]
-    protocol, real = Protocol.from_dict(shared["protocol_used"]), read_arrays(parts / "real.npz")
+    record, shared = one.record, run.shared[one.record.shared].artifacts
+    folder, parts = run.cell_folder(one), run.shared_folder(record.shared)
+    protocol, real = shared.protocol_used, read_arrays(parts / "real.npz")
     splits = {split: read_arrays(parts / f"{split}.npz") for split in SPLITS}
-    recorded = [Score.from_json(score) for score in record["scores"]]
-    stored = [score for score in recorded if not is_of_pixels(score)]
+    stored = [score for score in record.scores if not is_of_pixels(score)]
     wrong = []
     for stage in dict.fromkeys(score.stage for score in stored):
         mine = {score.metric: score for score in stored if score.stage == stage}

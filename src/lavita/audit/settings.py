@@ -7,56 +7,56 @@ from typing import Any
 
 from lavita.audit.compare import ALL, equal, same, short
 from lavita.config.plan import cell_from_dict, deviations
-from lavita.config.protocol import Protocol
 from lavita.config.registry import names_in, read_yaml
 from lavita.config.schema import ConfigError
 from lavita.data.catalogue import SPLITS
 from lavita.files import sha256_of
 from lavita.metrics.table import parse_key
-from lavita.report.tables import SAME_IN_A_TABLE
+from lavita.report.tables import setting_of
 from lavita.results.audit_line import FAIL, NOT_APPLICABLE, PASS, AuditLine
 from lavita.results.identity import config_hash
+from lavita.results.records import Record
 from lavita.results.run_folder import Attempt, RunFolder
 
-Records = Mapping[str, dict[str, Any]]
+Records = Mapping[str, Record]
 DATA_KEYS = ("frames", "interval", "resolution", "flip", "frame_choice", "short_videos", "fold")
 
 
-def good(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """Records of the cells that count and ended well, by cell."""
-    return {record["cell"]: record for record in run.records if record["status"] == "ok"}
+def good(run: RunFolder) -> dict[str, Record]:
+    """Records of the runs that count and completed, by cell."""
+    return {record.cell: record for record in run.records if record.status == "ok"}
 
 
-def audited(run: RunFolder) -> dict[str, dict[str, Any]]:
+def audited(run: RunFolder) -> dict[str, Record]:
     """Those of them that this suite made itself."""
-    return {cell: record for cell, record in good(run).items() if record["identity"]}
+    return {cell: record for cell, record in good(run).items() if record.identity}
 
 
 def groups(run: RunFolder, records: Records) -> list[Records]:
     """Rows that must share a setting: all of a suite of methods; of a suite of choices those that share the protocol,
     since there a row may vary it, and then stands in a block of its own.
     """
-    if not run.plan["compares_rows"]:
+    if not run.plan.compares_rows:
         return [records] if records else []
-    cut: dict[str, dict[str, dict[str, Any]]] = {}
+    cut: dict[str, dict[str, Record]] = {}
     for cell, record in records.items():
-        cut.setdefault(record["row"]["protocol_hash"], {})[cell] = record
+        cut.setdefault(record.row.protocol_hash, {})[cell] = record
     return list(cut.values())
 
 
 def setting_lines(run: RunFolder) -> Iterator[AuditLine]:
     """What all rows must share."""
-    checks: list[tuple[str, str, Callable[[dict[str, Any]], Any]]] = [
-        ("same data", "data", lambda r: r["row"]["data_fingerprint"]),
+    checks: list[tuple[str, str, Callable[[Record], Any]]] = [
+        ("same data", "data", lambda r: r.row.data_fingerprint),
         ("same frames, stride, resolution, crop, flips", "data", data_of),
-        ("same protocol", "protocol", lambda r: r["row"]["protocol_hash"]),
-        ("same numbers of clips", "protocol", lambda r: f"{r['row']['n_real']} and {r['row']['n_generated']}"),
-        ("same precision", "compute", lambda r: r["config"]["compute"]["precision"]),
-        ("same codec of the suite", "codec", lambda r: r["config"]["codec"]),
+        ("same protocol", "protocol", lambda r: r.row.protocol_hash),
+        ("same numbers of clips", "protocol", lambda r: f"{r.row.n_real} and {r.row.n_generated}"),
+        ("same precision", "compute", lambda r: r.config["compute"]["precision"]),
+        ("same codec of the suite", "codec", lambda r: r.config["codec"]),
     ]
     for records in groups(run, audited(run)):
         for check, section, value in checks:
-            if section in run.plan["varied"] and len(records) > 1:
+            if section in run.plan.varied and len(records) > 1:
                 yield AuditLine(check, ALL, NOT_APPLICABLE, f"the suite's rows vary {section} by name")
             else:
                 yield from same(check, {cell: value(record) for cell, record in records.items()})
@@ -67,23 +67,22 @@ def table_lines(run: RunFolder) -> Iterator[AuditLine]:
     """Within each table, as its rows' columns cut it: what the configurations themselves say of rows side by side."""
     tables: dict[tuple[str, ...], dict[str, Any]] = {}
     for cell, record in audited(run).items():
-        columns = tuple(str(record["row"][column]) for column in SAME_IN_A_TABLE)
-        tables.setdefault(columns, {})[cell] = cell_from_dict(record["config"])
+        tables.setdefault(setting_of(record.row), {})[cell] = record.experiment()
     for cells in tables.values():
         yield from same("same division", {name: cell.division for name, cell in cells.items()})
         given = {name: f"{cell.given}, guidance {cell.sampling.guidance}" for name, cell in cells.items()}
         yield from same("same conditioning and guidance", given)
 
 
-def data_of(record: Mapping[str, Any]) -> str:
-    data, protocol = record["config"]["data"], record["config"]["protocol"]
+def data_of(record: Record) -> str:
+    data, protocol = record.config["data"], record.config["protocol"]
     return ", ".join([*(f"{key} {data.get(key)}" for key in DATA_KEYS), f"crop {protocol['crop']}"])
 
 
 def record_lines(run: RunFolder) -> Iterator[AuditLine]:
-    """Each record against its own configuration and against the shared parts that it names."""
+    """Each record against its own configuration and against the shared artifacts that it names."""
     for one in run.cells:
-        if one.record["identity"]:
+        if one.record.identity:
             yield from config_lines(run, one)
             yield from shared_lines(run, one)
 
@@ -92,16 +91,16 @@ def config_lines(run: RunFolder, one: Attempt) -> Iterator[AuditLine]:
     """Configuration file, record, hash and row say the same."""
     check, record = "configuration as recorded", one.record
     try:
-        written = cell_from_dict(read_yaml(run.path / "cells" / one.name / "config.yaml", "config.yaml"))
-        recorded = cell_from_dict(record["config"])
+        written = cell_from_dict(read_yaml(run.cell_folder(one) / "config.yaml", "config.yaml"))
+        recorded = record.experiment()
     except (ConfigError, OSError, TypeError, ValueError) as error:
-        yield AuditLine(check, record["cell"], FAIL, f"can't be read: {error}")
+        yield AuditLine(check, record.cell, FAIL, f"can't be read: {error}")
         return
     if written != recorded:
-        yield AuditLine(check, record["cell"], FAIL, differing(vars(written), vars(recorded)))
+        yield AuditLine(check, record.cell, FAIL, differing(vars(written), vars(recorded)))
         return
-    yield equal(check, record["cell"], config_hash(recorded), record["row"]["config_hash"], "the row's hash")
-    row = record["row"]
+    yield equal(check, record.cell, config_hash(recorded), record.row.config_hash, "the row's hash")
+    row = record.row
     configured = {
         "cell": recorded.cell, "method": recorded.method, "seed": recorded.seed, "suite": recorded.suite,
         "tier": recorded.tier, "conditioning": recorded.given, "division": recorded.division,
@@ -109,9 +108,11 @@ def config_lines(run: RunFolder, one: Attempt) -> Iterator[AuditLine]:
         "n_real": recorded.protocol.n_real, "n_generated": recorded.protocol.n_generated,
     }  # fmt: skip
     wrong = [
-        f"{key} {value}, but its row {row[key]}" for key, value in configured.items() if str(value) != str(row[key])
+        f"{key} {value}, but its row {getattr(row, key)}"
+        for key, value in configured.items()
+        if str(value) != str(getattr(row, key))
     ]
-    yield AuditLine("row as configured", record["cell"], FAIL if wrong else PASS, "; ".join(wrong) or "every column")
+    yield AuditLine("row as configured", record.cell, FAIL if wrong else PASS, "; ".join(wrong) or "every column")
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -125,25 +126,25 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def shared_lines(run: RunFolder, one: Attempt) -> Iterator[AuditLine]:
-    """A row's data, protocol and extractor are those of the shared parts that it was made with."""
-    check, record = "made with the shared parts", one.record
-    shared = run.shared.get(record["shared"])
+    """A row's data, protocol and extractor are those of the shared artifacts that it was made with."""
+    check, record, row = "made with the shared artifacts", one.record, one.record.row
+    shared = run.shared.get(record.shared)
     if shared is None:
-        yield AuditLine(check, record["cell"], FAIL, f"names shared/{record['shared']}, which is not there")
+        yield AuditLine(check, record.cell, FAIL, f"names shared/{record.shared}, which is not there")
         return
-    row = record["row"]
-    if shared["status"] != "ok":
-        yield AuditLine(check, record["cell"], FAIL, f"shared/{record['shared']} has status {shared['status']}")
-    used = Protocol.from_dict(shared["protocol_used"])
+    if shared.record.status != "ok":
+        yield AuditLine(check, record.cell, FAIL, f"shared/{record.shared} has status {shared.record.status}")
+    used = shared.artifacts.protocol_used
     pairs = {
-        "data_fingerprint": shared["fingerprint"], "extractor_hash": shared["extractor_hash"],
-        "protocol_hash": used.hash(), "dataset": shared["dataset"],
+        "data_fingerprint": (row.data_fingerprint, shared.record.fingerprint),
+        "extractor_hash": (row.extractor_hash, shared.artifacts.extractor_hash),
+        "protocol_hash": (row.protocol_hash, used.hash()), "dataset": (row.dataset, shared.record.dataset),
     }  # fmt: skip
-    wrong = [f"{key} {row[key]}, but there {value}" for key, value in pairs.items() if row[key] != value]
-    planned = Protocol.from_dict(record["config"]["protocol"])
+    wrong = [f"{key} {ours}, but there {theirs}" for key, (ours, theirs) in pairs.items() if ours != theirs]
+    planned = record.experiment().protocol
     if used.with_weights(None, None) != planned.with_weights(None, None):
         wrong.append(f"protocol {planned.name}, but there {used.name}")
-    yield AuditLine(check, record["cell"], FAIL if wrong else PASS, "; ".join(wrong) or f"shared/{record['shared']}")
+    yield AuditLine(check, record.cell, FAIL if wrong else PASS, "; ".join(wrong) or f"shared/{record.shared}")
 
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -154,8 +155,8 @@ PARAMETER_TOLERANCE = 0.05
 def declared_lines(run: RunFolder) -> Iterator[AuditLine]:
     """The lines of every row, and of the plan."""
     for one in run.cells:
-        if one.record["identity"] and one.record["status"] == "ok":
-            yield outside_line(one)
+        if one.record.identity and one.record.status == "ok":
+            yield external_line(one)
             yield deviations_line(one.record)
             yield checkpoint_line(run, one)
             yield untrained_line(one.record)
@@ -164,10 +165,10 @@ def declared_lines(run: RunFolder) -> Iterator[AuditLine]:
     yield from plan_lines(run)
 
 
-def outside_line(one: Attempt) -> AuditLine:
-    """Weights from outside are named by their hashes, and no closed row has any."""
-    check, record = "outside weights declared", one.record
-    cell, names = cell_from_dict(record["config"]), record["outside"]
+def external_line(one: Attempt) -> AuditLine:
+    """External weights are named by their hashes, and no closed row has any."""
+    check, record = "external weights declared", one.record
+    cell, names = record.experiment(), record.external_weights
     used = cell.outside | ({"codec.path": str(cell.codec.path)} if cell.codec.kind == "kl" else {})
     undeclared = sorted(set(used) - set(names))
     if undeclared:
@@ -176,21 +177,23 @@ def outside_line(one: Attempt) -> AuditLine:
     gone = sorted(set(names) - set(used))
     if gone:
         return AuditLine(check, cell.cell, FAIL, f"{gone[0]} is declared, but the configuration has none")
-    row = record["row"]
-    if row["external_bytes"] > 0 and cell.division == "closed":
-        return AuditLine(check, cell.cell, FAIL, f"{row['external_bytes']} bytes from outside in a closed row")
-    started = record.get("initialised")
+    size = record.row.external_bytes
+    if size is None:
+        return AuditLine(check, cell.cell, FAIL, "the row does not say how many bytes are external")
+    if size > 0 and cell.division == "closed":
+        return AuditLine(check, cell.cell, FAIL, f"{size} bytes of external weights in a closed row")
+    started = record.starting_weights
     if started and not (cell.pretraining.method or cell.pretraining.checkpoint):
-        return AuditLine(check, cell.cell, FAIL, f"started from {started['source']}, but its configuration has no such")
+        return AuditLine(check, cell.cell, FAIL, f"started from {started.source}, but its configuration has no such")
     return AuditLine(check, cell.cell, PASS, "; ".join(names.values()) or "none used")
 
 
-def deviations_line(record: Mapping[str, Any]) -> AuditLine:
+def deviations_line(record: Record) -> AuditLine:
     """Each value that is not the authors' own is listed."""
-    check, cell = "deviations listed", cell_from_dict(record["config"])
+    check, cell = "deviations listed", record.experiment()
     if cell.method not in names_in("methods"):
         return AuditLine(check, cell.cell, NOT_APPLICABLE, f"method {cell.method} is not of this repository")
-    wanted, listed = deviations(cell), record["deviations"]
+    wanted, listed = deviations(cell), record.deviations
     missing = [item for item in wanted if item not in listed]
     stray = [item for item in listed if item not in wanted]
     if missing or stray:
@@ -201,27 +204,24 @@ def deviations_line(record: Mapping[str, Any]) -> AuditLine:
 
 def checkpoint_line(run: RunFolder, one: Attempt) -> AuditLine:
     """The weights that were scored are the last average at the end of the budget: the only ones that are kept."""
-    check, folder, record = "last average at budget end", run.path / "cells" / one.name, one.record
+    check, folder, record = "last average at budget end", run.cell_folder(one), one.record
     found = sorted(path.name for path in folder.glob("*.safetensors"))
     if found != [CHECKPOINT]:
-        return AuditLine(check, record["cell"], FAIL, f"weights {', '.join(found) or 'none'}, but wanted {CHECKPOINT}")
+        return AuditLine(check, record.cell, FAIL, f"weights {', '.join(found) or 'none'}, but wanted {CHECKPOINT}")
     mark = sha256_of(folder / CHECKPOINT)
-    if mark != record["row"]["weights_hash"]:
-        text = f"{CHECKPOINT} has sha256 {mark[:16]}, but the row {record['row']['weights_hash'][:16]}"
-        return AuditLine(check, record["cell"], FAIL, text)
-    return AuditLine(check, record["cell"], PASS, f"sha256 {mark[:16]}")
+    if mark != record.row.weights_hash:
+        text = f"{CHECKPOINT} has sha256 {mark[:16]}, but the row {record.row.weights_hash[:16]}"
+        return AuditLine(check, record.cell, FAIL, text)
+    return AuditLine(check, record.cell, PASS, f"sha256 {mark[:16]}")
 
 
-def untrained_line(record: Mapping[str, Any]) -> AuditLine:
+def untrained_line(record: Record) -> AuditLine:
     """Every score of the trained method stands beside that of its own start, where that has one."""
-    of = {
-        stage: {score["metric"] for score in record["scores"] if score["stage"] == stage}
-        for stage in ("train", "untrained")
-    }
+    of = {stage: {score.metric for score in record.scores_of(stage)} for stage in ("train", "untrained")}
     missing = sorted(name for name in of["train"] - of["untrained"] if has_untrained(name))
     text = f"{missing[0]} has no untrained value" if missing else f"{len(of['untrained'])} scores of the start"
     return AuditLine(
-        "untrained start in the table", record["cell"], FAIL if missing or not of["untrained"] else PASS, text
+        "untrained start in the table", record.cell, FAIL if missing or not of["untrained"] else PASS, text
     )
 
 
@@ -234,31 +234,31 @@ def has_untrained(metric: str) -> bool:
 def commit_lines(run: RunFolder, strict: bool) -> Iterator[AuditLine]:
     """A line a row that this suite made; a table to be published is strict in any case."""
     for record in audited(run).values():
-        yield commit_line(record, strict or bool(run.plan.get("publishable")))
+        yield commit_line(record, strict or run.plan.publishable)
 
 
-def commit_line(record: Mapping[str, Any], strict: bool) -> AuditLine:
+def commit_line(record: Record, strict: bool) -> AuditLine:
     """The code is a commit; changes beside it fail only where the table is to be published."""
-    row = record["row"]
-    dirty = {"true": " with uncommitted changes", "false": "", "unknown": ", unknown whether changed"}[row["dirty"]]
-    verdict = FAIL if strict and (row["dirty"] != "false" or row["commit"] == "unknown") else PASS
-    text = f"commit {row['commit'][:12]}{dirty}"
-    return AuditLine(COMMIT, record["cell"], verdict, text + (", but wanted a clean one" if verdict == FAIL else ""))
+    row = record.row
+    dirty = {"true": " with uncommitted changes", "false": "", "unknown": ", unknown whether changed"}[row.dirty]
+    verdict = FAIL if strict and (row.dirty != "false" or row.commit == "unknown") else PASS
+    text = f"commit {row.commit[:12]}{dirty}"
+    return AuditLine(COMMIT, record.cell, verdict, text + (", but wanted a clean one" if verdict == FAIL else ""))
 
 
 def size_lines(run: RunFolder) -> Iterator[AuditLine]:
     """Rows that were to be as large as another method are so within 5 %, or flagged."""
     check, records = "parameters within tolerance or flagged", audited(run)
-    matched = {cell: record["config"]["model"].get("match_params") for cell, record in records.items()}
+    matched = {cell: record.config["model"].get("match_params") for cell, record in records.items()}
     matched = {cell: name for cell, name in matched.items() if name}
     for cell, name in matched.items():
         record = records[cell]
-        base = next((r for r in records.values() if r["config"]["method"] == name), None)
+        base = next((r for r in records.values() if r.config["method"] == name), None)
         if base is None:
             yield AuditLine(check, cell, NOT_APPLICABLE, f"{name} is no row of this run")
             continue
-        ours, theirs = record["row"]["params_trained"], base["row"]["params_trained"]
-        fine = abs(ours / theirs - 1) <= PARAMETER_TOLERANCE or bool(record["flag"])
+        ours, theirs = record.row.params_trained, base.row.params_trained
+        fine = abs(ours / theirs - 1) <= PARAMETER_TOLERANCE or bool(record.flag)
         yield AuditLine(check, cell, PASS if fine else FAIL, f"{ours} trained, {theirs} of {name}")
     if not matched:
         yield AuditLine(check, ALL, NOT_APPLICABLE, "no row was matched in size (model.match_params)")
@@ -267,12 +267,12 @@ def size_lines(run: RunFolder) -> Iterator[AuditLine]:
 def plan_lines(run: RunFolder) -> Iterator[AuditLine]:
     """Every planned row is in the table, with a reason where it has no score."""
     check = "every planned row is there"
-    there = {record["cell"]: record for record in run.records}
-    missing = sorted(set(run.plan["cells"]) - set(there))
+    there = {record.cell: record for record in run.records}
+    missing = sorted(set(run.plan.cells) - set(there))
     for cell in missing:
         yield AuditLine(check, cell, FAIL, "planned, but without a record")
     for cell, record in there.items():
-        if record["status"] != "ok" and not record["reason"] and record["status"] not in ("queued", "running"):
-            yield AuditLine(check, cell, FAIL, f"status {record['status']}, but no reason")
+        if record.status != "ok" and not record.reason and record.status not in ("queued", "running"):
+            yield AuditLine(check, cell, FAIL, f"status {record.status}, but no reason")
     if not missing:
-        yield AuditLine(check, ALL, PASS, f"{len(run.plan['cells'])} planned, {len(there)} in the tables")
+        yield AuditLine(check, ALL, PASS, f"{len(run.plan.cells)} planned, {len(there)} in the tables")

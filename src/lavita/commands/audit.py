@@ -78,7 +78,7 @@ def other_commits(folder) -> str:
     """The commits of the rows, where they are not that of this checkout; else ''."""
     from lavita.results.provenance import commit
 
-    commits = {str(record["row"].get("commit", "")) for record in folder.records} - {"", commit()[0]}
+    commits = {record.row.commit for record in folder.records} - {"", commit()[0]}
     return ", ".join(sorted(name[:12] for name in commits))
 
 

@@ -14,7 +14,7 @@ from lavita.console import Display
 from lavita.executors.heartbeat import HEARTBEAT, Event
 from lavita.executors.process import Ended, Interrupted, Launcher
 from lavita.results.digest import PROGRESS, finalize_record
-from lavita.results.records import read_record
+from lavita.results.records import AttemptRecord, read_record
 
 LOG = "log.txt"
 STOPPED = "stopped from outside; the same command resumes it"
@@ -64,10 +64,10 @@ def log_of(folder: Path, rank: int) -> Path:
 def record_end(folder: Path, status: str, reason: str) -> None:
     """Complete the record of a folder whose process has ended, and hash its files. A process that completed has written
     its own status."""
-    record = read_record(folder)
+    record = read_record(folder, AttemptRecord)
     if record is None:
         return
-    finalize_record(folder, **({} if record["status"] == "ok" else {"status": status, "reason": reason}))
+    finalize_record(folder, **({} if record.status == "ok" else {"status": status, "reason": reason}))
 
 
 def accelerators() -> list[str]:

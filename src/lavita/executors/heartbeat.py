@@ -18,11 +18,11 @@ REPEAT_SECONDS = 1.0  # between two lines of how far a stage is: logs of days st
 
 @dataclass(frozen=True)
 class Result:
-    """The last event of a process. status: as of a record, or "stale"; outside: sha256 of external files, by key."""
+    """The last event of a process. status: as of a record, or "stale"; external: sha256 of external files, by key."""
 
     status: str
     reason: str = ""
-    outside: Mapping[str, str] = field(default_factory=dict)
+    external: Mapping[str, str] = field(default_factory=dict)
 
 
 Event = Progress | Note | Result

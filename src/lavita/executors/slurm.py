@@ -21,7 +21,7 @@ from lavita.executors.process import Ended
 from lavita.executors.slurm_node import SlurmTask
 from lavita.executors.slurm_options import SlurmOptions
 from lavita.executors.slurm_queue import JobState, Queue, last_line
-from lavita.results.records import read_record
+from lavita.results.records import AttemptRecord, read_record
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor
@@ -87,9 +87,9 @@ class ClusterJob:
         """How the task of a job that has ended did, by its record and log; None while they may still come. Where nobody
         has written an end, what Slurm says is written as such.
         """
-        record = read_record(self.task.folder)
-        unfinished = record is not None and record["status"] in ("queued", "running")
-        completed = record is not None and record["status"] == "ok"
+        record = read_record(self.task.folder, AttemptRecord)
+        unfinished = record is not None and record.status in ("queued", "running")
+        completed = record is not None and record.status == "ok"
         silent = unfinished or (self.tail.result is None and (record is None or completed))
         if silent and self.may_come():
             return None
@@ -100,7 +100,7 @@ class ClusterJob:
             return Ended(1, Result(status, reason))
         result = self.tail.result or Result("ok")
         if record is not None:
-            result = replace(result, status=record["status"], reason=record.get("reason", ""))
+            result = replace(result, status=record.status, reason=record.reason)
         return Ended(0 if result.status in ("ok", "stale") else 1, result)
 
     def may_come(self) -> bool:

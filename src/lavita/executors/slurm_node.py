@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lavita.executors.base import Task, supervise, threads_of
 from lavita.executors.process import Ended, Interrupted, Launcher
 from lavita.executors.slurm_queue import is_preempted, run_command
-from lavita.results.records import read_record
+from lavita.results.records import AttemptRecord, read_record
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -42,8 +42,8 @@ class SlurmTask:
         """Run the task on this node; its end is in its record and log. Raises OSError where these can't be written,
         RuntimeError where a process other than the job's first one fails unnoticed: Slurm then ends the job.
         """
-        record = read_record(self.task.folder)
-        if record is not None and record["status"] == "ok":
+        record = read_record(self.task.folder, AttemptRecord)
+        if record is not None and record.status == "ok":
             return  # a node failed after the task was done, and Slurm started the job again
         # submitit ignores SIGTERM, which is all that some clusters send before they preempt a job.
         signal.signal(signal.SIGTERM, lambda *_: self.begin_stop())
@@ -77,8 +77,8 @@ class SlurmTask:
         """Wait until the first process has written how the task ended; raises RuntimeError where it does not notice."""
         deadline = time.monotonic() + FOLLOW_SECONDS
         while time.monotonic() < deadline and not self.launcher.stopping:
-            record = read_record(self.task.folder)
-            if record is not None and record["status"] not in ("queued", "running"):
+            record = read_record(self.task.folder, AttemptRecord)
+            if record is not None and record.status not in ("queued", "running"):
                 return
             time.sleep(LISTEN_SECONDS)
         raise RuntimeError(self.ended.reason)

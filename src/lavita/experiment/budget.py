@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
 
 from lavita.config.compose import Experiment
-from lavita.config.schema import BudgetConfig, CodecConfig, DataConfig, SamplingConfig
+from lavita.config.schema import BUDGET_UNITS, BudgetConfig, CodecConfig, DataConfig, SamplingConfig
 from lavita.experiment.costs import shape_batch, training_flops_per_clip
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, build_pretraining, codec_training_config, empty_codec
+from lavita.results.records import StageRecord
 from lavita.training.budget import Limit, split_clips, split_flops
 from lavita.training.stage import StagePlan, TrainedStage
 
@@ -29,9 +30,9 @@ class SharedCost:
     seconds: float = 0.0
 
 
-def shared_cost(stages: Sequence[Mapping[str, float]]) -> SharedCost:
+def shared_cost(stages: Sequence[StageRecord]) -> SharedCost:
     """The sum over the ledger's entries of such parts."""
-    return SharedCost(*(sum(stage[key] for stage in stages) for key in ("clips", "flops", "seconds")))
+    return SharedCost(*(sum(getattr(stage, unit) for stage in stages) for unit in BUDGET_UNITS))
 
 
 def shares_codec(codec: CodecConfig, method: VideoMethod) -> bool:

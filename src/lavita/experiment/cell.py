@@ -22,6 +22,7 @@ from lavita.experiment.setup import Setup, set_up
 from lavita.experiment.train import HELDOUT_CLIPS, train
 from lavita.results.digest import PROGRESS
 from lavita.results.resume_store import ResumeStore
+from lavita.results.scores import Score
 from lavita.sampling.generate import Generated, drop_parts, generate, save_samples
 from lavita.training import checkpoint, distributed
 from lavita.training.stage import TrainedStage
@@ -52,10 +53,8 @@ def work(setup: Setup, folder: Path, store: ResumeStore) -> None:
         complete(folder, setup, spent, scores, weights_hash)
 
 
-def score_method(
-    setup: Setup, scorer: Scorer | None, stage: str, out: Path, store: ResumeStore
-) -> list[dict[str, Any]]:
-    """Sample the protocol's clips, keep them without loss, and score them; one entry a metric.
+def score_method(setup: Setup, scorer: Scorer | None, stage: str, out: Path, store: ResumeStore) -> list[Score]:
+    """Sample the protocol's clips, keep them without loss, and score them; one score a metric.
 
     Every process samples its part; scorer None: another one scores.
     """
@@ -65,7 +64,7 @@ def score_method(
 
     def sample() -> Generated:
         report = partial(progress, name)
-        clips, classes = experiment.protocol.n_generated, setup.shared["classes"]
+        clips, classes = experiment.protocol.n_generated, setup.shared.classes
         return generate(setup.method, sampling, clips, 0, classes, report, conditions, store, name)
 
     def make() -> list[dict[str, Any]]:
@@ -84,15 +83,15 @@ def score_method(
     scores = store.get_or_compute(f"scores of {name}", make)
     for parts in (name, f"score of {name}"):
         drop_parts(store, parts)
-    return scores
+    return [Score.from_json(score) for score in scores]
 
 
-def first_stage_scores(setup: Setup, scorer: Scorer, picture: Path, store: ResumeStore) -> list[dict[str, Any]]:
+def first_stage_scores(setup: Setup, scorer: Scorer, picture: Path, store: ResumeStore) -> list[Score]:
     """What the method's own first stage loses, or else (measured once a suite) what the suite's autoencoder loses."""
     method, experiment = setup.method, setup.experiment
     codec = method.first_stage()
     if codec is None:
-        return setup.shared["codec_scores"]
+        return list(setup.shared.codec_scores)
     p, catalogue = experiment.protocol, setup.data.catalogue
     windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
     heldout = setup.data.clips(TrainedStage(experiment.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
@@ -102,7 +101,7 @@ def first_stage_scores(setup: Setup, scorer: Scorer, picture: Path, store: Resum
         scores = reconstruction_scores(codec, "autoencoder", video, windows, scorer, method.perceptual_score, picture)
         return [score.to_json() for score in scores]
 
-    return store.get_or_compute("scores of the first stage", make)
+    return [Score.from_json(score) for score in store.get_or_compute("scores of the first stage", make)]
 
 
 if __name__ == "__main__":

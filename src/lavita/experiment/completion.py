@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,7 +17,8 @@ from lavita.experiment.train import Spent
 from lavita.files import sha256_of
 from lavita.methods.base import VideoMethod
 from lavita.methods.checkpoints import save
-from lavita.results.records import read_record, write_record
+from lavita.results.records import BudgetRecord, BudgetSpent, read_record, write_record
+from lavita.results.scores import Score
 from lavita.training.budget import OverBudget
 
 FIXED_TABLES = {"pos_embed", "temp_embed", "time_embed"}
@@ -34,16 +34,16 @@ def save_method(setup: Setup, folder: Path) -> str:
     model = experiment.model | dict.fromkeys(experiment.weight_files)
     config = {
         "cell": asdict(experiment) | {"data": asdict(experiment.data) | {"root": None}, "model": model},
-        "num_classes": shared["num_classes"],
-        "class_names": shared["class_names"],
-        "classes": shared["classes"],
+        "num_classes": shared.num_classes,
+        "class_names": shared.class_names,
+        "classes": shared.classes,
     }
     path = folder / "checkpoint.safetensors"
     save(path, state, config)
     return sha256_of(path)
 
 
-def complete(folder: Path, setup: Setup, spent: Spent, scores: list[dict[str, Any]], weights_hash: str) -> None:
+def complete(folder: Path, setup: Setup, spent: Spent, scores: Sequence[Score], weights_hash: str) -> None:
     """Put into the record what was spent and what came out; it is finished by `finish`.
 
     Raises RuntimeError where the budget was not met.
@@ -51,21 +51,29 @@ def complete(folder: Path, setup: Setup, spent: Spent, scores: list[dict[str, An
     record = read_record(folder)
     method, budget = setup.method, setup.experiment.budget
     trained, total = parameter_counts(method)
-    record["row"] |= {
-        "clips_seen": int(spent.total("clips")),
-        "train_flops": int(spent.total("flops")),
-        "params_trained": trained,
-        "params_total": total,
-        "external_bytes": external_bytes(setup.experiment, method),
-        "weights_hash": weights_hash,
-    }
-    declared = dict(method.declared) | record["outside"]
+    row = replace(
+        record.row,
+        clips_seen=int(spent.total("clips")),
+        train_flops=int(spent.total("flops")),
+        params_trained=trained,
+        params_total=total,
+        external_bytes=external_bytes(setup.experiment, method),
+        weights_hash=weights_hash,
+    )
+    declared = dict(method.declared) | record.external_weights
     condition = "" if setup.conditions is None else setup.conditions.remark
-    remarks = [record["flag"], condition, *(f"{name}: {text}" for name, text in declared.items())]
-    record |= {"declared": declared, "remark": "; ".join(part for part in remarks if part)}
-    record |= {"scores": scores, "stages": spent.stages, "heldout_losses": spent.heldout_losses}
-    totals = {currency: spent.total(currency) for currency in BUDGET_UNITS}
-    record["budget"] = {"currency": budget.currency, "asked": budget.asked, "spent": totals}
+    remarks = [record.flag, condition, *(f"{name}: {text}" for name, text in declared.items())]
+    totals = BudgetSpent(**{unit: spent.total(unit) for unit in BUDGET_UNITS})
+    record = replace(
+        record,
+        row=row,
+        declared=declared,
+        remark="; ".join(part for part in remarks if part),
+        scores=tuple(scores),
+        stages=tuple(spent.stages),
+        heldout_losses=tuple(spent.heldout_losses),
+        budget=BudgetRecord(budget.currency, budget.asked, totals),
+    )
     write_record(folder, record)
     check_spent(setup.experiment.cell, budget, spent)
 
@@ -94,7 +102,7 @@ def external_bytes(experiment: Experiment, method: VideoMethod) -> int:
 def check_spent(cell: str, budget: BudgetConfig, spent: Spent) -> None:
     """Raise RuntimeError (OverBudget for more) unless the budget was met: exactly in clips, else by the last step."""
     currency, asked, last = budget.currency, budget.asked, spent.stages[-1]
-    most = {"clips": 0.0, "flops": last["flops"] / last["steps"], "seconds": math.inf}[currency]
+    most = {"clips": 0.0, "flops": last.flops / last.steps, "seconds": math.inf}[currency]
     got = spent.total(currency)
     if not asked <= got <= asked + most:
         kind = RuntimeError if got < asked else OverBudget
@@ -104,14 +112,15 @@ def check_spent(cell: str, budget: BudgetConfig, spent: Spent) -> None:
 def finish(folder: Path, processes: int) -> None:
     """Mark the record ok, with what all sessions took together; processes: that trained at the same time."""
     record = read_record(folder)
-    sessions = record["sittings"]
+    sessions = record.sessions
     seconds = seconds_of(sessions)
-    record["row"] |= {
-        "wall_seconds": seconds,
-        "accelerator_seconds": seconds * processes if torch.cuda.is_available() else 0.0,
-        "peak_bytes": max(one["peak_bytes"] for one in sessions),
-        "hardware": stated_once(sessions, "hardware"),
-        "versions": stated_once(sessions, "versions"),
-    }
-    write_record(folder, record | {"status": "ok", "reason": record.pop("remark")})
+    row = replace(
+        record.row,
+        wall_seconds=seconds,
+        accelerator_seconds=seconds * processes if torch.cuda.is_available() else 0.0,
+        peak_bytes=max(one.peak_bytes for one in sessions),
+        hardware=stated_once(sessions, "hardware"),
+        versions=stated_once(sessions, "versions"),
+    )
+    write_record(folder, replace(record, status="ok", reason=record.remark, remark="", row=row))
     tidy(folder)

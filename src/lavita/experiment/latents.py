@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from lavita.data.catalogue import Catalogue
 from lavita.data.latent_cache import LatentCache, LatentKey, fill_latents, videos_hash
 from lavita.executors.heartbeat import Note, emit, progress
 from lavita.experiment.costs import encoding_flops_per_clip
+from lavita.results.records import StageRecord
 
 
 def latent_key(data: DataConfig, protocol: Protocol, catalogue: Catalogue, codec: Codec, codec_hash: str) -> LatentKey:
@@ -47,7 +47,7 @@ def encoder(codec: Codec) -> Callable[[Tensor], Tensor]:
 
 def store_latents(
     data: DataConfig, protocol: Protocol, catalogue: Catalogue, codec: Codec, codec_hash: str, cache: Path
-) -> dict[str, Any]:
+) -> tuple[Path, StageRecord]:
     """Where the cache lies, filled, and the stage that it stands for on the ledger. Raises ValueError."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     key, began, last = latent_key(data, protocol, catalogue, codec, codec_hash), time.monotonic(), 0.0
@@ -63,13 +63,13 @@ def store_latents(
     emit(Note(f"latent cache ready after {time.monotonic() - began:.1f} s, {cost['bytes'] / 2**20:.1f} MiB"))
     one = torch.zeros(1, 1, 3, data.resolution, data.resolution)
     flops = encoding_flops_per_clip(codec, {"video": one}) * cost["frames"]
-    stage = {"name": "latent cache", "clips": 0, "flops": flops} | {key: cost[key] for key in ("seconds", "bytes")}
-    return {"latents": str(cache / key.name()), "latents_stage": stage}
+    stage = StageRecord("latent cache", clips=0, seconds=cost["seconds"], flops=flops, bytes=cost["bytes"])
+    return cache / key.name(), stage
 
 
-def open_latents(folder: str, key: LatentKey, catalogue: Catalogue, codec: Codec, seed: int) -> LatentCache:
+def open_latents(folder: Path, key: LatentKey, catalogue: Catalogue, codec: Codec, seed: int) -> LatentCache:
     """The cache in a folder, tried against the autoencoder on one video, which seed chooses. Raises StaleLatents."""
     videos = catalogue.split("train")
-    latents = LatentCache(Path(folder), key, videos)
+    latents = LatentCache(folder, key, videos)
     latents.check_frame(videos[seed % len(videos)], encoder(codec))
     return latents

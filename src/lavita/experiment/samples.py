@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +73,8 @@ def main(folder: Path, shared_folder: Path, source: Path) -> None:
     write_grid(folder / "samples.gif", clips[:GRID_CLIPS], columns=4)
     write_sprite(folder, "samples", clips[:GRID_CLIPS])
     scorer = Scorer(shared, experiment, "cuda" if torch.cuda.is_available() else "cpu")
-    scores = [score.to_json() for score in scorer.score(clips, folder / "samples.npz", stage="train")]
-    write_record(folder, read_record(folder) | {"status": "ok", "reason": REMARK, "scores": scores})
+    scores = scorer.score(clips, folder / "samples.npz", stage="train")
+    write_record(folder, replace(read_record(folder), status="ok", reason=REMARK, scores=tuple(scores)))
 
 
 if __name__ == "__main__":

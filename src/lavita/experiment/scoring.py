@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +24,9 @@ from lavita.metrics.evaluate import scores_of
 from lavita.metrics.extract import load_arrays, save_arrays
 from lavita.metrics.features.load import load_extractors
 from lavita.metrics.table import METRICS, MetricRow, NetworkId, metric_key
-from lavita.results.records import Score
 from lavita.results.resume_store import ResumeStore
+from lavita.results.scores import Score
+from lavita.results.shared import SharedArtifacts
 from lavita.sampling.generate import in_parts, joined
 
 CLIPS_AT_ONCE = 16  # whose features are extracted between two looks at whether the process is asked to end
@@ -35,13 +35,13 @@ CLIPS_AT_ONCE = 16  # whose features are extracted between two looks at whether 
 class Scorer:
     """The feature networks and the real clips' features, loaded once a run of a method."""
 
-    def __init__(self, shared: dict[str, Any], cell: Experiment, device: str) -> None:
+    def __init__(self, shared: SharedArtifacts, cell: Experiment, device: str) -> None:
         self.protocol = cell.protocol
-        self.extractors = load_extractors(cell.protocol, cell.weights, shared["extractor"], device)
-        self.real = load_arrays(shared["real"])
-        self.splits = {split: load_arrays(path) for split, path in shared.get("splits", {}).items()}
+        self.extractors = load_extractors(cell.protocol, cell.weights, shared.extractor, device)
+        self.real = load_arrays(shared.real)
+        self.splits = {split: load_arrays(path) for split, path in shared.splits.items()}
         # An inception score needs classes that mean something for this data set.
-        self.has_classes = self.extractors["classes"].num_classes is not None and shared["num_classes"] is not None
+        self.has_classes = self.extractors["classes"].num_classes is not None and shared.num_classes is not None
 
     def score(
         self,

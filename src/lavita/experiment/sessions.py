@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from lavita.executors.heartbeat import HEARTBEAT, Beat, Heartbeat, Note, emit, read_heartbeat, start_heartbeat
 from lavita.executors.process import disk_error_text, is_disk_error
@@ -18,34 +17,27 @@ from lavita.files import remove_parts
 from lavita.lock import FolderLock
 from lavita.results.digest import LOCK, PROGRESS
 from lavita.results.provenance import hardware, peak_bytes, versions
-from lavita.results.records import read_record, write_record
+from lavita.results.records import Record, Session, read_record, write_record
 from lavita.results.resume_store import ResumeStore
 from lavita.training.budget import OverBudget
 from lavita.training.callbacks import Diverged
 from lavita.training.checkpoint import Stopped
 
 
-def begin_session(record: Mapping[str, Any], progress: Path) -> list[dict[str, Any]]:
+def begin_session(record: Record, progress: Path) -> tuple[Session, ...]:
     """The sessions of a record, the last one closed by its last heartbeat, and a new one for this process."""
-    before = [dict(one) for one in record.get("sittings", [])]
-    if before and before[-1]["ended"] == "":
-        before[-1] |= closed(read_heartbeat(progress / HEARTBEAT), "killed")
-    return [
-        *before,
-        {
-            "host": platform.node(),
-            "process": os.getpid(),
-            "job": slurm_job(os.environ),
-            "hardware": hardware(),
-            "versions": versions(),
-            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "stage": "",
-            "done": 0,
-            "seconds": 0.0,
-            "peak_bytes": 0,
-            "ended": "",
-        },
-    ]
+    before = record.sessions
+    if before and before[-1].ended == "":
+        before = (*before[:-1], closed(before[-1], read_heartbeat(progress / HEARTBEAT), "killed"))
+    new = Session(
+        host=platform.node(),
+        process=os.getpid(),
+        job=slurm_job(os.environ),
+        hardware=hardware(),
+        versions=versions(),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return (*before, new)
 
 
 def slurm_job(environ: Mapping[str, str]) -> str:
@@ -55,28 +47,28 @@ def slurm_job(environ: Mapping[str, str]) -> str:
     return environ.get("SLURM_JOB_ID", "")
 
 
-def end_session(
-    sessions: list[dict[str, Any]], progress: Path, heartbeat: Heartbeat, ended: str
-) -> list[dict[str, Any]]:
+def end_session(sessions: tuple[Session, ...], progress: Path, heartbeat: Heartbeat, ended: str) -> tuple[Session, ...]:
     """The same with the last one closed; ended: ok, or the status with which it was."""
     now = {"seconds": heartbeat.seconds, "peak_bytes": peak_bytes()}
-    return [*sessions[:-1], sessions[-1] | closed(read_heartbeat(progress / HEARTBEAT), ended) | now]
+    return (*sessions[:-1], replace(closed(sessions[-1], read_heartbeat(progress / HEARTBEAT), ended), **now))
 
 
-def closed(last: Beat | None, ended: str) -> dict[str, Any]:
-    """How a session ended, and the last that is known of it."""
-    known = {} if last is None else {key: value for key, value in asdict(last).items() if key != "beats"}
-    return known | {"ended": ended}
+def closed(one: Session, last: Beat | None, ended: str) -> Session:
+    """A session with how it ended, and the last heartbeat that is known of it."""
+    if last is None:
+        return replace(one, ended=ended)
+    known = {"stage": last.stage, "done": last.done, "seconds": last.seconds, "peak_bytes": last.peak_bytes}
+    return replace(one, **known, ended=ended)
 
 
-def seconds_of(sessions: list[dict[str, Any]]) -> float:
+def seconds_of(sessions: Sequence[Session]) -> float:
     """Seconds of all sessions, work that was lost with a kill and done again included."""
-    return sum(one["seconds"] for one in sessions)
+    return sum(one.seconds for one in sessions)
 
 
-def stated_once(sessions: list[dict[str, Any]], key: str) -> str:
+def stated_once(sessions: Sequence[Session], key: str) -> str:
     """What the sessions say under a key, each thing once."""
-    return " then ".join(dict.fromkeys(str(one[key]) for one in sessions))
+    return " then ".join(dict.fromkeys(str(getattr(one, key)) for one in sessions))
 
 
 STATUS_OF = {Diverged: "diverged", OverBudget: "over_budget", Stopped: "interrupted"}
@@ -96,9 +88,10 @@ def session(folder: Path) -> Iterator[ResumeStore]:
 def only_session(folder: Path, progress: Path) -> Iterator[ResumeStore]:
     """The session of a process that has the attempt for itself."""
     remove_parts(folder)
-    sessions = begin_session(read_record(folder), progress)
+    record = read_record(folder)
+    sessions = begin_session(record, progress)
     heartbeat = start_heartbeat(progress / HEARTBEAT)
-    write_record(folder, read_record(folder) | {"status": "running", "reason": "", "sittings": sessions})
+    write_record(folder, replace(record, status="running", reason="", sessions=sessions))
     heartbeat.beat("start", 0)
     store = ResumeStore(progress)
     ended = "failed"
@@ -112,7 +105,7 @@ def only_session(folder: Path, progress: Path) -> Iterator[ResumeStore]:
         for name in store.damaged:
             emit(Note(f"{name}: damaged, made again"))
         record = read_record(folder)
-        write_record(folder, record | {"sittings": end_session(record["sittings"], progress, heartbeat, ended)})
+        write_record(folder, replace(record, sessions=end_session(record.sessions, progress, heartbeat, ended)))
 
 
 def tidy(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,8 +17,8 @@ from lavita.experiment.stage_data import StageData
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, build_pretraining, load_suite_codec
 from lavita.methods.checkpoints import read_state, start_from
-from lavita.results.records import read_record, write_record
-from lavita.results.shared import read_shared
+from lavita.results.records import StageRecord, StartingWeights, read_record, write_record
+from lavita.results.shared import SharedArtifacts, read_shared
 from lavita.sampling.generate import Conditions, conditions_of
 from lavita.training import distributed
 from lavita.training.budget import Limit
@@ -38,8 +37,8 @@ class Setup:
 
     experiment: Experiment
     device: torch.device
-    shared: dict[str, Any]
-    shared_stages: list[dict[str, Any]]
+    shared: SharedArtifacts
+    shared_stages: list[StageRecord]
     data: StageData
     method: VideoMethod
     pretraining: VideoMethod | None
@@ -55,20 +54,20 @@ def set_up(experiment: Experiment, folder: Path, shared_folder: Path) -> Setup:
     shared = read_shared(shared_folder)
     distributed.start_group()
     device = torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
-    e, num_classes = experiment, shared["num_classes"]
-    catalogue = usable_catalogue(e.data, e.data.root, Path(shared["cache"]))
-    method = build_method(e, num_classes, load_suite_codec(e.codec, shared["codec"])).to(device).eval()
+    e, num_classes = experiment, shared.num_classes
+    catalogue = usable_catalogue(e.data, e.data.root, shared.cache)
+    method = build_method(e, num_classes, load_suite_codec(e.codec, shared.codec)).to(device).eval()
     if e.pretraining.checkpoint:
-        source = read_record(folder)["outside"]["pretraining.checkpoint"]
+        source = read_record(folder).external_weights["pretraining.checkpoint"]
         start_network(method, read_state(e.pretraining.checkpoint), source, folder)
     data = StageData(e.data, e.compute, catalogue, e.seed, e.method)
     shared_stages = []
-    if shared["codec"] and not method.owns_first_stage:
-        shared_stages.append(shared["codec_stage"] | {"charged": True})
-    if shared["latents"] and not method.owns_first_stage:
-        key = latent_key(e.data, e.protocol, catalogue, method.context.codec, shared["codec_hash"])
-        data = replace(data, latents=open_latents(shared["latents"], key, catalogue, method.context.codec, e.seed))
-        shared_stages.append(shared["latents_stage"] | {"charged": True})
+    if shared.codec_stage and not method.owns_first_stage:
+        shared_stages.append(replace(shared.codec_stage, charged=True))
+    if shared.latents and shared.latents_stage and not method.owns_first_stage:
+        key = latent_key(e.data, e.protocol, catalogue, method.context.codec, shared.codec_hash)
+        data = replace(data, latents=open_latents(shared.latents, key, catalogue, method.context.codec, e.seed))
+        shared_stages.append(replace(shared.latents_stage, charged=True))
     pretraining = build_pretraining(e, num_classes, method.context.codec) if e.pretraining.method else None
     stages = all_stages(method, pretraining, e.pretraining.share)
     limits = split_budget(e.label, e.budget, stages, shared_cost(shared_stages), data.flops_per_clip)
@@ -82,4 +81,5 @@ def start_network(method: VideoMethod, state: Mapping[str, torch.Tensor], source
     if not distributed.is_first():
         return
     emit(Note(f"{len(start.taken)} tensors taken from {source}, {len(start.left)} left at their own start"))
-    write_record(folder, read_record(folder) | {"initialised": asdict(start) | {"source": source}})
+    weights = StartingWeights(**asdict(start), source=source)
+    write_record(folder, replace(read_record(folder), starting_weights=weights))

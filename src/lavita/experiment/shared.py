@@ -8,10 +8,9 @@ import shutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -33,9 +32,15 @@ from lavita.metrics.distances import inception_score
 from lavita.metrics.extract import save_arrays
 from lavita.metrics.features.base import Extractor
 from lavita.metrics.features.load import load_extractors
-from lavita.metrics.sanity import Sensitivity, sanity_text
+from lavita.metrics.sanity import SanityReport, Sensitivity, sanity_text
 from lavita.results.identity import hash_of_sources, package_files
-from lavita.results.shared import read_shared, write_shared, write_videos
+from lavita.results.shared import Sensitivity as SensitivityRecord
+from lavita.results.shared import (
+    SharedArtifacts,
+    read_shared,
+    write_shared,
+    write_videos,
+)
 from lavita.training.checkpoint import Stopped
 
 
@@ -68,10 +73,11 @@ STRETCH_SPANS = 4  # of each training video, at most so many clips' spans, so th
 
 
 def main(spec_file: Path, folder: Path) -> dict[str, str]:
-    """Fit or find every shared part and write shared.json, whose paths are names below folder.
+    """Fit or find all shared artifacts and write shared.json, whose paths are names below folder.
 
     Returns the sha256 of every file of external weights that some run uses. With "reuse" in the specification folder is
-    finished: only what must hold for these runs is checked; raises Stale where the parts were made from other weights.
+    finished: only what must hold for these runs is checked; raises Stale where the artifacts were made from other
+    weights.
     """
     spec = json.loads(spec_file.read_text())
     experiments = [cell_from_dict(values) for values in spec["cells"]]
@@ -83,61 +89,82 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
     if spec["reuse"]:
         check_weights(experiment, catalogue, read_shared(folder), cache)
         return external
-    shared: dict[str, Any] = {"cache": str(cache), "num_classes": num_classes, "class_names": catalogue.class_names}
-    shared["classes"] = sorted({v.class_index for v in catalogue.split("train") if v.class_index is not None})
-    shared |= fit_codec(experiment, catalogue, cache, folder)
-    shared |= fill_cache(experiment, catalogue, shared, cache)
-    shared |= fit_extractor(experiment, catalogue, cache, num_classes, folder)
-    networks = networks_of(experiment, shared)
-    shared |= real_clips(experiment.protocol, networks, windows, num_classes, folder)
-    shared |= split_features(experiment.protocol, networks["distance"], catalogue, folder)
-    shared["codec_scores"] = codec_scores(experiment, catalogue, windows, shared, folder / "codec.gif")
-    keys = ("codec_hash", "extractor_hash", "protocol_hash")
-    parts = [
-        catalogue.fingerprint,
-        experiment.suite,
-        experiment.tier,
-        str(experiment.budget),
-        *(str(shared[key]) for key in keys),
-    ]
+    codec = fit_codec(experiment, catalogue, cache, folder)
+    latents, latents_stage = fill_cache(experiment, catalogue, codec.folder, codec.hash, cache)
+    extractor = fit_extractor(experiment, catalogue, cache, num_classes, folder)
+    networks = networks_of(experiment, extractor)
+    protocol = with_weights_of(experiment.protocol, networks)
+    real = real_clips(experiment.protocol, networks, windows, num_classes, folder)
+    shared = SharedArtifacts(
+        cache=cache,
+        num_classes=num_classes,
+        class_names=tuple(catalogue.class_names),
+        classes=tuple(sorted({v.class_index for v in catalogue.split("train") if v.class_index is not None})),
+        codec=codec.folder,
+        codec_hash=codec.hash,
+        codec_stage=codec.stage,
+        latents=latents,
+        latents_stage=latents_stage,
+        extractor=extractor,
+        extractor_name=networks["distance"].name,
+        extractor_hash=networks["distance"].weights_hash,
+        protocol_used=protocol,
+        protocol_hash=protocol.hash(),
+        protocol_name=f"{experiment.protocol.name} ({len(windows)} windows of {real.videos} videos)",
+        real=real.features,
+        real_videos=real.videos,
+        sanity=SensitivityRecord(**asdict(real.sensitivity)),
+        sanity_text=sanity_text(real.sensitivity),
+        splits=split_features(experiment.protocol, networks["distance"], catalogue, folder),
+    )
+    parts = [catalogue.fingerprint, experiment.suite, experiment.tier, str(experiment.budget)]
+    parts += [shared.codec_hash, shared.extractor_hash, shared.protocol_hash]
+    shared = replace(
+        shared,
+        codec_scores=codec_scores(experiment, catalogue, windows, shared, folder / "codec.gif"),
+        comparison=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
+    )
     videos = [(video, "true") for video in catalogue.videos] + [(video, "false") for video in catalogue.unused]
     write_videos(folder, [(v.video_id, v.group, v.split, v.sha256, used) for v, used in videos])
-    shared["comparison"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     write_shared(folder, shared)
     return external
 
 
 class Stale(ValueError):
-    """Parts that were fitted before can't serve these cells."""
+    """Artifacts that were fitted before can't serve these runs."""
 
 
-def check_weights(experiment: Experiment, catalogue: Catalogue, shared: dict[str, Any], cache: Path) -> None:
+def check_weights(experiment: Experiment, catalogue: Catalogue, shared: SharedArtifacts, cache: Path) -> None:
     """Raise Stale where an external autoencoder or feature network has other weights than then; ValueError
     for a latent cache that can't be used.
     """
     config, protocol = experiment.codec, experiment.protocol
-    if config.kind != "suite" and external_codec(config)["codec_hash"] != shared["codec_hash"]:
+    if config.kind != "suite" and external_codec(config).hash != shared.codec_hash:
         raise Stale("the autoencoder's weights are others")
-    networks = networks_of(experiment, shared)
-    hashes = [networks[use].weights_hash for use in ("distance", "classes")]
-    if protocol.with_weights(*hashes).hash() != shared["protocol_hash"]:
+    networks = networks_of(experiment, shared.extractor)
+    if with_weights_of(protocol, networks).hash() != shared.protocol_hash:
         raise Stale("the feature networks' weights are others")
     # A cache that is whole is opened at once; one that is gone, or of something else, is filled or refused.
-    filled = fill_cache(experiment, catalogue, shared, cache)
-    # Cells read both paths from the parts: a folder that was handed over may name any place.
-    if shared["cache"] != str(cache) or shared["latents"] != filled["latents"]:
+    latents, _ = fill_cache(experiment, catalogue, shared.codec, shared.codec_hash, cache)
+    # Runs read both paths from the artifacts: a folder that was handed over may name any place.
+    if shared.cache != cache or shared.latents != latents:
         raise Stale("they name another --cache")
 
 
-def networks_of(experiment: Experiment, shared: dict[str, Any]) -> dict[str, Extractor]:
-    """The feature networks of the protocol by their use, on the CPU."""
-    return load_extractors(experiment.protocol, experiment.weights, shared["extractor"], "cpu")
+def networks_of(experiment: Experiment, in_domain: Path | None) -> dict[str, Extractor]:
+    """The feature networks of the protocol by their use, on the CPU; in_domain: the file of the one trained here."""
+    return load_extractors(experiment.protocol, experiment.weights, in_domain, "cpu")
+
+
+def with_weights_of(protocol: Protocol, networks: Mapping[str, Extractor]) -> Protocol:
+    """The protocol with the hashes of its networks."""
+    return protocol.with_weights(*(networks[use].weights_hash for use in ("distance", "classes")))
 
 
 def fit_extractor(
     experiment: Experiment, catalogue: Catalogue, cache: Path, num_classes: int | None, out: Path
-) -> dict[str, Any]:
-    """The feature networks of the protocol; the in-domain one is trained here where it is wanted and not cached."""
+) -> Path | None:
+    """The file of the in-domain feature network, trained where it is not cached; None where the protocol has others."""
     p, path = experiment.protocol, None
     if "embedded" in (p.extractor, p.is_extractor):
         key = key_of(
@@ -148,18 +175,9 @@ def fit_extractor(
         train = partial(train_extractor, experiment, catalogue, num_classes)
         folder = fitted(cache, f"extractor-{key}", train)
         shutil.copytree(folder, out, dirs_exist_ok=True)
-        path = str(out / "extractor.safetensors")
+        path = out / "extractor.safetensors"
         emit(Note(f"extractor {'taken from the cache' if found else 'trained'}"))
-    extractors = networks_of(experiment, {"extractor": path})
-    distance, classes = extractors["distance"], extractors["classes"]
-    protocol = p.with_weights(distance.weights_hash, classes.weights_hash)
-    return {
-        "extractor": path,
-        "extractor_name": distance.name,
-        "extractor_hash": distance.weights_hash,
-        "protocol_hash": protocol.hash(),
-        "protocol_used": protocol.to_dict(),
-    }
+    return path
 
 
 def train_extractor(experiment: Experiment, catalogue: Catalogue, num_classes: int | None, folder: Path) -> None:
@@ -183,13 +201,22 @@ def train_extractor(experiment: Experiment, catalogue: Catalogue, num_classes: i
     save_in_domain(extractor, folder / "extractor.safetensors")
 
 
+@dataclass(frozen=True)
+class RealClips:
+    """features: the .npz of their features; videos: how many they come from; sensitivity: of the metric."""
+
+    features: Path
+    videos: int
+    sensitivity: SanityReport
+
+
 def real_clips(
     protocol: Protocol,
     networks: Mapping[str, Extractor],
     windows: Sequence[tuple[VideoEntry, int]],
     num_classes: int | None,
     folder: Path,
-) -> dict[str, Any]:
+) -> RealClips:
     """Features of the protocol's real clips, a grid of the first of them, and the metric's sensitivity."""
     from lavita.data.clip_folder import write_grid, write_sprite
 
@@ -215,16 +242,10 @@ def real_clips(
     score = inception_score(np.stack(probabilities), p.is_splits, p.is_shuffle_seed) if classes else None
     report = sensitivity.report(ddof=p.ddof, inception=score)
     videos = len({video.video_id for video, _ in windows})
-    return {
-        "real": str(folder / "real.npz"),
-        "real_videos": videos,
-        "protocol_name": f"{p.name} ({len(windows)} windows of {videos} videos)",
-        "sanity": asdict(report),
-        "sanity_text": sanity_text(report),
-    }
+    return RealClips(folder / "real.npz", videos, report)
 
 
-def split_features(protocol: Protocol, extractor: Extractor, catalogue: Catalogue, folder: Path) -> dict[str, Any]:
+def split_features(protocol: Protocol, extractor: Extractor, catalogue: Catalogue, folder: Path) -> dict[str, Path]:
     """Features of windows of each split, spread evenly over its videos: what distances to train and to held-out clips
     are made from, and what a generated clip is held against to see whether it was copied."""
     p = protocol
@@ -237,13 +258,13 @@ def split_features(protocol: Protocol, extractor: Extractor, catalogue: Catalogu
         names = [f"{video.video_id}@{start}" for video, start in windows]
         features = np.concatenate(rows) if rows else np.zeros((0, extractor.num_features), np.float32)
         save_arrays(folder / f"{split}.npz", {"features": features, "names": np.array(names, dtype=str)})
-    return {"splits": {split: str(folder / f"{split}.npz") for split in SPLITS}}
+    return {split: folder / f"{split}.npz" for split in SPLITS}
 
 
 if __name__ == "__main__":
     end_with_parent()
     try:
-        emit(Result("ok", outside=main(Path(sys.argv[1]), Path(sys.argv[2]))))
+        emit(Result("ok", external=main(Path(sys.argv[1]), Path(sys.argv[2]))))
     except Stale as error:
         emit(Result("stale", str(error)))
     except Stopped as error:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,16 @@ from lavita.experiment.costs import training_flops_per_clip
 from lavita.experiment.latents import store_latents
 from lavita.experiment.scoring import Scorer
 from lavita.experiment.stage_data import StageData
-from lavita.files import atomic_write_text, remove_parts, sha256_of
+from lavita.files import remove_parts, sha256_of
 from lavita.lock import waiting_lock
 from lavita.methods.build import codec_training_config, load_suite_codec
 from lavita.results.digest import PROGRESS
 from lavita.results.identity import hash_of_sources, package_files
+from lavita.results.records import StageRecord
 from lavita.results.resume_store import ResumeStore
+from lavita.results.scores import Score
+from lavita.results.shared import SharedArtifacts
+from lavita.results.typed_json import from_json, read_values, to_json, write_values
 from lavita.training.budget import Limit
 from lavita.training.stage import TrainedStage
 
@@ -56,16 +59,27 @@ def fitted(cache: Path, name: str, fit: Callable[[Path], None]) -> Path:
     return folder
 
 
-def external_codec(config: CodecConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SharedCodec:
+    """folder: of the autoencoder that the suite trained, None where another is given; hash: sha256 of its weights;
+    stage: what its training cost, which each latent method is charged.
+    """
+
+    folder: Path | None
+    hash: str
+    stage: StageRecord | None
+
+
+def external_codec(config: CodecConfig) -> SharedCodec:
     """An autoencoder that is not trained here: loaded once, so that a missing one ends a suite before its first run."""
     digest = hashlib.sha256(config.kind.encode())
     for name, value in sorted(load_suite_codec(config, None).state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return {"codec": None, "codec_hash": digest.hexdigest(), "codec_stage": None}
+    return SharedCodec(None, digest.hexdigest(), None)
 
 
-def fit_codec(experiment: Experiment, catalogue: Catalogue, cache: Path, out: Path) -> dict[str, Any]:
+def fit_codec(experiment: Experiment, catalogue: Catalogue, cache: Path, out: Path) -> SharedCodec:
     """The suite's autoencoder: a copy of it, its hash, and what it cost, which each latent method is charged."""
     if experiment.codec.kind != "suite":
         return external_codec(experiment.codec)
@@ -76,21 +90,25 @@ def fit_codec(experiment: Experiment, catalogue: Catalogue, cache: Path, out: Pa
     )  # fmt: skip
     found = (cache / f"codec-{key}").is_dir()
     folder = fitted(cache, f"codec-{key}", lambda part: trained_codec(experiment, catalogue, part))
-    stage = json.loads((folder / STAGE).read_text())
+    stage = from_json(StageRecord, read_values(folder / STAGE, "a stage"), str(folder / STAGE))
     how = "taken from the cache" if found else "trained"
-    emit(Note(f"codec {how}: {stage['clips']} clips, {stage['seconds']:.0f} s, PSNR {stage['psnr']:.1f} dB"))
+    emit(Note(f"codec {how}: {stage.clips} clips, {stage.seconds:.0f} s, PSNR {stage.psnr:.1f} dB"))
     weights = sha256_of(folder / "diffusion_pytorch_model.safetensors")
     shutil.copytree(folder, out / "codec", dirs_exist_ok=True)  # of a process that was requeued
-    return {"codec": str(out / "codec"), "codec_hash": weights, "codec_stage": stage}
+    return SharedCodec(out / "codec", weights, stage)
 
 
-def fill_cache(experiment: Experiment, catalogue: Catalogue, shared: dict[str, Any], cache: Path) -> dict[str, Any]:
-    """The stored moments of the training videos, where the configuration asks for them."""
+def fill_cache(
+    experiment: Experiment, catalogue: Catalogue, codec: Path | None, codec_hash: str, cache: Path
+) -> tuple[Path | None, StageRecord | None]:
+    """The stored moments of the training videos and what they cost; None twice unless the configuration asks for them.
+
+    codec: its folder, None where it is external; codec_hash: of its weights.
+    """
     e = experiment
     if not e.data.latent_cache:
-        return {"latents": None, "latents_stage": None}
-    codec = load_suite_codec(e.codec, shared["codec"])
-    return store_latents(e.data, e.protocol, catalogue, codec, shared["codec_hash"], cache)
+        return None, None
+    return store_latents(e.data, e.protocol, catalogue, load_suite_codec(e.codec, codec), codec_hash, cache)
 
 
 def trained_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> None:
@@ -129,25 +147,30 @@ def train_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> N
     psnr = 10 * np.log10(255**2 / np.mean((before.astype(float) - after.astype(float)) ** 2))
     per_clip = training_flops_per_clip(module, heldout)
     save_codec(codec, folder)
-    stage = {"name": "codec", "clips": clips, "seconds": done.seconds, "flops": per_clip * clips, "psnr": float(psnr)}
-    stage |= {"steps": done.steps, "batch_clips": train.batch_clips, "clip_cost": "1", "flops_per_clip": per_clip}
-    atomic_write_text(folder / STAGE, json.dumps(stage) + "\n")  # last: where it is, all the rest is
+    stage = StageRecord(
+        "codec", clips, done.seconds, per_clip * clips, steps=done.steps, batch_clips=train.batch_clips, clip_cost="1",
+        flops_per_clip=per_clip, psnr=float(psnr),
+    )  # fmt: skip
+    write_values(folder / STAGE, to_json(stage))  # last: where it is, all the rest is
 
 
 def codec_scores(
-    experiment: Experiment, catalogue: Catalogue, windows: list[tuple[Any, int]], shared: dict[str, Any], picture: Path
-) -> list[dict[str, Any]]:
+    experiment: Experiment,
+    catalogue: Catalogue,
+    windows: list[tuple[Any, int]],
+    shared: SharedArtifacts,
+    picture: Path,
+) -> tuple[Score, ...]:
     """What the autoencoder loses, which is the same for every method on its latents; nothing is lost in pixels."""
     e = experiment
     if e.codec.kind == "pixels":
-        return []
+        return ()
     from lavita.experiment.scoring import reconstruction_scores
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    codec = load_suite_codec(e.codec, shared["codec"]).to(device)
+    codec = load_suite_codec(e.codec, shared.codec).to(device)
     source = StageData(e.data, e.compute, catalogue, 0, e.method)
     heldout = source.clips(TrainedStage(e.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
     scorer = Scorer(shared, e, str(device))
     video = heldout["video"].to(device)
-    scores = reconstruction_scores(codec, "codec", video, windows, scorer, lambda *_: None, picture)
-    return [score.to_json() for score in scores]
+    return tuple(reconstruction_scores(codec, "codec", video, windows, scorer, lambda *_: None, picture))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from lavita.experiment.costs import encoding_flops_per_clip
 from lavita.experiment.setup import Setup, start_network
 from lavita.experiment.stage_data import StageData
 from lavita.methods.base import VideoMethod
+from lavita.results.records import StageRecord
 from lavita.results.resume_store import ResumeStore
+from lavita.results.typed_json import from_json, to_json
 from lavita.training import distributed
 from lavita.training.budget import Limit
 from lavita.training.checkpoint import StageCheckpoints
@@ -33,12 +35,12 @@ class Spent:
     """What the stages of a run cost as the ledger's entries, shared parts included; seen: clips drawn so far, so that
     no stage repeats those of the one before."""
 
-    stages: list[dict[str, Any]]
-    heldout_losses: list[tuple[int, float]]
+    stages: list[StageRecord]
+    heldout_losses: list[tuple[float, float]]
     seen: int = 0
 
-    def total(self, key: str) -> float:
-        return sum(stage[key] for stage in self.stages)
+    def total(self, unit: str) -> float:
+        return sum(getattr(stage, unit) for stage in self.stages)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def train(setup: Setup, folder: Path, store: ResumeStore) -> Spent:
         later = [other.name for other, _ in setup.stages[number:]]
         complete_stage(stage, limit, resources, spent, later)
         if stage.module is setup.pretraining:
-            source = f"{spent.stages[-1]['clips']} clips of {experiment.pretraining.method}"
+            source = f"{spent.stages[-1].clips} clips of {experiment.pretraining.method}"
             start_network(setup.method, setup.pretraining.network.state_dict(), source, folder)
     return spent
 
@@ -80,15 +82,16 @@ def complete_stage(stage: StagePlan, limit: Limit, resources: Resources, spent: 
         seed_everything(derive_seed(resources.data.seed, "stage", stage.name))
         entry, losses = train_stage(stage, limit, resources, spent.seen)
         if distributed.is_first():
-            keep_end(stage, name, {"entry": entry, "heldout_losses": losses}, store)
+            keep_end(stage, name, {"entry": to_json(entry), "heldout_losses": losses}, store)
         distributed.barrier()
         end, found = store.load(name, WEIGHTS), store.load_value(name)
     # Read back in any case, so that a stage which follows begins from the same memory wherever this one was trained.
     stage.module.load_state_dict(load_file(end))
     stage.module.eval()
-    spent.stages.append(found["entry"])
-    spent.heldout_losses = found["heldout_losses"]
-    spent.seen += found["entry"]["steps"] * found["entry"]["batch_clips"]
+    done = from_json(StageRecord, found["entry"], name)
+    spent.stages.append(done)
+    spent.heldout_losses = [(clips, loss) for clips, loss in found["heldout_losses"]]
+    spent.seen += done.steps * done.batch_clips
 
 
 def forget(store: ResumeStore, stages: Sequence[str]) -> None:
@@ -109,7 +112,7 @@ def keep_end(stage: StagePlan, name: str, facts: dict[str, Any], store: ResumeSt
 
 def train_stage(
     stage: StagePlan, limit: Limit, resources: Resources, seen: int
-) -> tuple[dict[str, Any], list[tuple[float, float]]]:
+) -> tuple[StageRecord, list[tuple[float, float]]]:
     """Train one stage from clip number `seen` on, or resume it: its entry of the ledger, and its held-out losses."""
     module, store, source = stage.module, resources.store, resources.data
     batch = module.train_config.batch_clips
@@ -132,17 +135,19 @@ def train_stage(
         resources.checkpoint,
     )
     per_clip, drawn = source.flops_per_clip(module, seen), done.steps * batch
-    entry = {"name": stage.name, "clips": done.clips, "seconds": done.seconds, "flops": per_clip * drawn}
-    entry |= {
-        "charged": False,
-        "steps": done.steps,
-        "batch_clips": batch,
-        "clip_cost": str(module.clip_cost),
-        "flops_per_clip": per_clip,
-    }
+    entry = StageRecord(
+        stage.name,
+        done.clips,
+        done.seconds,
+        per_clip * drawn,
+        steps=done.steps,
+        batch_clips=batch,
+        clip_cost=str(module.clip_cost),
+        flops_per_clip=per_clip,
+    )
     method = isinstance(module, VideoMethod)
     if method and not module.owns_first_stage and not source.reads_latents(module):
-        entry["encoding_flops"] = encoding_flops_per_clip(module.context.codec, heldout) * drawn
+        entry = replace(entry, encoding_flops=encoding_flops_per_clip(module.context.codec, heldout) * drawn)
     last = done.heldout_losses[-1][1]
     emit(Note(f"{stage.name}: {done.clips} clips in {done.seconds:.1f} s; held-out loss {last:.4g}"))
     return entry, done.heldout_losses

@@ -29,13 +29,13 @@ def empty_codec(config: CodecConfig) -> Codec:
     return KLCodec(autoencoder, torch.zeros(channels), torch.ones(channels), 1.0, config.kind, config.clips)
 
 
-def load_suite_codec(config: CodecConfig, folder: str | None) -> Codec:
+def load_suite_codec(config: CodecConfig, folder: Path | None) -> Codec:
     """The autoencoder that all latent methods of a suite share; folder holds the one that the suite trained."""
     if config.kind == "pixels":
         return PixelCodec()
     from lavita.codecs.kl import load_codec, load_kl
 
-    return load_kl(config.path, config.scaling) if config.kind == "kl" else load_codec(Path(folder))
+    return load_kl(config.path, config.scaling) if config.kind == "kl" else load_codec(folder)
 
 
 def build_method(experiment: Experiment, num_classes: int | None, codec: Codec) -> VideoMethod:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lavita.metrics.resampling import LEAST_CLIPS, Resampled, ScoreOfSubsets, distance_ends, resample
-from lavita.results.records import Measurement
+from lavita.results.scores import Measurement
 
 LEVEL = 0.95
 BETTER, WORSE, NOT_SIGNIFICANT = "better", "worse", "not significantly different"

@@ -13,7 +13,7 @@ import numpy as np
 from lavita.config.protocol import Protocol
 from lavita.metrics.measures import Side
 from lavita.metrics.table import METRICS, MetricRow, NetworkId, metric_key
-from lavita.results.records import Score
+from lavita.results.scores import Score
 
 Arrays = Mapping[str, np.ndarray]
 

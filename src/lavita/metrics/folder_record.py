@@ -22,7 +22,8 @@ from lavita.metrics.features.base import FrameExtractor
 from lavita.metrics.sanity import sanity_text
 from lavita.metrics.table import NetworkId, parse_key
 from lavita.results import provenance
-from lavita.results.records import COLUMNS, Score, write_rows
+from lavita.results.rows import Row, score_columns, write_rows
+from lavita.results.scores import Score
 
 RECORD, ROWS, FILES = "record.json", "rows.csv", ("real.npz", "generated.npz")
 
@@ -129,8 +130,8 @@ def folder_name(protocol: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in protocol).strip("_")
 
 
-def rows_of(one: Comparison) -> list[dict[str, Any]]:
-    """Tidy rows with the ledger's columns; real clips scored by themselves stand under stage real."""
+def rows_of(one: Comparison) -> list[Row]:
+    """Tidy rows; real clips scored by themselves stand under stage real."""
     record = one.record
     p = record["protocol"]
     common = {
@@ -147,8 +148,8 @@ def rows_of(one: Comparison) -> list[dict[str, Any]]:
         "reason": "training not audited",
     }
     common |= {key: record[key] for key in ("commit", "dirty", "hardware", "versions", "started_at")}
-    scores = [score.to_json() for score in one.scores]
-    return [common | {key: score[key] for key in COLUMNS if key in score} for score in scores]
+    row = Row(**common)
+    return [replace(row, **score_columns(score)) for score in one.scores]
 
 
 def recomputed(folder: Path) -> tuple[Comparison, list[str]]:

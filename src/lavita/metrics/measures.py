@@ -21,7 +21,7 @@ from lavita.metrics.distances import (
 )
 from lavita.metrics.memorization import memorization
 from lavita.metrics.resampling import FrechetOfSubsets, KernelOfSubsets
-from lavita.results.records import Measurement, NearestClip
+from lavita.results.scores import Measurement, NearestClip
 
 CLOSEST = 5  # generated clips whose nearest training clips are named
 

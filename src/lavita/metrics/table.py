@@ -12,7 +12,7 @@ from typing import Literal
 
 from lavita.data.catalogue import SPLITS
 from lavita.metrics import measures
-from lavita.results.records import Measurement
+from lavita.results.scores import Measurement
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ What a page may colour anew (for dark screens) has a class: ground, ink, soft, g
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 from xml.sax.saxutils import escape
 
 from lavita.metrics.table import is_metric
 from lavita.report.tables import blocks
-from lavita.results.records import label_of
+from lavita.results.records import Record
+from lavita.results.rows import Row
 
 NARROW = 0.3  # powers of ten: within less, a logarithmic axis is nearly even, and so are its ticks
 
@@ -191,52 +191,41 @@ class Cost:
     """A kind of cost: the axis's title and what a trained row spent, None where that is not known."""
 
     title: str
-    of: Callable[[Mapping[str, Any]], float | None]
+    of: Callable[[Row], float | None]
 
 
 FLOPS = Cost(
     "training, TFLOPs (codec included)",
-    lambda row: float(row["train_flops"]) * 1e-12 if row["train_flops"] else None,
+    lambda row: float(row.train_flops) * 1e-12 if row.train_flops else None,
 )
 
 
-def seconds_cost(records: Sequence[Mapping[str, Any]]) -> Cost:
+def seconds_cost(records: Sequence[Record]) -> Cost:
     """Seconds of all trained stages of a cell, the suite's codec too: they stand in the records, not in the rows."""
-    spent = {record["cell"]: training_seconds(record) for record in records}
-    return Cost("training, seconds (codec included)", lambda row: spent.get(row["cell"]))
+    spent = {record.cell: training_seconds(record) for record in records}
+    return Cost("training, seconds (codec included)", lambda row: spent.get(row.cell))
 
 
-def training_seconds(record: Mapping[str, Any]) -> float | None:
+def training_seconds(record: Record) -> float | None:
     """Seconds of the stages that a cell is charged for, or None where none are recorded."""
-    return sum(stage["seconds"] for stage in record.get("stages", [])) or None
+    return sum(stage.seconds for stage in record.stages) or None
 
 
-def trained_rows(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def trained_rows(rows: Sequence[Row]) -> list[list[Row]]:
     """The rows of trained cells' distances, those that may share a table together: only they may share a chart."""
     found = [
-        [
-            row
-            for row in block
-            if row["stage"] == "train" and is_metric(row["metric"], "fvd") and float(row["value"]) > 0
-        ]
-        for block in blocks(list(rows))
+        [row for row in block if row.stage == "train" and is_metric(row.metric, "fvd") and row.value > 0]
+        for block in blocks(rows)
     ]
     return [block for block in found if block]
 
 
-def quality_cost(rows: Sequence[Mapping[str, Any]], cost: Cost, title: str, name: str = "chart") -> str | None:
+def quality_cost(rows: Sequence[Row], cost: Cost, title: str, name: str = "chart") -> str | None:
     """The chart of rows of one protocol, None where no cost is known."""
     spent = [(row, cost.of(row)) for row in rows]
     points = [
-        Point(label_of(row), value, float(row["value"]), end(row, "ci_low"), end(row, "ci_high"))
-        for row, value in spent
-        if value
+        Point(row.label, value, float(row.value), *(row.interval or (None, None))) for row, value in spent if value
     ]
     if not points:
         return None
-    return scatter(points, title, cost.title, f"{rows[0]['metric']} (lower is better)", name)
-
-
-def end(row: Mapping[str, Any], key: str) -> float | None:
-    """An end of a row's interval, where it has one."""
-    return None if row[key] in ("", None) else float(row[key])
+    return scatter(points, title, cost.title, f"{rows[0].metric} (lower is better)", name)

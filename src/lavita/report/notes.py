@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from lavita.metrics.confidence import seed_spread
 from lavita.report.significance import SIGNIFICANCE_TEXT as APART_TEXT
 from lavita.report.significance import significance_lines
-from lavita.results.records import shown
-from lavita.results.run_folder import RunFolder
+from lavita.results.records import Record, StageRecord
+from lavita.results.rows import shown
+from lavita.results.run_folder import AbsentSystem, RunFolder
 
 SPLITS = ("train", "heldout")
 NOT_YET = "Systems that are not in this table"
@@ -17,8 +18,8 @@ NOT_YET = "Systems that are not in this table"
 def notes_of(run: RunFolder) -> dict[str, str]:
     """What stands below the table: what the metric can see, deviations, stages, held-out losses."""
     records = run.records
-    seen = {one["protocol_hash"]: one for one in run.used_shared.values()}
-    parts = [f"Protocol {one['protocol_name']}:\n\n{one['sanity_text']}" for one in seen.values()]
+    made = [one.artifacts for one in run.used_protocols]
+    parts = [f"Protocol {one.protocol_name}:\n\n{one.sanity_text}" for one in made]
     notes = {"What this metric can see": "\n\n".join(parts), "Data": data_notes(run)}
     notes["Stages"] = "\n".join(stages_line(record) for record in records)
     notes["First stages"] = first_stages(records)
@@ -26,7 +27,7 @@ def notes_of(run: RunFolder) -> dict[str, str]:
     if started:
         notes["Initial weights"] = "\n".join(started)
     notes["Deviations from the authors' settings"] = "\n".join(
-        f"* {record['cell']}: " + "; ".join(record["deviations"]) for record in records
+        f"* {record.cell}: " + "; ".join(record.deviations) for record in records
     )
     apart = significance_lines(records)
     if apart:
@@ -34,48 +35,46 @@ def notes_of(run: RunFolder) -> dict[str, str]:
     seeds = seeds_note(records)
     if seeds:
         notes["Spread over training seeds"] = seeds
-    absent = run.plan.get("not_yet", [])
+    absent = run.plan.not_yet
     if absent:
-        notes[NOT_YET] = "\n".join(f"* {one['name']}: {one['left_out'] or 'not yet'}. {told(one)}" for one in absent)
-    sat = [line for record in records for line in session_lines(record)]
-    if sat:
-        notes["Sittings"] = SESSIONS_TEXT + "\n" + "\n".join(sat)
+        notes[NOT_YET] = "\n".join(f"* {one.name}: {one.left_out or 'not yet'}. {told(one)}" for one in absent)
+    sessions = [line for record in records for line in session_lines(record)]
+    if sessions:
+        notes["Sessions"] = SESSIONS_TEXT + "\n" + "\n".join(sessions)
     if run.others:
         notes["Other attempts"] = "\n".join(f"* {one.name}: {one.left_out}" for one in run.others)
     return notes
 
 
 SESSIONS_TEXT = """\
-Cells that more than one process worked on, one after the other: how each ended, and where it then was. Each goes on
+Runs that more than one process worked on, one after the other: how each ended, and where it then was. Each resumes
 from the last checkpoint, to the same numbers; wall_seconds counts all of them.
 """
 
 
-def session_lines(record: dict[str, Any]) -> list[str]:
+def session_lines(record: Record) -> list[str]:
     """The processes that worked on a cell, where they were more than one."""
-    sittings = record.get("sittings", [])
-    if len(sittings) < 2:
+    if len(record.sessions) < 2:
         return []
     told = [
-        f"{one['ended'] or 'running'} at {one['stage']} {one['done']:g} after {one['seconds']:.0f} s on {one['host']}"
-        + (f" (job {one['job']})" if one["job"] else "")
-        for one in sittings
+        f"{one.ended or 'running'} at {one.stage} {one.done:g} after {one.seconds:.0f} s on {one.host}"
+        + (f" (job {one.job})" if one.job else "")
+        for one in record.sessions
     ]
-    return [f"* {record['cell']}: " + "; ".join(told)]
+    return [f"* {record.cell}: " + "; ".join(told)]
 
 
-def told(system: dict[str, str]) -> str:
+def told(system: AbsentSystem) -> str:
     """Title and paper of a system."""
-    return " ".join(part for part in (system["title"], system["source"]) if part)
+    return " ".join(part for part in (system.title, system.source) if part)
 
 
-def seeds_note(records: list[dict[str, Any]]) -> str:
+def seeds_note(records: Sequence[Record]) -> str:
     """Mean, deviation and interval of every score of a row that has several training seeds."""
     found: dict[tuple[str, str], list[float]] = {}
     for record in records:
-        for score in record["scores"] if record["status"] == "ok" else []:
-            if score["stage"] == "train":
-                found.setdefault((record["label"], score["metric"]), []).append(score["value"])
+        for score in record.scores_of("train") if record.status == "ok" else []:
+            found.setdefault((record.label, score.metric), []).append(score.value)
     lines = []
     for (label, metric), values in found.items():
         if len(values) > 1:
@@ -90,10 +89,11 @@ def seeds_note(records: list[dict[str, Any]]) -> str:
 def data_notes(run: RunFolder) -> str:
     """What the rows were made from: name, splits and fingerprint of the data, and each video that was left out."""
     lines = []
-    for one in {one["fingerprint"] + one["dataset"]: one for one in run.used_shared.values()}.values():
-        counts = ", ".join(f"{one['splits'][split]} {split}" for split in SPLITS)
-        lines.append(f"* {one['dataset']}: {counts}; fingerprint {one['fingerprint']}")
-        lines += [f"  * left out: {note}" for note in one["left_out"]]
+    records = [shared.record for shared in run.used_shared.values()]
+    for one in {one.fingerprint + one.dataset: one for one in records}.values():
+        counts = ", ".join(f"{one.splits[split]} {split}" for split in SPLITS)
+        lines.append(f"* {one.dataset}: {counts}; fingerprint {one.fingerprint}")
+        lines += [f"  * left out: {note}" for note in one.left_out]
     return "\n".join(lines)
 
 
@@ -106,47 +106,47 @@ that work on its latents (shared/<key>/codec.gif); `autoencoder` is a method's o
 """
 
 
-def first_stages(records: list[dict[str, Any]]) -> str:
+def first_stages(records: Sequence[Record]) -> str:
     """The reconstruction scores: of every codec with the rows that share it, of each method's own autoencoder."""
     shared: dict[str, list[str]] = {}
     own = []
     for record in records:
         for stage in ("codec", "autoencoder"):
-            scores = [score for score in record["scores"] if score["stage"] == stage]
-            text = "; ".join(f"{score['metric']} {shown(score['value'])}" for score in scores)
+            scores = record.scores_of(stage)
+            text = "; ".join(f"{score.metric} {shown(score.value)}" for score in scores)
             if text and stage == "codec":
-                shared.setdefault(text, []).append(record["label"])
+                shared.setdefault(text, []).append(record.label)
             elif text:
-                own.append(f"* {record['cell']}, autoencoder: {text}")
+                own.append(f"* {record.cell}, autoencoder: {text}")
     if not shared and not own:
         return "No method has one here: all work in pixels."
     codecs = [f"* codec of {', '.join(dict.fromkeys(labels))}: {text}" for text, labels in shared.items()]
     return FIRST_STAGES_TEXT + "\n" + "\n".join(codecs + own)
 
 
-def stages_line(record: dict[str, Any]) -> str:
+def stages_line(record: Record) -> str:
     """Clips by stage and the held-out loss of a cell."""
-    stages = ", ".join(stage_text(stage) for stage in record.get("stages", []))
-    loss = record.get("heldout_losses") or []
+    stages = ", ".join(stage_text(stage) for stage in record.stages)
+    loss = record.heldout_losses
     ends = f"; held-out loss {loss[0][1]:.4g} -> {loss[-1][1]:.4g}" if loss else ""
-    return f"* {record['cell']}: clips by stage: {stages or 'none'}{ends}"
+    return f"* {record.cell}: clips by stage: {stages or 'none'}{ends}"
 
 
-def stage_text(stage: dict[str, Any]) -> str:
+def stage_text(stage: StageRecord) -> str:
     """A stage and its clips; of a latent cache, which sees none, what it cost otherwise."""
-    if "bytes" not in stage:
-        return f"{stage['name']} {stage['clips']}"
-    return f"{stage['name']} 0 ({stage['seconds']:.0f} s, {stage['flops']:.3g} FLOPs, {stage['bytes'] / 2**20:.0f} MiB)"
+    if stage.bytes is None:
+        return f"{stage.name} {stage.clips}"
+    return f"{stage.name} 0 ({stage.seconds:.0f} s, {stage.flops:.3g} FLOPs, {stage.bytes / 2**20:.0f} MiB)"
 
 
-def start_lines(record: dict[str, Any]) -> list[str]:
+def start_lines(record: Record) -> list[str]:
     """Where a cell's weights began, if not at random: how much was taken, what was not."""
-    start = record.get("initialised")
-    if not start:
+    start = record.starting_weights
+    if start is None:
         return []
-    left = ", ".join(f"{name} ({why})" for name, why in start["left"].items()) or "nothing"
-    unused = ", ".join(start["unused"]) or "none"
+    left = ", ".join(f"{name} ({why})" for name, why in start.left.items()) or "nothing"
+    unused = ", ".join(start.unused) or "none"
     return [
-        f"* {record['cell']}: {len(start['taken'])} tensors from {start['source']}; left at their own start: {left}; "
+        f"* {record.cell}: {len(start.taken)} tensors from {start.source}; left at their own start: {left}; "
         f"unused tensors of the source: {unused}"
     ]

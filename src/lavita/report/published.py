@@ -5,22 +5,24 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from lavita.config.compose import load_method, load_yaml
 from lavita.config.registry import CONFIGS, PACKAGE, names_in, read_yaml
 from lavita.config.schema import ConfigError, read
 from lavita.metrics.table import parse_key
+from lavita.results.published import SEEN, Known, Reported
+from lavita.results.rows import Row
+from lavita.results.run_folder import AbsentSystem
 
 PATH = PACKAGE / "report" / "reported.csv"
 COLUMNS = (
     "method,variant,dataset,resolution,frames,metric,value,std,bound,lower_is_better,conditioning,protocol,"
     "protocol_notes,own,as_reported_by,source,table,evidence,reprinted_by"
 ).split(",")
-SEEN, STD_NOT_SEEN, UNVERIFIED = "second-hand", "second-hand; std unverified", "unverified"
+STD_NOT_SEEN, UNVERIFIED = "second-hand; std unverified", "unverified"
 EVIDENCE = (SEEN, STD_NOT_SEEN, UNVERIFIED)
 FLAGS = {"true": True, "false": False}
 ALLOWED = {
@@ -32,40 +34,6 @@ ALLOWED = {
 }
 NEEDED = ("method", "resolution", "frames", "metric", "value", "as_reported_by", "source")
 RESOLUTION = re.compile(r"mixed|[1-9]\d*x[1-9]\d*")
-
-
-@dataclass(frozen=True)
-class Reported:
-    """One published number; results/README.md says what each column means.
-
-    std None: none is printed. lower_is_better None: a size or a count, no score. own: whether the method's authors
-    print it. protocol: the preset that it was scored by, with its changes as `Protocol.derive` writes them, or "".
-    """
-
-    method: str
-    variant: str
-    dataset: str
-    resolution: str
-    frames: int
-    metric: str
-    value: float
-    std: float | None
-    bound: str
-    lower_is_better: bool | None
-    conditioning: str
-    protocol: str
-    protocol_notes: str
-    own: bool
-    as_reported_by: str
-    source: str
-    table: str
-    evidence: str
-    reprinted_by: str
-
-    @property
-    def seen_std(self) -> float | None:
-        """The deviation, where it was seen in print."""
-        return self.std if self.evidence == SEEN else None
 
 
 def read_reported(path: Path = PATH) -> list[Reported]:
@@ -136,33 +104,19 @@ NETWORK_OF = {"is": "is_extractor", "fid": None}  # other metrics: the protocol'
 FRAME_NETWORK = "inception"
 
 
-@dataclass(frozen=True)
-class Known:
-    """What the configuration says of methods, data sets and protocols, by their names.
-
-    published_as: of a method, as in MethodSpec. titles, sizes: of a data set, its name in results/reported.csv and how
-    many videos whole copies have. presets: the plain content of configs/protocols.
-    """
-
-    published_as: Mapping[str, Sequence[str]]
-    titles: Mapping[str, str]
-    sizes: Mapping[str, Sequence[int]]
-    presets: Mapping[str, Mapping[str, Any]]
-
-
 def read_known(methods: Iterable[str]) -> Known:
     """`Known` of these methods (those without a file, clips made elsewhere, have no published name) and of all else."""
     facts = {name: load_yaml("datasets", name) for name in names_in("datasets")}
     files = set(names_in("methods"))
     return Known(
-        published_as={name: load_method(name).published_as for name in methods if name in files},
+        published_as={name: tuple(load_method(name).published_as) for name in methods if name in files},
         titles={name: one["title"] for name, one in facts.items()},
-        sizes={name: one["published_videos"] for name, one in facts.items()},
+        sizes={name: tuple(one["published_videos"]) for name, one in facts.items()},
         presets={name: load_yaml("protocols", name) for name in names_in("protocols")},
     )
 
 
-def why_not(row: Mapping[str, Any], published: Reported, known: Known) -> tuple[str, ...]:
+def why_not(row: Row, published: Reported, known: Known) -> tuple[str, ...]:
     """Every reason why a tidy row of the ledger and a published number can't be compared; () where they can.
 
     Compared must be: the tier, the data (as many videos as a whole copy has, left-out ones counted), the feature
@@ -170,11 +124,11 @@ def why_not(row: Mapping[str, Any], published: Reported, known: Known) -> tuple[
     What is not known of either side counts as a difference. A rounded number is compared with nothing. Guidance,
     sampler and steps are not looked at: they are the method's, and stand in its row.
     """
-    reasons = [] if row["tier"] == PAPER else [f"tier {row['tier'] or 'unknown'}, not {PAPER}"]
-    reasons += data_differs(str(row["dataset"]), known)
+    reasons = [] if row.tier == PAPER else [f"tier {row.tier or 'unknown'}, not {PAPER}"]
+    reasons += data_differs(row.dataset, known)
     reasons += network_differs(row, published, known)
-    pairs = {"protocol": (COUNTED.sub("", str(row["protocol"])), published.protocol)}
-    pairs["conditioning"] = (str(row["conditioning"]), published.conditioning)
+    pairs = {"protocol": (COUNTED.sub("", row.protocol), published.protocol)}
+    pairs["conditioning"] = (row.conditioning, published.conditioning)
     for name, (ours, theirs) in pairs.items():
         if ours != theirs:
             reasons.append(f"{name} {ours}, " + (f"not {theirs}" if theirs else "the published one is not known"))
@@ -185,15 +139,15 @@ def why_not(row: Mapping[str, Any], published: Reported, known: Known) -> tuple[
     return tuple(reasons)
 
 
-def kind_of(row: Mapping[str, Any]) -> str:
+def kind_of(row: Row) -> str:
     """fvd, kvd, is, ...: what a row's metric measures; "" where it is measured against a side of its own."""
-    key = parse_key(row["metric"])
+    key = parse_key(row.metric)
     return key.row.name if key is not None and key.row.against is None else ""
 
 
-def frames_of(row: Mapping[str, Any]) -> int:
+def frames_of(row: Row) -> int:
     """Frames of the clips that a row's metric measures; 0 where `kind_of` is ""."""
-    key = parse_key(row["metric"])
+    key = parse_key(row.metric)
     return key.frames if key is not None and key.row.against is None else 0
 
 
@@ -213,9 +167,9 @@ def data_differs(label: str, known: Known) -> list[str]:
     return [f"data {label}, {f'a whole copy has {whole} videos' if whole else 'no number says what is a whole copy'}"]
 
 
-def network_differs(row: Mapping[str, Any], published: Reported, known: Known) -> list[str]:
+def network_differs(row: Row, published: Reported, known: Known) -> list[str]:
     """Whether a row's feature network is that of the published protocol."""
-    ours = str(row["extractor"])
+    ours = row.extractor
     if ours == "embedded":
         return ["feature network embedded, the suite's own"]
     preset = known.presets.get(published.protocol.partition("[")[0])
@@ -225,28 +179,20 @@ def network_differs(row: Mapping[str, Any], published: Reported, known: Known) -
     wanted, recorded = (preset[key], preset[f"{key}_hash"]) if key else (FRAME_NETWORK, None)
     if ours != wanted:
         return [f"feature network {ours}, not {wanted}"]
-    if recorded and str(row["extractor_hash"]) != recorded:
-        return [f"weights of {ours} {str(row['extractor_hash'])[:12]}, not {recorded[:12]}"]
+    if recorded and row.extractor_hash != recorded:
+        return [f"weights of {ours} {row.extractor_hash[:12]}, not {recorded[:12]}"]
     return []
 
 
 FILE = CONFIGS / "not_yet.yaml"
 
 
-@dataclass(frozen=True)
-class NotYet:
-    """name: as configs/methods would have it; source: the paper's address; left_out: why it takes no part at all."""
-
-    name: str
-    title: str
-    source: str
-    left_out: str
-
-
-def not_yet() -> list[dict[str, str]]:
-    """The systems of configs/not_yet.yaml that are no method yet, as plain values. Raises ConfigError."""
+def not_yet() -> list[AbsentSystem]:
+    """The systems of configs/not_yet.yaml that are no method yet. Raises ConfigError."""
     entries = read_yaml(FILE, FILE.name)
     if not isinstance(entries, list):
         raise ConfigError(f"{FILE.name}: wanted a list of systems, got {type(entries).__name__}")
-    found = [read(NotYet, {"left_out": ""} | entry, f"{FILE.name}, entry {i}") for i, entry in enumerate(entries, 1)]
-    return [asdict(one) for one in found if one.name not in names_in("methods")]
+    found = [
+        read(AbsentSystem, {"left_out": ""} | entry, f"{FILE.name}, entry {i}") for i, entry in enumerate(entries, 1)
+    ]
+    return [one for one in found if one.name not in names_in("methods")]

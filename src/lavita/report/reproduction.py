@@ -1,16 +1,16 @@
-"""Three numbers side by side: what is published of a method, its official weights scored here, and trained here.
+"""The reproduction table: what is published of a method, its official weights re-evaluated here, and retrained here.
 
-What may be compared: comparable.py. When a number is reproduced, within tolerance or not: verdict.py.
+What may be compared: `published.why_not`. When a number is reproduced, within tolerance or not: `judged`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from lavita.report.published import Known, Reported, dataset_of, frames_of, kind_of, read_known, read_reported, why_not
-from lavita.results.records import label_of
+from lavita.results.published import PublishedFacts
+from lavita.results.rows import Row, csv_text, text_of
 
 REPRODUCED, WITHIN, NOT_REPRODUCED = "reproduced", "within tolerance", "not reproduced"
 NO_WEIGHTS, NOT_COMPARABLE = "no official weights", "not comparable"
@@ -28,12 +28,12 @@ class Score:
     seeds: int
 
 
-def score_of(rows: Sequence[Mapping[str, Any]]) -> Score:
+def score_of(rows: Sequence[Row]) -> Score:
     """Tidy rows of one metric and protocol, one a seed, as a score."""
-    ends = {key: [row[key] for row in rows if row[key] not in ("", None)] for key in ("ci_low", "ci_high")}
-    whole = all(len(values) == len(rows) for values in ends.values())
-    low, high = (min(map(float, ends["ci_low"])), max(map(float, ends["ci_high"]))) if whole else (None, None)
-    return Score(str(rows[0]["metric"]), sum(float(row["value"]) for row in rows) / len(rows), low, high, len(rows))
+    ends = [row.interval for row in rows if row.interval is not None]
+    whole = len(ends) == len(rows)
+    low, high = (min(low for low, _ in ends), max(high for _, high in ends)) if whole else (None, None)
+    return Score(rows[0].metric, sum(row.value for row in rows) / len(rows), low, high, len(rows))
 
 
 def judged(published: Reported, trained: Score | None, official: Score | None) -> tuple[str, str]:
@@ -97,15 +97,15 @@ class Reproduction:
 
 
 def reproductions(
-    rows: Sequence[Mapping[str, Any]], reported: Sequence[Reported] | None = None, known: Known | None = None
+    rows: Sequence[Row], reported: Sequence[Reported] | None = None, known: Known | None = None
 ) -> list[Reproduction]:
     """Every published number of the rows' methods on the rows' data set, in the order of the rows.
 
-    rows: tidy rows of the ledger, as values or as text. A row of a suite's choice (cell <method>-<choice>-s<seed>) is
+    A row of a suite's choice (cell <method>-<choice>-s<seed>) is
     no published setting and takes no part. reported, known: what the repository says, unless given.
     """
     reported = read_reported() if reported is None else reported
-    known = read_known({str(row["method"]) for row in rows}) if known is None else known
+    known = read_known({row.method for row in rows}) if known is None else known
     return [
         side_by_side(method, number, own, known)
         for (method, dataset), own in own_rows(rows).items()
@@ -114,26 +114,21 @@ def reproductions(
     ]
 
 
-def published_facts(methods: set[str], dataset: str) -> dict[str, Any]:
-    """What the repository says today of the published numbers of these methods, as plain values for a run's plan: its
-    tables then follow from its folder alone, whatever the repository says later.
+def published_facts(methods: set[str], dataset: str) -> PublishedFacts:
+    """What the repository says today of the published numbers of these methods, for a run's plan: its tables then
+    follow from its folder alone, whatever the repository says later.
     """
     known, reported = read_known(methods), read_reported()
     numbers = [number for method in sorted(methods) for number in published_of(method, dataset, reported, known)]
-    return {"numbers": [asdict(number) for number in numbers], "known": asdict(known)}
+    return PublishedFacts(tuple(numbers), known)
 
 
-def reproductions_of_plan(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[Reproduction]:
-    """`reproductions` from what `published_facts` gave."""
-    return reproductions(rows, [Reported(**number) for number in facts["numbers"]], Known(**facts["known"]))
-
-
-def own_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+def own_rows(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     """The rows of each method itself and of its official weights, by (method, data set)."""
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row["stage"] == "official" or label_of(row) == row["method"]:
-            found.setdefault((str(row["method"]), dataset_of(str(row["dataset"]))), []).append(row)
+        if row.stage == "official" or row.label == row.method:
+            found.setdefault((row.method, dataset_of(row.dataset)), []).append(row)
     return found
 
 
@@ -148,19 +143,19 @@ def published_of(method: str, dataset: str, reported: Sequence[Reported], known:
     ]
 
 
-def side_by_side(method: str, published: Reported, rows: Sequence[Mapping[str, Any]], known: Known) -> Reproduction:
+def side_by_side(method: str, published: Reported, rows: Sequence[Row], known: Known) -> Reproduction:
     """A published number beside the score of ours that comes nearest to being comparable with it."""
-    settings: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
+    settings: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in rows:
-        if row["status"] == "ok" and row["stage"] in STAGES and kind_of(row) == KINDS[published.metric]:
-            setting = (str(row["metric"]), str(row["protocol_hash"]))
-            settings.setdefault(setting, {}).setdefault(STAGES[row["stage"]], []).append(row)
+        if row.status == "ok" and row.stage in STAGES and kind_of(row) == KINDS[published.metric]:
+            sides = settings.setdefault((row.metric, row.protocol_hash), {})
+            sides.setdefault(STAGES[row.stage], []).append(row)
     if not settings:
-        failed = tuple(dict.fromkeys(f"{row['status']}: {row['reason']}" for row in rows if row["status"] != "ok"))
+        failed = tuple(dict.fromkeys(f"{row.status}: {row.reason}" for row in rows if row.status != "ok"))
         reasons = failed or (f"no {KINDS[published.metric]} of it here",)
         return Reproduction(method, published, None, None, None, NOT_COMPARABLE, reasons)
 
-    def against(sides: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, ...]:
+    def against(sides: Mapping[str, Sequence[Row]]) -> tuple[str, ...]:
         every = [why_not(row, published, known) for side in sides.values() for row in side]
         return tuple(dict.fromkeys(reason for reasons in every for reason in reasons))
 
@@ -174,9 +169,9 @@ def side_by_side(method: str, published: Reported, rows: Sequence[Mapping[str, A
     return Reproduction(method, published, official, trained, delta, verdict, (rests_on,) if rests_on else ())
 
 
-def csv_rows(numbers: Sequence[Reproduction]) -> list[dict[str, Any]]:
-    """The numbers as rows with COLUMNS, for `ledger.write_rows`."""
-    rows = []
+def reproduction_csv(numbers: Sequence[Reproduction]) -> str:
+    """published.csv: a head of COLUMNS, a line per published number."""
+    lines = [list(COLUMNS)]
     for one in numbers:
         p, ours = one.published, one.trained or one.official
         row = {"method": one.method, "dataset": p.dataset, "metric": ours.metric if ours else None}
@@ -187,11 +182,12 @@ def csv_rows(numbers: Sequence[Reproduction]) -> list[dict[str, Any]]:
             values = (score.value, score.low, score.high) if score else (None, None, None)
             row |= dict(zip((name, f"{name}_ci_low", f"{name}_ci_high"), values, strict=True))
         row |= {"seeds": ours.seeds if ours else None, "delta": one.delta, "verdict": one.verdict}
-        rows.append(row | {"reason": "; ".join(one.reasons)})
-    return rows
+        row |= {"reason": "; ".join(one.reasons)}
+        lines.append([text_of(row[column]) for column in COLUMNS])
+    return csv_text(lines)
 
 
-def reproduction_markdown(rows: Sequence[Mapping[str, Any]], numbers: Sequence[Reproduction]) -> str:
+def reproduction_markdown(rows: Sequence[Row], numbers: Sequence[Reproduction]) -> str:
     """The section under HEADING of table.md: what holds for all lines in one line, a table, and who has no number."""
     seen = [one for one in numbers if one.trained or one.official]
     common: tuple[str, ...] = ()
@@ -208,7 +204,7 @@ def reproduction_markdown(rows: Sequence[Mapping[str, Any]], numbers: Sequence[R
     without = dict.fromkeys(method for method, _ in own_rows(rows) if method not in {one.method for one in numbers})
     if without:
         parts.append(f"No number of its authors on this data set is known: {', '.join(without)}.\n")
-    choices = dict.fromkeys(label_of(row) for row in rows if label_of(row) != row["method"])
+    choices = dict.fromkeys(row.label for row in rows if row.label != row.method)
     if choices:
         parts.append(f"No published setting, hence left out: {', '.join(choices)}.\n")
     return "\n".join(parts)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
 
 from lavita.metrics.confidence import BETTER, LEVEL, NOT_SIGNIFICANT, Interval, compare_intervals, student_quantile
 from lavita.metrics.table import is_metric
-from lavita.report.tables import SAME_IN_A_TABLE, blocks
-from lavita.results.records import csv_text, label_of, shown, text_of
+from lavita.report.tables import blocks, setting_of
+from lavita.results.records import Record
+from lavita.results.rows import Row, csv_text, shown, text_of
+from lavita.results.scores import Score
 
 COLUMNS = ("choice", "against", "metric", "seeds", "ratio", "ci_low", "ci_high", "verdict")
 CONFIDENCE = 0.95
@@ -100,26 +101,24 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def pairs_of_rows(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[Pair]:
+def pairs_of_rows(rows: Sequence[Row], order: Sequence[str]) -> list[Pair]:
     """Pairs of the trained rows' distances, protocol by protocol; what no protocol shares with the first row says so.
 
-    rows are tidy rows of the ledger; order holds the labels of the suite's rows, the first being the base.
+    order holds the labels of the suite's rows, the first being the base.
     """
-    trained = [row for row in rows if row["stage"] == "train" and is_metric(row["metric"], "fvd")]
-    trained = [row for row in trained if float(row["value"]) > 0]  # ratios and logarithms need it
+    trained = [row for row in rows if row.stage == "train" and is_metric(row.metric, "fvd")]
+    trained = [row for row in trained if row.value > 0]  # ratios and logarithms need it
     base = order[0]
-    base_protocols = {row["protocol_hash"] for row in trained if label_of(row) == base}
+    base_protocols = {row.protocol_hash for row in trained if row.label == base}
     pairs = []
-    for metric in dict.fromkeys(row["metric"] for row in trained):
+    for metric in dict.fromkeys(row.metric for row in trained):
         scores: dict[str, dict[int, float]] = {}
         elsewhere: dict[str, str] = {}
-        for row in sorted(
-            trained, key=lambda row: order.index(label_of(row)) if label_of(row) in order else len(order)
-        ):
-            if row["metric"] == metric and row["protocol_hash"] in base_protocols:
-                scores.setdefault(label_of(row), {})[int(row["seed"])] = float(row["value"])
-            elif row["metric"] == metric:
-                elsewhere[label_of(row)] = row["protocol"]
+        for row in sorted(trained, key=lambda row: order.index(row.label) if row.label in order else len(order)):
+            if row.metric == metric and row.protocol_hash in base_protocols:
+                scores.setdefault(row.label, {})[row.seed] = row.value
+            elif row.metric == metric:
+                elsewhere[row.label] = row.protocol
         if base in scores and len(scores) > 1:
             pairs += compared(scores, metric)
         for label, protocol in elsewhere.items():
@@ -164,29 +163,24 @@ The spread of training seeds is not in them.
 """
 
 
-def significance_lines(records: Sequence[dict[str, Any]], metric: str = "fvd_") -> list[str]:
+def significance_lines(records: Sequence[Record], metric: str = "fvd_") -> list[str]:
     """A line a finished cell: its score and whether it is told apart from the best; [] for fewer than two cells.
 
     Only cells of one table are compared with each other.
     """
     lines = []
-    for mark in dict.fromkeys(significance_table(record) for record in records):
+    for mark in dict.fromkeys(setting_of(record.row) for record in records):
         found = {
-            record["cell"]: interval_of(score)
+            record.cell: interval_of(score)
             for record in records
-            if record["status"] == "ok" and significance_table(record) == mark
-            for score in record["scores"]
-            if score["stage"] == "train" and score["metric"].startswith(metric) and "extrapolated" in score
+            if record.status == "ok" and setting_of(record.row) == mark
+            for score in record.scores_of("train")
+            if score.metric.startswith(metric) and score.extrapolated is not None
         }
         if len(found) > 1:
             best = min(found, key=lambda cell: found[cell].extrapolated)
             lines += [significance_line(cell, one, best, found[best]) for cell, one in found.items()]
     return lines
-
-
-def significance_table(record: dict[str, Any]) -> tuple[str, ...]:
-    """What all cells of one table share."""
-    return tuple(str(record["row"].get(column, "")) for column in SAME_IN_A_TABLE)
 
 
 def significance_line(cell: str, one: Interval, best: str, other: Interval) -> str:
@@ -198,88 +192,80 @@ def significance_line(cell: str, one: Interval, best: str, other: Interval) -> s
     return f"{said}: {verdict} {'from' if verdict == NOT_SIGNIFICANT else 'than'} {best}"
 
 
-def interval_of(score: dict[str, Any]) -> Interval:
-    """The interval that a score's columns describe."""
+def interval_of(score: Score) -> Interval:
+    """The interval of a score that has one."""
     return Interval(
-        value=score["value"],
-        extrapolated=score["extrapolated"],
-        low=score["extrapolated_low"],
-        high=score["extrapolated_high"],
-        parabola=score["extrapolated"],
+        value=score.value,
+        extrapolated=score.extrapolated,
+        low=score.extrapolated_low,
+        high=score.extrapolated_high,
+        parabola=score.extrapolated,
         mean_at={},
         level=LEVEL,
-        kind=score["ci_kind"],
-        remark=score.get("interval_remark", ""),
+        kind=score.ci_kind,
+        remark=score.interval_remark or "",
     )
 
 
 Key = tuple[str, str]  # cell, metric
+BySeed = dict[str, dict[int | None, Row]]  # rows of one metric by label and training seed
 
 
-def significant_best(rows: Sequence[dict[str, Any]], scores: Mapping[Key, Mapping[str, Any]]) -> set[Key]:
+def significant_best(rows: Sequence[Row], scores: Mapping[Key, Score]) -> set[Key]:
     """(cell, metric) of each block's best row, where the 95 % interval of its difference to every other row excludes 0.
 
-    rows: tidy rows. scores: the records' entries of trained rows, by cell and metric. Where all rows have the same two
+    scores: of trained rows, by cell and metric. Where all rows have the same two
     or more training seeds, these decide; else the intervals that random halves of the clips gave.
     """
     found: set[Key] = set()
-    for block in blocks(list(rows)):
-        trained = [row for row in block if row["stage"] == "train" and row["lower_is_better"] in (True, False)]
-        for metric in dict.fromkeys(row["metric"] for row in trained):
-            found |= best_of([row for row in trained if row["metric"] == metric], scores)
+    for block in blocks(rows):
+        trained = [row for row in block if row.stage == "train" and row.lower_is_better is not None]
+        for metric in dict.fromkeys(row.metric for row in trained):
+            found |= best_of([row for row in trained if row.metric == metric], scores)
     return found
 
 
-def best_of(rows: list[dict[str, Any]], scores: Mapping[Key, Mapping[str, Any]]) -> set[Key]:
+def best_of(rows: Sequence[Row], scores: Mapping[Key, Score]) -> set[Key]:
     """The keys of the best row (of all its seeds), if it is told apart from the others; rows are of one metric."""
-    metric, lower = rows[0]["metric"], bool(rows[0]["lower_is_better"])
-    by_label: dict[str, dict[int, dict[str, Any]]] = {}
+    metric, lower = rows[0].metric, bool(rows[0].lower_is_better)
+    by_label: BySeed = {}
     for row in rows:
-        by_label.setdefault(label_of_cell(row["cell"]), {})[int(row["seed"])] = row
+        by_label.setdefault(row.label, {})[row.seed] = row
     if len(by_label) < 2:
         return set()
-    means = {
-        label: sum(float(row["value"]) for row in seeds.values()) / len(seeds) for label, seeds in by_label.items()
-    }
+    means = {label: sum(row.value for row in seeds.values()) / len(seeds) for label, seeds in by_label.items()}
     best = (min if lower else max)(means, key=lambda label: means[label])
     if (
         differs_by_seeds(by_label, best, metric, lower)
         if same_seeds(by_label)
         else differs_by_clips(by_label, best, scores)
     ):
-        return {(row["cell"], metric) for row in by_label[best].values()}
+        return {(row.cell, metric) for row in by_label[best].values()}
     return set()
 
 
-def label_of_cell(cell: str) -> str:
-    return cell.rpartition("-s")[0]
-
-
-def same_seeds(by_label: Mapping[str, Mapping[int, Any]]) -> bool:
+def same_seeds(by_label: BySeed) -> bool:
     """Whether every row has the same two or more training seeds, and values that have logarithms."""
     sets = {frozenset(seeds) for seeds in by_label.values()}
-    positive = all(float(row["value"]) > 0 for seeds in by_label.values() for row in seeds.values())
+    positive = all(row.value > 0 for seeds in by_label.values() for row in seeds.values())
     return len(sets) == 1 and len(next(iter(sets))) > 1 and positive
 
 
-def differs_by_seeds(by_label: Mapping[str, Mapping[int, Any]], best: str, metric: str, lower: bool) -> bool:
+def differs_by_seeds(by_label: BySeed, best: str, metric: str, lower: bool) -> bool:
     """Whether the best row is better than each other one by the spread from seed to seed."""
     labels = [best, *(label for label in by_label if label != best)]
-    values = {label: {seed: float(row["value"]) for seed, row in by_label[label].items()} for label in labels}
+    values = {label: {seed: row.value for seed, row in by_label[label].items()} for label in labels}
     return all(pair.verdict == "told apart: worse" for pair in compared(values, metric, lower))
 
 
-def differs_by_clips(
-    by_label: Mapping[str, Mapping[int, Any]], best: str, scores: Mapping[Key, Mapping[str, Any]]
-) -> bool:
+def differs_by_clips(by_label: BySeed, best: str, scores: Mapping[Key, Score]) -> bool:
     """Whether each seed's row of the best is better than each row of the others by the clips' own intervals."""
     groups = {
-        label: [scores.get((row["cell"], row["metric"]), {}) for row in seeds.values()]
-        for label, seeds in by_label.items()
+        label: [scores.get((row.cell, row.metric)) for row in seeds.values()] for label, seeds in by_label.items()
     }
-    if not all("extrapolated" in score for group in groups.values() for score in group):
+    if any(score is None or score.extrapolated is None for group in groups.values() for score in group):
         return False
-    lower = all(score["lower_is_better"] for score in groups[best])
+    lower = all(score.lower_is_better for score in groups[best])
     return all(
         compare_intervals(interval_of(one), interval_of(other), lower).verdict == BETTER
         for one in groups[best]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
 from lavita.metrics.table import parse_key
-from lavita.results.records import label_of
+from lavita.results.rows import Row, label_of, text_of
 
 SAME_IN_A_TABLE = (
     "suite",
@@ -35,12 +36,12 @@ LOW, HIGH, UNTRAINED = " low", " high", " untrained"  # ends of the names of wha
 SCALE = {"train_flops": 1e-12, "params_trained": 1e-6, "params_total": 1e-6, "peak_bytes": 2**-30}
 
 
-def wide(rows: list[dict[str, Any]], order: list[str]) -> pd.DataFrame:
+def wide(rows: Sequence[Row], order: Sequence[str]) -> pd.DataFrame:
     """One row a cell, named <method>[-<choice>]: scores of the trained method, of its untrained start, costs, remark.
 
     Raises ValueError where rows that can't be compared would share a table.
     """
-    frame = pd.DataFrame(rows)
+    frame = frame_of(rows)
     for column in SAME_IN_A_TABLE:
         different = sorted(set(frame[column].astype(str)) - {""})
         if len(different) > 1:
@@ -51,16 +52,21 @@ def wide(rows: list[dict[str, Any]], order: list[str]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """Tidy rows as a frame; what is not known is "", so that no column of numbers turns into others."""
+    return pd.DataFrame([{key: "" if value is None else value for key, value in asdict(row).items()} for row in rows])
+
+
 def wide_row(group: pd.DataFrame) -> dict[str, Any]:
     """The table row of one cell."""
     first = group.iloc[0]
-    line: dict[str, Any] = {"method": label_of(first), "seed": first["seed"], "status": first["status"]}
+    line: dict[str, Any] = {"method": label_of(first["cell"]), "seed": first["seed"], "status": first["status"]}
     trained = group[group["stage"] == "train"]
     for _, row in trained.iterrows():
         start = group[(group["stage"] == "untrained") & (group["metric"] == row["metric"])]
         name = heading(row["metric"])
         line[name] = row["value"]
-        if row["ci_low"] not in ("", None):
+        if row["ci_low"] != "":
             line |= {name + LOW: row["ci_low"], name + HIGH: row["ci_high"]}
         if len(start):
             line[name + UNTRAINED] = start.iloc[0]["value"]
@@ -87,22 +93,26 @@ def remark(group: pd.DataFrame) -> str:
     return "; ".join(part for part in (found, said) if part)
 
 
-def blocks(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def setting_of(row: Row) -> tuple[str, ...]:
+    """What all rows of a table share."""
+    return tuple(text_of(getattr(row, column)) for column in SAME_IN_A_TABLE)
+
+
+def blocks(rows: Sequence[Row]) -> list[list[Row]]:
     """The rows cut into what may share a table, in the order in which each block first appears."""
-    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault(tuple(str(row[column]) for column in SAME_IN_A_TABLE), []).append(row)
+        found.setdefault(setting_of(row), []).append(row)
     return list(found.values())
 
 
-def facts_of(first: dict[str, Any]) -> str:
+def facts_of(first: Row) -> str:
     """What all rows of a block share, in a sentence."""
-    changes = " (with uncommitted changes)" if str(first["dirty"]) == "true" else ""
+    changes = " (with uncommitted changes)" if first.dirty == "true" else ""
     return (
-        f"{first['division']} division; conditioning: {first['conditioning']}; guidance {first['guidance']}; protocol "
-        f"{first['protocol']} ({first['protocol_hash']}); extractor {first['extractor']} "
-        f"({str(first['extractor_hash'])[:12]}); data {str(first['data_fingerprint'])[:12]}; "
-        f"commit {str(first['commit'])[:12] or 'unknown'}{changes}"
+        f"{first.division} division; conditioning: {first.conditioning}; guidance {text_of(first.guidance)}; protocol "
+        f"{first.protocol} ({first.protocol_hash}); extractor {first.extractor} ({first.extractor_hash[:12]}); data "
+        f"{first.data_fingerprint[:12]}; commit {first.commit[:12] or 'unknown'}{changes}"
     )
 
 

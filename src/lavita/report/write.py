@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -12,10 +11,11 @@ from lavita.metrics.table import parse_key
 from lavita.report import reproduction
 from lavita.report.charts import FLOPS, quality_cost, trained_rows
 from lavita.report.notes import notes_of
-from lavita.report.reproduction import Reproduction, reproductions_of_plan
+from lavita.report.reproduction import Reproduction, reproductions
 from lavita.report.significance import PAIRS_HEADING, Pair, pairs_csv, pairs_markdown, pairs_of_rows, significant_best
 from lavita.report.tables import blocks, facts_of, for_readers, legend, plain, wide
-from lavita.results.records import csv_text, rows_csv, rows_of
+from lavita.results.records import rows_of
+from lavita.results.rows import Row, csv_text, rows_csv, text_of
 from lavita.results.run_folder import RunFolder
 
 HEAD = """\
@@ -66,8 +66,8 @@ def escaped(text: str) -> str:
 
 
 def tables_of(
-    rows: list[dict[str, Any]],
-    order: list[str],
+    rows: Sequence[Row],
+    order: Sequence[str],
     notes: dict[str, str],
     digest: str,
     best: Collection[tuple[str, str]] = (),
@@ -81,7 +81,7 @@ def tables_of(
     frames = [wide(block, order) for block in cut]
     tables = [(facts_of(block[0]), frame) for frame, block in zip(frames, cut, strict=True)]
     first = rows[0]
-    title = f"{first['suite']}, tier {first['tier']}, {first['dataset']}"
+    title = f"{first.suite}, tier {first.tier}, {first.dataset}"
     texts = {
         "table.csv": wide_csv(frames, cut, digest),
         "table.md": table_md(title, tables, notes, digest, best),
@@ -121,7 +121,7 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def wide_csv(frames: list[pd.DataFrame], cut: list[list[dict[str, Any]]], digest: str) -> str:
+def wide_csv(frames: list[pd.DataFrame], cut: list[list[Row]], digest: str) -> str:
     """All blocks in one CSV: a later block's scores stand in columns of their own, named with what sets it apart."""
     texts = [plain(frame) for frame in frames]
     later = [renamed(text, block[0]) for text, block in zip(texts[1:], cut[1:], strict=True)]
@@ -130,9 +130,9 @@ def wide_csv(frames: list[pd.DataFrame], cut: list[list[dict[str, Any]]], digest
     return csv_text([list(whole.columns), *whole.values.tolist()])
 
 
-def renamed(frame: pd.DataFrame, first: dict[str, Any]) -> pd.DataFrame:
+def renamed(frame: pd.DataFrame, first: Row) -> pd.DataFrame:
     """A later block's table, its score columns named with what sets the block apart."""
-    apart = f"[{first['division']}; {first['conditioning']}; guidance {first['guidance']}; {first['protocol']}]"
+    apart = f"[{first.division}; {first.conditioning}; guidance {text_of(first.guidance)}; {first.protocol}]"
     scores = [name for name in frame.columns if parse_key(name)]
     return frame.rename(columns={name: f"{name} {apart}" for name in scores})
 
@@ -159,22 +159,22 @@ def tables_of_run(run: RunFolder) -> Tables:
     """The tables that the records of a results folder say. The same records give the same bytes."""
     plan = run.plan
     rows = [row for record in run.records for row in rows_of(record)]
-    pairs = pairs_of_rows(rows, plan["order"]) if plan["compares_rows"] else []
+    pairs = pairs_of_rows(rows, plan.order) if plan.compares_rows else []
     notes = notes_of(run) | ({PAIRS_HEADING: pairs_markdown(pairs)} if pairs else {})
-    numbers = reproductions_of_plan(rows, plan["published"])
+    numbers = reproductions(rows, plan.published.numbers, plan.published.known)
     notes |= {reproduction.REPRODUCTION_HEADING: reproduction.reproduction_markdown(rows, numbers)}
     scores = {
-        (record["cell"], score["metric"]): score
+        (record.cell, score.metric): score
         for record in run.records
-        for score in record["scores"]
-        if record["status"] == "ok" and score["stage"] == "train"
+        if record.status == "ok"
+        for score in record.scores_of("train")
     }
     best = significant_best(rows, scores)
-    texts, blocks = tables_of(rows, plan["order"], notes, run.digest, best)
+    texts, blocks = tables_of(rows, plan.order, notes, run.digest, best)
     texts["rows.csv"] = rows_csv(rows)
-    texts["published.csv"] = rows_csv(reproduction.csv_rows(numbers), reproduction.COLUMNS)
+    texts["published.csv"] = reproduction.reproduction_csv(numbers)
     for comparable in trained_rows(rows)[:1]:
-        drawn = quality_cost(comparable, FLOPS, plan["title"])
+        drawn = quality_cost(comparable, FLOPS, plan.title)
         texts |= {"quality_cost.svg": drawn} if drawn else {}
     if pairs:
         texts["pairs.csv"] = pairs_csv(pairs)

@@ -1,4 +1,4 @@
-"""Attempts at a part of a run (a cell, the shared parts): a new one stands beside the old, nothing is written over."""
+"""Attempts at a cell or at shared artifacts: a new one stands beside the old, nothing is written over."""
 
 from __future__ import annotations
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lavita.files import remove_parts, sha256_of
-from lavita.results.records import RECORD, read_record, write_record
+from lavita.results.records import RECORD, AttemptRecord, read_record, write_record
 
 PLAN = "run.json"
 PARTS = ("cells", "shared")
@@ -28,7 +27,7 @@ class FileChange:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """sha256 by path below folder, of every file but the record itself and what an unfinished attempt goes on from.
+    """sha256 by path below folder, of every file but the record itself and what an unfinished attempt resumes from.
 
     Raises ValueError for a link: what it points to lies outside the seal.
     """
@@ -44,21 +43,25 @@ def files_of(folder: Path) -> dict[str, str]:
     return found
 
 
-def finalize_record(folder: Path, **changed_files: Any) -> None:
-    """Hash every file of a part into its record, with changes of that. Whatever changes later is an edit.
+def finalize_record(folder: Path, **changes: Any) -> None:
+    """Hash every file of a part into its record, whose fields become those of changes. Whatever changes later is an
+    edit.
 
     Nobody works on the part any more: what a process that was killed has left goes first.
     """
-    record = read_record(folder) | changed_files
+    record = read_record(folder, AttemptRecord)
+    if record is None:
+        raise ValueError(f"{folder}: no {RECORD} to put the files into")
+    record = replace(record, **changes)
     remove_parts(folder)
-    if record["status"] == "ok":
+    if record.status == "ok":
         shutil.rmtree(folder / PROGRESS, ignore_errors=True)
-    write_record(folder, record | {"files": files_of(folder)})
+    write_record(folder, replace(record, files=files_of(folder)))
 
 
-def changed_files(folder: Path, record: Mapping[str, Any]) -> list[FileChange]:
+def changed_files(folder: Path, record: AttemptRecord) -> list[FileChange]:
     """Where the files of a part are not those of its record."""
-    recorded, found = record.get("files", {}), files_of(folder)
+    recorded, found = record.files or {}, files_of(folder)
     names = sorted(set(recorded) | set(found))
     return [
         FileChange(name, recorded.get(name), found.get(name)) for name in names if recorded.get(name) != found.get(name)

@@ -1,200 +1,236 @@
-"""The ledger: one record a cell, written whole or not at all, and the tidy rows that follow from it."""
+"""record.json: what is known of one attempt at a run (a cell's folder) or at shared artifacts, as frozen dataclasses
+with one reader and one writer. A record is written whole or not at all, and changes by `dataclasses.replace`.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from lavita.files import atomic_write_text
+from lavita.config.protocol import Protocol
+from lavita.results.rows import Row, score_columns
+from lavita.results.scores import Score
+from lavita.results.typed_json import from_json, read_values, to_json, write_values, wrong
 
-COLUMNS = (
-    "suite,tier,cell,method,dataset,data_fingerprint,division,conditioning,guidance,seed,stage,metric,value,unit,"
-    "lower_is_better,ci_low,ci_high,ci_kind,n_real,n_generated,protocol,protocol_hash,extractor,extractor_hash,"
-    "sampler,nfe,clips_seen,train_flops,wall_seconds,accelerator_seconds,peak_bytes,params_trained,params_total,"
-    "external_bytes,sampling_seconds_per_clip,status,reason,config_hash,weights_hash,commit,dirty,hardware,"
-    "versions,started_at"
-).split(",")
+if TYPE_CHECKING:
+    from lavita.config.compose import Experiment
+
 STATUSES = ("queued", "running", "ok", "failed", "diverged", "over_budget", "interrupted")
-UNFINISHED = ("queued", "running", "interrupted")  # what the same command goes on with
+UNFINISHED = ("queued", "running", "interrupted")  # what the same command resumes
 RECORD = "record.json"
+KIND = "kind"  # the key that says whose record a file is
 
 
 @dataclass(frozen=True)
-class NearestClip:
-    """A generated clip, by index, and the training clip that it comes nearest to; ratio: the distance in units of the
-    median one of held-out clips.
+class Session:
+    """One process at work on an attempt. job: Slurm's id, "" outside of it; started_at: ISO 8601, UTC; stage, done,
+    seconds, peak_bytes: the last that is known of it; ended: "" while it works, "ok", "killed", or its status.
     """
 
-    clip: int
-    training_clip: str
-    distance: float
-    ratio: float
+    host: str
+    process: int
+    job: str
+    hardware: str
+    versions: str
+    started_at: str
+    stage: str = ""
+    done: float = 0
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    ended: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """A number and what is known of it; None for what is not.
+@dataclass(frozen=True)
+class StageRecord:
+    """What a stage cost: clips of the budget, FLOPs (2 per multiply-add), seconds. charged: whether another process
+    trained it and this run is charged for it.
 
-    ci_low, ci_high, ci_kind: its interval at the same number of clips. extrapolated, with extrapolated_low and _high:
-    in the limit of infinitely many; interval_remark: where that limit is no good fit. n_real, n_generated: clips, where
-    they are not the protocol's. copies: generated clips that are training clips. closest: the clips nearest to these.
+    Of training: steps of batch_clips clips, each of which counts as clip_cost (a fraction) clips of the budget;
+    flops_per_clip; encoding_flops: those of them that a frozen autoencoder took, all steps. Of the suite's autoencoder:
+    psnr in dB on held-out clips. Of a latent cache: its size in bytes.
     """
 
-    value: float
-    ci_low: float | None = None
-    ci_high: float | None = None
-    ci_kind: str | None = None
-    extrapolated: float | None = None
-    extrapolated_low: float | None = None
-    extrapolated_high: float | None = None
-    interval_remark: str | None = None
-    n_real: int | None = None
-    n_generated: int | None = None
-    copies: int | None = None
-    closest: tuple[NearestClip, ...] | None = None
+    name: str
+    clips: float
+    seconds: float
+    flops: float
+    charged: bool = False
+    steps: int | None = None
+    batch_clips: int | None = None
+    clip_cost: str | None = None
+    flops_per_clip: int | None = None
+    encoding_flops: int | None = None
+    psnr: float | None = None
+    bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score(Measurement):
-    """A measurement as a record holds it. metric: its full name, see `lavita.metrics.table.metric_key`; stage: what was
-    scored (train, untrained, generated, real, codec, autoencoder); lower_is_better None: neither is. extractor,
-    extractor_hash: the feature network. sampling_seconds_per_clip: of the clips that were scored.
-    """
+@dataclass(frozen=True)
+class BudgetSpent:
+    """A budget in each of its units: clips, FLOPs, seconds."""
 
-    metric: str
-    stage: str
+    clips: float
+    flops: float
+    seconds: float
+
+    def of(self, unit: str) -> float:
+        """The amount in a unit: "clips", "flops" or "seconds"."""
+        return float({"clips": self.clips, "flops": self.flops, "seconds": self.seconds}[unit])
+
+
+@dataclass(frozen=True)
+class BudgetRecord:
+    """unit: clips, flops or seconds; asked: in that unit; spent: over all stages, in every unit."""
+
     unit: str
-    lower_is_better: bool | None
-    extractor: str | None = None
-    extractor_hash: str | None = None
-    sampling_seconds_per_clip: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As a record holds it: what is not known is left out, but for the direction."""
-        entries = asdict(self) | {"closest": self.closest and [asdict(one) for one in self.closest]}
-        return {key: value for key, value in entries.items() if value is not None or key == "lower_is_better"}
-
-    @classmethod
-    def from_json(cls, entries: Any) -> Score:
-        """Undo `to_json`. Raises ValueError, one line, for a score that lacks something, or holds what none has."""
-        if not isinstance(entries, Mapping):
-            raise ValueError(f"score: got {type(entries).__name__}, wanted a mapping with {', '.join(NEEDED)}")
-        name = f"score {entries.get('metric')!r}"
-        missing = [key for key in NEEDED if key not in entries]
-        unknown = sorted(map(str, set(entries) - set(SCORE_TYPES)))
-        if missing or unknown:
-            raise ValueError(f"{name}: " + (f"{missing[0]} is missing" if missing else f"unknown key {unknown[0]!r}"))
-        for key, value in entries.items():
-            if key != "closest" and not is_of(value, SCORE_TYPES[key]):
-                wanted = " or ".join(getattr(one, "__name__", str(one)) for one in SCORE_TYPES[key])
-                raise ValueError(f"{name}: {key} is {value!r:.60}, wanted {wanted}")
-        try:
-            closest = tuple(NearestClip(**one) for one in entries["closest"]) if entries.get("closest") else None
-        except TypeError:
-            wanted = ", ".join(field.name for field in fields(NearestClip))
-            raise ValueError(f"{name}: closest is no list of {wanted}") from None
-        return cls(**{**entries, "closest": closest})
+    asked: float
+    spent: BudgetSpent
 
 
-SCORE_TYPES = {key: get_args(hint) or (hint,) for key, hint in get_type_hints(Score).items()}
-NEEDED = ("metric", "stage", "value", "unit", "lower_is_better")
+@dataclass(frozen=True)
+class StartingWeights:
+    """Where a network's weights began, if not at random: tensors taken from source, those left at their own start with
+    the reason, and those of the source that have no place in it.
+    """
+
+    taken: tuple[str, ...]
+    left: dict[str, str]
+    unused: tuple[str, ...]
+    source: str
 
 
-def is_of(value: Any, types: Sequence[type]) -> bool:
-    """Whether a JSON value is of one of the types; a whole number is a float too, a truth value is no number."""
-    allowed = (*types, int) if float in types else types
-    return isinstance(value, tuple(allowed)) and (not isinstance(value, bool) or bool in types)
+@dataclass(frozen=True)
+class MethodCard:
+    """What a reader must know of a method. title, provenance: of its YAML; about: sections of its README by heading, as
+    Markdown; authors: the published value of every setting, by "section.key"; why: for each that differs, by the same
+    name, where the value here comes from.
+    """
+
+    title: str
+    provenance: str
+    about: dict[str, str]
+    authors: dict[str, Any]
+    why: dict[str, str]
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Store a cell's record. Raises ValueError for a status that fairness.md does not know."""
-    if record["status"] not in STATUSES:
-        raise ValueError(f"record of {record['cell']}: status {record['status']!r}, allowed {', '.join(STATUSES)}")
-    atomic_write_text(folder / RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
+@dataclass(frozen=True, kw_only=True)
+class AttemptRecord:
+    """What every record says. cell: the name; status: one of STATUSES; reason: why it is not ok, or a remark; identity:
+    a hash of all that decides its numbers, "" of external samples; files: sha256 by path below the folder, None while
+    it may still change.
+    """
+
+    kind: ClassVar[str]
+    cell: str
+    status: str
+    reason: str = ""
+    identity: str = ""
+    files: dict[str, str] | None = None
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """A cell's record, or None where there is none. Raises ValueError naming a file that is not one."""
+@dataclass(frozen=True, kw_only=True)
+class Record(AttemptRecord):
+    """One attempt at a run: method x seed, in a folder below cells/.
+
+    label: <method>[-<choice>]; row: the columns of rows.csv that all its scores share; config: the whole configuration
+    as plain values (`experiment` reads it); shared: the folder below shared/ that it was made with; comparison: a hash
+    of what rows of one table share; made_from: hashes of all that decides the numbers, by what each is of; why: that
+    the attempt was begun; external_weights: name, hash and origin by key; deviations: from the authors' settings, as
+    "section.key: published -> here"; card: None for a method without a YAML; flag: why the row may differ in size from
+    the one that it is matched to; declared: what the method says of its sources, external weights included.
+
+    heldout_losses: (clips seen, loss) of the last stage; scores: of the untrained network, of the trained one,
+    and of the first stage.
+    """
+
+    kind: ClassVar[str] = "run"
+    label: str
+    row: Row
+    config: dict[str, Any] = field(default_factory=dict)
+    shared: str = ""
+    comparison: str = ""
+    code_hash: str = ""
+    made_from: dict[str, str] = field(default_factory=dict)
+    why: str = ""
+    external_weights: dict[str, str] = field(default_factory=dict)
+    deviations: tuple[str, ...] = ()
+    card: MethodCard | None = None
+    flag: str = ""
+    declared: dict[str, str] = field(default_factory=dict)
+    remark: str = ""
+    starting_weights: StartingWeights | None = None
+    budget: BudgetRecord | None = None
+    stages: tuple[StageRecord, ...] = ()
+    heldout_losses: tuple[tuple[float, float], ...] = ()
+    sessions: tuple[Session, ...] = ()
+    scores: tuple[Score, ...] = ()
+
+    def experiment(self) -> Experiment:
+        """The configuration. Raises ConfigError, TypeError for one that this version does not know."""
+        from lavita.config.plan import cell_from_dict  # reading a record needs no YAML
+
+        return cell_from_dict(self.config)
+
+    def scores_of(self, stage: str) -> list[Score]:
+        """The scores of a stage."""
+        return [score for score in self.scores if score.stage == stage]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedRecord(AttemptRecord):
+    """One attempt at the artifacts that runs share, in a folder below shared/.
+
+    dataset: name of the data, with its number of videos; fingerprint: sha256 over its videos; splits: number of videos
+    by split; left_out: videos that are not used, with the reason; protocol: as configured, before the networks' hashes
+    are known.
+    """
+
+    kind: ClassVar[str] = "shared artifacts"
+    dataset: str
+    fingerprint: str
+    splits: dict[str, int]
+    left_out: tuple[str, ...]
+    protocol: Protocol
+
+
+KINDS = (Record, SharedRecord)
+SomeRecord = TypeVar("SomeRecord", bound=AttemptRecord)
+
+
+def write_record(folder: Path, record: AttemptRecord) -> None:
+    """record.json, whole. Raises ValueError for a status that fairness.md does not know, OSError."""
+    check_status(record, folder / RECORD)
+    write_values(folder / RECORD, to_json(record) | {KIND: record.kind})
+
+
+def read_record(folder: Path, kind: type[SomeRecord] = Record) -> SomeRecord | None:  # type: ignore[assignment]
+    """The record of a folder, None where there is none.
+
+    kind: Record, SharedRecord, or AttemptRecord for either. Raises ValueError, one line naming file and key, for a file
+    that is not such a record.
+    """
     path = folder / RECORD
     if not path.is_file():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a record ({error}); remove the cell's folder to run it again") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: not a record but a {type(record).__name__}")
+    values = read_values(path, "a record", "; remove the cell's folder to run it again")
+    found = values.pop(KIND, None)
+    known = {one.kind: one for one in KINDS if issubclass(one, kind)}
+    if not isinstance(found, str) or found not in known:
+        raise wrong(str(path), KIND, found, " or ".join(map(repr, known)))
+    record = from_json(known[found], values, str(path))
+    check_status(record, path)
     return record
 
 
-def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Tidy rows of a record, one a score; a cell that is not ok has exactly one, with empty metric and value."""
-    shared = {column: record["row"].get(column, "") for column in COLUMNS}
-    shared |= {"status": record["status"], "reason": record.get("reason", "")}
-    if record["status"] != "ok":
-        return [shared | {"stage": "", "metric": "", "value": ""}]
-    return [shared | stage_columns(record, score) for score in record["scores"]]
+def check_status(record: AttemptRecord, path: Path) -> None:
+    """Raise ValueError for a status that there is not."""
+    if record.status not in STATUSES:
+        raise ValueError(f"{path}: status: got {record.status!r}, allowed {', '.join(STATUSES)}")
 
 
-def stage_columns(record: dict[str, Any], score: dict[str, Any]) -> dict[str, Any]:
-    """Columns that differ between the rows of a cell; an untrained network has seen no clip and cost nothing."""
-    columns = {key: score[key] for key in COLUMNS if key in score}
-    if score["stage"] == "untrained":
-        columns |= {
-            "clips_seen": 0,
-            "train_flops": 0,
-            "wall_seconds": "",
-            "accelerator_seconds": "",
-            "weights_hash": "",
-        }
-    return columns
-
-
-def text_of(value: Any) -> str:
-    """A CSV cell: full precision for numbers, true and false in lower case, empty for None."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(value) if isinstance(value, float) else str(value)
-
-
-def shown(value: Any) -> str:
-    """A number with four significant digits, for sentences."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.4g}"
-    return "" if value is None else str(value)
-
-
-def rows_csv(rows: Iterable[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
-    """Rows as CSV with exactly these columns in this order. Raises ValueError for others."""
-    lines = []
-    for row in rows:
-        unknown = set(row) - set(columns)
-        if unknown:
-            raise ValueError(f"rows: unknown columns {sorted(unknown)}")
-        lines.append([text_of(row.get(column)) for column in columns])
-    return csv_text([list(columns), *lines])
-
-
-def write_rows(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
-    """`rows_csv` as a file."""
-    atomic_write_text(path, rows_csv(rows, columns))
-
-
-def csv_text(lines: list[list[str]]) -> str:
-    import io
-
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(lines)
-    return buffer.getvalue()
-
-
-def label_of(row: Mapping[str, Any]) -> str:
-    """<method>[-<choice>] of a tidy row."""
-    return str(row["cell"]).rpartition("-s")[0]
+def rows_of(record: Record) -> list[Row]:
+    """Tidy rows of a record, one per score; a run that is not ok has exactly one, without metric and value."""
+    row = replace(record.row, status=record.status, reason=record.reason)
+    if record.status != "ok":
+        return [replace(row, stage="", metric="", value=None)]
+    return [replace(row, **score_columns(score)) for score in record.scores]

@@ -1,72 +1,140 @@
-"""A results folder as its files say it: the plan, the shared parts, the records that count and those that do not."""
+"""A results folder as its files say it: plan, shared artifacts, the records that count and those that do not."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lavita.files import atomic_write_text, require_inside
+from lavita.files import require_inside
 from lavita.results.attempts import attempts, part_of
 from lavita.results.digest import PARTS, PLAN, digest_of
-from lavita.results.records import RECORD, read_record
-from lavita.results.shared import SHARED, read_shared
+from lavita.results.published import Known, PublishedFacts
+from lavita.results.records import RECORD, Record, SharedRecord, read_record
+from lavita.results.shared import SHARED, SharedArtifacts, read_shared
+from lavita.results.typed_json import from_json, read_values, to_json, write_values
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One attempt at a cell: its folder's name below cells/, its record, and, where it does not count, why."""
+class PlannedCell:
+    """A run that stands in the tables; identity: of the attempt that counts, "" of external samples."""
+
+    label: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class AbsentSystem:
+    """A system that is no method yet. name: as configs/methods would have it; source: the paper's address; left_out:
+    why it takes no part at all, "" where it is to come.
+    """
 
     name: str
-    record: dict[str, Any]
+    title: str
+    source: str
     left_out: str = ""
 
 
 @dataclass(frozen=True)
+class RunPlan:
+    """run.json. order: labels of the suite's rows; varied: sections that rows vary by name; compares_rows: whether the
+    suite compares choices of one method, each with the first, and not methods; not_yet: systems that are no method yet;
+    cells: by name; comparisons: hashes of settings whose rows may stand in these tables; published: numbers
+    that stand beside ours; publishable: whether the tables may be published.
+    """
+
+    suite: str
+    tier: str
+    title: str
+    order: tuple[str, ...]
+    compares_rows: bool
+    cells: dict[str, PlannedCell]
+    comparisons: tuple[str, ...]
+    varied: tuple[str, ...] = ()
+    not_yet: tuple[AbsentSystem, ...] = ()
+    published: PublishedFacts = PublishedFacts((), Known({}, {}, {}, {}))
+    publishable: bool = False
+
+    def place(self, label: str) -> int:
+        """Where a row stands in the table; what the suite no longer knows comes last."""
+        return self.order.index(label) if label in self.order else len(self.order)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a run: its folder's name below cells/, its record, and, where it does not count, why."""
+
+    name: str
+    record: Record
+    left_out: str = ""
+
+
+@dataclass(frozen=True)
+class SharedFolder:
+    """A folder below shared/: its record, and what lies in it."""
+
+    record: SharedRecord
+    artifacts: SharedArtifacts
+
+
+@dataclass(frozen=True)
 class RunFolder:
-    """plan: run.json (suite, tier, title, order of rows, planned cells); shared: by folder name below shared/, record
-    and shared.json in one; cells: the attempts that stand in the tables, in their order; others: the rest.
+    """shared: by folder name below shared/; cells: the attempts that stand in the tables, in their order; others: the
+    rest.
     """
 
     path: Path
-    plan: dict[str, Any]
-    shared: dict[str, dict[str, Any]]
+    plan: RunPlan
+    shared: dict[str, SharedFolder]
     cells: list[Attempt]
     others: list[Attempt]
     digest: str
 
     @property
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """The records that the tables are made from, in the order of the rows."""
         return [attempt.record for attempt in self.cells]
 
     @property
-    def used_shared(self) -> dict[str, dict[str, Any]]:
-        """The shared parts of the cells that count, in the order of the rows."""
-        names = dict.fromkeys(record["shared"] for record in self.records)
+    def used_shared(self) -> dict[str, SharedFolder]:
+        """The shared artifacts of the runs that count, in the order of the rows."""
+        names = dict.fromkeys(record.shared for record in self.records)
         return {name: self.shared[name] for name in names if name in self.shared}
 
+    @property
+    def used_protocols(self) -> list[SharedFolder]:
+        """Those of them whose protocols differ, one each."""
+        return list({one.artifacts.protocol_hash: one for one in self.used_shared.values()}.values())
 
-def write_plan(run: Path, plan: Mapping[str, Any]) -> None:
+    def cell_folder(self, attempt: Attempt) -> Path:
+        """Where an attempt lies."""
+        return self.path / "cells" / attempt.name
+
+    def shared_folder(self, name: str) -> Path:
+        """Where shared artifacts lie."""
+        return self.path / "shared" / name
+
+
+def write_plan(run: Path, plan: RunPlan) -> None:
     """run.json, whole."""
-    atomic_write_text(run / PLAN, json.dumps(plan, indent=1, sort_keys=True) + "\n")
+    write_values(run / PLAN, to_json(plan))
+
+
+def read_plan(run: Path) -> RunPlan:
+    """The plan of a results folder. Raises ValueError, one line naming file and key, for one that can't be read."""
+    path = run / PLAN
+    if not path.is_file():
+        raise ValueError(f"{run}: no {PLAN}, so this is no results folder of run.py")
+    return from_json(RunPlan, read_values(path, "a plan"), str(path))
 
 
 def read_run(run: Path) -> RunFolder:
     """Read a results folder. Raises ValueError naming what is not there or can't be read."""
-    if not (run / PLAN).is_file():
-        raise ValueError(f"{run}: no {PLAN}, so this is no results folder of run.py")
-    try:
-        plan = json.loads((run / PLAN).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{run / PLAN}: can't be read ({error})") from None
+    plan = read_plan(run)
     refuse_links(run)
     shared = {
-        path.parent.name: read_shared(path.parent) | read_record(path.parent)
+        path.parent.name: SharedFolder(record, read_shared(path.parent))
         for path in sorted((run / "shared").glob(f"*/{SHARED}"))
-        if (path.parent / RECORD).is_file()
+        if (record := read_record(path.parent, SharedRecord)) is not None
     }
     names = dict.fromkeys(part_of(path.parent)[0] for path in sorted((run / "cells").glob(f"*/{RECORD}")))
     cells: list[Attempt] = []
@@ -75,7 +143,7 @@ def read_run(run: Path) -> RunFolder:
         kept, left = counted(name, every_attempt(run, name), plan)
         cells += kept
         others += left
-    cells.sort(key=lambda one: (place(one.record["label"], plan["order"]), one.record["row"]["seed"]))
+    cells.sort(key=lambda one: (plan.place(one.record.label), one.record.row.seed or 0))
     return RunFolder(run, plan, shared, cells, others, digest_of(run))
 
 
@@ -90,28 +158,28 @@ def refuse_links(run: Path) -> None:
 
 
 def every_attempt(run: Path, name: str) -> list[Attempt]:
-    """The attempts at a cell, oldest first."""
+    """The attempts at a run, oldest first."""
     found = [(path, read_record(path)) for path in attempts(run / "cells", name)]
     for path, record in found:
         if record is not None:
-            require_inside(run / "shared", record.get("shared"), f"{path / RECORD}: shared")
+            require_inside(run / "shared", record.shared, f"{path / RECORD}: shared")
     return [Attempt(path.name, record) for path, record in found if record is not None]
 
 
-def counted(name: str, tries: list[Attempt], plan: Mapping[str, Any]) -> tuple[list[Attempt], list[Attempt]]:
-    """The attempt at a cell that stands in the tables, if any, and the others with why they do not.
+def counted(name: str, tries: list[Attempt], plan: RunPlan) -> tuple[list[Attempt], list[Attempt]]:
+    """The attempt at a run that stands in the tables, if any, and the others with why they do not.
 
-    The newest that ended well counts, among those of the planned identity (configuration, code, data, weights,
-    protocol); where none did, the newest. A cell that is not planned counts if it ended well under a setting that the
+    The newest that completed counts, among those of the planned identity (configuration, code, data, weights,
+    protocol); where none did, the newest. A run that is not planned counts if it completed under a setting that the
     plan compares.
     """
-    planned = plan["cells"].get(name)
+    planned = plan.cells.get(name)
     fitting = [
         one for one in tries
-        if (one.record["identity"] == planned["identity"] if planned
-            else one.record["status"] == "ok" and one.record["comparison"] in plan["comparisons"])
+        if (one.record.identity == planned.identity if planned
+            else one.record.status == "ok" and one.record.comparison in plan.comparisons)
     ]  # fmt: skip
-    good = [one for one in fitting if one.record["status"] == "ok"]
+    good = [one for one in fitting if one.record.status == "ok"]
     chosen = (good or fitting or [None])[-1]
     others = [
         Attempt(one.name, one.record, why_not(one, chosen, fitting)) for one in tries if one is not chosen
@@ -123,12 +191,6 @@ def why_not(one: Attempt, chosen: Attempt | None, fitting: list[Attempt]) -> str
     """Why an attempt does not stand in the tables."""
     if not any(one is fit for fit in fitting):
         return "made under another setting"
-    if one.record["status"] != "ok":
-        reason = one.record.get("reason", "")
-        return f"{one.record['status']}{': ' if reason else ''}{reason}"
+    if one.record.status != "ok":
+        return f"{one.record.status}{': ' if one.record.reason else ''}{one.record.reason}"
     return f"superseded by {chosen.name}" if chosen else "not planned"
-
-
-def place(label: str, order: list[str]) -> int:
-    """Where a row stands in the table; what the suite no longer knows comes last."""
-    return order.index(label) if label in order else len(order)

@@ -7,12 +7,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from lavita.results.records import Record
 from lavita.results.run_folder import Attempt, RunFolder
 
 STEPS = "steps.csv"
-CODEC = "codec"  # the stage, and the folder of shared parts, that hold the log of the suite's own codec
+CODEC = "codec"  # the stage, and the folder of shared artifacts, that hold the log of the suite's own codec
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,15 @@ class CellLosses:
 
 
 def losses_of(run: RunFolder, attempt: Attempt) -> CellLosses | None:
-    """The losses of an attempt, None where nothing was logged. A cell that ended badly has those up to there."""
+    """The losses of an attempt, None where nothing was logged. A run that did not complete has those up to there."""
     record = attempt.record
-    logs = logged(run.path / "cells" / attempt.name / STEPS)
+    logs = logged(run.cell_folder(attempt) / STEPS)
     last = list(logs)[-1:]  # the record has the held-out losses of the last stage only
-    heldout = [(float(clips), float(loss)) for clips, loss in record.get("heldout_losses") or []]
+    heldout = [(float(clips), float(loss)) for clips, loss in record.heldout_losses]
     stages, start, remark = [], 0.0, ""
     for name, clips in stage_lengths(record, logs):
         if name == CODEC and CODEC not in logs:
-            logs |= logged(run.path / "shared" / record["shared"] / CODEC / STEPS)
+            logs |= logged(run.shared_folder(record.shared) / CODEC / STEPS)
         values = logs.get(name, [])
         known = [(clip, loss) for clip, loss in values if math.isfinite(loss)]
         if len(known) < len(values):
@@ -97,16 +97,15 @@ def losses_of(run: RunFolder, attempt: Attempt) -> CellLosses | None:
     stages = [stage for stage in stages if stage.clips]
     if not any(stage.train or stage.heldout for stage in stages):
         return None
-    if record["status"] != "ok":
-        remark = f"{record['status']}: the log ends there, and the codec's share before it is not drawn"
-    return CellLosses(record["cell"], float(record["config"]["budget"]["clips"] or start), stages, remark)
+    if record.status != "ok":
+        remark = f"{record.status}: the log ends there, and the codec's share before it is not drawn"
+    return CellLosses(record.cell, float(record.config["budget"]["clips"] or start), stages, remark)
 
 
-def stage_lengths(record: dict[str, Any], logs: dict[str, Series]) -> list[tuple[str, float]]:
-    """(name, clips) of the stages: as recorded, or for a cell that did not end well as far as its log goes."""
-    stages = record.get("stages")
-    if stages:
-        return [(stage["name"], float(stage["clips"])) for stage in stages]
+def stage_lengths(record: Record, logs: dict[str, Series]) -> list[tuple[str, float]]:
+    """(name, clips) of the stages: as recorded, or for a run that did not complete as far as its log goes."""
+    if record.stages:
+        return [(stage.name, float(stage.clips)) for stage in record.stages]
     return [(name, values[-1][0]) for name, values in logs.items() if values]
 
 

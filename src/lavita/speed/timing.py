@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lavita.results.records import csv_text, text_of, write_rows
+from lavita.files import atomic_write_text
+from lavita.results.rows import csv_text, text_of
 
 
 def take_turns(
@@ -66,7 +67,8 @@ def ratio(values: list[float], reference: list[float]) -> tuple[float, float, fl
 
 def write_csv(target: str, rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
     """Write rows to a file, or to standard output where target is "-", with exactly these columns."""
-    if target != "-":
-        write_rows(Path(target), rows, columns)
-        return
-    sys.stdout.write(csv_text([list(columns), *([text_of(row.get(key)) for key in columns] for row in rows)]))
+    text = csv_text([list(columns), *([text_of(row.get(key)) for key in columns] for row in rows)])
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        atomic_write_text(Path(target), text)

@@ -1,4 +1,4 @@
-"""The shared parts of a run's groups: those that a run has fitted before serve again, else a new attempt is made."""
+"""The shared artifacts of a run's groups: what a run has fitted before serves again, else a new attempt is made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from lavita.data.catalogue import SPLITS
 from lavita.executors.base import LOG, Task, Work, shown
@@ -18,23 +17,24 @@ from lavita.results.attempts import attempts, new_attempt
 from lavita.results.digest import changed_files
 from lavita.results.identity import shared_code_hash
 from lavita.results.provenance import versions
-from lavita.results.records import UNFINISHED, read_record, write_record
-from lavita.results.shared import read_shared
+from lavita.results.records import UNFINISHED, SharedRecord, read_record, write_record
+from lavita.results.shared import SharedArtifacts, read_shared
 from lavita.suite.groups import Group
 
 CHECK = ".check-"  # how folders begin that hold the log of a check, until it is over
 
 
 @dataclass(frozen=True)
-class SharedArtifacts:
-    """values: shared.json with paths as they lie now, and `outside`: sha256 of each outside file of the cells."""
+class GroupArtifacts:
+    """What the cells of a group share, and where it lies. external: sha256 of each external file that they use."""
 
     group: Group
     folder: Path
-    values: dict[str, Any]
+    values: SharedArtifacts
+    external: Mapping[str, str]
 
 
-def make_shared_artifacts(work: Work, groups: Sequence[Group]) -> list[SharedArtifacts]:
+def make_shared_artifacts(work: Work, groups: Sequence[Group]) -> list[GroupArtifacts]:
     """Codec, extractor and real features of every group, from an earlier attempt where that is whole and was made from
     the same. Raises ValueError where they can't be had.
     """
@@ -45,13 +45,13 @@ def make_shared_artifacts(work: Work, groups: Sequence[Group]) -> list[SharedArt
 
 
 def title_of(group: Group, groups: int) -> str:
-    """What the display calls the fitting of a group's parts."""
+    """What the display calls the fitting of a group's artifacts."""
     of = "" if groups == 1 else f" of {', '.join(dict.fromkeys(cell.label for cell in group.cells))}"
-    return f"shared parts: codec, extractor, real clips{of}"
+    return f"shared artifacts: codec, extractor, real clips{of}"
 
 
-def checked(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> dict[str, SharedArtifacts]:
-    """The groups whose earlier parts serve again, by key."""
+def checked(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> dict[str, GroupArtifacts]:
+    """The groups whose earlier artifacts serve again, by key."""
     folders = {group.key: earlier(work.folder / "shared", group.key, identity(group)) for group in groups}
     again = [group for group in groups if folders[group.key] is not None]
     scratch = {group.key: work.folder / f"{CHECK}{group.key}" for group in again}  # kept where it fails: it has the log
@@ -67,8 +67,8 @@ def checked(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> d
     return found
 
 
-def fitted_now(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> dict[str, SharedArtifacts]:
-    """The parts of groups that had none, by key."""
+def fitted_now(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> dict[str, GroupArtifacts]:
+    """The artifacts of groups that had none, by key."""
     folders = {group.key: attempt_for(work.folder / "shared", group) for group in groups}
     tasks = [task_of(work, g, titles[g.key], folders[g.key], folders[g.key], reuse=False) for g in groups]
     made = {}
@@ -78,13 +78,13 @@ def fitted_now(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -
     return made
 
 
-def shared_of(group: Group, folder: Path, ended: Ended) -> SharedArtifacts:
-    """The parts that lie in a folder."""
-    return SharedArtifacts(group, folder, read_shared(folder) | {"outside": dict(ended.result.outside)})
+def shared_of(group: Group, folder: Path, ended: Ended) -> GroupArtifacts:
+    """The artifacts that lie in a folder."""
+    return GroupArtifacts(group, folder, read_shared(folder), dict(ended.result.external))
 
 
 def task_of(work: Work, group: Group, title: str, folder: Path, notes: Path, reuse: bool) -> Task:
-    """The process that fits the parts into folder, or with reuse only checks that they serve; notes: of its log."""
+    """The process that fits the artifacts into folder, or with reuse only checks that they serve; notes: of its log."""
     spec = {"cells": [asdict(cell) for cell in group.cells], "cache": str(work.cache), "reuse": reuse}
     atomic_write_text(notes / "spec.json", json.dumps(spec, indent=1) + "\n")
     arguments = (str(notes / "spec.json"), str(folder))
@@ -98,17 +98,17 @@ def raise_unless_ok(ended: Ended, notes: Path) -> None:
 
 
 def attempt_for(parent: Path, group: Group) -> Path:
-    """A folder to fit the parts in: the last one where nothing came of it (what was fitted lies in the cache), else a
-    new one."""
+    """A folder to fit the artifacts in: the last one where nothing came of it (what was fitted lies in the cache), else
+    a new one."""
     tries = attempts(parent, group.key)
-    record = read_record(tries[-1]) if tries else None
-    if record and record["status"] in UNFINISHED and record["identity"] == identity(group):
+    record = read_record(tries[-1], SharedRecord) if tries else None
+    if record and record.status in UNFINISHED and record.identity == identity(group):
         shutil.rmtree(tries[-1])
     return new_attempt(parent, group.key, lambda folder: write_record(folder, first_record(group, identity(group))))
 
 
 def identity(group: Group) -> str:
-    """A hash of what the parts are made from: configuration, code, data."""
+    """A hash of what the artifacts are made from: configuration, code, data."""
     parts = [group.key, shared_code_hash(), versions(), group.source.catalogue.fingerprint]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -116,23 +116,22 @@ def identity(group: Group) -> str:
 def earlier(parent: Path, key: str, mark: str) -> Path | None:
     """The newest whole attempt that was made from the same."""
     for folder in reversed(attempts(parent, key)):
-        record = read_record(folder)
-        if record and record["status"] == "ok" and record["identity"] == mark and not changed_files(folder, record):
+        record = read_record(folder, SharedRecord)
+        if record and record.status == "ok" and record.identity == mark and not changed_files(folder, record):
             return folder
     return None
 
 
-def first_record(group: Group, mark: str) -> dict[str, Any]:
-    """The record of parts that are about to be fitted: what data they are made from."""
-    catalogue, protocol = group.source.catalogue, group.cells[0].protocol
-    return {
-        "cell": f"shared parts {group.key}",
-        "status": "running",
-        "reason": "",
-        "identity": mark,
-        "dataset": group.source.label,
-        "fingerprint": catalogue.fingerprint,
-        "splits": {split: len(catalogue.split(split)) for split in SPLITS},
-        "left_out": list(catalogue.notes),
-        "protocol": protocol.to_dict(),
-    }
+def first_record(group: Group, mark: str) -> SharedRecord:
+    """The record of artifacts that are about to be fitted: what data they are made from."""
+    catalogue = group.source.catalogue
+    return SharedRecord(
+        cell=f"shared artifacts {group.key}",
+        status="running",
+        identity=mark,
+        dataset=group.source.label,
+        fingerprint=catalogue.fingerprint,
+        splits={split: len(catalogue.split(split)) for split in SPLITS},
+        left_out=tuple(catalogue.notes),
+        protocol=group.cells[0].protocol,
+    )

@@ -1,12 +1,11 @@
-"""What becomes of each cell when a command is given: finished before, gone on with, begun, or left as it failed."""
+"""What becomes of each cell when a command is given: finished before, resumed, begun, or left as it failed."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lavita.config.compose import Experiment
 from lavita.files import sha256_of
@@ -15,15 +14,15 @@ from lavita.results.attempts import attempts
 from lavita.results.digest import LOCK, PROGRESS
 from lavita.results.identity import changed_keys, code_hash, config_hash, shared_code_hash
 from lavita.results.provenance import versions
-from lavita.results.records import UNFINISHED, read_record
-from lavita.suite.artifacts import SharedArtifacts
+from lavita.results.records import UNFINISHED, Record, read_record
+from lavita.suite.artifacts import GroupArtifacts
 
 FINISHED, RESUME, BEGIN, LEAVE = "finished", "go on", "begin", "leave"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """action: FINISHED (nothing to do), GO_ON (in folder), BEGIN (a new attempt) or LEAVE (it failed as it is, in
+    """action: FINISHED (nothing to do), RESUME (in folder), BEGIN (a new attempt) or LEAVE (it failed as it is, in
     folder); why: for the plan that is printed, and the record.
     """
 
@@ -32,19 +31,19 @@ class Decision:
     why: str
 
 
-def made_from(experiment: Experiment, shared: SharedArtifacts) -> dict[str, str]:
+def made_from(experiment: Experiment, shared: GroupArtifacts) -> dict[str, str]:
     """Hashes of everything that decides a cell's numbers, by what each is of."""
     values = shared.values
-    outside = [f"{key} {values['outside'][path]}" for key, path in experiment.outside.items()]
+    external = [f"{key} {shared.external[path]}" for key, path in experiment.outside.items()]
     return {
         "configuration": config_hash(experiment),
         "code": code_hash(experiment),
         "libraries": versions(),
         "data": shared.group.source.catalogue.fingerprint,
-        "codec": values["codec_hash"] or "",
-        "feature network": values["extractor_hash"],
-        "protocol": values["protocol_hash"],
-        "outside weights": "; ".join(outside),
+        "codec": values.codec_hash,
+        "feature network": values.extractor_hash,
+        "protocol": values.protocol_hash,
+        "external weights": "; ".join(external),
     }
 
 
@@ -56,7 +55,7 @@ def identity(parts: Mapping[str, str]) -> str:
 def decide(cells_folder: Path, experiment: Experiment, parts: Mapping[str, str], fresh: bool, retry: bool) -> Decision:
     """What becomes of a cell whose numbers would be made from `parts`.
 
-    fresh: begin anew whatever is there. retry: run again what failed as it is: gone on with where a process ended
+    fresh: begin anew whatever is there. retry: run again what failed as it is: resumed where a process ended
     unexpectedly, from the start where training itself ended it (diverged, over budget). Raises ValueError for a broken
     record.
     """
@@ -65,21 +64,21 @@ def decide(cells_folder: Path, experiment: Experiment, parts: Mapping[str, str],
         return Decision(BEGIN, None, "")
     if fresh:
         return Decision(BEGIN, None, "from the start, as asked (--fresh)")
-    same = [(folder, record) for folder, record in tries if record["identity"] == identity(parts)]
+    same = [(folder, record) for folder, record in tries if record.identity == identity(parts)]
     for folder, record in reversed(same):
-        if record["status"] == "ok":
+        if record.status == "ok":
             return Decision(
                 FINISHED, folder, "finished before with the same code, configuration, data, weights and protocol"
             )
     if not same:
         return Decision(BEGIN, None, f"run again: {difference(experiment, parts, tries[-1][1])}")
     folder, record = same[-1]
-    status = record["status"]
+    status = record.status
     if (folder / PROGRESS).is_dir():
         refuse_worked_on(folder, record)
     if status in UNFINISHED:
         return Decision(RESUME, folder, "" if status == "queued" else f"goes on ({status}{last_seen(record)})")
-    said = f"{status} before: {record.get('reason', '')}"
+    said = f"{status} before: {record.reason}"
     if not retry:
         return Decision(LEAVE, folder, f"{said}; --retry-failed runs it again")
     if status == "failed":
@@ -87,8 +86,8 @@ def decide(cells_folder: Path, experiment: Experiment, parts: Mapping[str, str],
     return Decision(BEGIN, None, f"from the start ({said})")
 
 
-def samples_made_from(clips: Path, shared: SharedArtifacts) -> dict[str, str]:
-    """Hashes of what decides the scores of a folder of clips made elsewhere; its files by their contents."""
+def samples_made_from(clips: Path, shared: GroupArtifacts) -> dict[str, str]:
+    """Hashes of what decides the scores of a folder of external samples; its files by their contents."""
     lines = [f"{path.name} {sha256_of(path)}" for path in sorted(clips.iterdir()) if path.is_file()]
     values = shared.values
     return {
@@ -96,43 +95,41 @@ def samples_made_from(clips: Path, shared: SharedArtifacts) -> dict[str, str]:
         "code": shared_code_hash(),
         "libraries": versions(),
         "data": shared.group.source.catalogue.fingerprint,
-        "feature network": values["extractor_hash"],
-        "protocol": values["protocol_hash"],
+        "feature network": values.extractor_hash,
+        "protocol": values.protocol_hash,
     }
 
 
 def samples_scored(cells_folder: Path, name: str, parts: Mapping[str, str]) -> bool:
-    """Whether the newest attempt at such a row ended well and was made from the same."""
+    """Whether the newest attempt at such a row completed and was made from the same."""
     record = next((one for path in reversed(attempts(cells_folder, name)) if (one := read_record(path))), None)
-    return record is not None and record["status"] == "ok" and record.get("made_from") == dict(parts)
+    return record is not None and record.status == "ok" and record.made_from == dict(parts)
 
 
-def refuse_worked_on(folder: Path, record: Mapping[str, Any]) -> None:
+def refuse_worked_on(folder: Path, record: Record) -> None:
     """Raise Held where a process still works on an attempt, started by a run that is gone."""
     try:
         with FolderLock(folder / PROGRESS / LOCK, "run.py"):
             pass
     except Held as error:
-        sittings: Sequence[Mapping[str, Any]] = record.get("sittings", [])
-        job = sittings[-1].get("job") if sittings else ""
+        job = record.sessions[-1].job if record.sessions else ""
         raise Held(f"{error}" + (f"; it is Slurm job {job}, which `scancel {job}` ends" if job else "")) from None
 
 
-def last_seen(record: Mapping[str, Any]) -> str:
+def last_seen(record: Record) -> str:
     """Where the last process at an attempt was, as far as its record knows."""
-    sittings: Sequence[Mapping[str, Any]] = record.get("sittings", [])
-    last = sittings[-1] if sittings else {}
-    return f" at {last['stage']} {last['done']:g}" if last.get("stage") else ""
+    last = record.sessions[-1] if record.sessions else None
+    return f" at {last.stage} {last.done:g}" if last and last.stage else ""
 
 
-def difference(experiment: Experiment, parts: Mapping[str, str], record: Mapping[str, Any]) -> str:
+def difference(experiment: Experiment, parts: Mapping[str, str], record: Record) -> str:
     """Which of the parts are others than in a record, the configuration key by key."""
-    before = record.get("made_from") or {}
+    before = record.made_from
     changed = [name for name, value in parts.items() if before.get(name) != value]
     if not before:
         return "the record does not say what it was made from"
     said = []
     for name in changed:
-        keys = changed_keys(experiment, record["config"]) if name == "configuration" else []
+        keys = changed_keys(experiment, record.config) if name == "configuration" else []
         said.append(f"{name} ({', '.join(keys)})" if keys else name)
-    return f"{', '.join(said)} changed since {record['row'].get('started_at', 'then')}"
+    return f"{', '.join(said)} changed since {record.row.started_at or 'then'}"

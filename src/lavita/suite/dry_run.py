@@ -28,7 +28,8 @@ from lavita.methods.build import codec_training_config, empty_codec
 from lavita.results.attempts import attempts
 from lavita.results.identity import config_hash
 from lavita.results.provenance import peak_bytes
-from lavita.results.records import csv_text, read_record, text_of
+from lavita.results.records import read_record
+from lavita.results.rows import csv_text, text_of
 from lavita.suite.estimate import (
     CELL_BYTES,
     checkpoint_bytes,
@@ -63,7 +64,7 @@ def is_done(experiment: Experiment, folder: Path | None) -> bool:
         return False
     records = [read_record(path) for path in attempts(folder / "cells", experiment.cell)]
     mark = config_hash(experiment)
-    return any(one and one["status"] == "ok" and one["row"].get("config_hash") == mark for one in records)
+    return any(one and one.status == "ok" and one.row.config_hash == mark for one in records)
 
 
 LARGEST = 3  # cells that the summary names

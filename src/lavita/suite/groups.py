@@ -16,7 +16,7 @@ from lavita.results.identity import DATA_ELSEWHERE
 
 @dataclass(frozen=True)
 class Group:
-    """Runs with the same shared parts, which lie in shared/<key>/ of the results folder."""
+    """Runs with the same shared artifacts, which lie in shared/<key>/ of the results folder."""
 
     key: str
     cells: list[Experiment]
@@ -24,7 +24,7 @@ class Group:
 
 
 def group_key(experiment: Experiment) -> str:
-    """A short hash of all that decides the shared parts; where the data lies has no part in it."""
+    """A short hash of all that decides the shared artifacts; where the data lies has no part in it."""
     e = experiment
     data = {key: value for key, value in asdict(e.data).items() if key not in DATA_ELSEWHERE}
     parts = [e.suite, e.tier, e.conditioning, data]

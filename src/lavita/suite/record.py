@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from lavita.config.plan import deviations
 from lavita.config.registry import implementation_folder, names_in
 from lavita.results.identity import code_hash, config_hash
 from lavita.results.provenance import commit, hardware, versions
-from lavita.results.records import COLUMNS
-from lavita.suite.artifacts import SharedArtifacts
-from lavita.suite.groups import Group
+from lavita.results.records import MethodCard, Record
+from lavita.results.rows import Row
+from lavita.suite.artifacts import GroupArtifacts
 
 SECTIONS = (
     "Paper",
@@ -37,12 +37,9 @@ SECTIONS = (
 COMMAND_LINE = "the command line"
 
 
-def card_of(experiment: Experiment) -> dict[str, Any]:
-    """What a reader must know of a cell's method, as plain values.
-
-    title, provenance: of configs/methods. about: the README's sections by heading (SECTIONS), as Markdown; {} where the
-    folder has none. authors: the published value of every setting, by "section.key". why: for each that differs, by the
-    same name, where its value here comes from.
+def card_of(experiment: Experiment) -> MethodCard:
+    """What a reader must know of a cell's method; about: the README's sections that stand in SECTIONS, {} where the
+    folder has none.
     """
     method = load_method(experiment.method)
     of_dataset = method.datasets.get(experiment.data.dataset) or {}
@@ -53,13 +50,13 @@ def card_of(experiment: Experiment) -> dict[str, Any]:
         if key not in experiment.weight_files
     }
     changed = [line.partition(": ")[0] for line in deviations(experiment)]
-    return {
-        "title": method.title,
-        "provenance": method.provenance,
-        "about": sections_of(readme(method.implementation)),
-        "authors": authors,
-        "why": origins(experiment, method, changed),
-    }
+    return MethodCard(
+        title=method.title,
+        provenance=method.provenance,
+        about=sections_of(readme(method.implementation)),
+        authors=authors,
+        why=origins(experiment, method, changed),
+    )
 
 
 def readme(implementation: str) -> Path:
@@ -107,36 +104,34 @@ def sets(values: Mapping[str, Any], experiment: Experiment, name: str) -> bool:
     return not key or (key in given and str(given[key]) == str(value))
 
 
-def first_record(experiment: Experiment, shared: SharedArtifacts, mark: str) -> dict[str, Any]:
-    """The record of a cell that is about to run."""
-    values = shared.values
-    return {
-        "cell": experiment.cell,
-        "label": experiment.label,
-        "status": "running",
-        "reason": "",
-        "identity": mark,
-        "code_hash": code_hash(experiment),
-        "comparison": values["comparison"],
-        "shared": shared.folder.name,
-        "config": asdict(experiment),
-        "outside": outside_names(experiment, values),
-        "deviations": deviations(experiment) if experiment.method in names_in("methods") else [],
-        "card": card_of(experiment) if experiment.method in names_in("methods") else {},
-        "row": first_row(experiment, shared.group, values),
-        "scores": [],
-    }
+def first_record(experiment: Experiment, shared: GroupArtifacts, mark: str) -> Record:
+    """The record of a cell that is about to run; mark: its identity."""
+    known = experiment.method in names_in("methods")
+    return Record(
+        cell=experiment.cell,
+        label=experiment.label,
+        status="running",
+        identity=mark,
+        code_hash=code_hash(experiment),
+        comparison=shared.values.comparison,
+        shared=shared.folder.name,
+        config=asdict(experiment),
+        external_weights=external_names(experiment, shared),
+        deviations=tuple(deviations(experiment)) if known else (),
+        card=card_of(experiment) if known else None,
+        row=first_row(experiment, shared),
+    )
 
 
-def outside_names(experiment: Experiment, shared: dict[str, Any]) -> dict[str, str]:
-    """Weights from outside by their key: name, sha256 and origin, never where they lie on a machine."""
+def external_names(experiment: Experiment, shared: GroupArtifacts) -> dict[str, str]:
+    """External weights by their key: name, sha256 and origin, never where they lie on a machine."""
     origins = experiment.origins
     names = {
-        key: f"{Path(path).name} (sha256 {shared['outside'][path][:16]}; {origins[key]})"
+        key: f"{Path(path).name} (sha256 {shared.external[path][:16]}; {origins[key]})"
         for key, path in experiment.outside.items()
     }
     if experiment.codec.kind == "kl":
-        mark = shared["codec_hash"][:16]
+        mark = shared.values.codec_hash[:16]
         names["codec.path"] = f"{Path(experiment.codec.path).name} (sha256 {mark}; {origin_of_codec(experiment)})"
     return names
 
@@ -149,44 +144,44 @@ def origin_of_codec(experiment: Experiment) -> str:
     return str(json.loads(config.read_text()).get("_name_or_path") or "its folder does not say where it comes from")
 
 
-# What is not known of clips that were made elsewhere.
-UNKNOWN_OF_SAMPLES = ("sampler", "nfe", "config_hash", "commit", "dirty")
+# What is not known of external samples.
+UNKNOWN_OF_SAMPLES = {"sampler": "", "nfe": None, "config_hash": "", "commit": "", "dirty": ""}
 
 
-def first_record_of_samples(experiment: Experiment, shared: SharedArtifacts) -> dict[str, Any]:
-    """The record of a folder of clips made elsewhere: an open row, of which only the scores are known."""
-    record = first_record(experiment, shared, mark="") | {"deviations": ["made elsewhere, not audited"]}
-    record["row"] |= {name: "" for name in UNKNOWN_OF_SAMPLES} | {"division": "open", "guidance": "unknown"}
-    return record
+def first_record_of_samples(experiment: Experiment, shared: GroupArtifacts) -> Record:
+    """The record of a folder of external samples: an open row, of which only the scores are known."""
+    record = first_record(experiment, shared, mark="")
+    row = replace(record.row, **UNKNOWN_OF_SAMPLES, division="open", guidance="unknown")
+    return replace(record, deviations=("external samples, not audited",), row=row)
 
 
-def first_row(experiment: Experiment, group: Group, shared: dict[str, Any]) -> dict[str, Any]:
-    """The ledger's columns that are the same for every score of the cell."""
+def first_row(experiment: Experiment, shared: GroupArtifacts) -> Row:
+    """The columns of rows.csv that are the same for every score of the cell, as far as known before it runs."""
     head, dirty = commit()
-    row = {
-        "suite": experiment.suite,
-        "tier": experiment.tier,
-        "cell": experiment.cell,
-        "method": experiment.method,
-        "dataset": group.source.label,
-        "data_fingerprint": group.source.catalogue.fingerprint,
-        "division": experiment.division,
-        "conditioning": experiment.given,
-        "guidance": experiment.sampling.guidance,
-        "seed": experiment.seed,
-        "protocol": shared["protocol_name"],
-        "protocol_hash": shared["protocol_hash"],
-        "extractor": shared["extractor_name"],
-        "extractor_hash": shared["extractor_hash"],
-        "n_real": experiment.protocol.n_real,
-        "n_generated": experiment.protocol.n_generated,
-        "sampler": experiment.sampling.sampler,
-        "nfe": experiment.sampling.num_steps,
-        "config_hash": config_hash(experiment),
-        "commit": head,
-        "dirty": dirty,
-        "hardware": hardware(),
-        "versions": versions(),
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    return {key: value for key, value in row.items() if key in COLUMNS}
+    source, values = shared.group.source, shared.values
+    return Row(
+        suite=experiment.suite,
+        tier=experiment.tier,
+        cell=experiment.cell,
+        method=experiment.method,
+        dataset=source.label,
+        data_fingerprint=source.catalogue.fingerprint,
+        division=experiment.division,
+        conditioning=experiment.given,
+        guidance=experiment.sampling.guidance,
+        seed=experiment.seed,
+        protocol=values.protocol_name,
+        protocol_hash=values.protocol_hash,
+        extractor=values.extractor_name,
+        extractor_hash=values.extractor_hash,
+        n_real=experiment.protocol.n_real,
+        n_generated=experiment.protocol.n_generated,
+        sampler=experiment.sampling.sampler,
+        nfe=experiment.sampling.num_steps,
+        config_hash=config_hash(experiment),
+        commit=head,
+        dirty=dirty,
+        hardware=hardware(),
+        versions=versions(),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,4 +1,4 @@
-"""A whole run: plan, data, shared parts, one process a cell, tables. No torch in this process."""
+"""A whole run: plan, data, shared artifacts, one process a cell, tables. No torch in this process."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def slurm_executor(folder: Path, options: Options, display: Display) -> Executor
 
 
 def run_locked(work: Work, groups: Sequence[Group], options: Options) -> int:
-    """Shared parts, cells, tables; 0 where every cell is ok and the audit passes, else 1."""
+    """Shared artifacts, cells, tables; 0 where every cell is ok and the audit passes, else 1."""
     try:
         bad = run_cells(work, make_shared_artifacts(work, groups), options)
     except (KeyboardInterrupt, Interrupted):

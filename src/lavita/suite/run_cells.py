@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from lavita.config.compose import Experiment, load_suite, rows_of_suite
 from lavita.config.plan import write_config
@@ -16,9 +15,10 @@ from lavita.report.published import not_yet
 from lavita.report.reproduction import published_facts
 from lavita.results.attempts import new_attempt
 from lavita.results.digest import finalize_record
-from lavita.results.records import read_record, write_record
-from lavita.results.run_folder import write_plan
-from lavita.suite.artifacts import SharedArtifacts
+from lavita.results.records import Record, read_record, write_record
+from lavita.results.rows import label_of
+from lavita.results.run_folder import PlannedCell, RunPlan, write_plan
+from lavita.suite.artifacts import GroupArtifacts
 from lavita.suite.decide import (
     BEGIN,
     FINISHED,
@@ -38,7 +38,7 @@ class Options:
     """out, cache: folders, None for the usual ones. fresh: begin every cell anew; retry: run again what failed.
 
     workers None: as many cells at once as there are accelerators, or as the cores have room for. hang_timeout:
-    seconds without a heartbeat after which a process is ended as hung. samples: folders of clips made elsewhere, by the
+    seconds without a heartbeat after which a process is ended as hung. samples: folders of external samples, by the
     names of their rows. executor, slurm: what runs the cells, and what of Slurm is asked for. flags: what rows must say
     of themselves, by their names. publishable: the tables are marked so, and only a clean commit makes them.
     """
@@ -62,22 +62,21 @@ class Job:
 
     title: str
     cell: Experiment
-    shared: SharedArtifacts
+    shared: GroupArtifacts
     parts: Mapping[str, str]
     decision: Decision
 
 
-def run_cells(work: Work, shared: Sequence[SharedArtifacts], options: Options) -> int:
+def run_cells(work: Work, shared: Sequence[GroupArtifacts], options: Options) -> int:
     """Run what is not finished, saying of each cell why; returns how many are not ok."""
     jobs = planned(work, shared, options)
     every = [job.cell for job in jobs]
-    made_elsewhere = {name: replace(every[0], method=name, choice="", seed=0) for name in options.samples}
+    external = {name: replace(every[0], method=name, choice="", seed=0) for name in options.samples}
     marks = {job.cell.cell: identity(job.parts) for job in jobs}
-    plan = plan_of(shared, marks, [cell.cell for cell in made_elsewhere.values()])
-    write_plan(work.folder, plan | {"publishable": options.publishable})
+    write_plan(work.folder, plan_of(shared, marks, [cell.cell for cell in external.values()], options.publishable))
     by_folder = {}
     for job in jobs:
-        if job.decision.action == FINISHED and "files" not in read_record(job.decision.folder):
+        if job.decision.action == FINISHED and read_record(job.decision.folder).files is None:
             finalize_record(job.decision.folder)  # its run was killed just before
         if job.decision.why:
             work.display.line(f"{job.title}: {job.decision.why}")
@@ -86,18 +85,17 @@ def run_cells(work: Work, shared: Sequence[SharedArtifacts], options: Options) -
 
     def done(task: Task, ended: Ended) -> None:
         record = read_record(task.folder)
-        reason = record.get("reason", "")
-        work.display.line(f"{task.title}: {record['status']}" + (f": {reason}" if reason else ""))
+        work.display.line(f"{task.title}: {record.status}" + (f": {record.reason}" if record.reason else ""))
 
     work.executor.run([task_of(job, folder) for folder, job in by_folder.items()], done)
     bad = sum(job.decision.action == LEAVE for job in jobs)
-    bad += sum(read_record(folder)["status"] != "ok" for folder in by_folder)
-    for name, cell in made_elsewhere.items():
+    bad += sum(read_record(folder).status != "ok" for folder in by_folder)
+    for name, cell in external.items():
         bad += not run_samples(work, shared[0], cell, options.samples[name], options.fresh)
     return bad
 
 
-def planned(work: Work, shared: Sequence[SharedArtifacts], options: Options) -> list[Job]:
+def planned(work: Work, shared: Sequence[GroupArtifacts], options: Options) -> list[Job]:
     """Every cell with what becomes of it."""
     every = [(one, cell) for one in shared for cell in one.group.cells]
     jobs = []
@@ -109,23 +107,27 @@ def planned(work: Work, shared: Sequence[SharedArtifacts], options: Options) -> 
 
 
 def queue(work: Work, job: Job, flags: Mapping[str, str]) -> Path:
-    """The folder of a cell that is to run, its record saying so: a new attempt, or the one that is gone on with."""
+    """The folder of a cell that is to run, its record saying so: a new attempt, or the one that is resumed."""
     if job.decision.action != BEGIN:
         folder = job.decision.folder
-        record = read_record(folder) | {"status": "queued", "reason": "", "config": asdict(job.cell)}
-        record.pop("files", None)  # it is not sealed any more
+        record = read_record(folder)
         write_config(job.cell, folder / "config.yaml")  # the same, but for where things lie now
-        write_record(folder, record)
+        write_record(folder, replace(record, status="queued", reason="", config=asdict(job.cell), files=None))
         return folder
-    record = first_record(job.cell, job.shared, identity(job.parts)) | {"flag": flags.get(job.cell.label, "")}
-    record |= {"status": "queued", "made_from": dict(job.parts), "why": job.decision.why}
+    record = replace(
+        first_record(job.cell, job.shared, identity(job.parts)),
+        status="queued",
+        flag=flags.get(job.cell.label, ""),
+        made_from=dict(job.parts),
+        why=job.decision.why,
+    )
     return new_attempt(work.folder / "cells", job.cell.cell, lambda folder: begin(folder, job.cell, record))
 
 
-def begin(folder: Path, experiment: Experiment, record: Mapping[str, Any]) -> None:
+def begin(folder: Path, experiment: Experiment, record: Record) -> None:
     """The configuration and the first record of an attempt."""
     write_config(experiment, folder / "config.yaml")
-    write_record(folder, dict(record))
+    write_record(folder, record)
 
 
 def task_of(job: Job, folder: Path) -> Task:
@@ -146,41 +148,41 @@ def task_of(job: Job, folder: Path) -> Task:
 
 
 def plan_of(
-    shared: Sequence[SharedArtifacts], marks: Mapping[str, str], made_elsewhere: Sequence[str]
-) -> dict[str, Any]:
-    """run.json: what stands in the tables, in which order, and what the suite says of itself; marks: identities."""
+    shared: Sequence[GroupArtifacts], marks: Mapping[str, str], external: Sequence[str], publishable: bool
+) -> RunPlan:
+    """What stands in the tables, in which order, and what the suite says of itself; marks: identities."""
     first = shared[0].group.cells[0]
     suite = load_suite(first.suite)
     rows = rows_of_suite(suite, first.tier)
-    cells = {
-        cell.cell: {"label": cell.label, "identity": marks[cell.cell]} for one in shared for cell in one.group.cells
-    }
-    return {
-        "suite": first.suite,
-        "tier": first.tier,
-        "title": suite.title,
-        "order": [row.label for row in rows],
-        "varied": sorted({section for row in rows for section in row.changes}),
-        "compares_rows": suite.rows is not None,
-        "not_yet": not_yet() if suite.rows is None else [],
-        "cells": cells | {name: {"label": name.rpartition("-s")[0], "identity": ""} for name in made_elsewhere},
-        "comparisons": sorted({one.values["comparison"] for one in shared}),
-        "published": published_facts({cell.method for one in shared for cell in one.group.cells}, suite.dataset),
-    }
+    every = [cell for one in shared for cell in one.group.cells]
+    cells = {cell.cell: PlannedCell(cell.label, marks[cell.cell]) for cell in every}
+    return RunPlan(
+        suite=first.suite,
+        tier=first.tier,
+        title=suite.title,
+        order=tuple(row.label for row in rows),
+        varied=tuple(sorted({section for row in rows for section in row.changes})),
+        compares_rows=suite.rows is not None,
+        not_yet=tuple(not_yet()) if suite.rows is None else (),
+        cells=cells | {name: PlannedCell(label_of(name), "") for name in external},
+        comparisons=tuple(sorted({one.values.comparison for one in shared})),
+        published=published_facts({cell.method for cell in every}, suite.dataset),
+        publishable=publishable,
+    )
 
 
-def run_samples(work: Work, shared: SharedArtifacts, experiment: Experiment, path: Path, fresh: bool) -> bool:
-    """Score a folder of clips made elsewhere by the protocol of the first cells; True where that went well."""
+def run_samples(work: Work, shared: GroupArtifacts, experiment: Experiment, path: Path, fresh: bool) -> bool:
+    """Score a folder of external samples by the protocol of the first cells; True where that completed."""
     parts = samples_made_from(path, shared)
     if not fresh and samples_scored(work.folder / "cells", experiment.cell, parts):
         work.display.line(
             f"clips of {experiment.method}: scored before: same clips, code, data, feature network, protocol"
         )
         return True
-    record = first_record_of_samples(experiment, shared) | {"status": "queued", "made_from": parts}
+    record = replace(first_record_of_samples(experiment, shared), status="queued", made_from=parts)
     folder = new_attempt(work.folder / "cells", experiment.cell, lambda folder: begin(folder, experiment, record))
     title, arguments = f"clips of {experiment.method}", (str(folder), str(shared.folder), str(path))
     work.executor.run([Task(title, "", folder, "lavita.experiment.samples", arguments, experiment.compute.threads)])
     record = read_record(folder)
-    work.display.line(f"{title}: {record['status']}: {record['reason']}")
-    return record["status"] == "ok"
+    work.display.line(f"{title}: {record.status}: {record.reason}")
+    return record.status == "ok"

@@ -107,10 +107,10 @@ def page_of(run: RunFolder, audit: Sequence[AuditLine] | None) -> Page:
     notes = tables.notes
     script = (HERE / "page.js").read_text(encoding="utf-8")
     return Page(
-        title=run.plan["title"],
-        suite=run.plan["suite"],
-        tier=run.plan["tier"],
-        dataset=str(rows[0]["dataset"]) if rows else "no rows",
+        title=run.plan.title,
+        suite=run.plan.suite,
+        tier=run.plan.tier,
+        dataset=rows[0].dataset if rows else "no rows",
         digest=run.digest,
         policy=policy(script),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
-from lavita.report.charts import FLOPS, Cost, end, quality_cost, seconds_cost, trained_rows
+from lavita.report.charts import FLOPS, Cost, quality_cost, seconds_cost, trained_rows
 from lavita.report.loss_chart import loss_chart
 from lavita.report.page.text import Table, table
-from lavita.results.records import shown
+from lavita.results.rows import Row, shown
 from lavita.results.run_folder import RunFolder
 from lavita.results.training_log import CellLosses, losses_of
 
@@ -46,16 +45,16 @@ class Losses:
     numbers: Table | None
 
 
-def cost_charts(run: RunFolder, rows: Sequence[dict[str, Any]]) -> list[CostCharts]:
+def cost_charts(run: RunFolder, rows: Sequence[Row]) -> list[CostCharts]:
     """Distance against FLOPs and against seconds, a pair of charts for each protocol."""
     seconds = seconds_cost(run.records)
     return [pair_of_charts(comparable, seconds, number) for number, comparable in enumerate(trained_rows(rows))]
 
 
-def pair_of_charts(rows: Sequence[dict[str, Any]], seconds: Cost, number: int) -> CostCharts:
+def pair_of_charts(rows: Sequence[Row], seconds: Cost, number: int) -> CostCharts:
     """The charts of the rows of one protocol and a table of what they show."""
     first = rows[0]
-    metric, place = first["metric"], f"table {number + 1}, protocol {first['protocol_hash']}"
+    metric, place = first.metric, f"table {number + 1}, protocol {first.protocol_hash}"
     drawn = []
     for cost, name, title in ((FLOPS, "flops", "against training FLOPs"), (seconds, "seconds", "against seconds")):
         chart = quality_cost(rows, cost, f"{metric} {title}", f"{name}-{number}")
@@ -63,9 +62,9 @@ def pair_of_charts(rows: Sequence[dict[str, Any]], seconds: Cost, number: int) -
             drawn.append((f"Chart: {metric} {title}, {place}", Markup(chart)))  # it escapes its texts
     lines = [
         (
-            row["cell"],
-            value(float(row["value"])),
-            " to ".join(shown(end(row, key)) for key in ("ci_low", "ci_high")) if row["ci_low"] else "no interval",
+            row.cell,
+            value(row.value),
+            " to ".join(shown(float(end)) for end in row.interval) if row.interval else "no interval",
             value(FLOPS.of(row)),
             value(seconds.of(row)),
         )
@@ -73,8 +72,8 @@ def pair_of_charts(rows: Sequence[dict[str, Any]], seconds: Cost, number: int) -
     ]
     columns = ("cell", metric, "95 % interval", "training TFLOPs", "training seconds")
     return CostCharts(
-        cells=", ".join(row["cell"] for row in rows),
-        protocol=f"Protocol {first['protocol']}, extractor {first['extractor']}.",
+        cells=", ".join(row.cell for row in rows),
+        protocol=f"Protocol {first.protocol}, extractor {first.extractor}.",
         charts=tuple(drawn),
         numbers=table("What the charts show.", columns, lines, f"Numbers of the charts, {place}"),
     )

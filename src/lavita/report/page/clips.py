@@ -15,8 +15,9 @@ from lavita.files import require_inside
 from lavita.metrics.table import is_metric
 from lavita.report.page.text import Cell, Table, table
 from lavita.report.tables import number
-from lavita.results.records import shown
-from lavita.results.run_folder import RunFolder
+from lavita.results.records import Record
+from lavita.results.rows import shown
+from lavita.results.run_folder import Attempt, RunFolder
 
 PIXELATED_UP_TO = 64  # pixels of a clip: smaller ones are shown with their pixels as they are
 COLUMNS = "Columns: original, reconstruction, each frame averaged to 4 x 4 blocks."
@@ -106,40 +107,41 @@ def clip_figures(run: RunFolder) -> list[Figure]:
     """The first clips of every row beside the first real ones, chosen by nobody."""
     real = [
         figure(
-            read_sprite(run.path / "shared" / name, "real"),
-            f"The first real clips of protocol {one['protocol_name']}.",
+            read_sprite(run.shared_folder(name), "real"),
+            f"The first real clips of protocol {one.artifacts.protocol_name}.",
             "Real clips",
-            f": the first windows of protocol {one['protocol_name']}, {one['dataset']}.",
+            f": the first windows of protocol {one.artifacts.protocol_name}, {one.record.dataset}.",
         )
         for name, one in run.used_shared.items()
     ]
-    return real + [generated(run, attempt.name, attempt.record) for attempt in run.cells]
+    return real + [generated(run, attempt) for attempt in run.cells]
 
 
-def generated(run: RunFolder, folder: str, record: dict[str, Any]) -> Figure:
-    """The figure of one cell."""
-    if record["status"] != "ok":
-        reason = f"{record['status']}: {record.get('reason') or 'no reason is recorded'}"
-        return Figure(record["cell"], "", None, f"No clips. {reason}")
-    sprite = read_sprite(run.path / "cells" / folder, "samples")
-    seeds = sampling_seeds(run, folder, sprite.clips if sprite else 0)
+def generated(run: RunFolder, attempt: Attempt) -> Figure:
+    """The figure of one run."""
+    record, folder = attempt.record, run.cell_folder(attempt)
+    if record.status != "ok":
+        reason = f"{record.status}: {record.reason or 'no reason is recorded'}"
+        return Figure(record.cell, "", None, f"No clips. {reason}")
+    sprite = read_sprite(folder, "samples")
+    seeds = sampling_seeds(folder, sprite.clips if sprite else 0)
     scores = [
-        f"{score['metric']} {shown(float(score['value']))}"
-        for score in record["scores"]
-        if score["stage"] == "train" and is_metric(score["metric"], "fvd")
+        f"{score.metric} {shown(float(score.value))}"
+        for score in record.scores_of("train")
+        if is_metric(score.metric, "fvd")
     ]
     return figure(
         sprite,
-        f"Clips of {record['cell']}, {seeds}.",
-        record["cell"],
+        f"Clips of {record.cell}, {seeds}.",
+        record.cell,
         f": {'; '.join([seeds, *scores])}.",
         missing="No picture was kept of these clips: the run is older than the page.",
     )
 
 
-def sampling_seeds(run: RunFolder, folder: str, count: int) -> str:
+def sampling_seeds(folder: Path, count: int) -> str:
     """Which seeds the first clips have, from the list that is kept with them."""
-    manifest = run.path / "cells" / folder / "samples" / "clips.json"
+    manifest = folder / "samples" / "clips.json"
     if not manifest.is_file():
         return "seeds not recorded"
     clips = json.loads(manifest.read_text(encoding="utf-8"))["clips"]
@@ -151,10 +153,8 @@ def sampling_seeds(run: RunFolder, folder: str, count: int) -> str:
 
 def first_stage_figures(run: RunFolder) -> list[Figure]:
     """Held-out clips through every codec and autoencoder of which a picture was kept."""
-    places = [(run.path / "shared" / name, "codec", f"the suite’s codec ({name})") for name in run.used_shared]
-    places += [
-        (run.path / "cells" / one.name, "autoencoder", f"the first stage of {one.record['cell']}") for one in run.cells
-    ]
+    places = [(run.shared_folder(name), "codec", f"the suite’s codec ({name})") for name in run.used_shared]
+    places += [(run.cell_folder(one), "autoencoder", f"the first stage of {one.record.cell}") for one in run.cells]
     found = [(read_sprite(folder, name), stage) for folder, name, stage in places]
     return [
         figure(sprite, f"Held-out clips through {stage}. {COLUMNS}", f"{stage[0].upper()}{stage[1:]}", f". {COLUMNS}")
@@ -163,15 +163,15 @@ def first_stage_figures(run: RunFolder) -> list[Figure]:
     ]
 
 
-def first_stages_table(records: Sequence[dict[str, Any]]) -> Table | None:
+def first_stages_table(records: Sequence[Record]) -> Table | None:
     """One row per first stage, one column per metric; a codec that several rows share stands once."""
     found: dict[tuple[Any, ...], list[str]] = {}
     for record in records:
         for stage in ("codec", "autoencoder"):
-            scores = {one["metric"]: one["value"] for one in record["scores"] if one["stage"] == stage}
+            scores = {one.metric: one.value for one in record.scores_of(stage)}
             if scores:
-                place = record["shared"] if stage == "codec" else record["cell"]
-                found.setdefault((stage, place, *scores.items()), []).append(record["cell"])
+                place = record.shared if stage == "codec" else record.cell
+                found.setdefault((stage, place, *scores.items()), []).append(record.cell)
     if not found:
         return None
     metrics = list(dict.fromkeys(name for _, _, *scores in found for name, _ in scores))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lavita.report.page.text import Block, Cell, Table, prose, slug, table
+from lavita.results.records import MethodCard, Record
 from lavita.results.run_folder import RunFolder
 
 EXTERNAL = "External samples: how the method was trained and sampled is not audited."
@@ -52,21 +54,21 @@ def cards_of(run: RunFolder) -> list[Card]:
     return [card(label, records, told) for label, records in by_label(run).items()]
 
 
-def by_label(run: RunFolder) -> dict[str, list[dict[str, Any]]]:
+def by_label(run: RunFolder) -> dict[str, list[Record]]:
     """The records of each method."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Record]] = {}
     for record in run.records:
-        found.setdefault(record["label"], []).append(record)
+        found.setdefault(record.label, []).append(record)
     return found
 
 
 def settings_matrix(run: RunFolder) -> Table | None:
     """Every training and sampling setting of all rows beside each other, as published and as here."""
-    known = {label: records[0] for label, records in by_label(run).items() if records[0].get("card")}
+    known = {label: records[0] for label, records in by_label(run).items() if records[0].card}
     if not known:
         return None
     names = list(
-        dict.fromkeys(f"{part}.{key}" for one in known.values() for part in SHARED for key in one["config"][part])
+        dict.fromkeys(f"{part}.{key}" for one in known.values() for part in SHARED for key in one.config[part])
     )
     lines = [(Cell(name, "name"), *[side_by_side(record, name) for record in known.values()]) for name in names]
     caption = (
@@ -76,16 +78,16 @@ def settings_matrix(run: RunFolder) -> Table | None:
     return table(caption, ("setting", *known), lines, "Settings of all rows", "settings")
 
 
-def side_by_side(record: dict[str, Any], name: str) -> Cell:
+def side_by_side(record: Record, name: str) -> Cell:
     """A setting's value here and, where it differs, the published one before it."""
     part, _, key = name.partition(".")
-    here = plain(record["config"][part].get(key, "not a setting of it"))
-    return Cell(here, before=plain(record["card"]["authors"].get(name)) if name in changes(record) else None)
+    here = plain(record.config[part].get(key, "not a setting of it"))
+    return Cell(here, before=plain(record.card.authors.get(name)) if name in changes(record) else None)
 
 
-def changes(record: dict[str, Any]) -> dict[str, str]:
+def changes(record: Record) -> dict[str, str]:
     """By setting, "published -> here" of those that are not the authors' own."""
-    return dict(line.partition(": ")[::2] for line in record["deviations"])
+    return dict(line.partition(": ")[::2] for line in record.deviations)
 
 
 def plain(value: Any) -> str:
@@ -93,73 +95,69 @@ def plain(value: Any) -> str:
     return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
-def card(label: str, records: list[dict[str, Any]], told: dict[str, str]) -> Card:
+def card(label: str, records: Sequence[Record], told: dict[str, str]) -> Card:
     """One method; told: the texts that an earlier card holds, with its label, so that none is printed twice."""
-    record, known = records[0], records[0].get("card") or {}
+    record, known = records[0], records[0].card
     return Card(
         name=f"card-{slug(label)}",
-        title=f"{label}: {known['title']}" if known else label,
-        missing="" if known else EXTERNAL if "card" in record else "This run is older than the cards.",
-        facts=tuple(facts(records, known)),
+        title=f"{label}: {known.title}" if known else label,
+        missing="" if known else EXTERNAL,
+        facts=tuple(facts(records)),
         stages=stages_table(label, records),
         settings=settings(label, record, known) if known else None,
-        texts=texts(label, known.get("about", {}), told) if known else None,
+        texts=texts(label, known.about, told) if known else None,
     )
 
 
-def facts(records: list[dict[str, Any]], known: dict[str, Any]) -> list[tuple[str, str]]:
+def facts(records: Sequence[Record]) -> list[tuple[str, str]]:
     """The lines of a card that are one value."""
     record = records[0]
-    sampling, row = record["config"]["sampling"], record["row"]
-    failed = [
-        f"{one['cell']}: {one['status']}, {one.get('reason') or 'no reason'}"
-        for one in records
-        if one["status"] != "ok"
-    ]
+    known, sampling, row = record.card, record.config["sampling"], record.row
+    failed = [f"{one.cell}: {one.status}, {one.reason or 'no reason'}" for one in records if one.status != "ok"]
     found = [("Status", "; ".join(failed) or "ok")]
     if known:
-        found.append(("Provenance", known["provenance"]))
+        found.append(("Provenance", known.provenance))
         sampler = (
             f"{sampling['sampler']}, {sampling['steps']} steps, eta {sampling['eta']:g}, guidance "
             f"{sampling['guidance']:g}, task {sampling['task']}; weights: the last of training, averaged (EMA) where "
             "the method averages"
         )
         found.append(("Sampler", sampler))
-    found.append(("Training seeds", ", ".join(str(one["row"]["seed"]) for one in records)))
-    if row.get("params_trained"):
-        trained, total = row["params_trained"] / 1e6, row["params_total"] / 1e6
+    found.append(("Training seeds", ", ".join(str(one.row.seed) for one in records)))
+    if row.params_trained:
+        trained, total = row.params_trained / 1e6, (row.params_total or 0) / 1e6
         found.append(("Parameters", f"{trained:.2f} M trained, {total:.2f} M in all"))
     if known:
-        external = [f"{key}: {name}" for key, name in record.get("outside", {}).items()]
-        if row.get("external_bytes"):
-            external.append(f"{row['external_bytes'] / 2**20:.1f} MiB in all")
+        external = [f"{key}: {name}" for key, name in record.external_weights.items()]
+        if row.external_bytes:
+            external.append(f"{row.external_bytes / 2**20:.1f} MiB in all")
         found.append(("External weights", "; ".join(external) or "none"))
-    declared = [f"{key}: {said}" for key, said in record.get("declared", {}).items()]
+    declared = [f"{key}: {said}" for key, said in record.declared.items()]
     if declared:
         found.append(("Declared by the method", "; ".join(declared)))
-    start = record.get("initialised")
+    start = record.starting_weights
     if start:
-        found.append(("Initialised from", f"{len(start['taken'])} tensors of {start['source']}"))
+        found.append(("Initialised from", f"{len(start.taken)} tensors of {start.source}"))
     return found
 
 
-def stages_table(label: str, records: list[dict[str, Any]]) -> Table | None:
+def stages_table(label: str, records: Sequence[Record]) -> Table | None:
     """What each stage spent of the budget."""
     lines = []
     for record in records:
-        budget = sum(stage["clips"] for stage in record.get("stages", []))
-        for stage in record.get("stages", []):
-            trainer = "the suite, charged in full" if stage.get("charged") else "the method"
-            share = f"{100 * stage['clips'] / budget:.1f} %"
-            lines.append((stage["name"], str(record["row"]["seed"]), f"{stage['clips']:,}", share,
-                          f"{stage['seconds']:.1f}", f"{stage['flops'] * 1e-12:.4g}", trainer))  # fmt: skip
+        budget = sum(stage.clips for stage in record.stages)
+        for stage in record.stages:
+            trainer = "the suite, charged in full" if stage.charged else "the method"
+            share = f"{100 * stage.clips / budget:.1f} %"
+            lines.append((stage.name, str(record.row.seed), f"{stage.clips:,}", share,
+                          f"{stage.seconds:.1f}", f"{stage.flops * 1e-12:.4g}", trainer))  # fmt: skip
     columns = ("stage", "seed", "clips", "share of the clips", "seconds", "TFLOPs", "trained by")
     return table("Stages, in the order of training.", columns, lines, f"Stages of {label}", "stages") if lines else None
 
 
-def settings(label: str, record: dict[str, Any], known: dict[str, Any]) -> Settings:
+def settings(label: str, record: Record, known: MethodCard) -> Settings:
     """Every setting of a method: those that differ from the authors', and the others."""
-    authors, why, config = known["authors"], known["why"], record["config"]
+    authors, why, config = known.authors, known.why, record.config
     here = {f"{section}.{key}": value for section in SETTINGS for key, value in config[section].items()}
     said, lines = changes(record), []
     for name, change in said.items():
@@ -170,7 +168,7 @@ def settings(label: str, record: dict[str, Any], known: dict[str, Any]) -> Setti
     return Settings(table("Settings that differ.", columns, lines, title, "settings") if lines else None, same)
 
 
-def texts(label: str, about: dict[str, str], told: dict[str, str]) -> Texts:
+def texts(label: str, about: Mapping[str, str], told: dict[str, str]) -> Texts:
     """What the method's README says; a text that stands in an earlier card is named, not repeated."""
     if not about:
         return Texts()

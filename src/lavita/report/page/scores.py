@@ -104,7 +104,7 @@ def comparison(
     """The scores and costs of the rows of a frame; what is absent from the folder stands in the first one."""
     texts = for_readers(frame, best, lambda text: BEST + text)
     scores = [name for name in texts.columns if name not in (*ROW, *COST.values()) and not name.endswith(UNTRAINED)]
-    spent = {record["cell"]: training_seconds(record) for record in run.records}
+    spent = {record.cell: training_seconds(record) for record in run.records}
     seconds = [spent.get(f"{line['method']}-s{line['seed']}") for _, line in frame.iterrows()]
     costs = texts.assign(**{SECONDS: ["not measured" if value is None else f"{value:.1f}" for value in seconds]})
     clips, flops, *others = COST.values()
@@ -163,16 +163,16 @@ def score(text: pd.Series, name: str) -> Score:
 
 def absent_rows(run: RunFolder) -> list[ScoreRow]:
     """The suite's rows that this folder has not, and systems that are not built."""
-    there = {record["label"] for record in run.records}
+    there = {record.label for record in run.records}
     missing = [
         ScoreRow(label, "", "not run", "absent", said="a row of this suite that was not run into this folder")
-        for label in run.plan["order"]
+        for label in run.plan.order
         if label not in there
     ]
     listed = []
-    for one in run.plan.get("not_yet", []):
-        status = "left out" if one["left_out"] else "not yet"
-        said = f"{one['title']}: {one['left_out']}" if one["left_out"] else one["title"]
-        source = one["source"] if one["source"].startswith(WEB) else ""
-        listed.append(ScoreRow(one["name"], "", status, "absent", said=said, source=source))
+    for one in run.plan.not_yet:
+        status = "left out" if one.left_out else "not yet"
+        said = f"{one.title}: {one.left_out}" if one.left_out else one.title
+        source = one.source if one.source.startswith(WEB) else ""
+        listed.append(ScoreRow(one.name, "", status, "absent", said=said, source=source))
     return missing + listed

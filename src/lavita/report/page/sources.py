@@ -9,10 +9,9 @@ from urllib.parse import quote
 
 from lavita.report.page.text import Block, Cell, Table, prose, table
 from lavita.results.audit_line import FAIL, VERDICTS, AuditLine
-from lavita.results.records import text_of
-from lavita.results.run_folder import RunFolder
+from lavita.results.rows import Row, text_of
+from lavita.results.run_folder import Attempt, RunFolder
 
-ENDS = ("ci_low", "ci_high")
 OTHERS = "Other attempts"
 FILES = {  # what lies beside the page, and what for
     "rows.csv": "every score, one per row, with all that is needed to judge it",
@@ -70,31 +69,31 @@ def lines_table(caption: str, lines: Sequence[AuditLine]) -> Table:
     return table(caption, ("check", "where", "verdict", "what was found"), made, f"Audit: {caption}", "audit")
 
 
-def sources_of(run: RunFolder, rows: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> Sources:
+def sources_of(run: RunFolder, rows: Sequence[Row], notes: Mapping[str, str]) -> Sources:
     """Where each number came from."""
     files = [(name, what) for name, what in FILES.items() if (run.path / name).is_file() or name == "rows.csv"]
     return Sources(
         files=tuple(files),
         rows=ledger(rows),
-        origins=tuple(origin(attempt.name, attempt.record) for attempt in run.cells),
+        origins=tuple(origin(attempt) for attempt in run.cells),
         protocols=tuple(protocols(run)),
         others=prose(notes.get(OTHERS, ""), OTHERS),
     )
 
 
-def ledger(rows: Sequence[Mapping[str, Any]]) -> Table:
+def ledger(rows: Sequence[Row]) -> Table:
     """Every row of rows.csv."""
     shown = [
         (
-            row["cell"],
-            row["stage"] or "none",
-            Cell(row["metric"] or "none", "name"),
-            text_of(row["value"]) or row["status"],
-            " to ".join(f"{float(row[key]):.6g}" for key in ENDS) if row["ci_low"] not in ("", None) else "",
-            text_of(row["n_real"]),
-            text_of(row["n_generated"]),
-            f"{str(row['protocol']).partition(' (')[0]} {row['protocol_hash']}",
-            f"{row['extractor']} {str(row['extractor_hash'])[:12]}",
+            row.cell,
+            row.stage or "none",
+            Cell(row.metric or "none", "name"),
+            text_of(row.value) or row.status,
+            " to ".join(f"{end:.6g}" for end in row.interval or ()),
+            text_of(row.n_real),
+            text_of(row.n_generated),
+            f"{row.protocol.partition(' (')[0]} {row.protocol_hash}",
+            f"{row.extractor} {row.extractor_hash[:12]}",
         )
         for row in rows
     ]
@@ -103,29 +102,35 @@ def ledger(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table(caption, columns, shown, "Every number", "ledger")
 
 
-def origin(folder: str, record: Mapping[str, Any]) -> Origin:
-    """Code, configuration, weights, data and machine of a cell."""
-    row = record["row"]
-    place = f"cells/{quote(folder)}"
-    dirty = {"true": " with uncommitted changes", "false": ""}.get(str(row.get("dirty")), " (changes unknown)")
+def origin(attempt: Attempt) -> Origin:
+    """Code, configuration, weights, data and machine of a run."""
+    record, row = attempt.record, attempt.record.row
+    place = f"cells/{quote(attempt.name)}"
+    dirty = {"true": " with uncommitted changes", "false": ""}.get(row.dirty, " (changes unknown)")
     facts = (
-        ("Features", f"{place}/samples.npz, against shared/{record['shared']}/real.npz"),
-        ("Code", f"commit {row.get('commit') or 'unknown'}{dirty}; hash of the sources {record.get('code_hash', '')}"),
-        ("Configuration", f"hash {row.get('config_hash') or 'unknown'}; {place}/config.yaml"),
-        ("Weights", f"sha256 {row.get('weights_hash') or 'none'}"),
-        ("Data", f"{row.get('dataset', '')}; fingerprint {row.get('data_fingerprint', '')}"),
-        ("Machine", text_of(row.get("hardware"))),
-        ("Versions", text_of(row.get("versions"))),
-        ("Started", text_of(row.get("started_at"))),
+        ("Features", f"{place}/samples.npz, against shared/{record.shared}/real.npz"),
+        ("Code", f"commit {row.commit or 'unknown'}{dirty}; hash of the sources {record.code_hash}"),
+        ("Configuration", f"hash {row.config_hash or 'unknown'}; {place}/config.yaml"),
+        ("Weights", f"sha256 {row.weights_hash or 'none'}"),
+        ("Data", f"{row.dataset}; fingerprint {row.data_fingerprint}"),
+        ("Machine", row.hardware),
+        ("Versions", row.versions),
+        ("Started", row.started_at),
     )
-    return Origin(f"{record['cell']} ({record['status']})", place, facts)
+    return Origin(f"{record.cell} ({record.status})", place, facts)
 
 
 def protocols(run: RunFolder) -> list[Table]:
     """Every field of each protocol."""
     made = []
-    for one in {one["protocol_hash"]: one for one in run.used_shared.values()}.values():
-        fields = [(Cell(name, "name"), text_of(value) or "none") for name, value in sorted(one["protocol"].items())]
-        title = f"Protocol {one['protocol_name']} ({one['protocol_hash']}), every field"
+    for one in run.used_protocols:
+        values = sorted(one.record.protocol.to_dict().items())
+        fields = [(Cell(name, "name"), words(value) or "none") for name, value in values]
+        title = f"Protocol {one.artifacts.protocol_name} ({one.artifacts.protocol_hash}), every field"
         made.append(table("Fields of the protocol.", ("field", "value"), fields, title))
     return made
+
+
+def words(value: Any) -> str:
+    """A field of a protocol as text; names are separated by commas."""
+    return ", ".join(value) if isinstance(value, tuple) else text_of(value)

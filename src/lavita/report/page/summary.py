@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lavita.metrics.confidence import BETTER, compare_intervals
 from lavita.metrics.table import is_metric
@@ -13,7 +12,7 @@ from lavita.report.page.scores import comparability
 from lavita.report.significance import interval_of
 from lavita.report.write import Tables
 from lavita.results.audit_line import VERDICTS, AuditLine
-from lavita.results.records import label_of
+from lavita.results.rows import Row
 from lavita.results.run_folder import RunFolder
 
 
@@ -29,9 +28,7 @@ class Point:
     place: str
 
 
-def summary_of(
-    run: RunFolder, rows: Sequence[dict[str, Any]], tables: Tables, audit: Sequence[AuditLine] | None
-) -> list[Point]:
+def summary_of(run: RunFolder, rows: Sequence[Row], tables: Tables, audit: Sequence[AuditLine] | None) -> list[Point]:
     """The points in the order in which a reader doubts."""
     return [
         compared(run),
@@ -51,11 +48,11 @@ def summary_of(
 
 def compared(run: RunFolder) -> Point:
     """How many rows there are, and what is missing."""
-    good = [record for record in run.records if record["status"] == "ok"]
-    bad = [f"{record['cell']} ({record['status']})" for record in run.records if record["status"] != "ok"]
-    labels = {record["label"] for record in run.records}
-    missing = [label for label in run.plan["order"] if label not in labels]
-    unbuilt = [one["name"] for one in run.plan.get("not_yet", []) if not one["left_out"]]
+    good = [record for record in run.records if record.status == "ok"]
+    bad = [f"{record.cell} ({record.status})" for record in run.records if record.status != "ok"]
+    labels = {record.label for record in run.records}
+    missing = [label for label in run.plan.order if label not in labels]
+    unbuilt = [one.name for one in run.plan.not_yet if not one.left_out]
     said = f"{len(good)} of {len(run.records)} runs completed."
     said += f" Did not complete: {', '.join(bad)}." if bad else ""
     said += f" Not run here: {', '.join(missing)}." if missing else ""
@@ -65,16 +62,16 @@ def compared(run: RunFolder) -> Point:
 
 def budget(run: RunFolder) -> Point:
     """Whether every row spent the same, in the budget's unit."""
-    good = [record for record in run.records if record["status"] == "ok"]
-    trained = [record for record in good if record.get("stages")]
-    unknown = [record["cell"] for record in good if not record.get("stages")]
+    good = [record for record in run.records if record.status == "ok"]
+    trained = [record for record in good if record.stages]
+    unknown = [record.cell for record in good if not record.stages]
     end = f" Not known of external samples: {', '.join(unknown)}." if unknown else ""
     if not trained:
         return Point("Budget", f"No run completed its training here.{end}", True, "methods")
-    kinds = {record["config"]["budget"]["currency"] for record in trained}
-    clips = sorted({record["row"]["clips_seen"] for record in trained})
+    kinds = {record.config["budget"]["currency"] for record in trained}
+    clips = sorted({record.row.clips_seen or 0 for record in trained})
     if kinds != {"clips"}:
-        asked = ", ".join(sorted({f"{r['config']['budget'][kind]:g} {kind}" for r in trained for kind in kinds}))
+        asked = ", ".join(sorted({f"{r.config['budget'][kind]:g} {kind}" for r in trained for kind in kinds}))
         said = (
             f"Each row stopped at the first step that reached {asked}; so rows saw {clips[0]:,} to {clips[-1]:,} clips."
         )
@@ -87,29 +84,29 @@ def budget(run: RunFolder) -> Point:
     return Point("Budget", said + end, bool(unknown), "methods")
 
 
-def scored(rows: Sequence[dict[str, Any]]) -> list[Point]:
+def scored(rows: Sequence[Row]) -> list[Point]:
     """By which protocol and network, and whether published numbers may stand beside them."""
-    found: dict[str, dict[str, Any]] = {row["protocol_hash"]: row for row in rows if is_metric(row["metric"], "fvd")}
+    found = {row.protocol_hash: row for row in rows if is_metric(row.metric, "fvd")}
     points = []
     for row in found.values():
-        caution = comparability({row["metric"]})
+        caution = comparability({row.metric})
         said = (
-            f"Protocol {row['protocol']}, hash {row['protocol_hash']}: {row['n_generated']} generated against "
-            f"{row['n_real']} real clips, network {row['extractor']}. {caution}"
+            f"Protocol {row.protocol}, hash {row.protocol_hash}: {row.n_generated} generated against {row.n_real} real "
+            f"clips, network {row.extractor}. {caution}"
         )
         points.append(Point("Scores", said.strip(), bool(caution), "scores"))
     return points
 
 
-def results(run: RunFolder, rows: Sequence[dict[str, Any]], tables: Tables) -> list[Point]:
+def results(run: RunFolder, rows: Sequence[Row], tables: Tables) -> list[Point]:
     """Which rows differ significantly: of each table from the smallest distance, or each row from the first."""
-    if run.plan["compares_rows"]:
+    if run.plan.compares_rows:
         return [against_first(tables)] if tables.pairs else []
-    points, comparable = [], [block for block in trained_rows(rows) if len({label_of(row) for row in block}) > 1]
+    points, comparable = [], [block for block in trained_rows(rows) if len({row.label for row in block}) > 1]
     for block in comparable:
-        first = min(block, key=lambda row: float(row["value"]))
+        first = min(block, key=lambda row: row.value)
         near = not_significant(run, first, block)
-        if (first["cell"], first["metric"]) in tables.best:
+        if (first.cell, first.metric) in tables.best:
             verdict = "It is significantly different, at 95 %, from every other row."
         elif near:
             verdict = (
@@ -119,7 +116,7 @@ def results(run: RunFolder, rows: Sequence[dict[str, Any]], tables: Tables) -> l
             verdict = (
                 "By training seeds it does not differ significantly, at 95 %, from every other row: no single best."
             )
-        said = f"Smallest {first['metric']}: {first['cell']}, {float(first['value']):.1f}. {verdict}"
+        said = f"Smallest {first.metric}: {first.cell}, {first.value:.1f}. {verdict}"
         points.append(Point("Result", said, False, "scores"))
     return points
 
@@ -151,30 +148,28 @@ def against_first(tables: Tables) -> Point:
     return Point("Result", f"Against {tables.pairs[0].against}, at 95 %: {said}.", False, "scores")
 
 
-def not_significant(run: RunFolder, first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
+def not_significant(run: RunFolder, first: Row, others: Sequence[Row]) -> list[str]:
     """The cells of other rows that, by the clips' intervals, do not differ significantly from the smallest distance."""
     scores = {
-        record["cell"]: interval_of(score)
+        record.cell: interval_of(score)
         for record in run.records
-        for score in record["scores"]
-        if score["stage"] == "train" and score["metric"] == first["metric"] and "extrapolated" in score
+        for score in record.scores_of("train")
+        if score.metric == first.metric and score.extrapolated is not None
     }
-    cells = [row["cell"] for row in others if label_of(row) != label_of(first) and row["cell"] in scores]
-    if first["cell"] not in scores:
+    cells = [row.cell for row in others if row.label != first.label and row.cell in scores]
+    if first.cell not in scores:
         return []
-    return [cell for cell in cells if compare_intervals(scores[first["cell"]], scores[cell]).verdict != BETTER]
+    return [cell for cell in cells if compare_intervals(scores[first.cell], scores[cell]).verdict != BETTER]
 
 
 def sensitivity(run: RunFolder) -> list[Point]:
     """Whether the metric is sensitive to what matters, at this number of clips."""
-    seen = {one["protocol_hash"]: one for one in run.used_shared.values()}
+    seen = [one.artifacts for one in run.used_protocols]
     points = []
-    for one in seen.values():
-        verdict = one["sanity"]["verdict"]
-        said = (
-            f"Protocol {one['protocol_name']}: {verdict}." if len(seen) > 1 else f"{verdict[0].upper()}{verdict[1:]}."
-        )
-        points.append(Point("Metric", said, not one["sanity"]["informative"], "sanity"))
+    for one in seen:
+        verdict = one.sanity.verdict
+        said = f"Protocol {one.protocol_name}: {verdict}." if len(seen) > 1 else f"{verdict[0].upper()}{verdict[1:]}."
+        points.append(Point("Metric", said, not one.sanity.informative, "sanity"))
     return points
 
 
@@ -182,8 +177,8 @@ def seeds(run: RunFolder) -> Point:
     """Whether the spread from training seed to training seed is known."""
     by_label: dict[str, int] = {}
     for record in run.records:
-        if record.get("stages") or record["status"] != "ok":  # external samples have no seed
-            by_label[record["label"]] = by_label.get(record["label"], 0) + (record["status"] == "ok")
+        if record.stages or record.status != "ok":  # external samples have no seed
+            by_label[record.label] = by_label.get(record.label, 0) + (record.status == "ok")
     least = min(by_label.values(), default=0)
     if least < 2:
         said = "One training seed per row: intervals are over clips only, without the spread between training seeds."
@@ -193,10 +188,10 @@ def seeds(run: RunFolder) -> Point:
 
 def settings(run: RunFolder) -> Point:
     """How far from the authors' own settings the rows are."""
-    counts = [len(record["deviations"]) for record in run.records if record.get("card")]
+    counts = [len(record.deviations) for record in run.records if record.card]
     if not counts:
         return Point("Authors’ settings", "Not recorded in this folder.", True, "methods")
-    tier = run.plan["tier"]
+    tier = run.plan.tier
     if not any(counts):
         return Point("Authors’ settings", "Every row has all of its authors’ own.", False, "methods")
     said = (
@@ -208,7 +203,7 @@ def settings(run: RunFolder) -> Point:
 
 def external(run: RunFolder) -> Point:
     """Rows that used external data or weights."""
-    helped = [record["cell"] for record in run.records if record["row"].get("division") == "open"]
+    helped = [record.cell for record in run.records if record.row.division == "open"]
     if not helped:
         said = "Closed division: every row used this run’s data, codec and budget only."
         return Point("External data and weights", said, False, "methods")
@@ -233,8 +228,8 @@ def no_better(tables: Tables) -> list[Point]:
 
 def code(run: RunFolder) -> Point:
     """The commits, and whether files differed from them."""
-    ours = [record["row"] for record in run.records if record["row"].get("config_hash")]  # not external samples
-    commits = {(str(row.get("commit") or "unknown")[:12], str(row.get("dirty"))) for row in ours}
+    ours = [record.row for record in run.records if record.row.config_hash]  # not external samples
+    commits = {((row.commit or "unknown")[:12], row.dirty) for row in ours}
     clean = all(commit != "unknown" and dirty == "false" for commit, dirty in commits)
     said = ", ".join(
         commit + {"false": "", "true": " with uncommitted changes"}.get(dirty, " (changes unknown)")

@@ -93,7 +93,7 @@ def run_suite(
         workers: runs at once; None for one an accelerator, else as many as the cores have room for.
         fresh: run everything from the start, finished runs too.
         retry_failed: run failed ones again.
-        samples: folders of clips made elsewhere, by the names of their rows; marked "training not audited".
+        samples: folders of external samples, by the names of their rows; marked "training not audited".
 
     Returns:
         The results folder as its files say it: `path`, `records` (a mapping for each run that stands in the tables),

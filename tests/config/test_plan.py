@@ -60,7 +60,7 @@ def test_weight_files_are_outside_help_wherever_they_lie():
     assert here.outside == {"model.lpips_vgg": "/here/vgg16.pth", "model.lpips_linear": "/here/l.pth"}
     assert not without.outside and cell_from_dict(asdict(here)) == here
     assert config_hash(here) == config_hash(there) != config_hash(without)
-    assert deviations(here) == deviations(there) and "model.lpips_vgg: none -> an outside file" in deviations(here)
+    assert deviations(here) == deviations(there) and "model.lpips_vgg: none -> an external file" in deviations(here)
     assert here.division == "open" and without.division == "closed"
 
 

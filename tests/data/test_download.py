@@ -61,7 +61,7 @@ def names(folder: Path) -> list[str]:
 
 def interrupted(address: str, target: Path, **known) -> int:
     """A call that fails after some bytes; returns how many are kept."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(DownloadError, match="the same command goes on"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DownloadError, match="the same command resumes"):
         patch.setattr(download_module, "TRIES_WITHOUT_PROGRESS", 1)
         download(address, target, **known)
     return target.with_name("set.zip.part").stat().st_size

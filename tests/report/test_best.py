@@ -1,4 +1,4 @@
-"""What may be bold: a best score that is told apart from every other, by seeds or by the clips' own intervals."""
+"""What may be bold: a best score that differs significantly from every other, by seeds or by its own clips."""
 
 from __future__ import annotations
 

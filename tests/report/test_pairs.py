@@ -37,7 +37,7 @@ def test_equal_rows_are_told_apart_about_once_in_twenty():
     for _ in range(400):
         seeds = rng.normal(size=2)
         scores = {i: {s: math.exp(seeds[s] + 0.1 * rng.normal()) for s in (0, 1)} for i in range(6)}
-        called += compared(scores, "fvd")[0].verdict.startswith("told apart")
+        called += compared(scores, "fvd")[0].verdict.startswith("significantly different")
     # 400 draws of probability 0.05: mean 20, standard deviation 4.4; five deviations either way.
     assert 0 < called < 42
 
@@ -45,9 +45,9 @@ def test_equal_rows_are_told_apart_about_once_in_twenty():
 def test_verdicts():
     scores = {"a": {0: 100.0, 1: 110.0}, "b": {0: 10.0, 1: 11.0}, "c": {0: 100.5, 1: 109.5}, "d": {0: 900.0, 1: 1000.0}}
     b, c, d = compared(scores, "fvd")
-    assert b.verdict == "told apart: better" and b.ratio == pytest.approx(0.1) and b.ci_high < 1
+    assert b.verdict == "significantly different: better" and b.ratio == pytest.approx(0.1) and b.ci_high < 1
     assert c.verdict.startswith("not significantly different") and c.ci_low < 1 < c.ci_high
-    assert d.verdict == "told apart: worse"
+    assert d.verdict == "significantly different: worse"
     (alone,) = compared({"a": {0: 100.0}, "b": {0: 50.0}}, "fvd")
     assert alone.ratio == 0.5 and alone.ci_low is None and "--seeds" in alone.verdict
     failed = compared({"a": {0: 9.0, 1: 9.5}, "b": {0: 5.0}, "c": {0: 8.0, 1: 8.0}}, "fvd")[0]

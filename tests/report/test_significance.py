@@ -1,4 +1,4 @@
-"""Which rows are told apart, from records made by hand."""
+"""Which rows differ significantly, from records made by hand."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_a_run_under_another_budget(tmp_path_factory, currency):
         last = stages[-1]
         assert budget["unit"] == currency and budget["asked"] == ASKED[currency]
         spent = sum(stage[currency] for stage in stages)
-        # Without its last step the purse would not be empty; in seconds steps differ, so the log says when that began.
+        # Without its last step the budget would not be empty; in seconds steps differ, so the log says when that began.
         if currency == "flops":
             assert ASKED[currency] <= spent < ASKED[currency] + last["flops"] / last["steps"]
         else:

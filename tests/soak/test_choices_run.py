@@ -1,4 +1,4 @@
-"""A suite of choices on tiny numbers: pretraining and joint training spend one purse, protocols share no column."""
+"""A suite of choices on tiny numbers: pretraining and joint training spend one budget, protocols share no column."""
 
 import argparse
 import csv
@@ -52,17 +52,17 @@ def test_every_choice_stands_in_the_table_and_a_wrong_folder_of_clips_says_why(d
     assert "8 are missing" in process.stdout
 
 
-def test_pretraining_is_paid_from_the_purse_and_recorded(done):
+def test_pretraining_is_paid_from_the_budget_and_recorded(done):
     out, _ = done
     found = record(out, "lavita-v1-pretrained-s0")
     assert [(s["name"], s["clips"]) for s in found["stages"]] == [("codec", 48), ("pretraining", 16), ("train", 32)]
     start = found["starting_weights"]
     assert start["source"] == "16 clips of dit" and start["left"] == {} and len(start["taken"]) > 20
-    assert "pretraining: none -> dit on 0.25 of the purse" in found["deviations"]
+    assert "pretraining: none -> dit on 0.25 of the budget" in found["deviations"]
     assert "tensors from 16 clips of dit" in (out / "table.md").read_text()
 
 
-def test_images_are_paid_from_the_purse(done):
+def test_images_are_paid_from_the_budget(done):
     """48 clips of 8 frames with 4 images each are 32 clips drawn; the ledger says 48."""
     out, _ = done
     found = record(out, "lavita-v1-joint-s0")
@@ -116,7 +116,7 @@ def test_an_outside_start_makes_the_row_open_and_is_named_by_its_hash(started_fr
     assert start["source"] == f"DiT-tiny.pt (sha256 {mark}; made by formula)"
     assert f"pretraining.checkpoint: {start['source']}" in (base / "out" / "rows.csv").read_text()
     assert list(start["left"]) == ["y_embedder.embedding_table.weight"]
-    assert "pretraining.checkpoint: none -> an outside file" in found["deviations"]
+    assert "pretraining.checkpoint: none -> an external file" in found["deviations"]
     assert str(base) not in (base / "out" / "table.md").read_text()
 
 

@@ -356,7 +356,7 @@ def test_everything_that_was_kept_was_cut(interrupted, quiet, tmp_path):
     assert any(path.name.startswith("at-train") for path in spoilt)
     assert_ends_well(words(out, quiet), out, quiet)
     for cell in (CELL, OTHER):
-        assert "damaged, made again" in (out / "cells" / cell / "log.txt").read_text()
+        assert "damaged, recomputed" in (out / "cells" / cell / "log.txt").read_text()
 
 
 def test_the_end_of_an_earlier_stage_was_cut(interrupted, quiet, tmp_path):

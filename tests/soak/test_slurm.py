@@ -107,7 +107,7 @@ def test_ctrl_c_ends_the_jobs_and_the_same_command_goes_on(base, cluster, here):
     first = record(run.out, "dit-s0")
     assert first["status"] == "interrupted" and first["sessions"][0]["ended"] == "interrupted"
     run.go()
-    assert "dit-s0: goes on (interrupted at " in run.end()
+    assert "dit-s0: resumes (interrupted at " in run.end()
     assert rows(run.out, "dit") == rows(here, "dit")
 
 

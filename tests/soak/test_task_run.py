@@ -79,8 +79,8 @@ def test_outside_weights_open_the_row_and_are_named_by_their_hashes(done):
     assert str(done) not in (done / "out" / "table.md").read_text()
 
 
-def test_the_three_stages_spend_the_one_purse_on_frames_read(done):
-    """A clip that comes with the one before it costs two: 48 clips of the purse are 24 drawn."""
+def test_the_three_stages_spend_the_one_budget_on_frames_read(done):
+    """A clip that comes with the one before it costs two: 48 clips of the budget are 24 drawn."""
     record = json.loads((done / "out" / "cells" / "pvdm-s0" / "record.json").read_text())
     stages = [(stage["name"], stage["clips"]) for stage in record["stages"]]
     assert stages == [("autoencoder", 32), ("autoencoder-gan", 16), ("train", 48)]

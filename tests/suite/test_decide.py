@@ -123,12 +123,12 @@ def test_an_older_one_of_the_same_counts_before_a_newer_one_of_another_setting(f
 @pytest.mark.parametrize("status", UNFINISHED)
 def test_unfinished_goes_on(folder, cell, status, retry):
     mine = attempt(folder, cell, status)
-    why = "" if status == "queued" else f"goes on ({status})"
+    why = "" if status == "queued" else f"resumes ({status})"
     assert decide(folder, cell, PARTS, fresh=False, retry=retry) == Decision(RESUME, mine, why)
     first = Session("host", 1, "", "a machine", "python 3", "2026-01-02T03:04:05+00:00", ended="killed")
     last = replace(first, stage="train", done=1280.0, ended="")
     write_record(mine, replace(read_record(mine), status="running", sessions=(first, last)))
-    assert decide(folder, cell, PARTS, fresh=False, retry=retry).why == "goes on (running at train 1280)"
+    assert decide(folder, cell, PARTS, fresh=False, retry=retry).why == "resumes (running at train 1280)"
 
 
 @pytest.mark.parametrize("status", ["failed", "diverged", "over_budget"])
@@ -139,7 +139,7 @@ def test_what_ended_badly_is_left_unless_asked_for(folder, cell, status):
     again = decide(folder, cell, PARTS, fresh=False, retry=True)
     said = f"{status} before: loss is nan at step 3"
     if status == "failed":
-        assert again == Decision(RESUME, mine, f"goes on ({said})")
+        assert again == Decision(RESUME, mine, f"resumes ({said})")
     else:  # the same again would come to the same end
         assert again == Decision(BEGIN, None, f"from the start ({said})")
 
@@ -234,7 +234,7 @@ def test_what_goes_on_is_not_sealed_any_more(work, cell, folder, monkeypatch):
     mine = attempt(folder, cell, "interrupted", reason="stopped from outside")
     finalize_record(mine)
     (mine / "config.yaml").write_text("cut o")
-    job = run_cells.Job("t", cell, SimpleNamespace(folder=folder), PARTS, Decision(RESUME, mine, "goes on"))
+    job = run_cells.Job("t", cell, SimpleNamespace(folder=folder), PARTS, Decision(RESUME, mine, "resumes"))
     assert run_one(work, monkeypatch, job) == 1  # queued is not ok
     record = read_record(mine)
     assert record.files is None and (record.status, record.reason) == ("queued", "")

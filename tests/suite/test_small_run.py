@@ -66,7 +66,7 @@ def test_rows(done):
     assert {row["protocol"] for row in found} == {"demo[n=8] (8 windows of 8 videos)"}
 
 
-def test_purse_is_spent_exactly_and_the_codec_is_charged(done):
+def test_budget_is_spent_exactly_and_the_codec_is_charged(done):
     base, _, _ = done
     stages = {
         method: {

@@ -362,7 +362,7 @@ def test_asked_in_its_last_step_a_stage_ends_as_ever(tmp_path, undisturbed):
 
 @pytest.mark.parametrize("name", ["lavita-v1 with images", "pvdm after a clip", "dit joint"])
 def test_in_flops(name, tmp_path, undisturbed):
-    """A limit as a purse of FLOPs gives it: in clips that may be a fraction."""
+    """A limit as a budget of FLOPs gives it: in clips that may be a fraction."""
     per_clip = 1000
     stage = StagePlan("train", 1.0, build(name))
     (limit,) = flops_limits([stage], 5.5 * per_clip * BATCH, lambda _: per_clip)

@@ -1,4 +1,4 @@
-"""Lines from comparing: one value that all rows must share, or a stored value against the same made again."""
+"""Lines from comparing: one value that all rows must share, or a stored value against the same recomputed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features of some stored clips, made again by the stored network, against the stored features."""
+"""Features of some stored clips, recomputed by the stored network, against the stored features."""
 
 from __future__ import annotations
 

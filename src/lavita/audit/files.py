@@ -63,14 +63,14 @@ def stray_lines(run: RunFolder) -> Iterator[AuditLine]:
 
 
 def table_lines(run: RunFolder) -> Iterator[AuditLine]:
-    """Each generated table against the same made again from the records."""
+    """Each generated table against the same recomputed from the records."""
     wanted = tables_of_run(run).texts
     for name in TABLES:
         path = run.path / name
         found = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else None
         if found == wanted.get(name):
             if found is not None:
-                yield AuditLine(TABLE, name, PASS, "the same made again from the records")
+                yield AuditLine(TABLE, name, PASS, "the same recomputed from the records")
         elif found is None:
             yield AuditLine(TABLE, name, FAIL, "not there, but the records give one")
         elif name not in wanted:
@@ -80,13 +80,13 @@ def table_lines(run: RunFolder) -> Iterator[AuditLine]:
 
 
 def page_line(run: RunFolder, wanted: str) -> AuditLine:
-    """report.html against the same made again."""
+    """report.html against the same recomputed."""
     path = run.path / REPORT
     if not path.is_file():
         return AuditLine(TABLE, REPORT, FAIL, "not there, but the records give one")
     found = path.read_text(encoding="utf-8", errors="surrogateescape")
     if found == wanted:
-        return AuditLine(TABLE, REPORT, PASS, "the same made again from the folder and its audit")
+        return AuditLine(TABLE, REPORT, PASS, "the same recomputed from the folder and its audit")
     return AuditLine(TABLE, REPORT, FAIL, first_difference(found, wanted))
 
 

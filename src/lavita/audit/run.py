@@ -38,7 +38,7 @@ def audit(run: RunFolder) -> list[AuditLine]:
 
 
 def page_lines(run: RunFolder, lines: Sequence[AuditLine]) -> list[AuditLine]:
-    """report.html against the same made again from the folder and the lines of `audit`."""
+    """report.html against the same recomputed from the folder and the lines of `audit`."""
     return list(made("page", lambda: [page_line(run, report_html(run, lines))]))
 
 

@@ -1,4 +1,4 @@
-"""Do the stored features give the recorded scores? Made again from them, intervals too, without any network."""
+"""Do the stored features give the recorded scores? Recomputed from them, intervals too, without any network."""
 
 from __future__ import annotations
 

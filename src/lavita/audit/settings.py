@@ -232,7 +232,7 @@ def has_untrained(metric: str) -> bool:
 
 
 def commit_lines(run: RunFolder, strict: bool) -> Iterator[AuditLine]:
-    """A line a row that this suite made; a table to be published is strict in any case."""
+    """One line per row that this suite made; a table to be published is strict in any case."""
     for record in audited(run).values():
         yield commit_line(record, strict or run.plan.publishable)
 

@@ -15,7 +15,7 @@ examples:
   lavita audit DIR --strict        code that is not a clean commit fails too
 
 Every check is a line: pass, FAIL or n/a (not applicable), what was checked, where, and at a failure the values that
-differ. Scores are made again from the stored features, features of some clips from the stored clips, tables from the
+differ. Scores are recomputed from the stored features, features of some clips from the stored clips, tables from the
 records, budgets from the logs of steps. Without --digest every edit that is not carried through consistently is found;
 with it, every edit, since whoever can edit a folder can edit all of it.
 Exit status: 0 all well, 1 a closed table holds a failing row or the run itself fails, 2 bad arguments or no results
@@ -30,7 +30,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--digest", metavar="HEX", help="64 hex digits; also checked: that the folder is the one meant")
     parser.add_argument("--strict", action="store_true", help="code with uncommitted changes, or of no commit, fails")
     parser.add_argument(
-        "--clips", type=int, default=4, help="clips a row whose features are made again, 0 for none (default: 4)"
+        "--clips", type=int, default=4, help="clips a row whose features are recomputed, 0 for none (default: 4)"
     )
     parser.add_argument("--failures", action="store_true", help="print only what fails")
     arguments = parser.parse(list(argv))

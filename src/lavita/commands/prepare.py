@@ -76,5 +76,5 @@ def main(argv: Sequence[str], prog: str = "lavita prepare") -> int:
     try:
         return exit_status(prog, lambda: run(arguments))
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted; the same command goes on", file=sys.stderr)
+        print(f"{prog}: interrupted; the same command resumes", file=sys.stderr)
         return 1

@@ -31,7 +31,7 @@ written to its folder. The same command again skips finished cells and resumes t
 cell is finished only with the same code, libraries, configuration, data, weights and protocol. What failed stays so
 unless --retry-failed is given. checkpoint.every_clips says how much training a kill may cost.
 With --executor slurm the same holds: this command submits the jobs, shows how far they are and waits for them. Results,
-cache, data and the environment must be on a file system that all nodes see. Ctrl-C ends the jobs where they can go on.
+cache, data and the environment must be on a file system that all nodes see. Ctrl-C ends the jobs where they can resume.
 Results go to results/<suite>-<tier>-<data name>/: rows.csv (one score a row), table.csv and
 table.md (one method a row), cells/<cell>/ (configuration, log, checkpoint, samples).
 Dry run: one line a cell and stage (codec, extractor, autoencoder, autoencoder-gan, train, sample, score). FLOPs are

@@ -94,7 +94,7 @@ class SuiteSpec:
 class MethodSpec:
     """A method's file: what implements it, its authors' settings, and its numbers at the smaller tiers.
 
-    Two keys may be absent. weight_files: keys of model that name files of outside weights, with where these come from.
+    Two keys may be absent. weight_files: keys of model that name files of external weights, with where these come from.
     published_as: under which names results/reported.csv has the method at its published setting, "METHOD" or
     "METHOD: VARIANT".
     """

@@ -101,8 +101,8 @@ def deviations(cell: Experiment) -> list[str]:
                 found.append(f"{section}.{key}: {published} -> {value}")
     p = cell.pretraining
     if p.method:
-        found.append(f"pretraining: none -> {p.method} on {p.share:g} of the purse")
-    found += [f"{key}: none -> an outside file" for key in cell.outside]
+        found.append(f"pretraining: none -> {p.method} on {p.share:g} of the budget")
+    found += [f"{key}: none -> an external file" for key in cell.outside]
     authors = method.model | (of_dataset.get("model") or {})
     for key, value in cell.model.items():
         if key not in cell.weight_files and str(authors.get(key)) != str(value):

@@ -71,7 +71,7 @@ def one_of(where: str, value: Any, allowed: typing.Sequence[Any]) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which clips are seen. root null means embedded data (demo only); resolution in pixels, interval in frames.
+    """Which clips are seen. root null means synthetic data (demo only); resolution in pixels, interval in frames.
 
     fold: of the data set's own lists (UCF101: 1 to 3, else null). frame_choice: exact takes every interval-th frame,
     linspace is the published rule (see data/clips.py). short_videos: what becomes of videos without room for a clip.
@@ -111,7 +111,7 @@ BUDGET_UNITS = ("clips", "flops", "seconds")
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """The one purse of a method, all stages together, in one currency: clips (training clips seen), flops (counted
+    """The compute budget of a method, all stages together, in one unit: clips (training clips seen), flops (counted
     forward and backward, encoding included) or seconds (of training). The amounts of the other two are not read.
     """
 
@@ -130,7 +130,7 @@ class BudgetConfig:
 
     @property
     def asked(self) -> float | None:
-        """The amount in the chosen currency."""
+        """The amount in the chosen unit."""
         return getattr(self, self.currency)
 
 
@@ -257,8 +257,8 @@ class CheckpointConfig:
 class PretrainingConfig:
     """Where a network starts, other than at random; at most one of the two.
 
-    checkpoint: a file of an official ImageNet DiT (outside help: the row is open); origin: where it comes from, in
-    words. method: an image method of the suite, built at the same size and trained first, on `share` of the purse.
+    checkpoint: a file of an official ImageNet DiT (external weights: the row is open); origin: where it comes from, in
+    words. method: an image method of the suite, built at the same size and trained first, on `share` of the budget.
     """
 
     checkpoint: str | None
@@ -323,7 +323,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class WeightsConfig:
-    """Files of the metrics' feature networks, TorchScript; a given one is used in place of the embedded network."""
+    """Files of the metrics' feature networks, TorchScript; a given one is used in place of the in-domain network."""
 
     i3d: str | None
     c3d: str | None

@@ -137,7 +137,7 @@ def read_manifest(path: Path) -> list[Row]:
 
 
 def differences(before: Sequence[Row], now: Sequence[Row]) -> list[str]:
-    """A line a video that was added, is gone or changed, by path: what differs, before -> now."""
+    """One line per video that was added, is gone or changed, by path: what differs, before -> now."""
     old, new = ({row.path: row for row in rows} for rows in (before, now))
     lines = [f"{path}: gone" for path in old if path not in new]
     for path, row in new.items():

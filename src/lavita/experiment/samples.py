@@ -1,4 +1,4 @@
-"""External samples: a folder of clips made elsewhere, scored like a method's own; how they were made is not audited."""
+"""External samples: a folder of clips, scored like a method's own; how they were made is not audited."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def only_session(folder: Path, progress: Path) -> Iterator[ResumeStore]:
         raise
     finally:
         for name in store.damaged:
-            emit(Note(f"{name}: damaged, made again"))
+            emit(Note(f"{name}: damaged, recomputed"))
         record = read_record(folder)
         write_record(folder, replace(record, sessions=end_session(record.sessions, progress, heartbeat, ended)))
 

@@ -21,7 +21,7 @@ AHEAD = 8  # items decoded before they are wanted
 
 @dataclass
 class ExtractedFeatures:
-    """What is known of the clips of one side under one protocol, a row a clip, in clip order.
+    """What is known of the clips of one side under one protocol, one row per clip, in clip order.
 
     features: float32 (n, d), probabilities: float32 (n, K), frame_features: float32 (n, F, d); pixels: sha256 of each
     clip as it was scored.

@@ -255,7 +255,7 @@ def interval_kinds(results: Sequence[Comparison]) -> list[str]:
 
 
 def remarks(results: Sequence[Comparison]) -> list[str]:
-    """A line a score that the line in 1/n does not fit."""
+    """One line per score that the line in 1/n does not fit."""
     return [
         f"(?) {one.record['protocol']['name']}, {score.metric}: {score.interval_remark}"
         for one in results

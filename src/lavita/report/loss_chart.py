@@ -1,4 +1,4 @@
-"""Losses of one cell on the axis of its budget, as SVG: a line a stage, dots for the held-out loss."""
+"""Losses of one cell on the axis of its budget, as SVG: one line per stage, dots for the held-out loss."""
 
 from __future__ import annotations
 

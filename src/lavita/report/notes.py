@@ -20,7 +20,7 @@ def notes_of(run: RunFolder) -> dict[str, str]:
     records = run.records
     made = [one.artifacts for one in run.used_protocols]
     parts = [f"Protocol {one.protocol_name}:\n\n{one.sanity_text}" for one in made]
-    notes = {"What this metric can see": "\n\n".join(parts), "Data": data_notes(run)}
+    notes = {"Metric sensitivity": "\n\n".join(parts), "Data": data_notes(run)}
     notes["Stages"] = "\n".join(stages_line(record) for record in records)
     notes["First stages"] = first_stages(records)
     started = [line for record in records for line in start_lines(record)]

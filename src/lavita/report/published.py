@@ -105,7 +105,7 @@ FRAME_NETWORK = "inception"
 
 
 def read_known(methods: Iterable[str]) -> Known:
-    """`Known` of these methods (those without a file, clips made elsewhere, have no published name) and of all else."""
+    """`Known` of these methods (those without a file, external samples, have no published name) and of all else."""
     facts = {name: load_yaml("datasets", name) for name in names_in("datasets")}
     files = set(names_in("methods"))
     return Known(

@@ -45,7 +45,7 @@ def judged(published: Reported, trained: Score | None, official: Score | None) -
         return NOT_COMPARABLE, f"official weights score {official.value:.4g} here: another scoring than published"
     found = nearness(published, trained)
     if found == NOT_REPRODUCED and official is None:
-        return NO_WEIGHTS, "off by more than tolerance; training and scoring can't be told apart"
+        return NO_WEIGHTS, "off by more than tolerance; training and scoring can't be distinguished"
     return found, ""
 
 

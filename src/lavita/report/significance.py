@@ -53,7 +53,7 @@ def compared(scores: Mapping[str, Mapping[int, float]], metric: str, lower_is_be
     pairs = []
     for label in others:
         if label not in full or base not in full:
-            pairs.append(one_seed(scores, label, base, metric, "not every seed ended well in both"))
+            pairs.append(one_seed(scores, label, base, metric, "not every seed completed in both"))
             continue
         difference = mean(logs[label]) - mean(logs[base])
         low, high = math.exp(difference - half), math.exp(difference + half)
@@ -83,7 +83,7 @@ def verdict(low: float, high: float, lower_is_better: bool) -> str:
     """What an interval of the ratio says."""
     if low <= 1 <= high:
         return "not significantly different at this size"
-    return "told apart: better" if (high < 1) == lower_is_better else "told apart: worse"
+    return "significantly different: better" if (high < 1) == lower_is_better else "significantly different: worse"
 
 
 def residual_squares(rows: Sequence[Sequence[float]]) -> float:
@@ -130,8 +130,8 @@ def pairs_of_rows(rows: Sequence[Row], order: Sequence[str]) -> list[Pair]:
 PAIRS_HEADING = "Which rows this size can tell apart"
 PAIRS_TEXT = """\
 Each row against the first: ratio of the scores (geometric mean over the seeds) with its 95 % interval from the spread
-from seed to seed, pooled over all rows. The interval is of one pair: of twenty equal choices about one is told apart by
-chance.
+from seed to seed, pooled over all rows. The interval is of one pair: of twenty equal choices about one is
+significant by chance.
 """
 
 
@@ -164,7 +164,8 @@ The spread of training seeds is not in them.
 
 
 def significance_lines(records: Sequence[Record], metric: str = "fvd_") -> list[str]:
-    """A line a finished cell: its score and whether it is told apart from the best; [] for fewer than two cells.
+    """One line per finished run: its score and whether it differs significantly from the best; [] for fewer than two
+    cells.
 
     Only cells of one table are compared with each other.
     """
@@ -226,7 +227,7 @@ def significant_best(rows: Sequence[Row], scores: Mapping[Key, Score]) -> set[Ke
 
 
 def best_of(rows: Sequence[Row], scores: Mapping[Key, Score]) -> set[Key]:
-    """The keys of the best row (of all its seeds), if it is told apart from the others; rows are of one metric."""
+    """The keys of the best row (of all its seeds) if it differs significantly from the others; rows: of one metric."""
     metric, lower = rows[0].metric, bool(rows[0].lower_is_better)
     by_label: BySeed = {}
     for row in rows:
@@ -255,7 +256,7 @@ def differs_by_seeds(by_label: BySeed, best: str, metric: str, lower: bool) -> b
     """Whether the best row is better than each other one by the spread from seed to seed."""
     labels = [best, *(label for label in by_label if label != best)]
     values = {label: {seed: row.value for seed, row in by_label[label].items()} for label in labels}
-    return all(pair.verdict == "told apart: worse" for pair in compared(values, metric, lower))
+    return all(pair.verdict == "significantly different: worse" for pair in compared(values, metric, lower))
 
 
 def differs_by_clips(by_label: BySeed, best: str, scores: Mapping[Key, Score]) -> bool:

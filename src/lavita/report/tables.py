@@ -1,4 +1,4 @@
-"""The wide table of rows that may be compared: a row a cell, scores with intervals, costs, and a remark."""
+"""The wide table of rows that may be compared: one row per run, scores with intervals, costs, and a remark."""
 
 from __future__ import annotations
 
@@ -199,8 +199,8 @@ LEGEND = """\
   the feature network: `fvd_embedded` is made with the suite's own small network and is **not** comparable with any
   published FVD.
 * 43.3 (40.1 to 46.9): the score and its 95 % interval, for the same number of clips; rows.csv says of which kind.
-* **bold**: told apart, at 95 %, from every other row of its table: by seeds where every row has the same two or more,
-  else by the clips alone, and then the spread of training seeds is not in it. Nothing is bold that is not told apart.
+* **bold**: significantly different, at 95 %, from every other row of its table: by seeds where every row has the same
+  two or more, else by the clips alone, and then the spread of training seeds is not in it. Nothing else is bold.
 * untrained: the same network at its starting weights, zero steps, same protocol.
 * clips: training clips seen, all stages together; the suite's own codec is charged in full to each method that uses it.
 * train TFLOPs: counted forward and backward of all trained stages, codec included, 1e12 floating-point operations,

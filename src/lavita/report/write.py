@@ -75,7 +75,7 @@ def tables_of(
     """Texts by file name, and (what its rows share, wide table of numbers) of each block.
 
     order: the rows' names as they shall stand. notes: heading -> Markdown text. digest: of the run, stands in every
-    table. best: (cell, metric) of scores that are told apart from every other row's.
+    table. best: (cell, metric) of scores that differ significantly from every other row's.
     """
     cut = blocks(rows)
     frames = [wide(block, order) for block in cut]
@@ -143,8 +143,8 @@ TABLES = ("rows.csv", "table.csv", "table.md", "table.tex", "quality_cost.svg", 
 @dataclass(frozen=True)
 class Tables:
     """texts: by file name; blocks: what the rows of each block share, and its wide table; pairs: rows compared; best:
-    (cell, metric) of the scores that are told apart from every other row's; numbers: published ones beside ours; notes:
-    what stands below the tables, as Markdown by heading.
+    (cell, metric) of the scores that differ significantly from every other row's; numbers: published ones beside ours;
+    notes: what stands below the tables, as Markdown by heading.
     """
 
     texts: dict[str, str]

@@ -29,7 +29,7 @@ class FileChange:
 def files_of(folder: Path) -> dict[str, str]:
     """sha256 by path below folder, of every file but the record itself and what an unfinished attempt resumes from.
 
-    Raises ValueError for a link: what it points to lies outside the seal.
+    Raises ValueError for a link: what it points to lies elsewhere.
     """
     found = {}
     for path in [folder, *sorted(folder.rglob("*"))]:

@@ -69,7 +69,7 @@ class StageLosses:
 class CellLosses:
     """The stages of a cell in their order; remark: what a reader must know of the curve.
 
-    budget: in clips; where it is in another currency, the clips that were seen.
+    budget: in clips; where it is in another unit, the clips that were seen.
     """
 
     cell: str

@@ -17,7 +17,7 @@ from lavita.results.provenance import versions
 from lavita.results.records import UNFINISHED, Record, read_record
 from lavita.suite.artifacts import GroupArtifacts
 
-FINISHED, RESUME, BEGIN, LEAVE = "finished", "go on", "begin", "leave"
+FINISHED, RESUME, BEGIN, LEAVE = "finished", "resume", "begin", "leave"
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ def decide(cells_folder: Path, experiment: Experiment, parts: Mapping[str, str],
     if (folder / PROGRESS).is_dir():
         refuse_worked_on(folder, record)
     if status in UNFINISHED:
-        return Decision(RESUME, folder, "" if status == "queued" else f"goes on ({status}{last_seen(record)})")
+        return Decision(RESUME, folder, "" if status == "queued" else f"resumes ({status}{last_seen(record)})")
     said = f"{status} before: {record.reason}"
     if not retry:
         return Decision(LEAVE, folder, f"{said}; --retry-failed runs it again")
     if status == "failed":
-        return Decision(RESUME, folder, f"goes on ({said})")
+        return Decision(RESUME, folder, f"resumes ({said})")
     return Decision(BEGIN, None, f"from the start ({said})")
 
 

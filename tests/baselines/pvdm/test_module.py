@@ -1,4 +1,4 @@
-"""PVDM under the contract of a method: stages and purse, turns of the adversarial phase, sampling."""
+"""PVDM under the contract of a method: stages and budget, turns of the adversarial phase, sampling."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def batch(first: int = 0, frames: int = 4) -> dict[str, torch.Tensor]:
     return {"video": video, "label": torch.tensor([0, 2]), "clip_index": torch.tensor([first, first + 1])}
 
 
-def test_stages_share_one_purse_and_one_autoencoder():
+def test_stages_share_one_budget_and_one_autoencoder():
     method = build(autoencoder_batch_clips=8)
     stages = method.stages()
     assert [stage.name for stage in stages] == ["autoencoder", "autoencoder-gan", "train"]

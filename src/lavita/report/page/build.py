@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 HERE = Path(__file__).parent
-SENSITIVITY = "What this metric can see"
+SENSITIVITY = "Metric sensitivity"
 # Notes that have a place of their own in the page, or that the cards say better; others follow under their headings.
 PLACED = {
     SENSITIVITY, "Data", "Stages", "First stages", "Initial weights", "Which rows differ", PAIRS,

@@ -96,7 +96,7 @@ def run_suite(
         samples: folders of external samples, by the names of their rows; marked "training not audited".
 
     Returns:
-        The results folder as its files say it: `path`, `records` (a mapping for each run that stands in the tables),
+        The results folder as its files say it: `path`, `records` (a Record for each run that stands in the tables),
         `digest` (64 hex digits over all files).
 
     Raises:
@@ -114,7 +114,7 @@ def run_suite(
         >>> run = lavita.run_suite("ucf101", "demo", ["dit"], overrides=tiny, workers=1)
         data ...
         digest ...
-        >>> [(record["label"], record["status"]) for record in run.records]
+        >>> [(record.label, record.status) for record in run.records]
         [('dit', 'ok')]
     """
     from lavita.config.registry import names_in

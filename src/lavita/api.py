@@ -161,7 +161,7 @@ def load(
         plugins: folders of methods from outside the repository.
 
     Returns:
-        Loaded: `method` (a LightningModule in evaluation mode, on the CPU), `cell` (its Experiment), `class_names` and
+        Loaded: `method` (a LightningModule in evaluation mode, on the CPU), `experiment` (its configuration), `class_names` and
         `classes` (indices of those it was trained on).
 
     Raises:
@@ -171,7 +171,7 @@ def load(
     Example:
         >>> import lavita
         >>> loaded = lavita.load("results/ucf101-demo-embedded/cells/dit-s0")
-        >>> loaded.cell.label, loaded.cell.data.frames, loaded.method.training
+        >>> loaded.experiment.label, loaded.experiment.data.frames, loaded.method.training
         ('dit', 8, False)
     """
     from lavita.sampling.from_checkpoint import load_method

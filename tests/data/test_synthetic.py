@@ -114,5 +114,5 @@ def test_a_folder_of_something_else_is_not_touched(small_plans, tmp_path):
 
 
 def test_unknown_data_set(tmp_path):
-    with pytest.raises(ValueError, match="embedded data exist for"):
+    with pytest.raises(ValueError, match="synthetic data exist for"):
         write_synthetic("kinetics", tmp_path)

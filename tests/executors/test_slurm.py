@@ -367,7 +367,7 @@ def test_an_array_is_seen_through(tmp_path, capsys):
     told = []
     one, two = executor.run(tasks, lambda task, ended: told.append((task.title, ended.status)))
     assert (one.status, one.reason, one.code) == ("diverged", "loss nan", 1)
-    assert (two.status, two.code, two.result.outside) == ("ok", 0, {"a": "3"})
+    assert (two.status, two.code, two.result.external) == ("ok", 0, {"a": "3"})
     assert told == [("two", "ok"), ("one", "diverged")] and [path.exists() for path in pickles] == [False, True]
     said = capsys.readouterr().out
     assert "2 waiting in the queue: Resources" in said and "one: job 7_0 runs on node1" in said

@@ -161,8 +161,8 @@ def load(
         plugins: folders of methods from outside the repository.
 
     Returns:
-        Loaded: `method` (a LightningModule in evaluation mode, on the CPU), `experiment` (its configuration), `class_names` and
-        `classes` (indices of those it was trained on).
+        Loaded: `method` (a LightningModule in evaluation mode, on the CPU), `experiment` (its configuration),
+        `class_names` and `classes` (indices of those it was trained on).
 
     Raises:
         ConfigError: no file there, or a setting where the checkpoint has its own.

@@ -216,7 +216,7 @@ def test_sanity_rows_and_splits(given, call, tmp_path):
     wanted = [*sides(given), "--protocol", "stylegan-v", "--clips", N, *SMALL[:2], "--out", tmp_path / "out"]
     done = call(*wanted, "--train", tmp_path / "train.npy", "--heldout", tmp_path / "heldout.npy")
     assert done.code == 0, done.err
-    for name in ("half B (the floor)", "half B, shuffled", "half B, swapped", "half B, half frozen"):
+    for name in ("half B (real vs real)", "half B, shuffled", "half B, swapped", "half B, half frozen"):
         assert f"| {name} |" in done.out
     assert "Inception score of the real clips: " in done.out
     table = {row["metric"]: row for row in rows(tmp_path / "out" / "rows.csv")}

@@ -343,7 +343,7 @@ def test_a_record_that_was_cut(interrupted, quiet, tmp_path):
 
 
 def test_everything_that_was_kept_was_cut(interrupted, quiet, tmp_path):
-    """Checkpoints, ends of stages, scores, the heartbeat and the configuration: made again, and a note says of each."""
+    """Checkpoints, ends of stages, scores, the heartbeat and the configuration: recomputed, and a note says of each."""
     out = shutil.copytree(interrupted, tmp_path / "out")
     spoilt = []
     for cell in (CELL, OTHER):

@@ -1,6 +1,6 @@
 """Sixty times SIGKILL over runs of all methods: nothing that is kept is lost, and the table is that of a quiet run.
 
-Killed are single processes of cells (the row then says failed, and --retry-failed goes on) and whole runs, at moments
+Killed are single processes of cells (the row then says failed, and --retry-failed resumes) and whole runs, at moments
 that are looked for (in a checkpoint's write, in sampling, in scoring, in a stage) and at random ones.
 """
 
@@ -179,7 +179,7 @@ class Hunt:
     kills: list[dict[str, Any]] = field(default_factory=list)
     began: dict[int, float] = field(default_factory=dict)
 
-    def sitting(self) -> int:
+    def session(self) -> int:
         """One run from its start until it ends or is killed; its exit status."""
         process = start(self.words, self.said)
         done: set[int] = set()
@@ -310,10 +310,10 @@ def test_kills_lose_nothing(quiet, tmp_path, capsys):
     of_shared = kill_shared_parts(words, said, cache)
     chance = random.Random(14)
     hunt = Hunt(out, said, {f"{method}-s0": aims_of(method, chance) for method in METHODS}, words)
-    statuses = [hunt.sitting()]
+    statuses = [hunt.session()]
     while any(hunt.aims.values()) or statuses[-1] != 0:
         assert len(statuses) < 40, said.read_text()[-3000:]
-        statuses.append(hunt.sitting())
+        statuses.append(hunt.session())
         hunt.spare_finished()
     write_log(tmp_path / "kills.csv", hunt.kills)
     check_resumed(hunt)

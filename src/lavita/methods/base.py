@@ -1,4 +1,4 @@
-"""TODO"""
+"""The contract of a method: what the suite hands it, and what it must be able to do (docs/adding_a_method.md)."""
 
 from __future__ import annotations
 

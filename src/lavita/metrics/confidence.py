@@ -30,7 +30,7 @@ __all__ = [
 class Interval:
     """value: the score of all clips, biased by their number; extrapolated: to infinitely many clips, by the line in
     1/n; low, high: the interval of extrapolated; parabola: through n, n/2 and n/4 instead of the line; mean_at: mean
-    score at these three numbers of generated clips; remark: what a reader must know, or "".
+    score at these three counts of generated clips; remark: what a reader must know, or "".
     """
 
     value: float

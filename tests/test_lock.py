@@ -36,9 +36,9 @@ PARENT = HOLDER.replace(
         import os, signal, subprocess, time
         spawned = subprocess.Popen(["sleep", "60"])
         forked = os.fork()
-        if not forked:
-            signal.pause()
-        print("got", spawned.pid, forked, flush=True)""",
+        if not forked:  # told by the child itself: until it has run after its fork, it has the lock's file open
+            print("got", spawned.pid, os.getpid(), flush=True)
+            signal.pause()""",
 )
 
 

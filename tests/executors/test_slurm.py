@@ -24,7 +24,7 @@ from lavita.executors.slurm_options import SlurmOptions, read_slurm_options
 from lavita.executors.slurm_queue import JobState, Queue, is_preempted, read_states
 from lavita.experiment.sessions import slurm_job
 from lavita.lock import FolderLock, Held
-from lavita.results.digest import LOCK
+from lavita.results.attempts import LOCK
 from lavita.results.records import Record, Session, read_record, write_record
 from lavita.results.rows import Row
 from lavita.suite.decide import refuse_worked_on

@@ -12,7 +12,7 @@ from lavita.config.plan import deviations, make_plan
 from lavita.config.protocol import Protocol
 from lavita.data.clip_folder import write_sprite
 from lavita.report.reproduction import published_facts
-from lavita.results.digest import finalize_record
+from lavita.results.attempts import finalize_record
 from lavita.results.records import Record, SharedRecord, StageRecord, write_record
 from lavita.results.rows import Row
 from lavita.results.run_folder import AbsentSystem, PlannedCell, RunPlan, write_plan

@@ -20,8 +20,8 @@ from lavita.report.page.methods import EXTERNAL
 from lavita.report.page.text import prose
 from lavita.report.tables import number
 from lavita.report.write import tables_of_run
+from lavita.results.attempts import finalize_record
 from lavita.results.audit_line import AuditLine
-from lavita.results.digest import finalize_record
 from lavita.results.run_folder import read_run
 from tests.report.folder_of_run import HOSTILE, KEY, PROTOCOL, ROOT_OF_DATA, make_run
 

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lavita.results.attempts import attempts, new_attempt, part_of
-from lavita.results.digest import changed_files, files_of, finalize_record
+from lavita.results.attempts import attempts, changed_files, files_of, finalize_record, new_attempt, part_of
 from lavita.results.records import Record, read_record, write_record
 from lavita.results.rows import Row
 from lavita.results.run_folder import PlannedCell, RunPlan, read_run, write_plan

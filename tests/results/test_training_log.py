@@ -8,7 +8,7 @@ import pytest
 from lavita.report.charts import FLOPS, quality_cost, seconds_cost, trained_rows, training_seconds
 from lavita.report.loss_chart import LEFT, RIGHT, WIDTH, loss_chart
 from lavita.report.write import tables_of_run
-from lavita.results.digest import finalize_record
+from lavita.results.attempts import finalize_record
 from lavita.results.records import Record, rows_of
 from lavita.results.rows import Row
 from lavita.results.run_folder import read_run

@@ -23,7 +23,7 @@ from lavita.experiment import shared
 from lavita.files import require_inside
 from lavita.metrics.folder_record import recomputed
 from lavita.report.page.clips import read_sprite
-from lavita.results.digest import files_of
+from lavita.results.attempts import files_of
 from lavita.results.records import AttemptRecord, Record, SharedRecord, read_record, write_record
 from lavita.results.rows import Row
 from lavita.results.run_folder import read_plan, read_run, write_plan

@@ -15,8 +15,7 @@ import pytest
 
 from lavita.config.plan import make_plan
 from lavita.lock import Held
-from lavita.results.attempts import new_attempt
-from lavita.results.digest import finalize_record
+from lavita.results.attempts import finalize_record, new_attempt
 from lavita.results.records import STATUSES, UNFINISHED, Record, Session, read_record, write_record
 from lavita.results.rows import Row
 from lavita.results.run_folder import RunPlan

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from lavita.audit.compare import same
 from lavita.audit.settings import audited, groups
 from lavita.config.schema import BUDGET_UNITS
-from lavita.results.audit_line import FAIL, PASS, AuditLine
+from lavita.results.audit_line import FAIL, PASS, AuditLine, same
 from lavita.results.records import BudgetRecord, Record, StageRecord
 from lavita.results.run_folder import Attempt, RunFolder
 from lavita.results.training_log import CODEC, STEPS, read_steps

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lavita.audit.compare import same
 from lavita.audit.settings import audited, good, groups
-from lavita.results.audit_line import FAIL, PASS, AuditLine
+from lavita.results.audit_line import FAIL, PASS, AuditLine, same
 from lavita.results.run_folder import Attempt, RunFolder
 from lavita.results.shared import VIDEOS, read_videos
 

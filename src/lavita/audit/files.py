@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from lavita.audit.compare import equal, short
 from lavita.report.write import TABLES, tables_of_run
-from lavita.results.audit_line import FAIL, PASS, AuditLine
-from lavita.results.digest import PARTS, FileChange, changed_files
+from lavita.results.attempts import PARTS, FileChange, changed_files
+from lavita.results.audit_line import FAIL, PASS, AuditLine, equal, short
 from lavita.results.records import RECORD, AttemptRecord
 from lavita.results.run_folder import RunFolder
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lavita.audit.compare import ALL, equal, same, short
 from lavita.config.plan import cell_from_dict, deviations
 from lavita.config.registry import names_in, read_yaml
 from lavita.config.schema import ConfigError
@@ -13,7 +12,7 @@ from lavita.data.catalogue import SPLITS
 from lavita.files import sha256_of
 from lavita.metrics.table import parse_key
 from lavita.report.tables import setting_of
-from lavita.results.audit_line import FAIL, NOT_APPLICABLE, PASS, AuditLine
+from lavita.results.audit_line import ALL, FAIL, NOT_APPLICABLE, PASS, AuditLine, equal, same, short
 from lavita.results.identity import config_hash
 from lavita.results.records import Record
 from lavita.results.run_folder import Attempt, RunFolder

@@ -13,7 +13,7 @@ from typing import Protocol
 from lavita.console import Display
 from lavita.executors.heartbeat import HEARTBEAT, Event
 from lavita.executors.process import Ended, Interrupted, Launcher
-from lavita.results.digest import PROGRESS, finalize_record
+from lavita.results.attempts import PROGRESS, finalize_record
 from lavita.results.records import AttemptRecord, read_record
 
 LOG = "log.txt"

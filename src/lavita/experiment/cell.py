@@ -20,7 +20,7 @@ from lavita.experiment.scoring import Scorer, reconstruction_scores
 from lavita.experiment.sessions import reason_of, session, status_of
 from lavita.experiment.setup import Setup, set_up
 from lavita.experiment.train import HELDOUT_CLIPS, train
-from lavita.results.digest import PROGRESS
+from lavita.results.attempts import PROGRESS
 from lavita.results.resume_store import ResumeStore
 from lavita.results.scores import Score
 from lavita.sampling.generate import Generated, drop_parts, generate, save_samples

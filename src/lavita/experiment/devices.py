@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lavita.config.schema import ComputeConfig
 from lavita.executors.process import PARENT
-from lavita.results.digest import PROGRESS
+from lavita.results.attempts import PROGRESS
 from lavita.training import distributed
 
 ALL_GONE_SECONDS = 30.0  # after one has failed: what the others' own errors take to arrive

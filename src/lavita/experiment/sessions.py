@@ -15,7 +15,7 @@ from lavita.executors.heartbeat import HEARTBEAT, Beat, Heartbeat, Note, emit, r
 from lavita.executors.process import disk_error_text, is_disk_error
 from lavita.files import remove_parts
 from lavita.lock import FolderLock
-from lavita.results.digest import LOCK, PROGRESS
+from lavita.results.attempts import LOCK, PROGRESS
 from lavita.results.provenance import hardware, peak_bytes, versions
 from lavita.results.records import Record, Session, read_record, write_record
 from lavita.results.resume_store import ResumeStore

@@ -12,8 +12,7 @@ from lavita.config.compose import Experiment
 from lavita.data.find import usable_catalogue
 from lavita.executors.heartbeat import Note, emit
 from lavita.experiment.budget import all_stages, shared_cost, split_budget
-from lavita.experiment.latents import latent_key, open_latents
-from lavita.experiment.stage_data import StageData
+from lavita.experiment.stage_data import StageData, latent_key, open_latents
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, build_pretraining, load_suite_codec
 from lavita.methods.checkpoints import read_state, start_from

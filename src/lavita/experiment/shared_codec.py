@@ -17,13 +17,12 @@ from lavita.config.schema import CodecConfig
 from lavita.data.catalogue import Catalogue
 from lavita.executors.heartbeat import Note, emit, progress
 from lavita.experiment.costs import training_flops_per_clip
-from lavita.experiment.latents import store_latents
 from lavita.experiment.scoring import Scorer
-from lavita.experiment.stage_data import StageData
+from lavita.experiment.stage_data import StageData, store_latents
 from lavita.files import remove_parts, sha256_of
 from lavita.lock import waiting_lock
 from lavita.methods.build import codec_training_config, load_suite_codec
-from lavita.results.digest import PROGRESS
+from lavita.results.attempts import PROGRESS
 from lavita.results.identity import hash_of_sources, package_files
 from lavita.results.records import StageRecord
 from lavita.results.resume_store import ResumeStore

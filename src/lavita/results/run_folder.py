@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lavita.files import require_inside
-from lavita.results.attempts import attempts, part_of
-from lavita.results.digest import PARTS, PLAN, digest_of
+from lavita.results.attempts import PARTS, PLAN, attempts, digest_of, part_of
 from lavita.results.published import Known, PublishedFacts
 from lavita.results.records import RECORD, Record, SharedRecord, read_record
 from lavita.results.shared import SHARED, SharedArtifacts, read_shared

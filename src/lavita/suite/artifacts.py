@@ -1,4 +1,6 @@
-"""The shared artifacts of a run's groups: what a run has fitted before serves again, else a new attempt is made."""
+"""The artifacts that runs with the same data, autoencoder, extractor and protocol share: what was fitted before serves
+again, else a new attempt is made.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +8,55 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lavita.config.compose import Experiment
 from lavita.data.catalogue import SPLITS
+from lavita.data.find import DataSource, find_data
+from lavita.data.scan import Report
 from lavita.executors.base import LOG, Task, Work, shown
 from lavita.executors.process import Ended
 from lavita.files import atomic_write_text
-from lavita.results.attempts import attempts, new_attempt
-from lavita.results.digest import changed_files
-from lavita.results.identity import shared_code_hash
+from lavita.results.attempts import attempts, changed_files, new_attempt
+from lavita.results.identity import DATA_ELSEWHERE, shared_code_hash
 from lavita.results.provenance import versions
 from lavita.results.records import UNFINISHED, SharedRecord, read_record, write_record
 from lavita.results.shared import SharedArtifacts, read_shared
-from lavita.suite.groups import Group
 
 CHECK = ".check-"  # how folders begin that hold the log of a check, until it is over
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs with the same shared artifacts, which lie in shared/<key>/ of the results folder."""
+
+    key: str
+    cells: list[Experiment]
+    source: DataSource
+
+
+def group_key(experiment: Experiment) -> str:
+    """A short hash of all that decides the shared artifacts; where the data lies has no part in it."""
+    e = experiment
+    data = {key: value for key, value in asdict(e.data).items() if key not in DATA_ELSEWHERE}
+    parts = [e.suite, e.tier, e.conditioning, data]
+    parts += [asdict(part) for part in (e.budget, e.codec, e.extractor, e.weights, e.protocol)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def grouped(experiments: Sequence[Experiment], cache: Path, report: Report | None = None) -> list[Group]:
+    """The groups in the order of their first runs, with the data of each found. Raises ValueError, OSError."""
+    by_key: dict[str, list[Experiment]] = {}
+    for experiment in experiments:
+        by_key.setdefault(group_key(experiment), []).append(experiment)
+    groups = []
+    for key, members in by_key.items():
+        source = find_data(members[0].data, members[0].suite, members[0].tier, cache, report)
+        root = str(source.catalogue.root)
+        members = [replace(one, data=replace(one.data, root=root)) for one in members]
+        groups.append(Group(key, members, source))
+    return groups
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from pathlib import Path
 from lavita.config.compose import Experiment
 from lavita.files import sha256_of
 from lavita.lock import FolderLock, Held
-from lavita.results.attempts import attempts
-from lavita.results.digest import LOCK, PROGRESS
+from lavita.results.attempts import LOCK, PROGRESS, attempts
 from lavita.results.identity import changed_keys, code_hash, config_hash, shared_code_hash
 from lavita.results.provenance import versions
 from lavita.results.records import UNFINISHED, Record, read_record

@@ -30,6 +30,7 @@ from lavita.results.identity import config_hash
 from lavita.results.provenance import peak_bytes
 from lavita.results.records import read_record
 from lavita.results.rows import csv_text, text_of
+from lavita.suite.artifacts import group_key
 from lavita.suite.estimate import (
     CELL_BYTES,
     checkpoint_bytes,
@@ -40,7 +41,6 @@ from lavita.suite.estimate import (
     log_bytes,
     samples_bytes,
 )
-from lavita.suite.groups import group_key
 from lavita.training.stage import TrainedStage
 
 

@@ -27,13 +27,11 @@ from lavita.report.page import report_html
 from lavita.report.significance import sentence
 from lavita.report.tables import for_readers
 from lavita.report.write import TABLES, markdown, tables_of_run
-from lavita.results.attempts import remove_begun
+from lavita.results.attempts import LOCK, PARTS, PLAN, remove_begun
 from lavita.results.audit_line import FAIL
-from lavita.results.digest import LOCK, PARTS, PLAN
 from lavita.results.provenance import commit
 from lavita.results.run_folder import RunFolder, read_run, refuse_links
-from lavita.suite.artifacts import CHECK, make_shared_artifacts
-from lavita.suite.groups import Group, grouped
+from lavita.suite.artifacts import CHECK, Group, grouped, make_shared_artifacts
 from lavita.suite.run_cells import Options, run_cells
 
 

@@ -13,8 +13,7 @@ from lavita.executors.process import HANG_SECONDS, Ended
 from lavita.executors.slurm_options import LOCAL
 from lavita.report.published import not_yet
 from lavita.report.reproduction import published_facts
-from lavita.results.attempts import new_attempt
-from lavita.results.digest import finalize_record
+from lavita.results.attempts import finalize_record, new_attempt
 from lavita.results.records import Record, read_record, write_record
 from lavita.results.rows import label_of
 from lavita.results.run_folder import PlannedCell, RunPlan, write_plan

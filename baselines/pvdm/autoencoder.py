@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lavita.codecs.base import Codec
+from lavita.codecs.base import Codec, in_chunks
 from lavita.diffusion.rng import SampleRNG
 from lavita.nn.embeddings import rotate
 from lavita.shapes import check
@@ -269,9 +269,13 @@ class TriplaneAutoencoder(nn.Module):
         return pointwise(getattr(self, f"post_{plane}"), rearrange(columns, "b c x y -> b x y c"))
 
     def encode(self, video: Tensor) -> Tensor:
-        """Latent (B, C, N) in (-1, 1) of a clip (B, F, 3, H, W) in [-1, 1]."""
+        """Latent (B, C, N) in (-1, 1) of a clip (B, F, 3, H, W) in [-1, 1]; a few clips at a time without gradient."""
         cfg = self.config
         check(video, "B F 3 H W", "pvdm video", F=cfg.frames, H=cfg.resolution, W=cfg.resolution)
+        return in_chunks(self._encode, video, cfg.frames * cfg.resolution**2, self)
+
+    def _encode(self, video: Tensor) -> Tensor:
+        cfg = self.config
         h = self.encoder(video).unflatten(2, (cfg.side, cfg.side))  # (B, F, h, w, D)
         xy = self.project("xy", rearrange(h, "b t h w d -> b h w t d"))  # (B, C, h w)
         yt = self.project("yt", rearrange(h, "b t h w d -> b t w h d"))  # (B, C, F w)
@@ -279,9 +283,13 @@ class TriplaneAutoencoder(nn.Module):
         return torch.cat([xy, yt, xt], dim=-1)  # (B, C, N)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Clip (B, F, 3, H, W) in (-1, 1) of a latent (B, C, N)."""
+        """Clip (B, F, 3, H, W) in (-1, 1) of a latent (B, C, N); a few clips at a time without gradient."""
         cfg = self.config
         check(latent, "B C N", "pvdm latent", C=cfg.embed_dim, N=cfg.latent_length)
+        return in_chunks(self._decode, latent, cfg.frames * cfg.resolution**2, self)
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        cfg = self.config
         area, line = cfg.side * cfg.side, cfg.frames * cfg.side
         xy, yt, xt = latent.split([area, line, line], dim=-1)
         xy = self.spread("xy", xy)[:, None]  # (B, 1, h, w, D)

@@ -177,11 +177,9 @@ class AdversarialStage(ReconstructionStage):
         parts |= self.adversary.autoencoder_loss(video, rebuilt, index)
         return parts | {"loss": parts["loss"] + parts["adversarial"] + parts["features"]}
 
-    @torch.no_grad()
-    def heldout_loss(self, batch: dict[str, Tensor]) -> float:
-        """The loss of the stage before, so that the two phases can be compared."""
-        rng = SampleRNG.for_training(0, "heldout", torch.arange(len(batch["video"])), self.device)
-        return float(super().loss(batch, rng)["loss"].mean())
+    def heldout_losses(self, batch: dict[str, Tensor], rng: SampleRNG) -> Tensor:
+        """The losses of the stage before, so that the two phases can be compared."""
+        return super().loss(batch, rng)["loss"]  # (B,)
 
     def on_train_start(self) -> None:
         share_statistics(self.adversary, True)

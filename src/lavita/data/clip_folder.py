@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lavita.data.ahead import in_threads
 from lavita.data.video import read_frames, write_video
 from lavita.files import atomic_write, atomic_write_text, require_inside, sha256_of
 from lavita.shapes import check
@@ -167,8 +168,9 @@ def write_clips(
     names: unique, so that sorting by them is the order wanted; default 000000, 000001, ... sidecar: what else
     to keep; its "seeds" and "classes", one value a clip, are written beside each clip, the rest as it is. A
     folder is finished when clips.json is there: it comes last, with size and sha256 of every file. clips may
-    be a generator. Raises ValueError if the folder is finished already or holds other .mkv files, for clips
-    of different sizes, and if names, seeds or classes are not as many as the clips.
+    be a generator; a few of them are encoded at a time, in threads. Raises ValueError if the folder is finished
+    already or holds other .mkv files, for clips of different sizes, and if names, seeds or classes are not as many as
+    the clips.
     """
     folder, sidecar = Path(folder), dict(sidecar or {})
     if (folder / MANIFEST).exists():
@@ -176,20 +178,30 @@ def write_clips(
     lists = {key: list(sidecar.pop(key)) for key in ("seeds", "classes") if sidecar.get(key) is not None}
     for key in ("seeds", "classes"):
         sidecar.pop(key, None)
-    entries: list[dict[str, Any]] = []
-    size: tuple[int, ...] | None = None
-    for number, clip in enumerate(clips):
-        check(clip, "F H W 3", f"clip {number}", dtype=np.uint8)
-        if size is not None and clip.shape != size:
-            raise ValueError(f"clip {number}: got shape {clip.shape}, clip 0 has {size}; all must be equal")
-        size = clip.shape
-        if names is not None and number >= len(names):
-            raise ValueError(f"names: got {len(names)}, there are more clips than that")
-        name = f"{number:06d}" if names is None else str(names[number])
-        if not SAFE_NAME.fullmatch(name) or any(entry["name"] == name for entry in entries[-1:]):
-            raise ValueError(f"names: got {name!r}, allowed: unique, of letters, digits, dot, dash and underscore")
-        file = write_video(folder / f"{name}.mkv", np.ascontiguousarray(clip), PLAYBACK_FPS, lossless=True)
-        entries.append({"name": name, "file": file.name, "sha256": sha256_of(file)})
+    size: tuple[int, ...] = ()
+    used: set[str] = set()
+
+    def named() -> Iterator[tuple[str, np.ndarray]]:
+        nonlocal size
+        for number, clip in enumerate(clips):
+            check(clip, "F H W 3", f"clip {number}", dtype=np.uint8)
+            size = size or clip.shape
+            if clip.shape != size:
+                raise ValueError(f"clip {number}: got shape {clip.shape}, clip 0 has {size}; all must be equal")
+            if names is not None and number >= len(names):
+                raise ValueError(f"names: got {len(names)}, there are more clips than that")
+            name = f"{number:06d}" if names is None else str(names[number])
+            if not SAFE_NAME.fullmatch(name) or name in used:
+                raise ValueError(f"names: got {name!r}, allowed: unique, of letters, digits, dot, dash and underscore")
+            used.add(name)
+            yield name, clip
+
+    def write(clip: tuple[str, np.ndarray]) -> dict[str, Any]:
+        name, frames = clip
+        file = write_video(folder / f"{name}.mkv", np.ascontiguousarray(frames), PLAYBACK_FPS, lossless=True)
+        return {"name": name, "file": file.name, "sha256": sha256_of(file)}
+
+    entries = list(in_threads(write, named()))
     for key, values in {"names": names, **lists}.items():
         if values is not None and len(values) != len(entries):
             raise ValueError(f"{key}: got {len(values)} for {len(entries)} clips")
@@ -197,7 +209,7 @@ def write_clips(
     for key, column in (("seeds", "seed"), ("classes", "class")):
         for entry, value in zip(entries, lists.get(key, [None] * len(entries)), strict=True):
             entry[column] = value
-    manifest = {"num_clips": len(entries), "shape": size, "clips": entries, "sidecar": sidecar}
+    manifest = {"num_clips": len(entries), "shape": size or None, "clips": entries, "sidecar": sidecar}
     atomic_write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return folder
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lavita.data.catalogue import Catalogue, VideoEntry
-from lavita.data.video import read_frames
+from lavita.data.video import UnreadableVideo, each_frame, read_frames
 from lavita.shapes import check
 
 # The purposes of the counter-based generator, so that no two of its numbers are shared.
@@ -194,6 +195,23 @@ def load_window(video: VideoEntry, start: int, frames: int, interval: int, resol
     """The pixels of one window: uint8 (F, resolution, resolution, 3), 0..255. Raises UnreadableVideo."""
     indices = frame_indices(start, frames, interval)
     return centre_crop_resize(read_frames(video.path, indices, video.entries), resolution)
+
+
+def load_start(video: VideoEntry, count: int, resolution: int) -> np.ndarray:
+    """The first `count` frames of a video, resized as they are read: uint8 (count, resolution, resolution, 3), 0..255.
+
+    Of those of the file's own size only one at a time is in memory. Raises UnreadableVideo.
+    """
+    found, read, sizes = np.empty((count, resolution, resolution, 3), np.uint8), 0, set()
+    for frame in islice(each_frame(video.path), count):
+        found[read] = centre_crop_resize(frame[None], resolution)[0]
+        read += 1
+        sizes.add(frame.shape)
+    if len(sizes) > 1:
+        raise UnreadableVideo(video.path, "the frame size changes within the video")
+    if read < count:
+        raise UnreadableVideo(video.path, f"{read} frames now, {video.frames} when it was checked")
+    return found
 
 
 def _too_few(

@@ -16,7 +16,8 @@ from lavita.executors.heartbeat import Result, emit, progress
 from lavita.executors.process import end_with_parent
 from lavita.experiment.completion import complete, finish, save_method
 from lavita.experiment.devices import together
-from lavita.experiment.scoring import Scorer, reconstruction_scores
+from lavita.experiment.reconstruction import PARTS, FirstStage, reconstruction_scores
+from lavita.experiment.scoring import Scorer
 from lavita.experiment.sessions import reason_of, session, status_of
 from lavita.experiment.setup import Setup, set_up
 from lavita.experiment.train import HELDOUT_CLIPS, train
@@ -95,13 +96,15 @@ def first_stage_scores(setup: Setup, scorer: Scorer, picture: Path, store: Resum
     p, catalogue = experiment.protocol, setup.data.catalogue
     windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
     heldout = setup.data.clips(TrainedStage(experiment.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
-    video = heldout["video"].to(method.device)
+    first = FirstStage(codec, setup.device, "autoencoder", method.perceptual_score)
 
     def make() -> list[dict[str, Any]]:
-        scores = reconstruction_scores(codec, "autoencoder", video, windows, scorer, method.perceptual_score, picture)
+        scores = reconstruction_scores(first, heldout["video"], windows, scorer, picture, store)
         return [score.to_json() for score in scores]
 
-    return [Score.from_json(score) for score in store.get_or_compute("scores of the first stage", make)]
+    found = store.get_or_compute("scores of the first stage", make)
+    drop_parts(store, PARTS)
+    return [Score.from_json(score) for score in found]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from lavita.config.plan import read_config
 from lavita.config.protocol import Protocol
@@ -16,6 +15,7 @@ from lavita.data.clip_folder import MANIFEST, read_clips, read_manifest, write_c
 from lavita.data.video import VIDEO_SUFFIXES, probe, read_frames
 from lavita.executors.heartbeat import Result, emit
 from lavita.executors.process import end_with_parent
+from lavita.experiment.devices import own_device
 from lavita.experiment.scoring import Scorer
 from lavita.results.records import read_record, write_record
 from lavita.results.shared import read_shared
@@ -72,7 +72,7 @@ def main(folder: Path, shared_folder: Path, source: Path) -> None:
     )
     write_grid(folder / "samples.gif", clips[:GRID_CLIPS], columns=4)
     write_sprite(folder, "samples", clips[:GRID_CLIPS])
-    scorer = Scorer(shared, experiment, "cuda" if torch.cuda.is_available() else "cpu")
+    scorer = Scorer(shared, experiment, str(own_device()))
     scores = scorer.score(clips, folder / "samples.npz", stage="train")
     write_record(folder, replace(read_record(folder), status="ok", reason=REMARK, scores=tuple(scores)))
 

@@ -7,40 +7,32 @@ import json
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from lavita.config.compose import Experiment
 from lavita.config.plan import cell_from_dict
 from lavita.config.protocol import Protocol
-from lavita.data.catalogue import SPLITS, Catalogue, VideoEntry
-from lavita.data.clips import centre_crop_resize, load_window, real_windows, spread_windows
+from lavita.data.catalogue import Catalogue, VideoEntry
+from lavita.data.clips import real_windows
 from lavita.data.find import usable_catalogue
-from lavita.data.video import read_frames
 from lavita.executors.heartbeat import Note, Result, emit, progress
 from lavita.executors.process import end_with_parent
 from lavita.experiment.budget import check_budget
-from lavita.experiment.shared_codec import codec_scores, external_codec, fill_cache, fit_codec, fitted, key_of
+from lavita.experiment.devices import own_device
+from lavita.experiment.shared_codec import external_codec, fill_cache, fit_codec, fitted, key_of
+from lavita.experiment.shared_features import FeatureCache, codec_scores, real_clips, split_features
 from lavita.experiment.stage_data import StageData
 from lavita.files import sha256_of
 from lavita.methods.checkpoints import read_state
-from lavita.metrics.distances import inception_score
-from lavita.metrics.extract import save_arrays
 from lavita.metrics.features.base import Extractor
 from lavita.metrics.features.load import load_extractors
-from lavita.metrics.sanity import SanityReport, Sensitivity, sanity_text
+from lavita.metrics.sanity import sanity_text
 from lavita.results.identity import hash_of_sources, package_files
-from lavita.results.shared import Sensitivity as SensitivityRecord
-from lavita.results.shared import (
-    SharedArtifacts,
-    read_shared,
-    write_shared,
-    write_videos,
-)
+from lavita.results.shared import SharedArtifacts, read_shared, write_shared, write_videos
+from lavita.training import checkpoint
 from lavita.training.checkpoint import Stopped
 
 
@@ -63,13 +55,12 @@ def external_hashes(experiments: list[Experiment]) -> dict[str, str]:
     """sha256 of every file of external weights that some run uses. Raises ValueError before anything is trained."""
     for path in sorted({one.pretraining.checkpoint for one in experiments} - {None}):
         read_state(path)
-    paths = {path for one in experiments for path in one.outside.values()}
-    return {path: sha256_of(Path(path)) for path in sorted(paths)}
-
-
-GRID_CLIPS = 16
-MEMORY_TIMES = 4  # windows of a split whose features are taken, at most so many times those that are scored
-STRETCH_SPANS = 4  # of each training video, at most so many clips' spans, so that memory stays bounded
+    paths = sorted({path for one in experiments for path in one.outside.values()})
+    found = {}
+    for number, path in enumerate(paths, start=1):
+        found[path] = sha256_of(Path(path))
+        progress("external weights", number, len(paths))
+    return found
 
 
 def main(spec_file: Path, folder: Path) -> dict[str, str]:
@@ -92,9 +83,11 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
     codec = fit_codec(experiment, catalogue, cache, folder)
     latents, latents_stage = fill_cache(experiment, catalogue, codec.folder, codec.hash, cache)
     extractor = fit_extractor(experiment, catalogue, cache, num_classes, folder)
-    networks = networks_of(experiment, extractor)
+    device = own_device()
+    networks = networks_of(experiment, extractor, str(device))
     protocol = with_weights_of(experiment.protocol, networks)
-    real = real_clips(experiment.protocol, networks, windows, num_classes, folder)
+    features = FeatureCache.of(cache, catalogue, protocol, device)
+    real = real_clips(experiment.protocol, networks, windows, num_classes, features, folder)
     shared = SharedArtifacts(
         cache=cache,
         num_classes=num_classes,
@@ -113,15 +106,15 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
         protocol_name=f"{experiment.protocol.name} ({len(windows)} windows of {real.videos} videos)",
         real=real.features,
         real_videos=real.videos,
-        sanity=SensitivityRecord(**asdict(real.sensitivity)),
+        sanity=real.sensitivity,
         sanity_text=sanity_text(real.sensitivity),
-        splits=split_features(experiment.protocol, networks["distance"], catalogue, folder),
+        splits=split_features(experiment.protocol, networks["distance"], catalogue, features, folder),
     )
     parts = [catalogue.fingerprint, experiment.suite, experiment.tier, str(experiment.budget)]
     parts += [shared.codec_hash, shared.extractor_hash, shared.protocol_hash]
     shared = replace(
         shared,
-        codec_scores=codec_scores(experiment, catalogue, windows, shared, folder / "codec.gif"),
+        codec_scores=codec_scores(experiment, catalogue, windows, shared, features, folder),
         comparison=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
     )
     videos = [(video, "true") for video in catalogue.videos] + [(video, "false") for video in catalogue.unused]
@@ -141,7 +134,7 @@ def check_weights(experiment: Experiment, catalogue: Catalogue, shared: SharedAr
     config, protocol = experiment.codec, experiment.protocol
     if config.kind != "suite" and external_codec(config).hash != shared.codec_hash:
         raise Stale("the autoencoder's weights are others")
-    networks = networks_of(experiment, shared.extractor)
+    networks = networks_of(experiment, shared.extractor, "cpu")  # for their hashes alone
     if with_weights_of(protocol, networks).hash() != shared.protocol_hash:
         raise Stale("the feature networks' weights are others")
     # A cache that is whole is opened at once; one that is gone, or of something else, is filled or refused.
@@ -151,9 +144,9 @@ def check_weights(experiment: Experiment, catalogue: Catalogue, shared: SharedAr
         raise Stale("they name another --cache")
 
 
-def networks_of(experiment: Experiment, in_domain: Path | None) -> dict[str, Extractor]:
-    """The feature networks of the protocol by their use, on the CPU; in_domain: the file of the one trained here."""
-    return load_extractors(experiment.protocol, experiment.weights, in_domain, "cpu")
+def networks_of(experiment: Experiment, in_domain: Path | None, device: str) -> dict[str, Extractor]:
+    """The feature networks of the protocol by their use; in_domain: the file of the one trained here."""
+    return load_extractors(experiment.protocol, experiment.weights, in_domain, device)
 
 
 def with_weights_of(protocol: Protocol, networks: Mapping[str, Extractor]) -> Protocol:
@@ -169,7 +162,7 @@ def fit_extractor(
     if "embedded" in (p.extractor, p.is_extractor):
         key = key_of(
             catalogue.fingerprint, p.frames, p.real_interval, p.resolution, num_classes, experiment.data.flip,
-            experiment.extractor.steps, hash_of_sources(package_files("metrics", "data")),
+            experiment.extractor.steps, hash_of_sources(package_files("metrics", "data")), own_device().type,
         )  # fmt: skip
         found = (cache / f"extractor-{key}").is_dir()
         train = partial(train_extractor, experiment, catalogue, num_classes)
@@ -181,88 +174,33 @@ def fit_extractor(
 
 
 def train_extractor(experiment: Experiment, catalogue: Catalogue, num_classes: int | None, folder: Path) -> None:
-    """Train the in-domain feature network on stretches of the training videos."""
+    """Train the in-domain feature network on stretches of the training videos. Raises Stopped where the process is
+    asked to end: nothing of a training of minutes is kept.
+    """
     from lavita.metrics.features.in_domain import save_in_domain
     from lavita.metrics.features.in_domain_training import fit_in_domain
+    from lavita.metrics.features.stretches import read_stretches
 
-    p, videos = experiment.protocol, catalogue.split("train")
-    longest = STRETCH_SPANS * ((p.frames - 1) * p.real_interval + 1)
-    stretches = [
-        centre_crop_resize(read_frames(video.path, range(min(video.frames, longest))), p.resolution) for video in videos
-    ]
-    labels = [video.class_index for video in videos] if num_classes else None
+    def report(stage: str, done: int, total: int, loss: float | None = None) -> None:
+        checkpoint.check()
+        progress(stage, done, total, loss)
+
+    p = experiment.protocol
+    stretches = read_stretches(
+        catalogue.split("train"), p.frames, p.real_interval, p.resolution, partial(report, "extractor's videos")
+    )
+    emit(Note(f"extractor: {stretches.text()}"))
     extractor = fit_in_domain(
-        stretches, p.frames, p.real_interval, labels, num_classes, flip=experiment.data.flip, seed=0,
-        steps=experiment.extractor.steps,
-        report=lambda step, steps, loss: (
-            progress("extractor", step, steps, loss) if step % 20 == 0 or step == steps else None
-        ),
+        stretches.frames, p.frames, p.real_interval, stretches.labels() if num_classes else None, num_classes,
+        flip=experiment.data.flip, seed=0, steps=experiment.extractor.steps, report=partial(report, "extractor"),
+        device=str(own_device()),
     )  # fmt: skip
     save_in_domain(extractor, folder / "extractor.safetensors")
 
 
-@dataclass(frozen=True)
-class RealClips:
-    """features: the .npz of their features; videos: how many they come from; sensitivity: of the metric."""
-
-    features: Path
-    videos: int
-    sensitivity: SanityReport
-
-
-def real_clips(
-    protocol: Protocol,
-    networks: Mapping[str, Extractor],
-    windows: Sequence[tuple[VideoEntry, int]],
-    num_classes: int | None,
-    folder: Path,
-) -> RealClips:
-    """Features of the protocol's real clips, a grid of the first of them, and the metric's sensitivity."""
-    from lavita.data.clip_folder import write_grid, write_sprite
-
-    p = protocol
-    classes = networks["classes"] if num_classes and networks["classes"].num_classes else None
-    sensitivity, first, probabilities = Sensitivity(networks["distance"]), [], []
-    for number, (video, start) in enumerate(windows, start=1):
-        clip = load_window(video, start, p.frames, p.real_interval, p.resolution)
-        sensitivity.add(clip)
-        if classes:
-            probabilities.append(classes.probabilities(clip[None]).numpy()[0])
-        if len(first) < GRID_CLIPS:
-            first.append(clip)
-        if number % 100 == 0 or number == len(windows):
-            progress("real clips", number, len(windows))
-    arrays = {
-        "features": np.stack(sensitivity.real),
-        "names": np.array([f"{v.video_id}@{start}" for v, start in windows]),
-    }
-    save_arrays(folder / "real.npz", arrays | ({"probabilities": np.stack(probabilities)} if classes else {}))
-    write_grid(folder / "real.gif", np.stack(first), columns=4)
-    write_sprite(folder, "real", np.stack(first))
-    score = inception_score(np.stack(probabilities), p.is_splits, p.is_shuffle_seed) if classes else None
-    report = sensitivity.report(ddof=p.ddof, inception=score)
-    videos = len({video.video_id for video, _ in windows})
-    return RealClips(folder / "real.npz", videos, report)
-
-
-def split_features(protocol: Protocol, extractor: Extractor, catalogue: Catalogue, folder: Path) -> dict[str, Path]:
-    """Features of windows of each split, spread evenly over its videos: what distances to train and to held-out clips
-    are made from, and what a generated clip is held against to see whether it was copied."""
-    p = protocol
-    for split in SPLITS:
-        windows = spread_windows(catalogue, split, p.frames, p.real_interval, MEMORY_TIMES * p.n_real, p.clip_seed)
-        rows = [
-            extractor.features(load_window(video, start, p.frames, p.real_interval, p.resolution)[None]).numpy()
-            for video, start in windows
-        ]
-        names = [f"{video.video_id}@{start}" for video, start in windows]
-        features = np.concatenate(rows) if rows else np.zeros((0, extractor.num_features), np.float32)
-        save_arrays(folder / f"{split}.npz", {"features": features, "names": np.array(names, dtype=str)})
-    return {split: folder / f"{split}.npz" for split in SPLITS}
-
-
 if __name__ == "__main__":
     end_with_parent()
+    checkpoint.listen()
     try:
         emit(Result("ok", external=main(Path(sys.argv[1]), Path(sys.argv[2]))))
     except Stale as error:

@@ -17,7 +17,6 @@ from lavita.config.schema import CodecConfig
 from lavita.data.catalogue import Catalogue
 from lavita.executors.heartbeat import Note, emit, progress
 from lavita.experiment.costs import training_flops_per_clip
-from lavita.experiment.scoring import Scorer
 from lavita.experiment.stage_data import StageData, store_latents
 from lavita.files import remove_parts, sha256_of
 from lavita.lock import waiting_lock
@@ -26,11 +25,8 @@ from lavita.results.attempts import PROGRESS
 from lavita.results.identity import hash_of_sources, package_files
 from lavita.results.records import StageRecord
 from lavita.results.resume_store import ResumeStore
-from lavita.results.scores import Score
-from lavita.results.shared import SharedArtifacts
 from lavita.results.typed_json import from_json, read_values, to_json, write_values
 from lavita.training.budget import Limit
-from lavita.training.stage import TrainedStage
 
 STATISTICS_CLIPS = 64
 HELDOUT_CLIPS = 32
@@ -121,7 +117,7 @@ def train_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> N
     """Train the suite's autoencoder on the training split and save it with what it cost and how well it does."""
     from lavita.codecs.kl import save_codec
     from lavita.codecs.training import CodecTraining, measured_codec
-    from lavita.experiment.scoring import reconstruction
+    from lavita.experiment.reconstruction import reconstructed
     from lavita.training.fit import fit_stage
 
     e = experiment
@@ -142,8 +138,10 @@ def train_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> N
     batch = STATISTICS_CLIPS - STATISTICS_CLIPS % train.batch_clips or train.batch_clips
     statistics = source.clips(module, 0, batch, whole=True).train_dataloader()
     codec = measured_codec(module.autoencoder, statistics, "suite", clips)
-    before, after = reconstruction(codec, heldout["video"])
-    psnr = 10 * np.log10(255**2 / np.mean((before.astype(float) - after.astype(float)) ** 2))
+    squares, device = 0, next(module.parameters()).device
+    for before, after in reconstructed(codec, heldout["video"], device):
+        squares += int(np.square(before.astype(np.int64) - after).sum())
+    psnr = 10 * np.log10(255**2 / (squares / heldout["video"].numel()))
     per_clip = training_flops_per_clip(module, heldout)
     save_codec(codec, folder)
     stage = StageRecord(
@@ -151,25 +149,3 @@ def train_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> N
         flops_per_clip=per_clip, psnr=float(psnr),
     )  # fmt: skip
     write_values(folder / STAGE, to_json(stage))  # last: where it is, all the rest is
-
-
-def codec_scores(
-    experiment: Experiment,
-    catalogue: Catalogue,
-    windows: list[tuple[Any, int]],
-    shared: SharedArtifacts,
-    picture: Path,
-) -> tuple[Score, ...]:
-    """What the autoencoder loses, which is the same for every method on its latents; nothing is lost in pixels."""
-    e = experiment
-    if e.codec.kind == "pixels":
-        return ()
-    from lavita.experiment.scoring import reconstruction_scores
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    codec = load_suite_codec(e.codec, shared.codec).to(device)
-    source = StageData(e.data, e.compute, catalogue, 0, e.method)
-    heldout = source.clips(TrainedStage(e.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
-    scorer = Scorer(shared, e, str(device))
-    video = heldout["video"].to(device)
-    return tuple(reconstruction_scores(codec, "codec", video, windows, scorer, lambda *_: None, picture))

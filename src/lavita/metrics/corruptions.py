@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 BLUR_SIGMA_AT_64 = 1.5  # pixels of a 64-pixel frame; scaled with the width
+CACHED_VALUES = 2**18  # float32 values, of which a few such arrays fit a processor's cache
 Corruption = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -54,13 +55,23 @@ def gaussian_kernel(sigma: float) -> np.ndarray:
 def blur(clip: np.ndarray, sigma: float) -> np.ndarray:
     """Every frame convolved with a Gaussian of sigma pixels, edges mirrored."""
     kernel = gaussian_kernel(sigma)
+    # A few frames at a time and in place: what is added up stays in the processor's cache.
+    at_once = max(1, CACHED_VALUES // clip[0].size)
+    return np.concatenate([_convolved(clip[i : i + at_once], kernel) for i in range(0, len(clip), at_once)])
+
+
+def _convolved(frames: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Frames, uint8 (F, H, W, 3), convolved with kernel (2r + 1,) along both axes, tap by tap."""
     radius = len(kernel) // 2
-    image = clip.astype(np.float32)
+    image, term = frames.astype(np.float32), np.empty(frames.shape, np.float32)
     for axis in (1, 2):
         size = image.shape[axis]
-        padding = [(radius, radius) if a == axis else (0, 0) for a in range(4)]
-        padded = np.pad(image, padding, mode="symmetric")
-        image = sum(w * padded.take(range(k, k + size), axis=axis) for k, w in enumerate(kernel))
+        padded = np.pad(image, [(radius, radius) if a == axis else (0, 0) for a in range(4)], mode="symmetric")
+        image = np.zeros(frames.shape, np.float32)
+        for k, weight in enumerate(kernel):
+            shifted = padded[:, k : k + size] if axis == 1 else padded[:, :, k : k + size]
+            np.multiply(shifted, weight, out=term)
+            image += term
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from lavita.config.protocol import Protocol
+from lavita.data.ahead import in_threads
 from lavita.metrics.clips import ClipItem, Pick, view
 from lavita.metrics.features.base import Extractor, FrameExtractor
 from lavita.metrics.sanity import Sensitivity
-
-AHEAD = 8  # items decoded before they are wanted
 
 
 @dataclass
@@ -84,22 +81,12 @@ def extract(
         for pick in job.picks:
             by_item.setdefault(pick.item, []).append((job, pick))
     wanted = sorted(by_item)
-    for done, (position, frames) in enumerate(_decoded(items, wanted, workers), start=1):
+    decoded = in_threads(lambda position: items[position].read(), wanted, workers)
+    for done, (position, frames) in enumerate(zip(wanted, decoded, strict=True), start=1):
         known: dict[tuple[str, int], np.ndarray] = {}
         for job, pick in by_item[position]:
             _extract_clip(job, items[position], frames, pick, real, known)
         report(done, len(wanted))
-
-
-def _decoded(items: Sequence[ClipItem], wanted: Sequence[int], workers: int) -> Iterator[tuple[int, np.ndarray]]:
-    """The frames of the wanted items in order; a few are decoded ahead."""
-    with ThreadPoolExecutor(workers) as pool:
-        positions = iter(wanted)
-        waiting = [(position, pool.submit(items[position].read)) for position in islice(positions, AHEAD)]
-        while waiting:
-            position, future = waiting.pop(0)
-            yield position, future.result()
-            waiting += [(position, pool.submit(items[position].read)) for position in islice(positions, 1)]
 
 
 def _extract_clip(

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from lavita.data.catalogue import Catalogue, VideoEntry, dataset_facts
-from lavita.data.clips import centre_crop_resize, load_window, span, spread_windows
+from lavita.data.clips import load_window, span, spread_windows
 from lavita.data.layouts import read_layout
-from lavita.data.video import read_frames
 from lavita.metrics.corruptions import CORRUPTIONS
 from lavita.metrics.distances import frechet_distance, inception_score
 from lavita.metrics.features.base import Extractor
@@ -88,14 +87,22 @@ class Sensitivity:
         self.real: list[np.ndarray] = []
         self.corrupted: dict[str, list[np.ndarray]] = {name: [] for name in changes}
 
+    def changed(self, clip: np.ndarray, number: int) -> dict[str, np.ndarray]:
+        """A clip, uint8 (F, H, W, 3), 0..255, in every corruption, by name; number: its place among the clips."""
+        return {name: CORRUPTIONS[name](clip, np.random.default_rng((self.seed, number))) for name in self.changes}
+
+    def take(self, real: np.ndarray, corrupted: Mapping[str, np.ndarray]) -> None:
+        """Take note of clips whose features (n, d) are known, intact and in every corruption."""
+        self.real.extend(real)
+        for name in self.changes:
+            self.corrupted[name].extend(corrupted[name])
+
     def add(self, clip: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
         """Take note of the next clip, uint8 (F, H, W, 3), 0..255; returns its features, float32 (d,).
 
         features: the same, where they are known already.
         """
-        number = len(self.real)
-        for name in self.changes:
-            changed = CORRUPTIONS[name](clip, np.random.default_rng((self.seed, number)))
+        for name, changed in self.changed(clip, len(self.real)).items():
             self.corrupted[name].append(self.extractor.features(changed[None]).numpy()[0])
         self.real.append(self.extractor.features(clip[None]).numpy()[0] if features is None else features)
         return self.real[-1]
@@ -202,7 +209,6 @@ def verdict(
 
 
 IN_DOMAIN, UNTRAINED = "embedded", "untrained-i3d"
-STRETCH_SPANS = 4  # of each training video, as a run trains its extractor
 LEAST_GROUPS = 4  # of held-out videos, so that a half holds two of them
 
 
@@ -290,16 +296,14 @@ def network(options: Options, catalogue: Catalogue, say: Callable[[str], None]) 
         return load_extractor(options.extractor)
     from lavita.metrics.features.in_domain import save_in_domain
     from lavita.metrics.features.in_domain_training import fit_in_domain
+    from lavita.metrics.features.stretches import read_stretches
 
-    videos = catalogue.split("train")
-    longest = STRETCH_SPANS * span(options.frames, options.interval)
-    lengths = [min(video.frames, longest) for video in videos]
-    stretches = [
-        centre_crop_resize(read_frames(video.path, range(length)), options.resolution)
-        for video, length in zip(videos, lengths, strict=True)
-    ]
     classes = len(catalogue.class_names) or None
-    labels = [video.class_index for video in videos] if classes else None
+    stretches = read_stretches(
+        catalogue.split("train"), options.frames, options.interval, options.resolution, lambda *_: None
+    )
+    say(f"extractor: {stretches.text()}")
+    labels = stretches.labels() if classes else None
 
     def report(step: int, steps: int, loss: float) -> None:
         if step % 20 == 0 or step == steps:
@@ -307,7 +311,14 @@ def network(options: Options, catalogue: Catalogue, say: Callable[[str], None]) 
 
     flip = dataset_facts(options.dataset).flip
     made = fit_in_domain(
-        stretches, options.frames, options.interval, labels, classes, flip=flip, steps=options.steps, report=report
+        stretches.frames,
+        options.frames,
+        options.interval,
+        labels,
+        classes,
+        flip=flip,
+        steps=options.steps,
+        report=report,
     )
     if options.save is not None:
         save_in_domain(made, options.save)

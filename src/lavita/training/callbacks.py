@@ -42,10 +42,11 @@ class FiniteGuard(lightning.Callback):
 
 
 class HeldoutLoss(lightning.Callback):
-    """Evaluates `module.heldout_loss` on a fixed batch before the first step and `times` times evenly to the end.
+    """Evaluates `module.heldout_loss` on a fixed batch before the first step and `times` times evenly to the end, in
+    the precision that training has.
 
     clock comes before it among the callbacks. values holds (clips seen, loss), measured with the weights being
-    trained, not with their average.
+    trained, not with their average. The batch stays on the CPU: the stage takes a few clips of it at a time.
     """
 
     def __init__(self, batch: dict[str, Tensor], clock: Clock, times: int = 4) -> None:
@@ -61,7 +62,6 @@ class HeldoutLoss(lightning.Callback):
         self.marks = [Fraction(mark) for mark in state["marks"]]
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        self.batch = {key: value.to(module.device) for key, value in self.batch.items()}
         if not self.values:
             self.measure(trainer, module)
 
@@ -73,7 +73,8 @@ class HeldoutLoss(lightning.Callback):
             self.measure(trainer, module)
 
     def measure(self, trainer: Any, module: Any) -> None:
-        value = module.heldout_loss(self.batch)
+        with trainer.precision_plugin.forward_context():
+            value = module.heldout_loss(self.batch)
         self.values.append((module.num_clips_seen, value))
         for logger in trainer.loggers:
             logger.log_metrics({f"{module.stage_name}/heldout_loss": value}, step=module.num_clips_seen)

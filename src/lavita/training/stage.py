@@ -18,7 +18,10 @@ from torch import Tensor
 
 from lavita.config.schema import TrainConfig
 from lavita.diffusion.rng import SampleRNG
+from lavita.shapes import slices
 from lavita.training.distributed import shard
+
+HELDOUT_PIXELS = 8 * 16 * 256 * 256  # of clips that go through a stage at a time for a held-out loss: 8 of tier paper
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,25 @@ class TrainedStage(lightning.LightningModule):
 
     @torch.no_grad()
     def heldout_loss(self, batch: dict[str, Tensor]) -> float:
-        """Mean loss of a fixed held-out batch at fixed diffusion times and noise: comparable over a whole run."""
-        indices = torch.arange(len(batch["clip_index"]))
-        rng = SampleRNG.for_training(0, "heldout", indices, self.device)
+        """Mean loss of a fixed held-out batch at fixed diffusion times and noise: comparable over a whole run.
+
+        The clips, wherever they lie, go through the stage a few at a time, each with its own draws.
+        """
+        clips = len(batch["clip_index"])
+        pixels = sum(v.shape[1] * v.shape[3] * v.shape[4] for v in batch.values() if v.ndim == 5)  # of a clip
         was_training = self.training
         self.eval()
-        value = float(self.loss(batch, rng)["loss"].mean())
+        losses = []
+        for part in slices(clips, max(pixels, 1), HELDOUT_PIXELS):
+            rng = SampleRNG.for_training(0, "heldout", torch.arange(clips)[part], self.device)
+            own = {key: value[part].to(self.device) for key, value in batch.items()}
+            losses.append(self.heldout_losses(own, rng).float())
         self.train(was_training)
-        return value
+        return float(torch.cat(losses).mean())
+
+    def heldout_losses(self, batch: dict[str, Tensor], rng: SampleRNG) -> Tensor:
+        """The loss of each held-out clip, (B,), by default the one that is minimised."""
+        return self.loss(batch, rng)["loss"]
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         """Parameters that this stage optimises; by default all that need a gradient."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lavita.metrics.corruptions import add_noise, blocks, blur, shuffled, slowed
+from lavita.metrics.features.base import exact_arithmetic
 from lavita.metrics.features.in_domain import KINDS, InDomainExtractor, InDomainNet, colours, video_from_clips
 from lavita.shapes import check
 
@@ -94,8 +95,8 @@ def recoloured(video: Tensor, rng: np.random.Generator) -> Tensor:
     frames follow each other and not how strong a change it has seen.
     """
     shape = (len(video), 1, 1, 1, 1)
-    gain = torch.from_numpy(np.exp(rng.uniform(-0.8, 0.3, shape))).float()
-    lift = torch.from_numpy(rng.uniform(-0.05, 0.05, shape)).float()
+    gain = torch.from_numpy(np.exp(rng.uniform(-0.8, 0.3, shape))).float().to(video.device)
+    lift = torch.from_numpy(rng.uniform(-0.05, 0.05, shape)).float().to(video.device)
     mean = video.mean(dim=(1, 2, 3, 4), keepdim=True)
     return ((video - mean) * gain + mean + lift).clamp(-1, 1)
 
@@ -142,7 +143,7 @@ def whiten(net: InDomainNet, draw: Callable[[Sequence[str]], Tensor], rng: np.ra
         groups.append(torch.cat(rows).double())
     centre, within = groups[0].mean(dim=0), torch.cov(groups[0].T)
     width = len(centre)
-    within += SHRINKAGE * within.trace() / width * torch.eye(width, dtype=within.dtype)
+    within += SHRINKAGE * within.trace() / width * torch.eye(width, dtype=within.dtype, device=within.device)
     offsets = torch.stack([group.mean(dim=0) - centre for group in groups])
     inverse_root = torch.linalg.inv(torch.linalg.cholesky(within))  # (width, width)
     between = inverse_root @ (offsets.T @ offsets / len(groups)) @ inverse_root.T
@@ -179,15 +180,16 @@ def fit_in_domain(
     steps: int = 300,
     threads: int = 1,
     report: Callable[[int, int, float], None] | None = None,
+    device: str = "cpu",
 ) -> InDomainExtractor:
     """Return the in-domain extractor trained on stretches of the training split.
 
     stretches: consecutive video frames, uint8 (L, H, W, 3), 0..255, each L >= (frames - 1) * interval + 1 and
     all of one size; twice that length allows clips of double speed. labels: one class index each, or None
     (then there are no class probabilities); num_classes: default the largest label + 1. report(step, steps,
-    loss) is called after every step. Equal arguments give equal weights, with one thread on any number of
-    cores. Raises ValueError for stretches that are too short or differ in size,
-    and for a loss that is not finite.
+    loss) is called after every step. device: what the network is trained on; the clips that are drawn are the same on
+    all. Equal arguments give equal weights, with one thread on any number of cores. Raises ValueError for stretches
+    that are too short or differ in size, and for a loss that is not finite.
     """
     if not len(stretches):
         raise ValueError("stretches: got none, wanted at least one training video")
@@ -202,13 +204,14 @@ def fit_in_domain(
         raise ValueError(f"labels: got {len(labels)} for {len(stretches)} stretches")
     classes = None if labels is None else num_classes or max(labels) + 1
     started = time.monotonic()
-    with num_threads(threads), torch.random.fork_rng(devices=[]):
+    forked = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with num_threads(threads), torch.random.fork_rng(devices=forked), exact_arithmetic():
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
-        net = InDomainNet(classes)
+        net = InDomainNet(classes).to(device)
         share = train_in_domain(net, stretches, labels, frames, interval, flip, steps, rng, report)
         net.eval()
-        whiten(net, lambda kinds: draw_batch(stretches, kinds, frames, interval, flip, rng)[0], rng)
+        whiten(net, lambda kinds: draw_batch(stretches, kinds, frames, interval, flip, rng)[0].to(device), rng)
     facts = {
         "frames": frames,
         "interval": interval,
@@ -220,7 +223,7 @@ def fit_in_domain(
         "kinds_right": round(share, 3),
         "wall_seconds": round(time.monotonic() - started, 1),
     }
-    return InDomainExtractor(net, facts)
+    return InDomainExtractor(net, facts, device)
 
 
 def train_in_domain(
@@ -244,7 +247,8 @@ def train_in_domain(
             group["lr"] = rate
         kinds = rng.choice(KINDS, size=BATCH, p=[SHARES[kind] for kind in KINDS])
         video, numbers, chosen = draw_batch(stretches, kinds, frames, interval, flip, rng)
-        targets = None if of_class is None else of_class[chosen]
+        targets = None if of_class is None else of_class[chosen].to(net.centre.device)
+        video, numbers = video.to(net.centre.device), numbers.to(net.centre.device)
         loss, right = losses(net, recoloured(video, rng), numbers, targets)
         if not torch.isfinite(loss):
             raise ValueError(f"embedded extractor: the loss is not finite at step {step}; look at the training videos")

@@ -35,5 +35,5 @@ def slices(count: int, pixels: int, most: int) -> list[slice]:
     batch of one) unless no two fit together, or three share two slices.
     """
     parts = -(-count // max(1, most // pixels))
-    ends = [count * number // parts for number in range(parts + 1)]
+    ends = [count * number // max(parts, 1) for number in range(parts + 1)]
     return [slice(start, stop) for start, stop in zip(ends, ends[1:], strict=False)]

@@ -169,8 +169,9 @@ def fit_real_clips(
 
     arrays = features_of("real clips", windows, load, describe, store)
     sensitivity.take(arrays["features"], arrays)
-    saved = {key: arrays[key] for key in ("features", "probabilities") if key in arrays}
-    save_arrays(folder / "real.npz", saved | {"names": np.array(names_of(windows))})
+    saved = {"features": arrays["features"], "names": np.array(names_of(windows))}
+    saved |= {"probabilities": arrays["probabilities"]} if classes is not None else {}
+    save_arrays(folder / "real.npz", saved)
     first = np.stack([pixels(number) for number in range(min(GRID_CLIPS, len(windows)))])
     write_grid(folder / "real.gif", first, columns=4)
     write_sprite(folder, "real", first)

@@ -86,3 +86,15 @@ def test_an_unknown_change_is_refused():
         corruptions.corrupt_clips("melted", random_clip()[None], 0)
     with pytest.raises(ValueError, match="at least 3"):
         corruptions.shuffled(random_clip(2), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("shape, sigma", [((3, 256, 256, 3), 6.0), ((8, 32, 32, 3), 0.75), ((5, 21, 40, 3), 2.3)])
+def test_blur_is_the_convolution_to_the_last_bit(shape, sigma):
+    """Tap by tap over whole clips, which is how features of earlier runs were made."""
+    clip = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    kernel = corruptions.gaussian_kernel(sigma)
+    radius, image = len(kernel) // 2, clip.astype(np.float32)
+    for axis in (1, 2):
+        padded = np.pad(image, [(radius, radius) if a == axis else (0, 0) for a in range(4)], mode="symmetric")
+        image = sum(w * padded.take(range(k, k + shape[axis]), axis=axis) for k, w in enumerate(kernel))
+    assert np.array_equal(corruptions.blur(clip, sigma), np.clip(np.rint(image), 0, 255).astype(np.uint8))

@@ -5,22 +5,48 @@ import pytest
 import torch
 
 from lavita.codecs.base import PixelCodec
-from lavita.experiment import scoring
-from lavita.experiment.scoring import averaged, psnr_and_ssim, reconstruction
+from lavita.experiment import reconstruction
+from lavita.experiment.reconstruction import (
+    Fidelity,
+    FirstStage,
+    averaged,
+    pixel_scores,
+    reconstructed,
+    reconstruction_features,
+)
+from lavita.results.resume_store import ResumeStore
+
+CPU = torch.device("cpu")
 
 
 def clips(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (2, 3, 24, 24, 3), dtype=np.uint8)
 
 
+def fidelity(*pairs: tuple[np.ndarray, np.ndarray]) -> Fidelity:
+    found = Fidelity()
+    for before, after in pairs:
+        found.add(before, after)
+    return found
+
+
 def test_psnr_is_its_definition():
     before, after = clips(0), clips(1)
     error = np.mean((before.astype(float) - after.astype(float)) ** 2)
-    psnr, ssim = psnr_and_ssim(before, after)
+    found = fidelity((before, after))
     # A mean of 10,368 squares in float32: relative 1e-6 at most, 4e-6 dB.
-    assert psnr == pytest.approx(10 * np.log10(255**2 / error), abs=1e-4)
-    assert abs(ssim) < 0.1  # independent noise has no common structure
-    assert psnr_and_ssim(before, before)[1] == pytest.approx(1.0, abs=1e-6)
+    assert found.psnr() == pytest.approx(10 * np.log10(255**2 / error), abs=1e-4)
+    assert abs(found.ssim()) < 0.1  # independent noise has no common structure
+    assert fidelity((before, before)).ssim() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_clip_by_clip_is_all_at_once():
+    before, after = clips(6), np.clip(clips(6).astype(int) + np.random.default_rng(0).integers(-9, 9), 0, 255)
+    after = np.where(np.arange(2)[:, None, None, None, None] == 0, after, clips(7)).astype(np.uint8)  # unequal errors
+    whole, parts = fidelity((before, after)), fidelity(*((before[i : i + 1], after[i : i + 1]) for i in range(2)))
+    # Sums of float32 in another order.
+    assert parts.psnr() == pytest.approx(whole.psnr(), rel=1e-6)
+    assert parts.ssim() == pytest.approx(whole.ssim(), rel=1e-5)
 
 
 def test_ssim_by_its_formula_in_one_window():
@@ -44,7 +70,7 @@ def test_ssim_by_its_formula_in_one_window():
 
 def test_pixels_lose_nothing():
     video = torch.from_numpy(clips(3)).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
-    before, after = reconstruction(PixelCodec(), video)
+    ((before, after),) = reconstructed(PixelCodec(), video, CPU)
     assert np.array_equal(before, after) and np.array_equal(before, clips(3))
 
 
@@ -59,22 +85,77 @@ def test_average_is_the_mean_of_every_block():
     assert np.array_equal(averaged(mean), mean)
 
 
-def test_clips_of_a_chain_go_through_the_first_stage_one_by_one(monkeypatch):
-    """An autoencoder of three-frame clips that reverses them: six frames come back as two reversed halves."""
+class Reversing(PixelCodec):
+    """An autoencoder of three-frame clips that reverses them."""
 
-    class Reversing(PixelCodec):
-        def decode(self, latent):
-            assert latent.shape[1] == 3
-            return latent.flip(1)
+    def decode(self, latent):
+        assert latent.shape[1] == 3
+        return latent.flip(1)
 
-    class protocol:
-        frames, real_interval, resolution = 6, 1, 24
 
-    class scorer:
-        pass
+class Protocol:
+    frames, real_interval, resolution = 6, 1, 24
 
-    scorer.protocol = protocol
-    long = clips(5).reshape(1, 6, 24, 24, 3)
-    monkeypatch.setattr(scoring, "load_window", lambda *_: long[0])
-    (after,) = scoring.reconstructed(Reversing(), [(None, 0)], scorer, torch.zeros(8, 3, 3, 24, 24))
-    assert np.array_equal(after, long[:, [2, 1, 0, 5, 4, 3]])
+
+class Means:
+    """The mean of each frame."""
+
+    def __init__(self):
+        self.seen = []
+
+    def features(self, clips):
+        self.seen.append(clips)
+        return torch.from_numpy(clips.mean(axis=(2, 3, 4)))
+
+
+class ScorerOfMeans:
+    def __init__(self):
+        self.protocol, self.extractors = Protocol, {"distance": Means()}
+
+
+def test_clips_of_a_chain_go_through_the_first_stage_one_by_one(tmp_path, monkeypatch):
+    """Six frames come back as two reversed halves."""
+    long, scorer = clips(5).reshape(1, 6, 24, 24, 3), ScorerOfMeans()
+    monkeypatch.setattr(reconstruction, "load_window", lambda *_: long[0])
+    first = FirstStage(Reversing(), CPU, "codec")
+    found = reconstruction_features(first, (3, 3, 24, 24), [(None, 0)], scorer, ResumeStore(tmp_path))
+    (after,) = scorer.extractors["distance"].seen
+    assert np.array_equal(after, long[:, [2, 1, 0, 5, 4, 3]]) and found.shape == (1, 6)
+
+
+def test_any_number_of_clips_is_read_encoded_and_described_a_few_at_a_time(tmp_path, monkeypatch):
+    """20 windows in parts of 8, the codec given 4 clips at a time, and what was kept not made again."""
+    made = {start: np.random.default_rng(start).integers(0, 256, (6, 24, 24, 3), dtype=np.uint8) for start in range(20)}
+    monkeypatch.setattr(reconstruction, "load_window", lambda video, start, *_: made[start])
+    monkeypatch.setattr(reconstruction, "PIXELS_AT_ONCE", 4 * 3 * 24 * 24)
+    sizes = []
+
+    class Counting(Reversing):
+        def encode(self, video, rng):
+            sizes.append((len(video), len(rng)))
+            return video
+
+    windows, first = [(None, start) for start in range(20)], FirstStage(Counting(), CPU, "codec")
+    store = ResumeStore(tmp_path)
+    found = reconstruction_features(first, (3, 3, 24, 24), windows, ScorerOfMeans(), store)
+    assert sizes == [(4, 4)] * 10  # each window is two clips
+    wanted = np.stack([made[start][[2, 1, 0, 5, 4, 3]].mean(axis=(1, 2, 3)) for start in range(20)])
+    assert np.array_equal(found, wanted)
+    sizes.clear()
+    store.delete("reconstruction-000008", ".npz")
+    assert np.array_equal(reconstruction_features(first, (3, 3, 24, 24), windows, ScorerOfMeans(), store), wanted)
+    assert len(sizes) == 4  # the eight windows of one part
+
+
+def test_pixel_scores_do_not_depend_on_the_chunks(tmp_path, monkeypatch):
+    video = torch.from_numpy(np.concatenate([clips(seed) for seed in range(3)])).permute(0, 1, 4, 2, 3) / 127.5 - 1
+    first = FirstStage(Reversing(), CPU, "codec", lambda a, b: (a - b).abs().mean(dim=(1, 2, 3, 4)))
+    monkeypatch.setattr("lavita.experiment.reconstruction.write_comparison", lambda path, rows: shown.append(rows))
+    shown, values = [], []
+    for clips_at_once in (6, 2, 1):
+        monkeypatch.setattr(reconstruction, "PIXELS_AT_ONCE", clips_at_once * 3 * 24 * 24)
+        values.append({score.metric: score.value for score in pixel_scores(first, video, tmp_path / "codec.gif")})
+    assert values[0].keys() == {f"{name}_n6_f3" for name in ("psnr", "psnr_average4x4", "ssim", "lpips")}
+    for other in values[1:]:
+        assert other == pytest.approx(values[0], rel=1e-5)
+    assert all(len(rows) == 12 and np.array_equal(rows, shown[0]) for rows in shown)

@@ -191,7 +191,9 @@ def write_clips(
             if names is not None and number >= len(names):
                 raise ValueError(f"names: got {len(names)}, there are more clips than that")
             name = f"{number:06d}" if names is None else str(names[number])
-            if not SAFE_NAME.fullmatch(name) or name in used:
+            if name in used:
+                raise ValueError(f"{folder}: two clips have one name, e.g. {name}")
+            if not SAFE_NAME.fullmatch(name):
                 raise ValueError(f"names: got {name!r}, allowed: unique, of letters, digits, dot, dash and underscore")
             used.add(name)
             yield name, clip

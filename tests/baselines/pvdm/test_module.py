@@ -12,11 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lavita.baselines.pvdm.losses import LPIPS
 from lavita.baselines.pvdm.module import Config, Method
+from lavita.codecs import base
 from lavita.codecs.base import Codec, PixelCodec
 from lavita.config.schema import ComputeConfig, SamplingConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.experiment.costs import training_flops_per_clip
-from lavita.experiment.scoring import reconstruction
+from lavita.experiment.reconstruction import reconstructed
 from lavita.methods.base import MethodContext
 from lavita.parity.cases import fill_by_formula
 from lavita.training.budget import Limit
@@ -260,9 +261,23 @@ def test_the_first_stage_is_a_view_of_the_autoencoder():
         method.autoencoder.to_pixel[1].bias.add_(1)
     assert codec.decode(latent).mean() > rebuilt.mean() + 0.1  # the method's own weights, as they now are
     assert list(method.state_dict()) == keys and len(list(method.modules())) == len(list(build().modules()))
-    before, after = reconstruction(method.first_stage(), video)
+    ((before, after),) = reconstructed(method.first_stage(), video, torch.device("cpu"))
     assert before.shape == after.shape == (2, 4, 32, 32, 3)
     assert method.perceptual_score(video, -video) is None  # the stand-in is no LPIPS
+
+
+def test_the_first_stage_takes_a_few_clips_at_a_time(monkeypatch):
+    """Of five clips, two at most: the same latents and clips; all at once where a gradient is wanted."""
+    autoencoder, video = build().autoencoder, torch.cat([batch(first)["video"] for first in (0, 2, 4)])[:5]
+    with torch.no_grad():
+        latent = autoencoder.encode(video)
+        whole, sizes, encoder = (latent, autoencoder.decode(latent)), [], autoencoder.encoder.forward
+        monkeypatch.setattr(base, "PIXELS_AT_ONCE", 2 * 4 * 32 * 32)
+        monkeypatch.setattr(autoencoder.encoder, "forward", lambda x: (sizes.append(len(x)), encoder(x))[1])
+        for one, other in zip(whole, (autoencoder.encode(video), autoencoder.decode(latent)), strict=True):
+            torch.testing.assert_close(other, one, rtol=0, atol=1e-6)  # matrix products of other sizes
+    autoencoder.encode(video).sum().backward()
+    assert sizes == [1, 2, 2, 5]
 
 
 def test_lpips_of_a_clip_is_the_mean_over_its_frames(tmp_path):

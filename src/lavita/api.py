@@ -121,22 +121,22 @@ def run_suite(
     from lavita.results.run_folder import read_run
     from lavita.suite import run as suites
     from lavita.suite.match import match_parameters
-    from lavita.suite.run_cells import Options
+    from lavita.suite.run_experiments import Options
 
     if workers is not None and workers < 1:
         raise ConfigError(f"workers: got {workers}, wanted at least 1")
     words = as_overrides(overrides)
-    cells, flags = match_parameters(compose(suite, tier, methods, seeds, words, plugins=plugins), words)
+    experiments, flags = match_parameters(compose(suite, tier, methods, seeds, words, plugins=plugins), words)
     options = Options(
         out=as_path(out),
         cache=as_path(cache),
         fresh=fresh,
         retry=retry_failed,
         workers=workers,
-        samples=samples_of((samples or {}).items(), [*names_in("methods"), *(cell.label for cell in cells)]),
+        samples=samples_of((samples or {}).items(), [*names_in("methods"), *(one.label for one in experiments)]),
         flags=flags,
     )
-    finished = suites.run_suite(cells, options)
+    finished = suites.run_suite(experiments, options)
     if finished.folder is None:
         raise KeyboardInterrupt
     return read_run(finished.folder)

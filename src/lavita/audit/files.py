@@ -18,7 +18,7 @@ REPORT = "report.html"
 def files_lines(run: RunFolder) -> Iterator[AuditLine]:
     """A line a part whose files are all as its record says, else one for each file that is not."""
     parts: list[tuple[str, str, AttemptRecord]] = []
-    parts += [("cells", one.name, one.record) for one in (*run.cells, *run.others)]
+    parts += [("cells", one.name, one.record) for one in (*run.attempts, *run.others)]
     parts += [("shared", name, one.record) for name, one in run.shared.items()]
     for kind, name, record in parts:
         where = f"{kind}/{name}"
@@ -48,7 +48,7 @@ def told(change: FileChange) -> str:
 
 def stray_lines(run: RunFolder) -> Iterator[AuditLine]:
     """Folders below cells/ and shared/ without a record."""
-    known = {("cells", one.name) for one in (*run.cells, *run.others)} | {("shared", name) for name in run.shared}
+    known = {("cells", one.name) for one in (*run.attempts, *run.others)} | {("shared", name) for name in run.shared}
     stray = [
         path.relative_to(run.path).as_posix()
         for part in PARTS

@@ -203,9 +203,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How a cell uses its machine; identical for all cells of a run.
+    """How a run uses its machine; identical for all runs of a suite.
 
-    precision: Lightning's name (32-true, bf16-mixed). threads: CPU threads of a cell's process, since their number
+    precision: Lightning's name (32-true, bf16-mixed). threads: CPU threads of a run's process, since their number
     changes the last bits of sums. A batch is accumulated over accumulate_batches passes. checkpoint_activations
     recomputes each transformer block in the backward pass: less memory, same numbers. devices: processes a node, one
     device each, that train together on `nodes` nodes; strategy: what they share, gradients (ddp; auto where there are
@@ -242,7 +242,7 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """How much training a killed cell may lose: it keeps where it is every every_clips clips. No number
+    """How much training a killed run may lose: its state is saved every every_clips clips. No number
     depends on it.
     """
 

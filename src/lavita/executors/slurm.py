@@ -255,7 +255,7 @@ def submitit_parameters(tasks: Sequence[Task], workers: int | None, options: Slu
     """submitit's parameters for an array of tasks. Raises ConfigError where they want different shapes of a job."""
     shapes = {(task.threads, task.devices, task.nodes) for task in tasks}
     if len(shapes) > 1:
-        raise ConfigError("compute.threads, devices and nodes: wanted the same for all cells with --executor slurm")
+        raise ConfigError("compute.threads, devices and nodes: wanted the same for all runs with --executor slurm")
     ((threads, devices, nodes),) = shapes
     cpus = options.cpus_per_task or threads
     search = shlex.quote(str(PACKAGE.parent))

@@ -99,14 +99,14 @@ def external_bytes(experiment: Experiment, method: VideoMethod) -> int:
     return codec + sum(Path(path).stat().st_size for path in set(experiment.outside.values()))
 
 
-def check_spent(cell: str, budget: BudgetConfig, spent: Spent) -> None:
+def check_spent(name: str, budget: BudgetConfig, spent: Spent) -> None:
     """Raise RuntimeError (OverBudget for more) unless the budget was met: exactly in clips, else by the last step."""
     currency, asked, last = budget.currency, budget.asked, spent.stages[-1]
     most = {"clips": 0.0, "flops": last.flops / last.steps, "seconds": math.inf}[currency]
     got = spent.total(currency)
     if not asked <= got <= asked + most:
         kind = RuntimeError if got < asked else OverBudget
-        raise kind(f"{cell} spent {got:g} {currency}, its budget is {asked:g}")
+        raise kind(f"{name} spent {got:g} {currency}, its budget is {asked:g}")
 
 
 def finish(folder: Path, processes: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lavita.config.compose import Experiment
-from lavita.config.plan import cell_from_dict
+from lavita.config.plan import experiment_from_dict
 from lavita.config.protocol import Protocol
 from lavita.data.catalogue import SPLITS, Catalogue, VideoEntry
 from lavita.data.clips import centre_crop_resize, load_window, real_windows, spread_windows
@@ -80,7 +80,7 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
     weights.
     """
     spec = json.loads(spec_file.read_text())
-    experiments = [cell_from_dict(values) for values in spec["cells"]]
+    experiments = [experiment_from_dict(values) for values in spec["experiments"]]
     experiment, cache = experiments[0], Path(spec["cache"])
     catalogue = usable_catalogue(experiment.data, experiment.data.root, cache)
     num_classes = len(catalogue.class_names) or None

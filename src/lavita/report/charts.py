@@ -77,7 +77,7 @@ LETTER, LINE = 7.4, 15  # pixels that a letter and a line of text take
 
 @dataclass(frozen=True)
 class Point:
-    """One cell: its row's name, cost (x), score (y), both above 0, and the ends of the score's interval."""
+    """One run: its row's name, cost (x), score (y), both above 0, and the ends of the score's interval."""
 
     label: str
     x: float
@@ -201,18 +201,18 @@ FLOPS = Cost(
 
 
 def seconds_cost(records: Sequence[Record]) -> Cost:
-    """Seconds of all trained stages of a cell, the suite's codec too: they stand in the records, not in the rows."""
+    """Seconds of all trained stages of a run, the suite's codec too: they stand in the records, not in the rows."""
     spent = {record.cell: training_seconds(record) for record in records}
     return Cost("training, seconds (codec included)", lambda row: spent.get(row.cell))
 
 
 def training_seconds(record: Record) -> float | None:
-    """Seconds of the stages that a cell is charged for, or None where none are recorded."""
+    """Seconds of the stages that a run is charged for, or None where none are recorded."""
     return sum(stage.seconds for stage in record.stages) or None
 
 
 def trained_rows(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows of trained cells' distances, those that may share a table together: only they may share a chart."""
+    """The rows of trained runs' distances, those that may share a table together: only they may share a chart."""
     found = [
         [row for row in block if row.stage == "train" and is_metric(row.metric, "fvd") and row.value > 0]
         for block in blocks(rows)

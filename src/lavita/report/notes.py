@@ -53,7 +53,7 @@ from the last checkpoint, to the same numbers; wall_seconds counts all of them.
 
 
 def session_lines(record: Record) -> list[str]:
-    """The processes that worked on a cell, where they were more than one."""
+    """The processes that worked on a run, where they were more than one."""
     if len(record.sessions) < 2:
         return []
     told = [
@@ -125,7 +125,7 @@ def first_stages(records: Sequence[Record]) -> str:
 
 
 def stages_line(record: Record) -> str:
-    """Clips by stage and the held-out loss of a cell."""
+    """Clips by stage and the held-out loss of a run."""
     stages = ", ".join(stage_text(stage) for stage in record.stages)
     loss = record.heldout_losses
     ends = f"; held-out loss {loss[0][1]:.4g} -> {loss[-1][1]:.4g}" if loss else ""
@@ -140,7 +140,7 @@ def stage_text(stage: StageRecord) -> str:
 
 
 def start_lines(record: Record) -> list[str]:
-    """Where a cell's weights began, if not at random: how much was taken, what was not."""
+    """Where a run's weights began, if not at random: how much was taken, what was not."""
     start = record.starting_weights
     if start is None:
         return []

@@ -1,4 +1,4 @@
-"""`python -m tests.soak.slurm.together FOLDER`: processes that count together over gloo as cells train together: the
+"""`python -m tests.soak.slurm.together FOLDER`: processes that count together over gloo as runs train together: the
 first one alone writes, all stop in the same step when it is asked to, and go on from where it was.
 """
 

@@ -149,17 +149,17 @@ def against_first(tables: Tables) -> Point:
 
 
 def not_significant(run: RunFolder, first: Row, others: Sequence[Row]) -> list[str]:
-    """The cells of other rows that, by the clips' intervals, do not differ significantly from the smallest distance."""
+    """The runs of other rows that, by the clips' intervals, do not differ significantly from the smallest distance."""
     scores = {
         record.cell: interval_of(score)
         for record in run.records
         for score in record.scores_of("train")
         if score.metric == first.metric and score.extrapolated is not None
     }
-    cells = [row.cell for row in others if row.label != first.label and row.cell in scores]
+    names = [row.cell for row in others if row.label != first.label and row.cell in scores]
     if first.cell not in scores:
         return []
-    return [cell for cell in cells if compare_intervals(scores[first.cell], scores[cell]).verdict != BETTER]
+    return [name for name in names if compare_intervals(scores[first.cell], scores[name]).verdict != BETTER]
 
 
 def sensitivity(run: RunFolder) -> list[Point]:

@@ -78,7 +78,7 @@ def subject_of(name: str, conditioning: str) -> Subject | None:
 
 
 def build_with_seed(experiment: Experiment, seed: int) -> VideoMethod:
-    """The method of a run with another training seed, on a codec of random weights."""
+    """The method of a run with another training seed, on an autoencoder of random weights."""
     return build_method(replace(experiment, seed=seed), NUM_CLASSES, empty_codec(experiment.codec))
 
 

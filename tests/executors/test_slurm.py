@@ -152,11 +152,11 @@ def test_several_nodes_want_slurm():
     class Compute:
         nodes = 2
 
-    class Cell:
+    class OneExperiment:
         compute = Compute
 
     with pytest.raises(ConfigError, match="compute.nodes: got 2, wanted 1 without --executor slurm"):
-        slurm_options.check_executor("local", [], [Cell])
+        slurm_options.check_executor("local", [], [OneExperiment])
 
 
 # What runs on a node

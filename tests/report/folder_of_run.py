@@ -1,4 +1,4 @@
-"""A results folder made by hand in a moment: two finished rows, one that failed, real clips, a codec, step logs."""
+"""A small results folder written by hand: two finished rows, a failed one, real clips, an autoencoder, step logs."""
 
 from __future__ import annotations
 

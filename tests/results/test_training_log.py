@@ -1,4 +1,4 @@
-"""Losses on the axis of the budget: stages one after the other, the codec's from the shared folder, logs cut short."""
+"""Losses on the axis of the budget: stages in order, the autoencoder's from the shared folder, logs cut short."""
 
 import json
 import xml.etree.ElementTree as ET

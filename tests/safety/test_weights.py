@@ -125,13 +125,13 @@ def test_no_stored_features_are_unpickled(tmp_path, kind, monkeypatch):
     path = arrays(tmp_path / "files", marker)[kind]
     monkeypatch.setattr(scoring, "load_extractors", lambda *_: {"distance": None, "classes": None})
 
-    class Cell:
+    class OneExperiment:
         protocol = None
         weights = None
 
     doors = {
         "audit": lambda: read_arrays(path),
-        "real clips": lambda: scoring.Scorer(SimpleNamespace(extractor=None, real=path), Cell, "cpu"),
+        "real clips": lambda: scoring.Scorer(SimpleNamespace(extractor=None, real=path), OneExperiment, "cpu"),
         "again": lambda: recomputed(folder_of_features(tmp_path / "again", path.read_bytes())),
     }
     for name, read in doors.items():

@@ -23,10 +23,10 @@ import pytest
 from tests.soak.runs import (
     ROOT,
     assert_same_run,
-    processes_of,
     command,
     is_alive,
     leftovers,
+    processes_of,
     run,
     start,
     state_of,

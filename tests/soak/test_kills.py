@@ -25,11 +25,11 @@ from lavita.executors.heartbeat import HEARTBEAT, Beat, read_heartbeat
 from lavita.results.records import read_record
 from tests.soak.runs import (
     assert_same_run,
-    processes_of,
     children,
     command,
     is_alive,
     leftovers,
+    processes_of,
     run,
     start,
     state_of,
@@ -280,12 +280,12 @@ def fitting(run_pid: int) -> list[int]:
 
 
 def kept_of_codec(cache: Path) -> set[str]:
-    """The checkpoints of a codec that is being trained."""
+    """The checkpoints of an autoencoder that is being trained."""
     return {path.name for path in cache.glob(".codec-*.part/progress/at-codec-*.ckpt")}
 
 
 def kill_shared_parts(words: list[str], said: Path, cache: Path) -> int:
-    """Kill what fits the codec, once alone and once with its run, each after a checkpoint of it was kept; returns 2."""
+    """Kill the autoencoder's training after a checkpoint, once alone and once with its suite; returns 2."""
     for alone in (True, False):
         before = kept_of_codec(cache)
         process = start(words, said)
@@ -366,6 +366,6 @@ def summary(kills: list[dict[str, Any]], of_shared: int, statuses: list[int], se
     lost = [kill["clips_logged"] - kill["resumed_from"] for kill in kills if kill["resumed_from"] != ""]
     return (
         f"{len(kills) + of_shared} kills in {len(statuses) + of_shared} runs, {seconds:.0f} s: {of_shared} in the "
-        f"training of the codec; by aim {counted('aim')}; by what was killed {counted('killed')}; "
+        f"training of the autoencoder; by aim {counted('aim')}; by what was killed {counted('killed')}; "
         f"by stage {counted('stage')}; at most {max(lost):g} logged clips lost of {EVERY} between two checkpoints"
     )

@@ -66,7 +66,7 @@ def test_tasks_beside_generation_are_a_row_as_any_other():
 
 
 def test_a_budget_of_flops_is_reached_by_the_last_step():
-    """The codec's share first; every row gets the steps that it can afford."""
+    """The autoencoder's share first; every row gets the steps that it can afford."""
     asked, spent = 2e12, {}
     for method in ("lavita-v1", "pvdm"):
         (experiment,) = make_plan("ucf101", "demo", [method], [0], ["budget.currency=flops", f"budget.flops={asked:g}"])

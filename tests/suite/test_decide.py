@@ -212,7 +212,7 @@ def run_one(work: Any, monkeypatch: Any, job: run_experiments.Job) -> int:
     return run_experiments.run_experiments(work, [], Options())
 
 
-def test_a_run_whose_run_was_killed_before_it_was_sealed_is_sealed_late(work, experiment, folder, monkeypatch):
+def test_a_run_whose_suite_was_killed_before_it_was_finalized_is_finalized_late(work, experiment, folder, monkeypatch):
     mine = attempt(folder, experiment, "ok")
     (mine / "steps.csv").write_text("stage\n")
     (mine / ".record.json.123.part").write_text("half")

@@ -188,7 +188,7 @@ def test_a_terminal_gets_a_summary_and_a_pipe_does_not(script, tmp_path):
     assert table[-1].startswith("4 runs, about ") and said[len(table) - 1].startswith("4 runs: ")
     assert "GiB on disk" in said[len(table) - 1] and said[len(table)].startswith("largest: ")
     lines = lines_read(script, *arguments)
-    # What the runs share counts once in the totals: both methods and seeds use one codec.
+    # What the runs share counts once in the totals: both methods and seeds use one autoencoder.
     of = {stage: [row for row in lines if row["stage"] == stage] for stage in ("codec", "train")}
     flops = sum(int(row["flops_train_per_clip"]) * int(row["clips"]) for row in [of["codec"][0], *of["train"]])
     assert f"about {flops * 1e-12:.4g} TFLOPs" in table[-1]

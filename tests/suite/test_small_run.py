@@ -96,7 +96,7 @@ def test_the_report_holds_every_picture_as_it_is(done):
     base, _, process = done
     page = (base / "out" / "report.html").read_text()
     pictures = [*base.glob("out/cells/*/*.sprite.webp"), *base.glob("out/shared/*/*.sprite.webp")]
-    assert len(pictures) == 5  # clips of both, the autoencoder of one, real clips, the codec
+    assert len(pictures) == 5  # clips of both, pvdm's autoencoder, real clips, the suite's autoencoder
     assert all(base64.b64encode(path.read_bytes()).decode() in page for path in pictures)
     digest = process.stdout.split()[-1]
     assert page.count(digest) >= 3 and f"--digest {digest}" in page

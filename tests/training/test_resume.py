@@ -1,5 +1,5 @@
 """A stage that is stopped or killed and gone on with ends as if nothing had happened, bit for bit: every stage of every
-method, the suite's codec, and a module that draws from the generators of the process."""
+method, the suite's autoencoder, and a module that draws from the generators of the process."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def golden() -> Any:
 
 
 def build(system: str) -> TrainedStage:
-    """The stage of a system, or the suite's own codec, with formula weights."""
+    """The stage of a system, or the suite's own autoencoder, with formula weights."""
     if system != "codec":
         return golden().build(system)
     (experiment,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], ["codec.width=16", "codec.norm_groups=4"])

@@ -92,7 +92,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
         help="add a method from outside the repository: its folder, as docs/adding_a_method.md says (repeatable)",
     )
     parser.add_argument("--out", type=Path, help="results folder (default: results/<suite>-<tier>-<data name>)")
-    parser.add_argument("--cache", type=Path, help="folder for fitted codecs and extractors (default: results/cache)")
+    parser.add_argument("--cache", type=Path, help="folder for autoencoders and extractors (default: results/cache)")
     parser.add_argument("--fresh", action="store_true", help="begin every run anew, finished ones too")
     parser.add_argument(
         "--retry-failed",

@@ -76,7 +76,7 @@ class DataConfig:
     fold: of the data set's own lists (UCF101: 1 to 3, else null). frame_choice: exact takes every interval-th frame,
     linspace is the published rule (see data/clips.py). short_videos: what becomes of videos without room for a clip.
     max_unreadable: share of the videos that may be left out because they can't be read. latent_cache: train from stored
-    posterior moments of the suite's codec.
+    posterior moments of the suite's autoencoder.
     """
 
     dataset: str
@@ -146,10 +146,10 @@ class FairnessConfig:
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """The suite's codec. kind: pixels; kl (diffusers AutoencoderKL at path); suite (trained here on `clips` clips).
+    """The suite's autoencoder. kind: pixels; kl (diffusers AutoencoderKL at path); suite (trained on `clips` clips).
 
-    downsample: pixels a latent pixel, on a side. width, norm_groups: channels of the suite's own. scaling null: as the
-    codec's own configuration says, or measured on the training split.
+    downsample: pixels per latent pixel, per side. width, norm_groups: channels of the suite's own. scaling null: as the
+    autoencoder's own configuration says, or measured on the training split.
     """
 
     kind: str

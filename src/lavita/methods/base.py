@@ -17,9 +17,9 @@ from lavita.training.stage import StagePlan, TrainedStage
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What the suite hands to every method: the shape of its clips, the shared codec and the training setting.
+    """What the suite hands to every method: the shape of its clips, the shared autoencoder and the training setting.
 
-    codec is the suite's codec, which a method with a first stage of its own ignores (owns_first_stage = True).
+    codec is the suite's autoencoder; a method with a first stage of its own ignores it (owns_first_stage = True).
     num_classes is None in an unconditional suite.
     """
 

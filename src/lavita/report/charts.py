@@ -195,15 +195,15 @@ class Cost:
 
 
 FLOPS = Cost(
-    "training, TFLOPs (codec included)",
+    "training, TFLOPs (autoencoder included)",
     lambda row: float(row.train_flops) * 1e-12 if row.train_flops else None,
 )
 
 
 def seconds_cost(records: Sequence[Record]) -> Cost:
-    """Seconds of all trained stages of a run, the suite's codec too: they stand in the records, not in the rows."""
+    """Training seconds of a run, the suite's autoencoder included: they are in the records, not in the rows."""
     spent = {record.cell: training_seconds(record) for record in records}
-    return Cost("training, seconds (codec included)", lambda row: spent.get(row.cell))
+    return Cost("training, seconds (autoencoder included)", lambda row: spent.get(row.cell))
 
 
 def training_seconds(record: Record) -> float | None:

@@ -107,7 +107,7 @@ that work on its latents (shared/<key>/codec.gif); `autoencoder` is a method's o
 
 
 def first_stages(records: Sequence[Record]) -> str:
-    """The reconstruction scores: of every codec with the rows that share it, of each method's own autoencoder."""
+    """The reconstruction scores: of the suite's autoencoder with the rows that share it, and of each method's own."""
     shared: dict[str, list[str]] = {}
     own = []
     for record in records:
@@ -120,7 +120,7 @@ def first_stages(records: Sequence[Record]) -> str:
                 own.append(f"* {record.cell}, autoencoder: {text}")
     if not shared and not own:
         return "No method has one here: all work in pixels."
-    codecs = [f"* codec of {', '.join(dict.fromkeys(labels))}: {text}" for text, labels in shared.items()]
+    codecs = [f"* autoencoder of {', '.join(dict.fromkeys(labels))}: {text}" for text, labels in shared.items()]
     return FIRST_STAGES_TEXT + "\n" + "\n".join(codecs + own)
 
 

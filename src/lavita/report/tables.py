@@ -202,10 +202,10 @@ LEGEND = """\
 * **bold**: significantly different, at 95 %, from every other row of its table: by seeds where every row has the same
   two or more, else by the clips alone, and then the spread of training seeds is not in it. Nothing else is bold.
 * untrained: the same network at its starting weights, zero steps, same protocol.
-* clips: training clips seen, all stages together; the suite's own codec is charged in full to each method that uses it.
-* train TFLOPs: counted forward and backward of all trained stages, codec included, 1e12 floating-point operations,
-  2 a multiply-add; wall: seconds of the run's process; peak: peak resident memory of the run's process;
-  NFE: network evaluations a clip; guidance doubles their cost.
+* clips: training clips seen, all stages together; each method that uses the suite's autoencoder is charged all of it.
+* train TFLOPs: counted forward and backward of all trained stages with the autoencoder, 1e12 floating-point operations,
+  2 per multiply-add; wall: seconds of the run's process; peak: peak resident memory of the run's process;
+  NFE: network evaluations per clip; guidance doubles their cost.
 """
 
 

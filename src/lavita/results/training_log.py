@@ -12,7 +12,7 @@ from lavita.results.records import Record
 from lavita.results.run_folder import Attempt, RunFolder
 
 STEPS = "steps.csv"
-CODEC = "codec"  # the stage, and the folder of shared artifacts, that hold the log of the suite's own codec
+CODEC = "codec"  # the stage, and the folder of shared artifacts, that hold the log of the suite's own autoencoder
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def losses_of(run: RunFolder, attempt: Attempt) -> RunLosses | None:
     if not any(stage.train or stage.heldout for stage in stages):
         return None
     if record.status != "ok":
-        remark = f"{record.status}: the log ends there, and the codec's share before it is not drawn"
+        remark = f"{record.status}: the log ends there, and the autoencoder's share before it is not drawn"
     return RunLosses(record.cell, float(record.config["budget"]["clips"] or start), stages, remark)
 
 

@@ -56,7 +56,7 @@ def load_official_method(
     implementation = load_implementation(experiment.implementation)
     if experiment.codec.kind == "suite" and not implementation.Method.owns_first_stage:
         raise ConfigError(
-            "codec.kind=suite: an official file was trained in another codec's latents; give codec.kind=kl "
+            "codec.kind=suite: an official file was trained in the latents of another autoencoder; give codec.kind=kl "
             "codec.path=FOLDER (or codec.kind=pixels)"
         )
     codec = load_suite_codec(experiment.codec, None) if not implementation.Method.owns_first_stage else None

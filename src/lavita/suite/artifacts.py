@@ -83,7 +83,7 @@ def title_of(group: Group, groups: int) -> str:
     """What the display calls the fitting of a group's artifacts."""
     labels = dict.fromkeys(experiment.label for experiment in group.experiments)
     of = "" if groups == 1 else f" of {', '.join(labels)}"
-    return f"shared artifacts: codec, extractor, real clips{of}"
+    return f"shared artifacts: autoencoder, extractor, real clips{of}"
 
 
 def checked(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> dict[str, GroupArtifacts]:

@@ -1,4 +1,4 @@
-"""One stage through one Lightning Trainer: the same lines for every method and for the suite's own codec."""
+"""One stage through one Lightning Trainer: the same lines for every method and for the suite's own autoencoder."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class TrainedStage(lightning.LightningModule):
     "clip_index": int64 (B,), counted over the run}; with joint_images = n also {"images": (B, n, 3, H, W),
     "image_labels": int64 (B, n)}, single frames drawn from the whole training split; with past_frames = P also
     {"past": (B, P, 3, H, W)}, the frames before the clip at the same interval. A stage that reads_latents may be given
-    the posterior moments of the suite's codec, "moments" (B, F, 2 C, h, w) and "image_moments", in place of pixels.
+    the posterior moments of the suite's autoencoder in place of pixels: "moments" (B, F, 2 C, h, w), "image_moments".
     """
 
     stage_name = "train"

@@ -152,8 +152,8 @@ def sampling_seeds(folder: Path, count: int) -> str:
 
 
 def first_stage_figures(run: RunFolder) -> list[Figure]:
-    """Held-out clips through every codec and autoencoder of which a picture was kept."""
-    places = [(run.shared_folder(name), "codec", f"the suite’s codec ({name})") for name in run.used_shared]
+    """Held-out clips through every autoencoder of which a picture was kept."""
+    places = [(run.shared_folder(name), "codec", f"the suite’s autoencoder ({name})") for name in run.used_shared]
     places += [(run.folder_of(one), "autoencoder", f"the first stage of {one.record.cell}") for one in run.attempts]
     found = [(read_sprite(folder, name), stage) for folder, name, stage in places]
     return [
@@ -164,7 +164,7 @@ def first_stage_figures(run: RunFolder) -> list[Figure]:
 
 
 def first_stages_table(records: Sequence[Record]) -> Table | None:
-    """One row per first stage, one column per metric; a codec that several rows share stands once."""
+    """One row per first stage, one column per metric; an autoencoder that several rows share stands once."""
     found: dict[tuple[Any, ...], list[str]] = {}
     for record in records:
         for stage in ("codec", "autoencoder"):

@@ -80,7 +80,7 @@ def budget(run: RunFolder) -> Point:
         return Point(
             "Budget", f"Rows saw different numbers of clips: {clips[0]:,} to {clips[-1]:,}.{end}", True, "methods"
         )
-    said = f"Every row that was trained here saw exactly {clips[0]:,} clips, all stages and the suite’s codec together."
+    said = f"Every row that was trained here saw exactly {clips[0]:,} clips, all stages and the autoencoder together."
     return Point("Budget", said + end, bool(unknown), "methods")
 
 
@@ -205,7 +205,7 @@ def external(run: RunFolder) -> Point:
     """Rows that used external data or weights."""
     helped = [record.cell for record in run.records if record.row.division == "open"]
     if not helped:
-        said = "Closed division: every row used this run’s data, codec and budget only."
+        said = "Closed division: every row used this run’s data, autoencoder and budget only."
         return Point("External data and weights", said, False, "methods")
     return Point(
         "External data and weights",

@@ -86,7 +86,7 @@ def variant_3() -> str:
     c = Canvas(
         "Variant 3: factorised attention, space then time in every block",
         "Every block has a spatial attention, a temporal attention and an MLP, each with a norm, a gate and a "
-        "residual. There are six vectors a block: shift1, scale1 and gate1 serve both attentions, shift2, scale2 "
+        "residual. There are six vectors per block: shift1, scale1 and gate1 serve both attentions, shift2, scale2 "
         "and gate2 the MLP. After one block every token has reached every other.",
     )
     panels(c, "all", "after one block: all")

@@ -90,7 +90,7 @@ def run_suite(
         suite, tier, methods, seeds, overrides, plugins: as in `compose`. data.root=DIR trains on real videos.
         out: results folder; None for results/<suite>-<tier>-<data name> in the working directory.
         cache: folder of what is fitted once (autoencoder, feature network); None for results/cache there.
-        workers: runs at once; None for one an accelerator, else as many as the cores have room for.
+        workers: runs at once; None for one per accelerator, else as many as the cores have room for.
         fresh: run everything from the start, finished runs too.
         retry_failed: run failed ones again.
         samples: folders of external samples, by the names of their rows; marked "training not audited".

@@ -132,7 +132,7 @@ def check_gradients(subject: Subject) -> None:
 
 
 def check_own_draws(subject: Subject) -> None:
-    """loss and sample take all chance from the draws and seeds that are handed in."""
+    """loss and sample take all randomness from the draws and seeds that are handed in."""
     method = subject.shaken()
     calls: dict[str, Callable[[], Tensor]] = {
         f"loss of stage {stage.name}": lambda stage=stage: loss_parts(subject, stage, 2)["loss"].detach()

@@ -32,9 +32,9 @@ def encode(frames: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def catalogue(embedded):
-    """12 training videos of the embedded UCF101."""
-    whole = embedded("ucf101")
+def catalogue(synthetic_catalogue):
+    """12 training videos of the synthetic UCF101."""
+    whole = synthetic_catalogue("ucf101")
     return replace(whole, videos=whole.split("train")[:12] + whole.split("heldout")[:2])
 
 
@@ -121,7 +121,7 @@ def test_a_failed_fill_goes_on_where_it_was_safe(tmp_path, key, catalogue, monke
     said, again = [], []
     fill(tmp_path, key, catalogue, lambda frames: (again.append(len(frames)), encode(frames))[1], said)
     # 72 frames are 5 calls in each direction, so call 25 fell into the third video: two were safe, ten were left.
-    assert "going on after 2 of 12 videos" in said[0] and len(again) == 100
+    assert "resuming after 2 of 12 videos" in said[0] and len(again) == 100
     stored = (tmp_path / key.name() / "moments.f32").read_bytes()
     assert stored == (tmp_path / "whole" / key.name() / "moments.f32").read_bytes()
 

@@ -61,8 +61,8 @@ def test_the_rows_are_frechet_distances_of_halves():
     report = sanity_rows(Motion(), clips, seed=3, changes=["static"], splits=1)
     order = np.random.default_rng(3).permutation(4)
     one, other = clips[order[:2]], clips[order[2:]]
-    spoilt = np.stack([static(clip, None) for clip in other])
-    seen = [Motion().features(part).numpy() for part in (one, other, spoilt)]
+    corrupted = np.stack([static(clip, None) for clip in other])
+    seen = [Motion().features(part).numpy() for part in (one, other, corrupted)]
     assert report.rows == {
         "halves": frechet_distance(seen[0], seen[1]),
         "static": frechet_distance(seen[0], seen[2]),

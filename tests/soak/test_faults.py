@@ -345,15 +345,15 @@ def test_a_record_that_was_cut(interrupted, quiet, tmp_path):
 def test_everything_that_was_kept_was_cut(interrupted, quiet, tmp_path):
     """Checkpoints, ends of stages, scores, the heartbeat and the configuration: recomputed, and a note says of each."""
     out = shutil.copytree(interrupted, tmp_path / "out")
-    spoilt = []
+    damaged = []
     for cell in (CELL, OTHER):
         folder = out / "cells" / cell
         for path in [folder / "config.yaml", *(folder / "progress").glob("*.*")]:
             if path.name != ".lock":
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-                spoilt.append(path)
-    assert any(path.name.startswith("end-autoencoder.") for path in spoilt)
-    assert any(path.name.startswith("at-train") for path in spoilt)
+                damaged.append(path)
+    assert any(path.name.startswith("end-autoencoder.") for path in damaged)
+    assert any(path.name.startswith("at-train") for path in damaged)
     assert_ends_well(words(out, quiet), out, quiet)
     for cell in (CELL, OTHER):
         assert "damaged, recomputed" in (out / "cells" / cell / "log.txt").read_text()

@@ -145,7 +145,7 @@ def after(seconds: float) -> Callable[[Path, int, float], bool]:
     return lambda _cell, _pid, life: life > seconds
 
 
-def aims_of(method: str, chance: random.Random) -> list[Aim]:
+def aims_of(method: str, rng: random.Random) -> list[Aim]:
     """What a run's processes are killed at, one after the other, in the order of its life."""
     if method == "pvdm":
         return [
@@ -158,11 +158,11 @@ def aims_of(method: str, chance: random.Random) -> list[Aim]:
             Aim("sampling", heartbeat_says("sample", 24)),
         ]
     return [
-        Aim("random", after(chance.uniform(0.5, SIT_SECONDS / 5))),
+        Aim("random", after(rng.uniform(0.5, SIT_SECONDS / 5))),
         Aim("sampling", heartbeat_says("sample untrained", 24)),
         Aim("scoring", heartbeat_says("score of sample untrained", 25), whole_run=method in ("dit", "lavita-v2")),
         Aim("checkpoint write", writing("train"), whole_run=method in ("vdt", "lavita-v3")),
-        Aim("random", after(chance.uniform(0.5, SIT_SECONDS)), whole_run=method == "dit-joint"),
+        Aim("random", after(rng.uniform(0.5, SIT_SECONDS)), whole_run=method == "dit-joint"),
         Aim("sampling", heartbeat_says("sample", 24), whole_run=method == "lavita-v4"),
         Aim("scoring", heartbeat_says("score of sample", 25)),
     ]
@@ -308,8 +308,8 @@ def test_kills_lose_nothing(quiet, tmp_path, capsys):
     out, cache, said = tmp_path / "out", tmp_path / "cache", tmp_path / "said.txt"
     words = command(out, cache, "--workers", "2", "--retry-failed", *SETTING)
     of_shared = kill_shared_parts(words, said, cache)
-    chance = random.Random(14)
-    hunt = Hunt(out, said, {f"{method}-s0": aims_of(method, chance) for method in METHODS}, words)
+    rng = random.Random(14)
+    hunt = Hunt(out, said, {f"{method}-s0": aims_of(method, rng) for method in METHODS}, words)
     statuses = [hunt.session()]
     while any(hunt.aims.values()) or statuses[-1] != 0:
         assert len(statuses) < 40, said.read_text()[-3000:]
@@ -329,7 +329,7 @@ def test_kills_lose_nothing(quiet, tmp_path, capsys):
 
 
 def check_resumed(hunt: Hunt) -> None:
-    """What was in the log at a kill and not gone on from is lost: at most what lies between two checkpoints."""
+    """What was in the log at a kill and not resumed from is lost: at most what lies between two checkpoints."""
     for name in hunt.aims:
         later = list(resumed(hunt.out / "cells" / name / "log.txt"))
         for kill in (kill for kill in hunt.kills if kill["cell"] == name and kill["clips_logged"]):

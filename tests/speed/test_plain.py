@@ -61,7 +61,7 @@ def test_flops_differ_by_the_modulation_alone(variant):
     ours, plain = pair(variant)
     batch = Batch.drawn(ours.shape, 1, torch.device("cpu"))
     counts = [counted_flops(TrainingStep(network, batch).loss) for network in (ours, plain)]
-    # 6 vectors a block and 2 in the last layer, D^2 multiply-adds a vector, once a clip or once a frame (variants 1
+    # 6 vectors per block and 2 in the last layer, D^2 multiply-adds a vector, once a clip or once a frame (variants 1
     # and 2: once a position in temporal blocks). Forward, gradient of the weights, gradient of the conditioning.
     more = {"s": 6 * (FRAMES - 1), "t": 6 * (POSITIONS - 1)}
     blocks = "st" * (DEPTH // 2) if variant in (1, 2) else "s" * DEPTH

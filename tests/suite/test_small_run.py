@@ -1,4 +1,4 @@
-"""The whole path on tiny numbers: two methods, embedded data, tables, going on, a failing run, sampling again."""
+"""The whole path on tiny numbers: two methods, synthetic data, tables, resuming, a failing run, sampling again."""
 
 import base64
 import csv

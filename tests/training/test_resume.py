@@ -1,4 +1,4 @@
-"""A stage that is stopped or killed and gone on with ends as if nothing had happened, bit for bit: every stage of every
+"""A stage that is stopped or killed and resumed ends as if nothing had happened, bit for bit: every stage of every
 method, the suite's autoencoder, and a module that draws from the generators of the process."""
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Clips(Dataset):
 
     def __init__(self, name: str, module: TrainedStage) -> None:
         _, _, self.frames, self.side, _ = STAGES[name]
-        self.images, self.past = module.joint_images, module.past_frames
+        self.images, self.past = module.joint_images, module.context_frames
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(index)
@@ -158,7 +158,7 @@ class Case:
     limit: Limit | None = None
 
     def fit(self, sitting: Sitting) -> tuple[TrainedStage, Fitted]:
-        """Begin with the stage, or go on with it, from a module of its own as another process has it."""
+        """Begin the stage, or resume it, from a module of its own as another process has it."""
         module = build(self.name)
         limit = self.limit or Limit(module.clip_cost * BATCH * STEPS)
         clips, drawn = Clips(self.name, module), int(limit.clips / module.clip_cost)
@@ -302,12 +302,12 @@ def stopped(case: Case, stops: list[int]) -> tuple[Outcome, list[int]]:
     return outcome(case, case.fit(sitting)), clips + sitting.clips
 
 
-def killed(case: Case, step: int, spoil: Callable[[Path], None] = lambda _: None) -> tuple[Outcome, list[int]]:
+def killed(case: Case, step: int, damage: Callable[[Path], None] = lambda _: None) -> tuple[Outcome, list[int]]:
     """The outcome of a stage that is killed in a step, and the clips that were seen after."""
     copied = case.folder.with_name(case.folder.name + "-killed")
     with pytest.raises(Killed):
         case.fit(Sitting({step * case.compute.accumulate_batches: case.copied_to(copied)}))
-    spoil(copied)
+    damage(copied)
     after, sitting = replace(case, folder=copied), Sitting()
     return outcome(after, after.fit(sitting)), sitting.clips
 
@@ -375,8 +375,8 @@ def test_in_flops(name, tmp_path, undisturbed):
     assert_same_outcome(killed(other, 4)[0], expected)
 
 
-@pytest.mark.parametrize("spoil", ["cut", "emptied", "another byte", "renamed"])
-def test_a_damaged_checkpoint_is_passed_over(spoil, tmp_path, undisturbed):
+@pytest.mark.parametrize("damage", ["cut", "emptied", "another byte", "renamed"])
+def test_a_damaged_checkpoint_is_passed_over(damage, tmp_path, undisturbed):
     """The one before is taken, and the same comes out."""
     case = Case("dropout", tmp_path / "stage")
 
@@ -384,11 +384,11 @@ def test_a_damaged_checkpoint_is_passed_over(spoil, tmp_path, undisturbed):
         *_, newest = sorted((folder / "kept").glob("at-*.ckpt"))
         content = newest.read_bytes()
         half = len(content) // 2
-        if spoil == "renamed":
+        if damage == "renamed":
             newest.rename(newest.with_name(newest.name.replace(newest.name.split(".")[-2], "0" * 16)))
         else:
             changed = {"cut": content[:half], "emptied": b""}
-            newest.write_bytes(changed.get(spoil, content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]))
+            newest.write_bytes(changed.get(damage, content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]))
 
     expected, clips = undisturbed(case)
     found, seen = killed(case, 6, damage)
@@ -397,7 +397,7 @@ def test_a_damaged_checkpoint_is_passed_over(spoil, tmp_path, undisturbed):
 
 
 def test_a_log_that_was_cut_from_outside_is_refused(tmp_path):
-    """Steps that nothing can bring back are not made up."""
+    """Steps that nothing can bring back are not invented."""
     case = Case("dropout", tmp_path / "stage")
     with pytest.raises(checkpoint.Stopped):
         case.fit(Sitting({4: ask}))

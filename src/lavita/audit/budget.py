@@ -128,7 +128,7 @@ def against_asked(budget: BudgetRecord, last: StageRecord) -> Iterator[str]:
     unit, want = budget.unit, budget.asked
     got = budget.spent.of(unit)
     step = 0.0 if unit == "clips" else getattr(last, unit) / last.steps
-    # How long the last step took is not logged apart; a stage of seconds may end with a slow one.
+    # How long the last step took is not logged separately; a stage of seconds may end with a slow one.
     most = want + (math.inf if unit == "seconds" else step)
     if not want <= got <= most:
         yield f"spent {got:g} {unit}, but asked were {want:g}"

@@ -17,7 +17,7 @@ from lavita.results.run_folder import Attempt, RunFolder
 from lavita.results.shared import VIDEOS, read_videos
 
 GENERATED, SEEDS, SAME_SEEDS = "generated clips, each once", "one seed a clip", "same sampling seeds"
-REAL, DATA, APART = "real clips, each once", "data behind the fingerprint", "train and held-out disjoint"
+REAL, DATA, DISJOINT = "real clips, each once", "data behind the fingerprint", "train and held-out disjoint"
 
 
 def clips_lines(run: RunFolder) -> Iterator[AuditLine]:
@@ -121,8 +121,10 @@ def disjoint(where: str, videos: Sequence[dict[str, str]]) -> AuditLine:
         for video in videos:
             other = split_of.setdefault(video[column], video["split"])
             if other != video["split"]:
-                return AuditLine(APART, where, FAIL, f"{column} {video[column]} stands in {other} and {video['split']}")
-    return AuditLine(APART, where, PASS, "by video, group and content")
+                return AuditLine(
+                    DISJOINT, where, FAIL, f"{column} {video[column]} stands in {other} and {video['split']}"
+                )
+    return AuditLine(DISJOINT, where, PASS, "by video, group and content")
 
 
 def real_line(run: RunFolder, name: str, split_of: dict[str, str]) -> AuditLine:

@@ -207,7 +207,7 @@ class ComputeConfig:
 
     precision: Lightning's name (32-true, bf16-mixed). threads: CPU threads of a run's process, since their number
     changes the last bits of sums. A batch is accumulated over accumulate_batches passes. checkpoint_activations
-    recomputes each transformer block in the backward pass: less memory, same numbers. devices: processes a node, one
+    recomputes each transformer block in the backward pass: less memory, same numbers. devices: processes per node, one
     device each, that train together on `nodes` nodes; strategy: what they share, gradients (ddp; auto where there are
     several) or weights and optimiser too (fsdp).
     """
@@ -315,7 +315,7 @@ class SamplingConfig:
 
     @property
     def num_steps(self) -> int:
-        """Network evaluations a clip, guidance not counted twice."""
+        """Network evaluations per clip, guidance not counted twice."""
         if self.steps.startswith("ddim"):
             return int(self.steps[4:])
         return sum(int(part) for part in self.steps.split(","))
@@ -331,7 +331,7 @@ class WeightsConfig:
 
 @dataclass(frozen=True)
 class ExtractorConfig:
-    """How long the embedded feature network is trained; it belongs to the protocol and is charged to nobody."""
+    """How long the in-domain feature network is trained; it belongs to the protocol and is charged to nobody."""
 
     steps: int
 

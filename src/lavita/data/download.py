@@ -191,7 +191,7 @@ def _collect_patiently(address: str, part: PartialFile, wanted: Wanted, report: 
     from urllib3.exceptions import MaxRetryError
 
     pauses = {"backoff_factor": FIRST_PAUSE_SECONDS, "retry_after_max": LONGEST_PAUSE_SECONDS}
-    retries = patience = Retry(TRIES_WITHOUT_PROGRESS - 1, **pauses)
+    retries = allowed = Retry(TRIES_WITHOUT_PROGRESS - 1, **pauses)
     most_bytes, verify = part.num_bytes(), True
     while True:
         try:
@@ -204,7 +204,7 @@ def _collect_patiently(address: str, part: PartialFile, wanted: Wanted, report: 
             if isinstance(error, Changed):
                 part.drop()
             if part.num_bytes() > most_bytes:
-                retries, most_bytes = patience, part.num_bytes()
+                retries, most_bytes = allowed, part.num_bytes()
             try:
                 retries = retries.increment(error=error)
             except MaxRetryError:

@@ -193,7 +193,7 @@ def _fill(
     say(
         f"latent cache: {slots.shape[0]} frames{' in both directions' if slots.key.mirrored else ''}, "
         f"{slots.num_bytes / 2**30:.3g} GiB on disk, {free / 2**30:.3g} GiB free"
-        + (f"; going on after {done['videos']} of {len(videos)} videos" if done["videos"] else "")
+        + (f"; resuming after {done['videos']} of {len(videos)} videos" if done["videos"] else "")
     )
     if missing > free:
         raise ValueError(

@@ -174,7 +174,7 @@ class SlurmExecutor:
         return self.options.signal_delay_s * 2 / 3
 
     def submitted(self, tasks: Sequence[Task]) -> list[ClusterJob]:
-        """One array with a job a task."""
+        """One array with one job per task."""
         calls = [SlurmTask(task, self.hang_timeout, self.grace) for task in tasks]
         prefixed = len(tasks) > 1 and self.workers != 1
         parameters = submitit_parameters(tasks, self.workers, self.options) | {"name": self.queue.name}

@@ -1,4 +1,4 @@
-"""The processes that train one run together, one a device: started here where no scheduler has started them."""
+"""The processes that train one run together, one per device: started here where no scheduler has started them."""
 
 from __future__ import annotations
 

@@ -49,9 +49,9 @@ class VideoMethod(TrainedStage):
 
     @property
     def clip_cost(self) -> Fraction:
-        """Clips that one clip of a batch costs: images and past frames count as frames / F (fairness rule)."""
+        """Clips that one clip of a batch costs: images and context frames count as frames / F (fairness rule)."""
         frames = self.context.num_frames
-        return Fraction(frames + self.joint_images + self.past_frames, frames)
+        return Fraction(frames + self.joint_images + self.context_frames, frames)
 
     def first_stage(self) -> Codec | None:
         """A first stage of the method's own as clip -> clip, for its reconstruction scores; None where it has none."""

@@ -132,6 +132,6 @@ class LatentDiffusion(VideoMethod):
                 raise ValueError(f"sampling.guidance: got {sampling.guidance}, an unconditional suite allows 1 only")
             return lambda x, t: self.network(x, t, None)
         if classes is None:
-            raise ValueError("a class-conditional method samples with one class a clip, got none")
+            raise ValueError("a class-conditional method samples with one class per clip, got none")
         null = self.context.num_classes
         return guided(self.network, classes.to(self.device), null, sampling.guidance, sampling.guided_channels)

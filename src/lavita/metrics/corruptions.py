@@ -1,6 +1,6 @@
-"""Ways to spoil a clip that a good video metric must notice: in time, in space, and two kept out of training.
+"""Corruptions of a clip that a good video metric must notice: in time, in space, and two kept out of training.
 
-Every change takes uint8 (F, H, W, 3), 0..255, and a numpy generator, and returns the same shape and dtype.
+Every corruption takes uint8 (F, H, W, 3), 0..255, and a numpy generator, and returns the same shape and dtype.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ def interval_text(low: float | None, high: float | None) -> str:
 
 
 def infinite_text(score: Score) -> str:
-    """The score extrapolated to infinitely many clips, with its interval; marked where the line is no good fit."""
+    """The score in the limit of infinite samples, with its interval; marked where the line is no good fit."""
     if score.extrapolated is None:
         return ""
     mark = " (?)" if score.interval_remark else ""

@@ -149,7 +149,7 @@ def marks(points: Sequence[Point], xs: LogAxis, ys: LogAxis) -> list[str]:
         number = labels.index(point.label) % len(COLOURS)
         x, y = xs.at(point.x), ys.at(point.y)
         if point.low is not None and point.high is not None:
-            # An interval that reaches 0 goes on to the end of the axis.
+            # An interval that reaches 0 extends to the end of the axis.
             low, high = ys.at(point.low) if point.low > 0 else HEIGHT - BOTTOM, ys.at(point.high)
             way = f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 4:.1f} {low:.1f}h8M{x - 4:.1f} {high:.1f}h8"
             parts.append(f'<path class="s{number} line" stroke="{COLOURS[number]}" fill="none" d="{way}"/>')

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lavita.metrics.confidence import seed_spread
-from lavita.report.significance import SIGNIFICANCE_TEXT as APART_TEXT
-from lavita.report.significance import significance_lines
+from lavita.report.significance import SIGNIFICANCE_TEXT, significance_lines
 from lavita.results.records import Record, StageRecord
 from lavita.results.rows import shown
 from lavita.results.run_folder import AbsentSystem, RunFolder
@@ -29,9 +28,9 @@ def notes_of(run: RunFolder) -> dict[str, str]:
     notes["Deviations from the authors' settings"] = "\n".join(
         f"* {record.cell}: " + "; ".join(record.deviations) for record in records
     )
-    apart = significance_lines(records)
-    if apart:
-        notes["Which rows differ"] = APART_TEXT + "\n" + "\n".join(apart)
+    lines = significance_lines(records)
+    if lines:
+        notes["Which rows differ"] = SIGNIFICANCE_TEXT + "\n" + "\n".join(lines)
     seeds = seeds_note(records)
     if seeds:
         notes["Spread over training seeds"] = seeds

@@ -29,7 +29,7 @@ class Score:
 
 
 def score_of(rows: Sequence[Row]) -> Score:
-    """Tidy rows of one metric and protocol, one a seed, as a score."""
+    """Tidy rows of one metric and protocol, one per seed, as a score."""
     ends = [row.interval for row in rows if row.interval is not None]
     whole = len(ends) == len(rows)
     low, high = (min(low for low, _ in ends), max(high for _, high in ends)) if whole else (None, None)

@@ -1,4 +1,4 @@
-"""Whether a run can tell two of its rows apart: the ratio of their scores against the spread from seed to seed."""
+"""Whether a suite can distinguish two of its rows: the ratio of their scores against the spread from seed to seed."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def pairs_of_rows(rows: Sequence[Row], order: Sequence[str]) -> list[Pair]:
     return pairs
 
 
-PAIRS_HEADING = "Which rows this size can tell apart"
+PAIRS_HEADING = "Which rows this size can distinguish"
 PAIRS_TEXT = """\
 Each row against the first: ratio of the scores (geometric mean over the seeds) with its 95 % interval from the spread
 from seed to seed, pooled over all rows. The interval is of one pair: of twenty equal choices about one is
@@ -136,7 +136,7 @@ significant by chance.
 
 
 def pairs_csv(pairs: list[Pair]) -> str:
-    """pairs.csv, a line a pair."""
+    """pairs.csv, one line per pair."""
     lines = [[text_of(value) for value in astuple(pair)] for pair in pairs]
     return csv_text([list(COLUMNS), *lines])
 
@@ -157,8 +157,8 @@ def sentence(pair: Pair) -> str:
 
 
 SIGNIFICANCE_TEXT = """\
-FVD extrapolated to infinitely many clips, with 95 % intervals from random halves of the clips; each row against the
-one with the smallest. Rows share their real clips, so intervals of differences are rather too wide than too narrow.
+FVD-infinity (FVD in the limit of infinite samples) with 95 % intervals from random halves of the clips; each row
+against the smallest. Rows share their real clips, so intervals of differences are rather too wide than too narrow.
 The spread of training seeds is not in them.
 """
 

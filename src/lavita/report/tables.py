@@ -210,7 +210,7 @@ LEGEND = """\
 
 
 def legend(columns: Sequence[str]) -> str:
-    """What a reader of tables with these columns must know: a line a metric, then what all have in common."""
+    """What a reader of tables with these columns must know: one line per metric, then what all have in common."""
     rows = {key.row.name: key.row.legend for key in map(parse_key, columns) if key is not None}
     lines = [textwrap.fill(f"* {name}: {text}", 120, subsequent_indent="  ") for name, text in rows.items()]
     return "\n".join([*lines, LEGEND])

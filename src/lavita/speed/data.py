@@ -18,9 +18,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the subcommand."""
     parser.add_argument("root", metavar="ROOT", type=Path, help="a data set of video files, as run.py takes it")
     parser.add_argument("--dataset", help="which data set it is (default: the first whose tree is found)")
-    parser.add_argument("--frames", type=int, default=16, help="frames a clip (default: 16)")
+    parser.add_argument("--frames", type=int, default=16, help="frames per clip (default: 16)")
     parser.add_argument("--interval", type=int, default=3, help="frame interval (default: 3)")
-    parser.add_argument("--resolutions", default="64,128,256", help="pixels a side (default: 64,128,256)")
+    parser.add_argument("--resolutions", default="64,128,256", help="pixels per side (default: 64,128,256)")
     parser.add_argument("--videos", type=int, default=4, help="at most so many videos, evenly spaced (default: 4)")
     parser.add_argument("--rounds", type=int, default=25, help="timed clips a video and contestant (default: 25)")
     parser.add_argument("--long-frames", type=int, default=3000, help="length of the long file (default: 3000)")

@@ -1,6 +1,6 @@
 """LAVITA as one writes it down first: attention written out, modulation computed again for every frame and position.
 
-The same function as `lavita.methods.lavita.model` with the same parameters, kept apart from it on purpose: what the
+The same function as `lavita.methods.lavita.model` with the same parameters, kept separate from it on purpose: what the
 network is measured against shares its weights, its MLP and its embeddings, not the way it handles tokens.
 """
 

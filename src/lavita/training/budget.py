@@ -64,7 +64,7 @@ class OverBudget(RuntimeError):
 
 
 class Clock(lightning.Callback):
-    """Counts the clips a stage has seen, images and past frames included, and its seconds, and ends it at its limit:
+    """Counts the clips a stage has seen, images and context frames included, and its seconds, and ends it at its limit:
     exactly at its clips, or with the step in which its seconds are over.
 
     report(stage, clips seen, clips in all, loss) is called at most every `every_seconds` and at the end; clips in all

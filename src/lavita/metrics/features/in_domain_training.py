@@ -127,7 +127,7 @@ def whiten(net: InDomainNet, draw: Callable[[Sequence[str]], Tensor], rng: np.ra
     """Set the network's last linear map, from fresh draws of training clips of every kind.
 
     Real clips become white (their covariance, shrunk, becomes the identity), so that a feature counts by how
-    rarely real clips vary in it. Then the directions that tell the kinds apart keep their size l = between /
+    rarely real clips vary in it. Then the directions that separate the kinds keep their size l = between /
     within variance as sqrt(l / (1 + l)), and the others shrink to a tenth: with few clips the distance of two
     real halves grows with every direction that says nothing. Source: Fisher 1936 (linear discriminants);
     Ledoit & Wolf 2004 (shrinkage).

@@ -311,8 +311,8 @@ def evaluate(
         >>> import lavita, numpy
         >>> real, generated = numpy.random.default_rng(0).integers(0, 256, (2, 8, 8, 32, 32, 3), dtype=numpy.uint8)
         >>> network = "embedded:extractor.safetensors"
-        >>> (compared,), not_made = lavita.evaluate(real, generated, "demo", clips=8, extractor=network)
-        >>> not_made, sorted({score.metric for score in compared.scores})
+        >>> (compared,), failed = lavita.evaluate(real, generated, "demo", clips=8, extractor=network)
+        >>> failed, sorted({score.metric for score in compared.scores})
         ([], ['fvd_embedded_n8_f8', 'is_embedded_n8_f8', 'kvd_embedded_n8_f8'])
     """
     from lavita.metrics.features.load import KNOWN
@@ -346,10 +346,10 @@ def evaluate(
         workers=workers,
         out=as_path(out),
     )
-    results, not_made = score(options, silent(say))
+    results, failed = score(options, silent(say))
     if results and out is not None:
         write_results(Path(out), results)
-    return results, not_made
+    return results, failed
 
 
 def samples_of(pairs: Iterable[tuple[str, AnyPath]], known: Sequence[str]) -> dict[str, Path]:

@@ -67,8 +67,8 @@ def test_weight_files_are_outside_help_wherever_they_lie():
         for at in ("/here", "/there")
     )
     (without,) = make_plan("ucf101", "demo", ["pvdm"], [0], [])
-    assert here.outside == {"model.lpips_vgg": "/here/vgg16.pth", "model.lpips_linear": "/here/l.pth"}
-    assert not without.outside and experiment_from_dict(asdict(here)) == here
+    assert here.external_weights == {"model.lpips_vgg": "/here/vgg16.pth", "model.lpips_linear": "/here/l.pth"}
+    assert not without.external_weights and experiment_from_dict(asdict(here)) == here
     assert config_hash(here) == config_hash(there) != config_hash(without)
     assert deviations(here) == deviations(there) and "model.lpips_vgg: none -> an external file" in deviations(here)
     assert here.division == "open" and without.division == "closed"

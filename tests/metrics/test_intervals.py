@@ -65,8 +65,8 @@ class Quadratic:
     def whole(self):
         return float(np.sum((self.a + self.x.mean(axis=0)) ** 2))
 
-    def parts(self, real, generated, turns):
-        return [[float(np.sum((self.a + self.x[part].mean(axis=0)) ** 2)) for part in generated]] * turns
+    def parts(self, real, generated, pairings):
+        return [[float(np.sum((self.a + self.x[part].mean(axis=0)) ** 2)) for part in generated]] * pairings
 
 
 @pytest.mark.parametrize("length", [0.0, 0.5])
@@ -115,8 +115,8 @@ def test_a_line_in_one_over_n_and_what_a_parabola_says():
         def whole(self):
             return self.at(400)
 
-        def parts(self, real, generated, turns):
-            return [[self.at(len(part)) for part in generated]] * turns
+        def parts(self, real, generated, pairings):
+            return [[self.at(len(part)) for part in generated]] * pairings
 
     straight = interval(resample(Known(0.0)))
     assert straight.extrapolated == pytest.approx(5, abs=1e-12) and straight.parabola == pytest.approx(5, abs=1e-12)

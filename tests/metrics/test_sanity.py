@@ -127,7 +127,7 @@ def test_features_that_are_known_are_not_computed_again():
             return super().forward_features(clips)
 
     network, clip = Counting(), sliding(1)[0]
-    fresh, told = Sensitivity(network), Sensitivity(network)
+    fresh, reused = Sensitivity(network), Sensitivity(network)
     features = fresh.add(clip)
     assert network.calls == 1 + len(SANITY_CORRUPTIONS)
-    assert told.add(clip, features) is features and network.calls == 1 + 2 * len(SANITY_CORRUPTIONS)
+    assert reused.add(clip, features) is features and network.calls == 1 + 2 * len(SANITY_CORRUPTIONS)

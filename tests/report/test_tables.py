@@ -101,11 +101,11 @@ def test_blocks_share_no_column():
     one = record("dit", scores=[score("untrained", 9.0), score("train", 1.0)])
     other = record("vdt", scores=[score("train", 2.0)], protocol_hash="q", protocol="Q")
     texts, tables = tables_of([row for r in (one, other) for row in rows_of(r)], ["dit", "vdt"], {}, DIGEST)
-    own, other = "fvd_embedded_n8_f8 ↓", "fvd_embedded_n8_f8 ↓ [closed; none; guidance 1.0; Q]"
+    own, elsewhere = "fvd_embedded_n8_f8 ↓", "fvd_embedded_n8_f8 ↓ [closed; none; guidance 1.0; Q]"
     reader = csv.DictReader(io.StringIO(texts["table.csv"]))
     first, second = reader
     no = "another block"
-    assert (first[own], first[other], second[own], second[other]) == ("1.0", no, no, "2.0")
+    assert (first[own], first[elsewhere], second[own], second[elsewhere]) == ("1.0", no, no, "2.0")
     assert reader.fieldnames[-1] == "remark" and [facts.count("protocol Q") for facts, _ in tables] == [0, 1]
     text = texts["table.md"]
     assert text.count("| method | seed |") == 2 and "protocol Q (q)" in text

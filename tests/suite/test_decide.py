@@ -120,7 +120,7 @@ def test_an_older_one_of_the_same_counts_before_a_newer_one_of_another_setting(f
     attempt(folder, experiment, "ok", PARTS | {"code": "another"})
     assert decide(folder, experiment, PARTS, fresh=False, retry=False).folder == mine
     other = decide(folder, experiment, PARTS | {"data": "others"}, fresh=False, retry=False)
-    assert other.why.startswith("run again: code, data changed")  # held against the newest
+    assert other.why.startswith("run again: code, data changed")  # compared with the newest
 
 
 @pytest.mark.parametrize("retry", [False, True])

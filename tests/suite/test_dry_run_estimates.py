@@ -38,7 +38,7 @@ def lines_read(script, *arguments: object) -> list[dict[str, str]]:
 
 
 class Rate:
-    """A machine that trains at 1e9 and evaluates at 4e9 FLOPs a second."""
+    """A machine that trains at 1e9 and evaluates at 4e9 FLOPs per second."""
 
     def seconds(self, flops: float) -> float:
         return flops / 1e9

@@ -32,12 +32,12 @@ def files_lines(run: RunFolder) -> Iterator[AuditLine]:
             yield AuditLine(FILES, where, FAIL, str(error))
             continue
         for change in found:
-            yield AuditLine(FILES, f"{where}/{change.file}", FAIL, told(change))
+            yield AuditLine(FILES, f"{where}/{change.file}", FAIL, change_text(change))
         if not found:
             yield AuditLine(FILES, where, PASS, f"{len(record.files)} files")
 
 
-def told(change: FileChange) -> str:
+def change_text(change: FileChange) -> str:
     """What a change is."""
     if change.found is None:
         return f"recorded with sha256 {change.recorded[:16]}, but not there"
@@ -100,5 +100,5 @@ def first_difference(found: str, wanted: str) -> str:
 
 
 def digest_line(run: RunFolder, given: str) -> AuditLine:
-    """The digest that somebody was told against that of the folder."""
+    """The digest that was handed over against that of the folder."""
     return equal(DIGEST, "run", run.digest, given.strip().lower(), "given")

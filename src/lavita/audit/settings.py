@@ -69,7 +69,7 @@ def table_lines(run: RunFolder) -> Iterator[AuditLine]:
         tables.setdefault(setting_of(record.row), {})[name] = record.experiment()
     for experiments in tables.values():
         yield from same("same division", {name: one.division for name, one in experiments.items()})
-        given = {name: f"{one.given}, guidance {one.sampling.guidance}" for name, one in experiments.items()}
+        given = {name: f"{one.conditions}, guidance {one.sampling.guidance}" for name, one in experiments.items()}
         yield from same("same conditioning and guidance", given)
 
 
@@ -102,7 +102,7 @@ def config_lines(run: RunFolder, one: Attempt) -> Iterator[AuditLine]:
     row = record.row
     configured = {
         "cell": recorded.cell, "method": recorded.method, "seed": recorded.seed, "suite": recorded.suite,
-        "tier": recorded.tier, "conditioning": recorded.given, "division": recorded.division,
+        "tier": recorded.tier, "conditioning": recorded.conditions, "division": recorded.division,
         "guidance": recorded.sampling.guidance, "sampler": recorded.sampling.sampler,
         "n_real": recorded.protocol.n_real, "n_generated": recorded.protocol.n_generated,
     }  # fmt: skip
@@ -168,7 +168,9 @@ def external_line(one: Attempt) -> AuditLine:
     """External weights are named by their hashes, and no closed row has any."""
     check, record = "external weights declared", one.record
     experiment, names = record.experiment(), record.external_weights
-    used = experiment.outside | ({"codec.path": str(experiment.codec.path)} if experiment.codec.kind == "kl" else {})
+    used = experiment.external_weights | (
+        {"codec.path": str(experiment.codec.path)} if experiment.codec.kind == "kl" else {}
+    )
     undeclared = sorted(set(used) - set(names))
     if undeclared:
         key = undeclared[0]

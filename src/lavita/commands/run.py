@@ -35,7 +35,7 @@ cache, data and the environment must be on a file system that all nodes see. Ctr
 Results go to results/<suite>-<tier>-<data name>/: rows.csv (one score per row), table.csv and
 table.md (one method a row), cells/<cell>/ (configuration, log, checkpoint, samples).
 Dry run: one line per run and stage (codec, extractor, autoencoder, autoencoder-gan, train, sample, score). FLOPs are
-counted, 2 a multiply-add: forward is that of the network that the stage trains (codec: encoding and decoding; sample:
+counted, 2 per multiply-add: forward is that of the network that the stage trains (codec: encoding and decoding; sample:
 all steps of a clip; score: the feature network), train is forward and backward of the loss with encoding. steps of
 sample are network evaluations. est_disk_bytes: checkpoint, logs, features, lossless clips (taken as raw); what runs
 share is counted in each; empty for a latent cache whose frames nobody counted. With --probe: est_seconds of every stage

@@ -141,25 +141,25 @@ class Experiment:
     weight_files: dict = field(default_factory=dict)
 
     @property
-    def outside(self) -> dict[str, str]:
-        """Files of weights that were trained elsewhere and are used in training, by the key that names them."""
-        given = {f"model.{key}": self.model[key] for key in self.weight_files}
-        given["pretraining.checkpoint"] = self.pretraining.checkpoint
-        return {key: path for key, path in given.items() if path}
+    def external_weights(self) -> dict[str, str]:
+        """Files of weights that the suite did not train and that training uses, by configuration key."""
+        files = {f"model.{key}": self.model[key] for key in self.weight_files}
+        files["pretraining.checkpoint"] = self.pretraining.checkpoint
+        return {key: path for key, path in files.items() if path}
 
     @property
     def division(self) -> str:
         """open where the run uses weights that the suite did not train."""
-        return "open" if self.codec.kind == "kl" or self.outside else "closed"
+        return "open" if self.codec.kind == "kl" or self.external_weights else "closed"
 
     @property
     def origins(self) -> dict[str, str]:
-        """Where the files of `outside` come from, in words, by the same keys."""
+        """Where the files of `external_weights` come from, in words, by the same keys."""
         known = {f"model.{key}": origin for key, origin in self.weight_files.items()}
         return known | {"pretraining.checkpoint": self.pretraining.origin or ""}
 
     @property
-    def given(self) -> str:
+    def conditions(self) -> str:
         """What clips are made from besides noise: none, class, a task's name, or class+task."""
         words = [self.conditioning] if self.conditioning != "none" else []
         words += [self.sampling.task] if self.sampling.task != GENERATION else []

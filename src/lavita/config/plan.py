@@ -102,7 +102,7 @@ def deviations(experiment: Experiment) -> list[str]:
     p = experiment.pretraining
     if p.method:
         found.append(f"pretraining: none -> {p.method} on {p.share:g} of the budget")
-    found += [f"{key}: none -> an external file" for key in experiment.outside]
+    found += [f"{key}: none -> an external file" for key in experiment.external_weights]
     authors = method.model | (of_dataset.get("model") or {})
     for key, value in experiment.model.items():
         if key not in experiment.weight_files and str(authors.get(key)) != str(value):

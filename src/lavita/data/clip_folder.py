@@ -86,9 +86,9 @@ def sprite_files(folder: Path, name: str) -> tuple[Path, Path]:
 def write_sprite(folder: Path, name: str, clips: np.ndarray, columns: int = 4) -> None:
     """Write clips, uint8 (N, F, H, W, 3), 0..255, as a moving grid: name.sprite.webp and name.sprite.json.
 
-    The picture holds one grid of `columns` clips a row for every frame: frame 0 at the top left, the next below it, and
-    after `down` of them at the top again, beside the first. The last place is filled with the last frame. Clips of more
-    than LARGEST_CLIP pixels are scaled down; what would be larger than MOST_BYTES is stored with loss, then smaller.
+    The picture holds one grid of `columns` clips per row for every frame: frame 0 at the top left, the next below it,
+    and after `down` of them at the top again, beside the first. The last place is filled with the last frame. Clips of
+    more than LARGEST_CLIP pixels are scaled down; a file above MOST_BYTES is stored with loss, then smaller.
     Not for scoring. Raises ValueError for another shape or dtype, and for no clips.
     """
     sizes = check(clips, "N F H W 3", "clips", dtype=np.uint8)

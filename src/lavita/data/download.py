@@ -295,8 +295,8 @@ def _raise_for(error: Exception) -> None:
         raise Refused("the server's name can't be resolved: is this machine on the network?") from None
     if any(isinstance(cause, TimeoutError) and not isinstance(cause, NewConnectionError) for cause in causes):
         raise Broken(f"nothing came for {TIMEOUT_SECONDS:g} seconds") from None
-    told = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
-    raise Broken(f"the connection broke ({told[0] if told else type(error).__name__})") from None
+    reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    raise Broken(f"the connection broke ({reasons[0] if reasons else type(error).__name__})") from None
 
 
 def _read_headers(address: str, have: int, response: requests.Response) -> tuple[int, Origin]:

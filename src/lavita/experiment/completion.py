@@ -96,7 +96,7 @@ def external_bytes(experiment: Experiment, method: VideoMethod) -> int:
     """Size of the external weights: the published autoencoder, and every file that a configuration names."""
     published = experiment.codec.kind == "kl" and not method.owns_first_stage
     codec = count(method.codec.parameters()) * 4 if published else 0
-    return codec + sum(Path(path).stat().st_size for path in set(experiment.outside.values()))
+    return codec + sum(Path(path).stat().st_size for path in set(experiment.external_weights.values()))
 
 
 def check_spent(name: str, budget: BudgetConfig, spent: Spent) -> None:

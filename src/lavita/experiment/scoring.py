@@ -33,7 +33,7 @@ CLIPS_AT_ONCE = 16  # whose features are extracted between two looks at whether 
 
 
 class Scorer:
-    """The feature networks and the real clips' features, loaded once a run of a method."""
+    """The feature networks and the real clips' features, loaded once per run of a method."""
 
     def __init__(self, shared: SharedArtifacts, experiment: Experiment, device: str) -> None:
         self.protocol = experiment.protocol

@@ -63,7 +63,7 @@ def external_hashes(experiments: list[Experiment]) -> dict[str, str]:
     """sha256 of every file of external weights that some run uses. Raises ValueError before anything is trained."""
     for path in sorted({one.pretraining.checkpoint for one in experiments} - {None}):
         read_state(path)
-    paths = {path for one in experiments for path in one.outside.values()}
+    paths = {path for one in experiments for path in one.external_weights.values()}
     return {path: sha256_of(Path(path)) for path in sorted(paths)}
 
 
@@ -247,7 +247,7 @@ def real_clips(
 
 def split_features(protocol: Protocol, extractor: Extractor, catalogue: Catalogue, folder: Path) -> dict[str, Path]:
     """Features of windows of each split, spread evenly over its videos: what distances to train and to held-out clips
-    are made from, and what a generated clip is held against to see whether it was copied."""
+    are made from, and what a generated clip is compared with to see whether it was copied."""
     p = protocol
     for split in SPLITS:
         windows = spread_windows(catalogue, split, p.frames, p.real_interval, MEMORY_TIMES * p.n_real, p.clip_seed)

@@ -29,8 +29,8 @@ __all__ = [
 @dataclass(frozen=True)
 class Interval:
     """value: the score of all clips, biased by their number; extrapolated: in the limit of infinite samples, by the
-    line in 1/n; low, high: the interval of extrapolated; parabola: through n, n/2 and n/4 instead of the line; mean_at: mean
-    score at these three counts of generated clips; remark: what a reader must know, or "".
+    line in 1/n; low, high: the interval of extrapolated; parabola: through n, n/2 and n/4 instead of the line;
+    mean_at: mean score at these three counts of generated clips; remark: what a reader must know, or "".
     """
 
     value: float

@@ -36,7 +36,9 @@ def notes_of(run: RunFolder) -> dict[str, str]:
         notes["Spread over training seeds"] = seeds
     absent = run.plan.not_yet
     if absent:
-        notes[NOT_YET] = "\n".join(f"* {one.name}: {one.left_out or 'not yet'}. {told(one)}" for one in absent)
+        notes[NOT_YET] = "\n".join(
+            f"* {one.name}: {one.left_out or 'not yet'}. {title_and_source(one)}" for one in absent
+        )
     sessions = [line for record in records for line in session_lines(record)]
     if sessions:
         notes["Sessions"] = SESSIONS_TEXT + "\n" + "\n".join(sessions)
@@ -55,15 +57,15 @@ def session_lines(record: Record) -> list[str]:
     """The processes that worked on a run, where they were more than one."""
     if len(record.sessions) < 2:
         return []
-    told = [
+    parts = [
         f"{one.ended or 'running'} at {one.stage} {one.done:g} after {one.seconds:.0f} s on {one.host}"
         + (f" (job {one.job})" if one.job else "")
         for one in record.sessions
     ]
-    return [f"* {record.cell}: " + "; ".join(told)]
+    return [f"* {record.cell}: " + "; ".join(parts)]
 
 
-def told(system: AbsentSystem) -> str:
+def title_and_source(system: AbsentSystem) -> str:
     """Title and paper of a system."""
     return " ".join(part for part in (system.title, system.source) if part)
 

@@ -1,4 +1,4 @@
-"""speed.py data: seconds a clip of the loader, of decoding a whole video for each clip, and of cached latents."""
+"""speed.py data: seconds per clip of the loader, of decoding a whole video for each clip, and of cached latents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--interval", type=int, default=3, help="frame interval (default: 3)")
     parser.add_argument("--resolutions", default="64,128,256", help="pixels per side (default: 64,128,256)")
     parser.add_argument("--videos", type=int, default=4, help="at most so many videos, evenly spaced (default: 4)")
-    parser.add_argument("--rounds", type=int, default=25, help="timed clips a video and contestant (default: 25)")
+    parser.add_argument("--rounds", type=int, default=25, help="timed clips per video and contestant (default: 25)")
     parser.add_argument("--long-frames", type=int, default=3000, help="length of the long file (default: 3000)")
     parser.add_argument("--csv", metavar="FILE", help="also write CSV; - for CSV alone on standard output")
 
@@ -129,7 +129,7 @@ def stored(videos: list[Any], side: int, folder: Path) -> Any:
 
 
 def one_video(options: argparse.Namespace, video: Any, side: int, latents: Any) -> dict[str, Any]:
-    """Seconds a clip of each contestant, which take turns on the same windows of one video."""
+    """Seconds per clip of each contestant, which take turns on the same windows of one video."""
     import numpy as np
     import torch
 

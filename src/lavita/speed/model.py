@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", type=int, default=1, help="1 to 4 (default: 1)")
     parser.add_argument("--size", default="S", help="XS, S, B, L or XL (default: S)")
     parser.add_argument("--patch-size", type=int, default=2, help="side of a patch in latent pixels (default: 2)")
-    parser.add_argument("--batch", type=int, default=1, help="clips a step (default: 1)")
+    parser.add_argument("--batch", type=int, default=1, help="clips per step (default: 1)")
     parser.add_argument("--frames", type=int, default=8, help="frames per clip (default: 8)")
     parser.add_argument("--side", type=int, default=16, help="side of the 4-channel latents (default: 16)")
     parser.add_argument("--steps", type=int, default=7, help="timed steps of each contestant (default: 7)")

@@ -230,7 +230,7 @@ def official_network(checkout: Path, shape: LavitaConfig) -> nn.Module:
 
 
 def counted_flops(loss: Callable[[], Tensor]) -> int:
-    """FLOPs (2 a multiply-add, matrix products only) of a loss and its backward pass, by torch's counter.
+    """FLOPs (2 per multiply-add, matrix products only) of a loss and its backward pass, by torch's counter.
 
     The fused CPU attention is unknown to the counter, so the plain one runs here: it has the same two products.
     """

@@ -33,7 +33,7 @@ class Decision:
 def made_from(experiment: Experiment, shared: GroupArtifacts) -> dict[str, str]:
     """Hashes of everything that decides a run's numbers, by what each is of."""
     values = shared.values
-    external = [f"{key} {shared.external[path]}" for key, path in experiment.outside.items()]
+    external = [f"{key} {shared.external[path]}" for key, path in experiment.external_weights.items()]
     return {
         "configuration": config_hash(experiment),
         "code": code_hash(experiment),

@@ -325,7 +325,7 @@ def codec_line(experiment: Experiment, codec: Codec, rate: Probe | None) -> Line
 
 
 def extractor_cost(protocol: Protocol, num_classes: int | None) -> tuple[int, int] | None:
-    """(parameters, forward FLOPs a clip) of the in-domain feature network; None for another one."""
+    """(parameters, forward FLOPs per clip) of the in-domain feature network; None for another one."""
     if protocol.extractor != "embedded":
         return None
     from lavita.metrics.features.in_domain import InDomainNet

@@ -128,7 +128,7 @@ def external_names(experiment: Experiment, shared: GroupArtifacts) -> dict[str, 
     origins = experiment.origins
     names = {
         key: f"{Path(path).name} (sha256 {shared.external[path][:16]}; {origins[key]})"
-        for key, path in experiment.outside.items()
+        for key, path in experiment.external_weights.items()
     }
     if experiment.codec.kind == "kl":
         mark = shared.values.codec_hash[:16]
@@ -167,7 +167,7 @@ def first_row(experiment: Experiment, shared: GroupArtifacts) -> Row:
         dataset=source.label,
         data_fingerprint=source.catalogue.fingerprint,
         division=experiment.division,
-        conditioning=experiment.given,
+        conditioning=experiment.conditions,
         guidance=experiment.sampling.guidance,
         seed=experiment.seed,
         protocol=values.protocol_name,

@@ -44,7 +44,7 @@ def is_first() -> bool:
 
 
 def start_group() -> None:
-    """Join the others, once a process; NCCL where there are GPUs, and this process's GPU is then its current one."""
+    """Join the others, once per process; NCCL where there are GPUs, and this process's GPU is then its current one."""
     if world() == 1 or distributed.is_initialized():
         return
     if torch.cuda.is_available():
@@ -80,9 +80,9 @@ def of_first(value: float) -> float:
     """The first process's value, on every process."""
     if world() == 1:
         return value
-    told = torch.tensor(value, dtype=torch.float64, device=device())
-    distributed.broadcast(told, src=0)
-    return float(told)
+    shared = torch.tensor(value, dtype=torch.float64, device=device())
+    distributed.broadcast(shared, src=0)
+    return float(shared)
 
 
 def total(value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""PVDM under the contract of a method: stages and budget, turns of the adversarial phase, sampling."""
+"""PVDM under the contract of a method: stages and budget, alternating updates of the adversarial phase, sampling."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ TOLERANCE = 1e-4
 
 
 def feature_lines(run: RunFolder, count: int) -> list[AuditLine]:
-    """A line per run that completed, for `count` clips drawn from the digest, so that nobody chose them."""
+    """One line per completed run, for `count` clips drawn by the digest, so that nobody chose them."""
     wanted = set(good(run))
     return [line for one in run.attempts if one.record.cell in wanted for line in checked(run, one, count)]
 

@@ -48,7 +48,7 @@ def strictly(run: RunFolder, lines: Sequence[AuditLine]) -> list[AuditLine]:
 
 
 def made(name: str, check: Any) -> Iterator[AuditLine]:
-    """The lines of a check; whatever a damaged folder makes it raise is a failure of it."""
+    """The lines of a check; an exception, as from a damaged folder, is one failure."""
     try:
         yield from check()
     except Exception as error:  # a record that was edited may lack anything

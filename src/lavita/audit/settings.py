@@ -63,7 +63,7 @@ def setting_lines(run: RunFolder) -> Iterator[AuditLine]:
 
 
 def table_lines(run: RunFolder) -> Iterator[AuditLine]:
-    """Within each table, as its rows' columns cut it: what the configurations themselves say of rows side by side."""
+    """What all rows of one table must share by their configurations: division, conditioning and guidance."""
     tables: dict[tuple[str, ...], dict[str, Any]] = {}
     for name, record in audited(run).items():
         tables.setdefault(setting_of(record.row), {})[name] = record.experiment()

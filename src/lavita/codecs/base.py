@@ -46,7 +46,7 @@ class Codec(nn.Module):
         return resolution // self.downsample
 
     def latent_bound(self) -> float:
-        """How far from 0 real latents go: where sampling.clip_denoised holds a predicted x_0."""
+        """The largest magnitude of real latents: sampling.clip_denoised clips a predicted x_0 to it."""
         raise NotImplementedError("an autoencoder defines latent_bound")
 
 

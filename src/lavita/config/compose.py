@@ -56,7 +56,7 @@ TIER_SECTIONS = ("train", "sampling")  # sections in which a tier below paper re
 
 @dataclass(frozen=True)
 class RowSpec:
-    """A row of a suite: a method, and where the suite varies a choice, its name and what it changes."""
+    """A row of a suite: a method and, where the suite varies a choice, the choice's name and changes."""
 
     method: str
     choice: str

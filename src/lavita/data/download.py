@@ -55,7 +55,7 @@ class Broken(Exception):
 
 
 class Changed(Broken):
-    """The file on the server is another one than that of which bytes are kept: these are of no use."""
+    """The file on the server has changed since a part of it was kept, so that part is of no use."""
 
 
 class Unverified(Exception):

@@ -71,7 +71,7 @@ def start_other(rank: int, world: int, folder: Path) -> subprocess.Popen:
 
 
 def end_with_them(others: list[subprocess.Popen]) -> None:
-    """End this process some time after another has failed, where its own error has not: it would wait for ever."""
+    """End this process a while after another failed; it would otherwise wait for ever."""
     while all(process.poll() in (None, 0) for process in others):
         if all(process.poll() == 0 for process in others):
             return

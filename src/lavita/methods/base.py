@@ -82,7 +82,7 @@ class VideoMethod(TrainedStage):
         return type(self).__module__.split(".")[-2]
 
     def check_task(self, sampling: SamplingConfig) -> None:
-        """Raise ValueError for a task or chain that the method does not have: before training, and when it samples."""
+        """Raise ValueError for a task or chain that the method lacks; called before training and before sampling."""
         if sampling.task not in self.tasks:
             raise ValueError(f"sampling.task: got {sampling.task!r}, allowed for {self.name}: {', '.join(self.tasks)}")
         if sampling.num_clips_chained != 1:

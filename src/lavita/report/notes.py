@@ -134,7 +134,7 @@ def stages_line(record: Record) -> str:
 
 
 def stage_text(stage: StageRecord) -> str:
-    """A stage and its clips; of a latent cache, which sees none, what it cost otherwise."""
+    """A stage with its clips; a latent cache trains on none, so its other cost is named."""
     if stage.bytes is None:
         return f"{stage.name} {stage.clips}"
     return f"{stage.name} 0 ({stage.seconds:.0f} s, {stage.flops:.3g} FLOPs, {stage.bytes / 2**20:.0f} MiB)"

@@ -133,7 +133,7 @@ def own_rows(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def published_of(method: str, dataset: str, reported: Sequence[Reported], known: Known) -> list[Reported]:
-    """What the authors of a method print of it on a data set, by the metrics that a run can have."""
+    """A method's published scores on a data set, by the metrics that a run can have."""
     names, title = known.published_as.get(method, ()), known.titles.get(dataset, dataset)
     return [
         one

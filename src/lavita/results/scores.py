@@ -60,7 +60,7 @@ class Score(Measurement):
     sampling_seconds_per_clip: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As a record holds it: what is not known is left out, but for the direction."""
+        """As a record holds it, without unknown values (None), except the direction."""
         return to_json(self)
 
     @classmethod

@@ -34,7 +34,7 @@ def load_method(
 
 
 def is_official(paths: Sequence[Path]) -> bool:
-    """Whether these files are weights alone, not a run's folder or a checkpoint of ours with its configuration."""
+    """Whether the files hold weights only: neither a run's folder nor a checkpoint with its configuration."""
     return all(path.is_file() and not path.with_suffix(".json").is_file() for path in paths)
 
 

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def resolutions(options: argparse.Namespace) -> list[int]:
-    """The sides to measure at. Raises ValueError, naming the option, for a value that can't be measured with."""
+    """The resolutions to measure. Raises ValueError, naming the option, for an invalid value."""
     for name in ("frames", "interval", "videos", "rounds", "long_frames"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}: got {getattr(options, name)}, wanted at least 1")
@@ -173,7 +173,7 @@ def means(rows: list[dict[str, Any]], side: int) -> dict[str, Any]:
 
 
 def long_file(options: argparse.Namespace, folder: Path) -> str:
-    """How many frames a window near the end of a long file with a key frame every 12 costs, counted."""
+    """Counts the frames decoded for a window near the end of a long file with a key frame every 12 frames."""
     from unittest.mock import patch
 
     import numpy as np

@@ -69,7 +69,7 @@ class TrainingStep:
 
     @torch.no_grad()
     def output(self) -> Tensor:
-        """What the network makes of the batch in float32, (B, F, 2C, H, W)."""
+        """The network's float32 output for the batch, (B, F, 2C, H, W)."""
         return self.network(self.batch.x0, self.batch.t)
 
 

@@ -1,4 +1,4 @@
-"""The record of a run before it starts: all that is known by then."""
+"""The record of a run before it starts."""
 
 from __future__ import annotations
 

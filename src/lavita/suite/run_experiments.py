@@ -57,7 +57,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """A run of the plan, with what it shares, what its numbers are made from, and what becomes of it."""
+    """A planned run: its configuration, shared artifacts, hashes of its inputs, and the decision about it."""
 
     title: str
     experiment: Experiment

@@ -53,7 +53,7 @@ def split_flops(total: float, shares: list[float], names: list[str], per_step: l
 
 @dataclass(frozen=True)
 class Limit:
-    """What ends a stage: clips, or where these are not known beforehand (None) seconds of training."""
+    """What ends a stage: a number of clips, or (clips None) seconds of training."""
 
     clips: int | Fraction | None
     seconds: float | None = None

@@ -156,7 +156,7 @@ def whole(value: Tensor) -> Tensor:
 
 
 def cut_like(value: Tensor, parameter: Tensor) -> Tensor:
-    """This process's shard of a whole tensor, as a parameter is cut; the value itself where that is not cut."""
+    """This process's shard of a whole tensor, cut like the parameter; the whole tensor if that is not sharded."""
     if not isinstance(parameter, DTensor):
         return value.to(parameter.device)
     return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)

@@ -37,7 +37,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Origin:
-    """Everything that decided a run's numbers. place: of its folder, as an address; facts: beside its record."""
+    """Everything that decided a run's numbers. place: address of its folder; facts: what stands beside its record."""
 
     title: str
     place: str

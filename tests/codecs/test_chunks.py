@@ -122,9 +122,9 @@ class Live(TorchDispatchMode):
 @torch.no_grad()
 def there_and_back(clips: int) -> Live:
     """So many clips of tier paper through Stable Diffusion's autoencoder, on meta."""
-    (cell,) = make_plan("ucf101", "paper", ["dit"], [0], [])
+    (experiment,) = make_plan("ucf101", "paper", ["dit"], [0], [])
     with torch.device("meta"):
-        codec = KLCodec(published_autoencoder(cell.codec), torch.zeros(4), torch.ones(4), 1.0).eval()
+        codec = KLCodec(published_autoencoder(experiment.codec), torch.zeros(4), torch.ones(4), 1.0).eval()
         frames, latent = torch.zeros(16 * clips, 3, 256, 256), torch.zeros(clips, 16, 4, 32, 32)
     with Live() as live:
         codec.moments(frames)

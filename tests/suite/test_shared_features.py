@@ -23,10 +23,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def cell():
+def experiment():
     small = ["protocol.n_real=20", "protocol.n_generated=20", "protocol.frames=4", "data.frames=4"]
-    (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], small)
-    return replace(cell, protocol=replace(cell.protocol, resolution=16, real_interval=1))
+    (made,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], small)
+    return replace(made, protocol=replace(made.protocol, resolution=16, real_interval=1))
 
 
 def video(number: int, split: str) -> VideoEntry:
@@ -92,25 +92,25 @@ def clock(monkeypatch):
     return clock
 
 
-def windows_of(catalogue, cell) -> list[tuple[VideoEntry, int]]:
-    p = cell.protocol
+def windows_of(catalogue, experiment) -> list[tuple[VideoEntry, int]]:
+    p = experiment.protocol
     return data_clips.real_windows(catalogue, "train", p.frames, p.real_interval, None, p.n_real, p.clip_seed)
 
 
-def cache_of(folder, catalogue, cell) -> FeatureCache:
-    return FeatureCache.of(folder / "cache", catalogue, cell.protocol, CPU)
+def cache_of(folder, catalogue, experiment) -> FeatureCache:
+    return FeatureCache.of(folder / "cache", catalogue, experiment.protocol, CPU)
 
 
-def test_real_and_split_clips_are_heard_of_each_minute_and_are_what_they_were(tmp_path, clock, cell, catalogue):
+def test_real_and_split_clips_are_heard_of_each_minute_and_are_what_they_were(tmp_path, clock, experiment, catalogue):
     """With I3D in one thread of a CPU: seven calls of 1.45 s a real clip."""
-    network, windows = Network(clock), windows_of(catalogue, cell)
-    cache, out = cache_of(tmp_path, catalogue, cell), tmp_path / "out"
-    found = real_clips(cell.protocol, dict.fromkeys(("distance", "classes"), network), windows, 2, cache, out)
-    splits = split_features(cell.protocol, network, catalogue, cache, out)
+    network, windows = Network(clock), windows_of(catalogue, experiment)
+    cache, out = cache_of(tmp_path, catalogue, experiment), tmp_path / "out"
+    found = real_clips(experiment.protocol, dict.fromkeys(("distance", "classes"), network), windows, 2, cache, out)
+    splits = split_features(experiment.protocol, network, catalogue, cache, out)
     assert clock.longest_silence() < 60 < clock.now
     with np.load(found.features) as file:
         assert file.files == ["features", "names", "probabilities"]
-        p = cell.protocol
+        p = experiment.protocol
         clips = np.stack([pixels(v, start, p.frames, p.real_interval, p.resolution) for v, start in windows])
         assert np.array_equal(file["features"], network.features(clips).numpy())
         assert list(file["names"]) == [f"{v.video_id}@{start}" for v, start in windows]
@@ -125,9 +125,9 @@ def test_real_and_split_clips_are_heard_of_each_minute_and_are_what_they_were(tm
         assert len(file["features"]) == 40 and all(name.startswith("heldout") for name in file["names"])
 
 
-def test_what_was_kept_is_not_extracted_again(tmp_path, clock, cell, catalogue):
+def test_what_was_kept_is_not_extracted_again(tmp_path, clock, experiment, catalogue):
     """A process that is ended within the third part goes on there, and a second run finds all."""
-    windows, cache = windows_of(catalogue, cell), cache_of(tmp_path, catalogue, cell)
+    windows, cache = windows_of(catalogue, experiment), cache_of(tmp_path, catalogue, experiment)
 
     class Ending(Network):
         def features(self, clips):
@@ -137,7 +137,7 @@ def test_what_was_kept_is_not_extracted_again(tmp_path, clock, cell, catalogue):
 
     def fit(network):
         networks = dict.fromkeys(("distance", "classes"), network)
-        return real_clips(cell.protocol, networks, windows, None, cache, tmp_path / "out")
+        return real_clips(experiment.protocol, networks, windows, None, cache, tmp_path / "out")
 
     with pytest.raises(Stopped):
         fit(Ending(clock))
@@ -148,27 +148,27 @@ def test_what_was_kept_is_not_extracted_again(tmp_path, clock, cell, catalogue):
     assert second.calls == 4 * 6  # clips 16 to 19, whole and in five corruptions
     third, whole = Network(clock), Network(clock)
     assert fit(third) == found and third.calls == 0
-    cache = cache_of(tmp_path / "other", catalogue, cell)
+    cache = cache_of(tmp_path / "other", catalogue, experiment)
     networks = dict.fromkeys(("distance", "classes"), whole)
-    other = real_clips(cell.protocol, networks, windows, None, cache, tmp_path / "other" / "out")
+    other = real_clips(experiment.protocol, networks, windows, None, cache, tmp_path / "other" / "out")
     assert whole.calls == 20 * 6 and other.sensitivity == found.sensitivity
     assert other.features.read_bytes() == found.features.read_bytes()
 
 
-def test_what_decides_features_decides_their_place(tmp_path, cell, catalogue):
-    cache, windows = cache_of(tmp_path, catalogue, cell), windows_of(catalogue, cell)
+def test_what_decides_features_decides_their_place(tmp_path, experiment, catalogue):
+    cache, windows = cache_of(tmp_path, catalogue, experiment), windows_of(catalogue, experiment)
     made = []
     for one, some in (
         (cache, windows),
         (cache, windows[1:]),
-        (FeatureCache.of(cache.folder, catalogue, replace(cell.protocol, clip_seed=9), CPU), windows),
-        (FeatureCache.of(cache.folder, catalogue, cell.protocol, torch.device("cuda", 0)), windows),
+        (FeatureCache.of(cache.folder, catalogue, replace(experiment.protocol, clip_seed=9), CPU), windows),
+        (FeatureCache.of(cache.folder, catalogue, experiment.protocol, torch.device("cuda", 0)), windows),
     ):
         made.append(one.made("real", some, lambda folder, store: None))
     assert len(set(made)) == 4 and cache.made("real", windows, None) == made[0]
 
 
-def test_reconstructions_are_heard_of_each_minute(tmp_path, clock, cell, catalogue, monkeypatch):
+def test_reconstructions_are_heard_of_each_minute(tmp_path, clock, experiment, catalogue, monkeypatch):
     """With Stable Diffusion's autoencoder on a CPU of 2 TFLOP/s: 115 s for a part of eight clips."""
     monkeypatch.setattr(reconstruction, "PIXELS_AT_ONCE", 2 * 4 * 16 * 16)
 
@@ -180,14 +180,14 @@ def test_reconstructions_are_heard_of_each_minute(tmp_path, clock, cell, catalog
         def decode(self, latent):
             return latent
 
-    windows, scorer = windows_of(catalogue, cell), SimpleNamespace(protocol=cell.protocol)
+    windows, scorer = windows_of(catalogue, experiment), SimpleNamespace(protocol=experiment.protocol)
     scorer.extractors = {"distance": Network(clock)}
     first = FirstStage(Slow(), CPU, "codec")
     reconstruction_features(first, (4, 3, 16, 16), windows, scorer, ResumeStore(tmp_path))
     assert clock.longest_silence() < 60 < clock.now
 
 
-def test_training_of_the_extractor_is_heard_of_each_minute(tmp_path, clock, cell, catalogue, monkeypatch):
+def test_training_of_the_extractor_is_heard_of_each_minute(tmp_path, clock, experiment, catalogue, monkeypatch):
     """35 s to read a video, 30 s for a step."""
 
     def read(entry, count, resolution):
@@ -212,11 +212,11 @@ def test_training_of_the_extractor_is_heard_of_each_minute(tmp_path, clock, cell
     monkeypatch.setattr(stretches, "in_threads", slow)
     monkeypatch.setattr(in_domain_training, "fit_in_domain", fit)
     monkeypatch.setattr("lavita.metrics.features.in_domain.save_in_domain", lambda *_: None)
-    shared.train_extractor(cell, catalogue, None, tmp_path)
+    shared.train_extractor(experiment, catalogue, None, tmp_path)
     assert clock.longest_silence() < 60 < clock.now
 
 
-def test_real_split_and_generated_clips_go_to_one_accelerator(tmp_path, clock, cell, catalogue, monkeypatch):
+def test_real_split_and_generated_clips_go_to_one_accelerator(tmp_path, clock, experiment, catalogue, monkeypatch):
     """Every place that loads a network or an autoencoder, on a machine that says it has a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     asked = []
@@ -236,12 +236,12 @@ def test_real_split_and_generated_clips_go_to_one_accelerator(tmp_path, clock, c
     monkeypatch.setattr(shared_features, "load_suite_codec", lambda *_: Codec())
 
     # The shared process, as far as its features, each part replaced that would need data.
-    (tmp_path / "spec.json").write_text(json.dumps({"cells": [None], "cache": str(tmp_path), "reuse": False}))
+    (tmp_path / "spec.json").write_text(json.dumps({"experiments": [None], "cache": str(tmp_path), "reuse": False}))
     catalogue.class_names = []
     for name, value in {
-        "cell_from_dict": cell,
+        "experiment_from_dict": experiment,
         "usable_catalogue": catalogue,
-        "check_experiments": windows_of(catalogue, cell),
+        "check_experiments": windows_of(catalogue, experiment),
         "external_hashes": {},
         "fit_codec": shared_codec.SharedCodec(tmp_path, "c" * 64, None),
         "fill_cache": (None, None),
@@ -253,7 +253,7 @@ def test_real_split_and_generated_clips_go_to_one_accelerator(tmp_path, clock, c
     assert asked == ["cuda:0"] * 2  # the networks of real and split clips, then the autoencoder
     assert len(list(tmp_path.glob("split-*"))) == 2 and len(list(tmp_path.glob("real-*"))) == 1
     artifacts = SimpleNamespace(extractor=None, real=None, splits={}, num_classes=None)
-    Scorer(artifacts, cell, str(devices.own_device()))  # as the process of a run calls it
+    Scorer(artifacts, experiment, str(devices.own_device()))  # as the process of a run calls it
     assert asked == ["cuda:0"] * 3
     for module in (samples, stage_data):
         assert module.own_device is devices.own_device

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from lavita.config.compose import Experiment
-from lavita.config.plan import cell_from_dict
+from lavita.config.plan import experiment_from_dict
 from lavita.config.protocol import Protocol
 from lavita.data.catalogue import Catalogue, VideoEntry
 from lavita.data.clips import real_windows
@@ -55,7 +55,7 @@ def external_hashes(experiments: list[Experiment]) -> dict[str, str]:
     """sha256 of every file of external weights that some run uses. Raises ValueError before anything is trained."""
     for path in sorted({one.pretraining.checkpoint for one in experiments} - {None}):
         read_state(path)
-    paths = sorted({path for one in experiments for path in one.outside.values()})
+    paths = sorted({path for one in experiments for path in one.external_weights.values()})
     found = {}
     for number, path in enumerate(paths, start=1):
         found[path] = sha256_of(Path(path))
@@ -71,7 +71,7 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
     weights.
     """
     spec = json.loads(spec_file.read_text())
-    experiments = [cell_from_dict(values) for values in spec["cells"]]
+    experiments = [experiment_from_dict(values) for values in spec["experiments"]]
     experiment, cache = experiments[0], Path(spec["cache"])
     catalogue = usable_catalogue(experiment.data, experiment.data.root, cache)
     num_classes = len(catalogue.class_names) or None

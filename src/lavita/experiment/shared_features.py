@@ -1,4 +1,4 @@
-"""Features that all runs of a group are held against: of the protocol's real clips and of windows of both splits, made
+"""Features that all runs of a group are compared with: of the protocol's real clips and of windows of both splits, made
 once in the cache, part by part, so that a process which is ended loses little.
 """
 
@@ -184,7 +184,7 @@ def split_features(
     protocol: Protocol, extractor: Extractor, catalogue: Catalogue, cache: FeatureCache, out: Path
 ) -> dict[str, Path]:
     """Features of windows of each split, spread evenly over its videos: what distances to train and to held-out clips
-    are made from, and what a generated clip is held against to see whether it was copied. One .npz a split in out."""
+    are made from, and what a generated clip is compared with to see whether it was copied. One .npz a split in out."""
     p = protocol
     for split in SPLITS:
         windows = spread_windows(catalogue, split, p.frames, p.real_interval, MEMORY_TIMES * p.n_real, p.clip_seed)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from lavita import lock
 from lavita.lock import FolderLock, Held, waiting_lock
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
@@ -205,3 +206,18 @@ def test_who_waits_is_told_once_and_gets_it_when_the_other_ends(path):
     with waiting_lock(path, lambda: told.append("again")):
         pass
     assert told == ["waiting"]
+
+
+def test_who_waits_long_shows_a_sign_of_life_again_and_again(path, monkeypatch):
+    monkeypatch.setattr(lock, "WAITING_SECONDS", 0.3)
+    first, told = holder(path), []
+    first.stdout.readline()
+
+    def waiting() -> None:
+        told.append("waiting")
+        if len(told) == 3:
+            first.kill()
+
+    with waiting_lock(path, waiting):
+        assert len(told) == 3
+    first.communicate()

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 MOST_BYTES = 400  # of a lock file's line
+WAITING_SECONDS = 60.0  # between two signs of life of a process that waits
 
 
 class Held(ValueError):
@@ -37,7 +38,7 @@ class FolderLock:
 
     def __enter__(self) -> FolderLock:
         try:
-            acquire(self.lock, self.path, wait=False)
+            acquire(self.lock, self.path, timeout=0)
         except Timeout:
             who = holder(self.path) or "another process"
             advice = "wait until it has ended, or give another folder"
@@ -60,26 +61,28 @@ class FolderLock:
 
 @contextmanager
 def waiting_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock file as long as the block runs; waiting is called once where another process has it.
+    """Hold a lock file as long as the block runs; waiting is called where another process has it, each minute again.
 
     The file's folder must outlive the wait. Raises ValueError where the file system has no locks, and OSError.
     """
     lock = FileLock(path, fallback_to_soft=False)
-    try:
-        acquire(lock, path, wait=False)
-    except Timeout:
-        waiting()
-        acquire(lock, path, wait=True)
+    timeout = 0.0
+    while not lock.is_locked:
+        try:
+            acquire(lock, path, timeout)
+        except Timeout:
+            waiting()
+            timeout = WAITING_SECONDS
     try:
         yield
     finally:
         lock.release()
 
 
-def acquire(lock: FileLock, path: Path, wait: bool) -> None:
-    """Raises Timeout where another process holds it and wait is false."""
+def acquire(lock: FileLock, path: Path, timeout: float) -> None:
+    """Raises Timeout where another process holds it so many seconds longer."""
     try:
-        lock.acquire(timeout=-1 if wait else 0, poll_interval=0.2)
+        lock.acquire(timeout=timeout, poll_interval=0.2)
     except Timeout:  # an OSError, too
         raise
     except OSError as error:

@@ -11,12 +11,13 @@ import torch
 from lavita.config.plan import make_plan
 from lavita.data import clips as data_clips
 from lavita.data.catalogue import VideoEntry
-from lavita.experiment import devices, reconstruction, samples, shared, shared_codec, shared_features, stage_data
+from lavita.experiment import reconstruction, shared, shared_codec, shared_features
 from lavita.experiment.reconstruction import FirstStage, reconstruction_features
 from lavita.experiment.scoring import Scorer
 from lavita.experiment.shared_features import FeatureCache, real_clips, split_features
 from lavita.metrics.features import in_domain_training, stretches
 from lavita.results.resume_store import ResumeStore
+from lavita.training import distributed
 from lavita.training.checkpoint import Stopped
 
 CPU = torch.device("cpu")
@@ -219,6 +220,7 @@ def test_training_of_the_extractor_is_heard_of_each_minute(tmp_path, clock, expe
 def test_real_split_and_generated_clips_go_to_one_accelerator(tmp_path, clock, experiment, catalogue, monkeypatch):
     """Every place that loads a network or an autoencoder, on a machine that says it has a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     asked = []
 
     def load(protocol, weights, in_domain, device):
@@ -253,7 +255,5 @@ def test_real_split_and_generated_clips_go_to_one_accelerator(tmp_path, clock, e
     assert asked == ["cuda:0"] * 2  # the networks of real and split clips, then the autoencoder
     assert len(list(tmp_path.glob("split-*"))) == 2 and len(list(tmp_path.glob("real-*"))) == 1
     artifacts = SimpleNamespace(extractor=None, real=None, splits={}, num_classes=None)
-    Scorer(artifacts, experiment, str(devices.own_device()))  # as the process of a run calls it
+    Scorer(artifacts, experiment, str(distributed.own_device()))  # as the process of a run calls it
     assert asked == ["cuda:0"] * 3
-    for module in (samples, stage_data):
-        assert module.own_device is devices.own_device

@@ -12,20 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from lavita.config.schema import ComputeConfig
 from lavita.executors.process import PARENT
 from lavita.results.attempts import PROGRESS
 from lavita.training import distributed
 
 ALL_GONE_SECONDS = 30.0  # after one has failed: what the others' own errors take to arrive
-
-
-def own_device() -> torch.device:
-    """What this process computes on: its accelerator where there is one, else the CPU. The same for all that is
-    compared: real, split and generated clips go through one arithmetic."""
-    return torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 @contextmanager

@@ -15,11 +15,11 @@ from lavita.data.clip_folder import MANIFEST, read_clips, read_manifest, write_c
 from lavita.data.video import VIDEO_SUFFIXES, probe, read_frames
 from lavita.executors.heartbeat import Result, emit
 from lavita.executors.process import end_with_parent
-from lavita.experiment.devices import own_device
 from lavita.experiment.scoring import Scorer
 from lavita.results.records import read_record, write_record
 from lavita.results.shared import read_shared
 from lavita.sampling.generate import GRID_CLIPS
+from lavita.training import distributed
 
 REMARK = "training not audited"
 
@@ -72,7 +72,7 @@ def main(folder: Path, shared_folder: Path, source: Path) -> None:
     )
     write_grid(folder / "samples.gif", clips[:GRID_CLIPS], columns=4)
     write_sprite(folder, "samples", clips[:GRID_CLIPS])
-    scorer = Scorer(shared, experiment, str(own_device()))
+    scorer = Scorer(shared, experiment, str(distributed.own_device()))
     scores = scorer.score(clips, folder / "samples.npz", stage="train")
     write_record(folder, replace(read_record(folder), status="ok", reason=REMARK, scores=tuple(scores)))
 

@@ -68,7 +68,7 @@ class Scorer:
             return rows
 
         parts = in_parts(name, len(clips), CLIPS_AT_ONCE, make, partial(progress, name), kept)
-        return {key: joined(parts, key) for key in parts[0]}
+        return {key: joined(parts, key) for key in list(parts[0])}
 
     def networks(self) -> dict[str, NetworkId]:
         """The feature networks, by the array that they give."""

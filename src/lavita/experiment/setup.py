@@ -12,7 +12,6 @@ from lavita.config.compose import Experiment
 from lavita.data.find import usable_catalogue
 from lavita.executors.heartbeat import Note, emit
 from lavita.experiment.budget import all_stages, shared_cost, split_budget
-from lavita.experiment.devices import own_device
 from lavita.experiment.stage_data import StageData, latent_key, open_latents
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, build_pretraining, load_suite_codec
@@ -53,7 +52,7 @@ def set_up(experiment: Experiment, folder: Path, shared_folder: Path) -> Setup:
     """
     shared = read_shared(shared_folder)
     distributed.start_group()
-    device = own_device()
+    device = distributed.own_device()
     e, num_classes = experiment, shared.num_classes
     catalogue = usable_catalogue(e.data, e.data.root, shared.cache)
     method = build_method(e, num_classes, load_suite_codec(e.codec, shared.codec)).to(device).eval()

@@ -21,7 +21,6 @@ from lavita.data.find import usable_catalogue
 from lavita.executors.heartbeat import Note, Result, emit, progress
 from lavita.executors.process import end_with_parent
 from lavita.experiment.budget import check_budget
-from lavita.experiment.devices import own_device
 from lavita.experiment.shared_codec import external_codec, fill_cache, fit_codec, fitted, key_of
 from lavita.experiment.shared_features import FeatureCache, codec_scores, real_clips, split_features
 from lavita.experiment.stage_data import StageData
@@ -32,7 +31,7 @@ from lavita.metrics.features.load import load_extractors
 from lavita.metrics.sanity import sanity_text
 from lavita.results.identity import hash_of_sources, package_files
 from lavita.results.shared import SharedArtifacts, read_shared, write_shared, write_videos
-from lavita.training import checkpoint
+from lavita.training import checkpoint, distributed
 from lavita.training.checkpoint import Stopped
 
 
@@ -83,7 +82,7 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
     codec = fit_codec(experiment, catalogue, cache, folder)
     latents, latents_stage = fill_cache(experiment, catalogue, codec.folder, codec.hash, cache)
     extractor = fit_extractor(experiment, catalogue, cache, num_classes, folder)
-    device = own_device()
+    device = distributed.own_device()
     networks = networks_of(experiment, extractor, str(device))
     protocol = with_weights_of(experiment.protocol, networks)
     features = FeatureCache.of(cache, catalogue, protocol, device)
@@ -162,7 +161,8 @@ def fit_extractor(
     if "embedded" in (p.extractor, p.is_extractor):
         key = key_of(
             catalogue.fingerprint, p.frames, p.real_interval, p.resolution, num_classes, experiment.data.flip,
-            experiment.extractor.steps, hash_of_sources(package_files("metrics", "data")), own_device().type,
+            experiment.extractor.steps, hash_of_sources(package_files("metrics", "data")),
+            distributed.own_device().type,
         )  # fmt: skip
         found = (cache / f"extractor-{key}").is_dir()
         train = partial(train_extractor, experiment, catalogue, num_classes)
@@ -193,14 +193,13 @@ def train_extractor(experiment: Experiment, catalogue: Catalogue, num_classes: i
     extractor = fit_in_domain(
         stretches.frames, p.frames, p.real_interval, stretches.labels() if num_classes else None, num_classes,
         flip=experiment.data.flip, seed=0, steps=experiment.extractor.steps, report=partial(report, "extractor"),
-        device=str(own_device()),
+        device=str(distributed.own_device()),
     )  # fmt: skip
     save_in_domain(extractor, folder / "extractor.safetensors")
 
 
 if __name__ == "__main__":
     end_with_parent()
-    checkpoint.listen()
     try:
         emit(Result("ok", external=main(Path(sys.argv[1]), Path(sys.argv[2]))))
     except Stale as error:

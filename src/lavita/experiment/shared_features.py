@@ -22,7 +22,6 @@ from lavita.data.catalogue import SPLITS, Catalogue, VideoEntry
 from lavita.data.clip_folder import sprite_files, write_grid, write_sprite
 from lavita.data.clips import load_window, spread_windows
 from lavita.executors.heartbeat import progress
-from lavita.experiment.devices import own_device
 from lavita.experiment.reconstruction import FirstStage, reconstruction_scores
 from lavita.experiment.scoring import Scorer
 from lavita.experiment.shared_codec import HELDOUT_CLIPS, fitted, key_of
@@ -41,6 +40,7 @@ from lavita.results.shared import Sensitivity as SensitivityRecord
 from lavita.results.shared import SharedArtifacts
 from lavita.results.typed_json import from_json, read_values, to_json, write_values
 from lavita.sampling.generate import GRID_CLIPS, in_parts, joined
+from lavita.training import distributed
 from lavita.training.stage import TrainedStage
 
 PART_CLIPS = 8  # whose features are kept together: what a process that is ended loses
@@ -107,7 +107,7 @@ def features_of(
 
     with closing(InOrder(load, len(windows))) as source:
         parts = in_parts(title, len(windows), PART_CLIPS, make, partial(progress, title), store)
-    return {key: joined(parts, key) for key in (parts[0] if parts else ())}
+    return {key: joined(parts, key) for key in (list(parts[0]) if parts else ())}
 
 
 def window_loader(protocol: Protocol, windows: Windows) -> Callable[[int], np.ndarray]:
@@ -222,7 +222,7 @@ def codec_scores(
         return ()
 
     def fit(folder: Path, store: ResumeStore) -> None:
-        device = own_device()
+        device = distributed.own_device()
         codec = load_suite_codec(e.codec, shared.codec).to(device).eval()
         source = StageData(e.data, e.compute, catalogue, 0, e.method)
         heldout = source.clips(TrainedStage(e.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)

@@ -20,7 +20,6 @@ from lavita.data.datamodule import ClipDataModule
 from lavita.data.latent_cache import LatentCache, LatentKey, fill_latents, videos_hash
 from lavita.executors.heartbeat import Note, emit, progress
 from lavita.experiment.costs import encoding_flops_per_clip, training_flops_per_clip
-from lavita.experiment.devices import own_device
 from lavita.results.records import StageRecord
 from lavita.training import distributed
 from lavita.training.stage import TrainedStage
@@ -144,7 +143,7 @@ def store_latents(
     data: DataConfig, protocol: Protocol, catalogue: Catalogue, codec: Codec, codec_hash: str, cache: Path
 ) -> tuple[Path, StageRecord]:
     """Where the cache lies, filled, and the stage that it stands for on the ledger. Raises ValueError."""
-    device = own_device()
+    device = distributed.own_device()
     key, began, last = latent_key(data, protocol, catalogue, codec, codec_hash), time.monotonic(), 0.0
 
     def report(done: int, total: int) -> None:

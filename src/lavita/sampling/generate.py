@@ -80,8 +80,14 @@ def save(path: Path, arrays: Arrays) -> None:
 
 
 def joined(parts: Sequence[Arrays], key: str) -> np.ndarray:
-    """One array of all parts, along the first axis."""
-    return np.concatenate([part[key] for part in parts])
+    """One array of all parts, along the first axis; taken out of them, so that only one is in memory twice."""
+    first = parts[0][key]
+    whole, start = np.empty((sum(len(part[key]) for part in parts), *first.shape[1:]), first.dtype), 0
+    for part in parts:
+        rows = part.pop(key)
+        whole[start : start + len(rows)] = rows
+        start += len(rows)
+    return whole
 
 
 def drop_parts(kept: ResumeStore, name: str) -> None:

@@ -55,6 +55,18 @@ def start_group() -> None:
     atexit.register(end_group)  # a group that is still there when the interpreter ends may abort it
 
 
+def own_device() -> torch.device:
+    """This process's GPU, or the CPU."""
+    return device_of(local_rank())
+
+
+def device_of(number: int) -> torch.device:
+    """The device of the process with this number on its node; a scheduler may show it only the GPU that is its own."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", number % torch.cuda.device_count())
+
+
 def end_group() -> None:
     """Leave the others, where they were joined."""
     if distributed.is_initialized():

@@ -75,6 +75,15 @@ def test_a_manifest_that_states_another_size_is_found(tmp_path):
         read_clips(tmp_path)
 
 
+def test_threads_write_the_bytes_that_one_alone_does(tmp_path):
+    made = np.random.default_rng(0).integers(0, 256, (12, 3, 16, 24, 3), dtype=np.uint8)
+    folder = write_clips(tmp_path / "together", iter(made))
+    for entry, clip in zip(read_manifest(folder)["clips"], made, strict=True):
+        alone = write_video(tmp_path / entry["file"], clip, 8.0, lossless=True)
+        assert (folder / entry["file"]).read_bytes() == alone.read_bytes()
+        assert entry["sha256"] == hashlib.sha256(alone.read_bytes()).hexdigest()
+
+
 def test_sets_that_do_not_fit_are_refused_before_they_count_as_finished(tmp_path):
     mixed = [clips()[0], clips(width=16)[0]]
     for made, names, sidecar, message in (

@@ -62,7 +62,7 @@ class Place:
 
 
 NAME = re.compile(r"at-(?P<stage>.+)-(?P<clips>[0-9.]{18})\.(?P<hash>[0-9a-f]{16})\.ckpt")
-PART = re.compile(r"\.\.at-(?P<stage>.+)-(?P<clips>[0-9.]{18})\.ckpt\.(?P<pid>[0-9]+)\.part")
+PART = re.compile(r"\.at-(?P<stage>.+)-(?P<clips>[0-9.]{18})\.ckpt\.(?P<pid>[0-9]+)\.part")
 
 
 def part_of(cell: Path, pid: int) -> str:
@@ -78,7 +78,7 @@ def place_of(cell: Path, pid: int) -> Place:
     kept = sorted((name for path in progress.glob("at-*.ckpt") if (name := NAME.fullmatch(path.name))), key=clips)
     stage = PART.fullmatch(part)["stage"] if part else stage_of(progress, heartbeat, kept)
     done = logged(cell, stage)
-    if any(progress.glob(f"end-{stage}.*.safetensors")):
+    if any(progress.glob(f"end-{stage}.*.pt")):
         return Place(stage, done, done, part)
     return Place(stage, done, max((clips(k) for k in kept if k["stage"] == stage), default=0.0), part)
 

@@ -242,15 +242,18 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """How much training a killed cell may lose: it keeps where it is every every_clips clips. No number
-    depends on it.
+    """How much training a killed cell may lose: it keeps where it is every every_clips clips, and where every_minutes
+    have gone by since it last did. No number depends on it.
     """
 
     every_clips: int
+    every_minutes: float
 
     def __post_init__(self) -> None:
         if self.every_clips < 1:
             raise ConfigError(f"checkpoint.every_clips: got {self.every_clips}, wanted at least 1")
+        if not 0 < self.every_minutes < float("inf"):
+            raise ConfigError(f"checkpoint.every_minutes: got {self.every_minutes}, wanted minutes above 0")
 
 
 @dataclass(frozen=True)

@@ -76,11 +76,14 @@ def score_method(setup: Setup, scorer: Scorer | None, stage: str, out: Path, sto
         scored = scorer.score(made.clips, out.with_suffix(".npz"), stage == "train", store, f"score of {name}", stage)
         return [replace(score, sampling_seconds_per_clip=seconds).to_json() for score in scored]
 
+    known = distributed.from_first(lambda: store.load_value(f"scores of {name}") is not None)
     if scorer is None:
-        if store.load_value(f"scores of {name}") is None:
+        if not known:
             sample()
+        distributed.from_first(lambda: None)  # until the clips are scored
         return []
     scores = store.get_or_compute(f"scores of {name}", make)
+    distributed.from_first(lambda: None)  # the others may go on
     for parts in (name, f"score of {name}"):
         drop_parts(store, parts)
     return [Score.from_json(score) for score in scores]

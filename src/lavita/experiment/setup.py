@@ -52,7 +52,7 @@ def set_up(experiment: Experiment, folder: Path, shared_folder: Path) -> Setup:
     """
     shared = read_shared(shared_folder)
     distributed.start_group()
-    device = torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    device = distributed.own_device()
     e, num_classes = experiment, shared.num_classes
     catalogue = usable_catalogue(e.data, e.data.root, shared.cache)
     method = build_method(e, num_classes, load_suite_codec(e.codec, shared.codec)).to(device).eval()

@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -160,9 +160,9 @@ def fit_stage(
     slots = None if kept is None else StageCheckpoints(kept, module.stage_name)
     start = None if slots is None else slots.newest()
     if slots is not None:
-        callbacks += [logs, RNGStates(), Checkpoints(clock, checkpoint.every_clips)]
+        callbacks += [logs, RNGStates(), Checkpoints(clock, slots, checkpoint.every_clips, checkpoint.every_minutes)]
     if start is not None:
-        before = slots.callback_states(start)
+        before = slots.callback_states(start, module)
         loader = from_batch(loader, before[Clock.__qualname__]["steps"] * compute.accumulate_batches)
     if distributed.is_first():
         bring_back(steps, logs, module.stage_name, None if start is None else before[AppendedFiles.__qualname__])
@@ -187,10 +187,25 @@ def fit_stage(
     logs.flush = lambda: (steps.flush(), trainer.logger.experiment.flush())
     module.train()
     with placed(module, compute) as fitted, recomputed_blocks(fitted, compute.checkpoint_activations):
-        trainer.fit(fitted, train_dataloaders=loader, ckpt_path=start, weights_only=True)
+        with written(slots):
+            trainer.fit(fitted, train_dataloaders=loader, ckpt_path=start, weights_only=True)
     module.eval()
     trainer.logger.finalize("success")
     return Fitted(number(clock.seen), clock.steps, distributed.of_first(clock.seconds), heldout_loss.values)
+
+
+@contextmanager
+def written(slots: StageCheckpoints | None) -> Iterator[None]:
+    """After the block no checkpoint is being written; what went wrong with one is raised, unless the block raised."""
+    try:
+        yield
+    except BaseException:
+        if slots is not None:
+            with suppress(Exception):
+                slots.writer.wait()
+        raise
+    if slots is not None:
+        slots.writer.wait()
 
 
 def bring_back(steps: StepLog, logs: AppendedFiles, stage: str, lengths: Mapping[str, int] | None) -> None:

@@ -209,7 +209,8 @@ class ComputeConfig:
     changes the last bits of sums. A batch is accumulated over accumulate_batches passes. checkpoint_activations
     recomputes each transformer block in the backward pass: less memory, same numbers. devices: processes a node, one
     device each, that train together on `nodes` nodes; strategy: what they share, gradients (ddp; auto where there are
-    several) or weights and optimiser too (fsdp).
+    several) or weights and optimiser too (fsdp). deterministic: of a GPU's kernels only those that always sum in one
+    order, slower; without it a repeated or resumed run agrees there to rounding.
     """
 
     precision: str
@@ -219,6 +220,7 @@ class ComputeConfig:
     devices: int
     nodes: int
     strategy: str
+    deterministic: bool
 
     def __post_init__(self) -> None:
         one_of("compute.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))

@@ -25,17 +25,18 @@ from lavita.results.resume_store import ResumeStore
 from lavita.results.scores import Score
 from lavita.sampling.generate import Generated, drop_parts, generate, save_samples
 from lavita.training import checkpoint, distributed
+from lavita.training.arithmetic import arithmetic
 from lavita.training.stage import TrainedStage
 
 
 def main(folder: Path, shared_folder: Path) -> None:
     """Begin the run of a folder, or resume it, and complete its record."""
     experiment = read_config(folder / "config.yaml")
-    with together(experiment.compute, folder):
+    with arithmetic(experiment.compute.deterministic) as said, together(experiment.compute, folder):
         if not distributed.is_first():
             work(set_up(experiment, folder, shared_folder), folder, ResumeStore(folder / PROGRESS))
             return
-        with session(folder) as store:
+        with session(folder, said) as store:
             work(set_up(experiment, folder, shared_folder), folder, store)
         finish(folder, experiment.compute.processes)
 

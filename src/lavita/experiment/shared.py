@@ -41,6 +41,7 @@ from lavita.results.shared import (
     write_shared,
     write_videos,
 )
+from lavita.training.arithmetic import arithmetic
 from lavita.training.checkpoint import Stopped
 
 
@@ -264,7 +265,9 @@ def split_features(protocol: Protocol, extractor: Extractor, catalogue: Catalogu
 if __name__ == "__main__":
     end_with_parent()
     try:
-        emit(Result("ok", external=main(Path(sys.argv[1]), Path(sys.argv[2]))))
+        with arithmetic():
+            external = main(Path(sys.argv[1]), Path(sys.argv[2]))
+        emit(Result("ok", external=external))
     except Stale as error:
         emit(Result("stale", str(error)))
     except Stopped as error:

@@ -94,10 +94,15 @@ def say_goodbye() -> None:
 
 
 def own_device() -> torch.device:
-    """This process's GPU, or the CPU. A scheduler may show a process only the GPU that is its own."""
+    """This process's GPU, or the CPU."""
+    return device_of(local_rank())
+
+
+def device_of(number: int) -> torch.device:
+    """The device of the process with this number on its node; a scheduler may show it only the GPU that is its own."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", local_rank() % torch.cuda.device_count())
+    return torch.device("cuda", number % torch.cuda.device_count())
 
 
 def from_first(make: Callable[[], T]) -> T:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from lavita.config.schema import CheckpointConfig, ComputeConfig
 from lavita.results.resume_store import ResumeStore
 from lavita.training import distributed
+from lavita.training.arithmetic import arithmetic
 from lavita.training.budget import Clock, Limit, number
 from lavita.training.callbacks import AppendedFiles, Ema, FiniteGuard, HeldoutLoss, Scalars, StepLog, decay_per_step
 from lavita.training.checkpoint import Checkpoints, RNGStates, StageCheckpoints
@@ -75,9 +76,19 @@ def placement(compute: ComputeConfig, module: TrainedStage) -> dict[str, Any]:
         strategy = ModelParallelStrategy(compute.processes, 1, save_distributed_checkpoint=False)
     else:
         # In a stage that updates in turn a part of the weights has no gradient, and its gradient must stay None.
-        strategy = DDPStrategy(find_unused_parameters=module.alternating_updates > 1)
+        alternates = module.alternating_updates > 1
+        # torch's static graph fails where the first of several passes is not sent.
+        static = not alternates and compute.accumulate_batches == 1
+        strategy = DDPStrategy(find_unused_parameters=alternates, static_graph=static, gradient_as_bucket_view=True)
+    # Said, since Lightning would look for as many GPUs as a node has processes; each may see only its own.
+    strategy.parallel_devices = node_devices(compute.devices)
     plugins = [TorchElasticEnvironment()]
-    return {"devices": compute.devices, "num_nodes": compute.nodes, "strategy": strategy, "plugins": plugins}
+    return {"devices": "auto", "num_nodes": compute.nodes, "strategy": strategy, "plugins": plugins}
+
+
+def node_devices(count: int) -> list[torch.device]:
+    """The devices of a node's processes, by their numbers on it, as this process calls them."""
+    return [distributed.device_of(number) for number in range(count)]
 
 
 @contextmanager
@@ -187,7 +198,7 @@ def fit_stage(
     logs.flush = lambda: (steps.flush(), trainer.logger.experiment.flush())
     module.train()
     with placed(module, compute) as fitted, recomputed_blocks(fitted, compute.checkpoint_activations):
-        with written(slots):
+        with arithmetic(compute.deterministic), written(slots):
             trainer.fit(fitted, train_dataloaders=loader, ckpt_path=start, weights_only=True)
     module.eval()
     trainer.logger.finalize("success")

@@ -20,6 +20,7 @@ from lavita.experiment.scoring import Scorer, reconstruction_scores
 from lavita.experiment.sessions import reason_of, session, status_of
 from lavita.experiment.setup import Setup, set_up
 from lavita.experiment.train import HELDOUT_CLIPS, train
+from lavita.experiment.untrained import STAGE, at_its_start, shared_key, untrained_scores
 from lavita.results.attempts import PROGRESS
 from lavita.results.resume_store import ResumeStore
 from lavita.results.scores import Score
@@ -44,10 +45,17 @@ def main(folder: Path, shared_folder: Path) -> None:
 def work(setup: Setup, folder: Path, store: ResumeStore) -> None:
     """What is done in one session, by every process of the run: sample untrained, train, sample, score."""
     scorer = Scorer(setup.shared, setup.experiment, str(setup.device)) if distributed.is_first() else None
-    scores = score_method(setup, scorer, "untrained", folder / "untrained", store)
+    out, key = folder / STAGE, shared_key(setup)
+
+    def score(at_start: Setup) -> list[Score]:
+        return score_method(at_start, scorer, STAGE, out, store)
+
+    untrained = untrained_scores(setup, out, store, score, key, wait=False)
     spent = train(setup, folder, store)
+    if untrained is None:  # another run was making them
+        untrained = untrained_scores(at_its_start(setup), out, store, score, key, wait=True)
     setup.method.to(setup.device)  # the trainer leaves a module on the CPU
-    scores += score_method(setup, scorer, "train", folder / "samples", store)
+    scores = untrained + score_method(setup, scorer, "train", folder / "samples", store)
     if scorer is not None:
         weights_hash = save_method(setup, folder)
         scores += first_stage_scores(setup, scorer, folder / "autoencoder.gif", store)

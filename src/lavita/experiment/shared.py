@@ -17,6 +17,7 @@ import numpy as np
 from lavita.config.compose import Experiment
 from lavita.config.plan import cell_from_dict
 from lavita.config.protocol import Protocol
+from lavita.config.schema import AUTO
 from lavita.data.catalogue import SPLITS, Catalogue, VideoEntry
 from lavita.data.clips import centre_crop_resize, load_window, real_windows, spread_windows
 from lavita.data.find import usable_catalogue
@@ -60,6 +61,13 @@ def check_experiments(
     return real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
 
 
+def reads_latents(experiment: Experiment, num_classes: int | None) -> bool:
+    """Whether a run trains some stage from stored latents, where these are wanted at all."""
+    return bool(experiment.data.latent_cache) and any(
+        stage.module.reads_latents for stage, _ in check_budget(experiment, num_classes)
+    )
+
+
 def external_hashes(experiments: list[Experiment]) -> dict[str, str]:
     """sha256 of every file of external weights that some run uses. Raises ValueError before anything is trained."""
     for path in sorted({one.pretraining.checkpoint for one in experiments} - {None}):
@@ -91,7 +99,9 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
         check_weights(experiment, catalogue, read_shared(folder), cache)
         return external
     codec = fit_codec(experiment, catalogue, cache, folder)
-    latents, latents_stage = fill_cache(experiment, catalogue, codec.folder, codec.hash, cache)
+    latents, latents_stage = None, None
+    if any(reads_latents(one, num_classes) for one in experiments):
+        latents, latents_stage = fill_cache(experiment, catalogue, codec.folder, codec.hash, cache)
     extractor = fit_extractor(experiment, catalogue, cache, num_classes, folder)
     networks = networks_of(experiment, extractor)
     protocol = with_weights_of(experiment.protocol, networks)
@@ -145,8 +155,11 @@ def check_weights(experiment: Experiment, catalogue: Catalogue, shared: SharedAr
     networks = networks_of(experiment, shared.extractor)
     if with_weights_of(protocol, networks).hash() != shared.protocol_hash:
         raise Stale("the feature networks' weights are others")
-    # A cache that is whole is opened at once; one that is gone, or of something else, is filled or refused.
-    latents, _ = fill_cache(experiment, catalogue, shared.codec, shared.codec_hash, cache)
+    # A cache that is whole is opened at once; one that is gone, or of something else, is filled or refused. Runs that
+    # were begun without one stay so, whatever room there is now.
+    latents = None
+    if shared.latents is not None or experiment.data.latent_cache != AUTO:
+        latents, _ = fill_cache(experiment, catalogue, shared.codec, shared.codec_hash, cache)
     # Runs read both paths from the artifacts: a folder that was handed over may name any place.
     if shared.cache != cache or shared.latents != latents:
         raise Stale("they name another --cache")

@@ -145,15 +145,16 @@ def work_of(cells: Sequence[Experiment], source: DataSource, cache: Path, option
         f"each; results in {shown(folder)}"
     )
     here = LocalExecutor(workers if local else here_at_once, Launcher(options.hang_timeout), display)
-    executor = here if local else slurm_executor(folder, options, display)
+    executor = here if local else slurm_executor(cells, folder, options, display)
     return Work(folder, cache, executor, here, display)
 
 
-def slurm_executor(folder: Path, options: Options, display: Display) -> Executor:
-    """Runs the cells as jobs of a cluster."""
+def slurm_executor(cells: Sequence[Experiment], folder: Path, options: Options, display: Display) -> Executor:
+    """Runs the cells as jobs of a cluster. Raises ConfigError."""
     from lavita.executors.slurm import SlurmExecutor
+    from lavita.suite.estimate import largest_checkpoint  # needs torch, which a local run leaves out here
 
-    slurm = read_slurm_options(options.slurm)
+    slurm = read_slurm_options(options.slurm, largest_checkpoint(cells))
     return SlurmExecutor(folder / SLURM_FOLDER, options.workers, slurm, options.hang_timeout, display)
 
 

@@ -155,8 +155,9 @@ def key_of(setup: Setup, clips: str) -> str:
     """The hash; clips: that of the probe's."""
     e, shared = setup.experiment, setup.shared
     weights = hashlib.sha256()
-    for name, value in sorted(setup.method.context.codec.state_dict().items()):
-        weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    for name, value in sorted(setup.method.state_dict().items()):
+        if not name.startswith("network."):  # the autoencoder, the suite's or the method's own
+            weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     code = hash_of_sources(package_files("codecs", "data", "diffusion", "methods", "metrics", "nn", "sampling"))
     parts = [
         clips, json.dumps(asdict(e.sampling), sort_keys=True), shared.protocol_hash, shared.extractor_hash,

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from lavita.config.plan import make_plan
 from lavita.config.schema import CheckpointConfig
 from lavita.diffusion.rng import SampleRNG
-from lavita.experiment import cell, train
+from lavita.experiment import run, train
 from lavita.results.resume_store import ResumeStore
 from lavita.results.scores import Score
 from lavita.sampling.generate import Generated, in_parts
@@ -163,13 +163,13 @@ def scores(out: Path) -> dict[str, Any]:
         calls.append("sample")
         return Generated(np.zeros((2, 1, 1, 1, 3), np.uint8), None, [0, 1], 1.0)
 
-    cell.generate, cell.save_samples = sample, lambda *_, **__: None
+    run.generate, run.save_samples = sample, lambda *_, **__: None
     setup = SimpleNamespace(
         experiment=EXPERIMENT, conditions=None, method=None, shared=SimpleNamespace(classes=()), device="cpu"
     )
     score = Score(metric="m", stage="train", value=1.0, unit="", lower_is_better=True)
     scorer = SimpleNamespace(score=lambda *_: calls.append("score") or [score]) if distributed.is_first() else None
-    found = [cell.score_method(setup, scorer, "train", out / "samples", store) for _ in range(2)]
+    found = [run.score_method(setup, scorer, "train", out / "samples", store) for _ in range(2)]
     return {"calls": calls, "scores": [[one.value for one in scores] for scores in found]}
 
 

@@ -24,9 +24,9 @@ from lavita.data.clips import centre_crop_resize, to_tensor
 from lavita.data.video import each_frame
 
 HEADER = "header.json"
-FRAMES_AT_ONCE = 64  # frames a call of the codec
+FRAMES_AT_ONCE = 64  # frames per call of the autoencoder
 # Of a stored frame to one encoded now, of the largest moment: float32 of another machine or of another number of frames
-# a call (2.4e-6 was seen), far from another codec's values, and from TF32's (2e-3).
+# a call (2.4e-6 was seen), far from another autoencoder's values, and from TF32's (2e-3).
 TOLERANCE = 1e-4
 STORED = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 FLOAT32 = "float32 without TF32"  # what a frame is encoded in, however it is stored
@@ -34,7 +34,7 @@ Encode = Callable[[Tensor], Tensor]
 
 
 class StaleLatents(ValueError):
-    """A latent cache that was not made from this codec, data and setting, or is not whole."""
+    """A latent cache that was not made from this autoencoder, data and setting, or is not whole."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ class LatentCache:
             difference = float((now - stored).abs().max() / largest)
             if not difference <= self.slots.key.tolerance:
                 raise StaleLatents(
-                    f"{self.folder}: the stored moments of {video.video_id} differ from what the codec gives now by "
-                    f"{difference:.1e} of the largest, allowed {self.slots.key.tolerance:.0e}; delete the folder to "
+                    f"{self.folder}: the stored moments of {video.video_id} differ from what the autoencoder gives now "
+                    f"by {difference:.1e} of the largest, allowed {self.slots.key.tolerance:.0e}; delete the folder to "
                     "fill it anew"
                 )
 

@@ -138,7 +138,7 @@ def begin(filling: Filling, say: Callable[[str], None]) -> None:
     say(
         f"latent cache: {slots.shape[0]} frames{' in both directions' if slots.key.mirrored else ''}, "
         f"{slots.num_bytes / 2**30:.3g} GiB on disk, {free / 2**30:.3g} GiB free"
-        + (f"; going on after {done} of {len(filling.videos)} videos" if done else "")
+        + (f"; resuming after {done} of {len(filling.videos)} videos" if done else "")
     )
     if missing > free:
         raise ValueError(
@@ -243,7 +243,8 @@ def stored(moments: Tensor, key: LatentKey, frames: int) -> bytes:
         values = values.astype(STORED[key.dtype])
     if values.shape != wanted or not np.isfinite(values).all():
         raise ValueError(
-            f"latent cache: the codec gave {values.shape}, wanted {wanted}, finite in {key.dtype} (data.latent_dtype)"
+            f"latent cache: the autoencoder gave {values.shape}, wanted {wanted}, finite in {key.dtype} "
+            "(data.latent_dtype)"
         )
     return values.tobytes()
 

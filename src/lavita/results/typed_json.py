@@ -96,7 +96,7 @@ def converted(hint: Any, value: Any, where: str, key: str) -> Any:
 
 
 def is_plainly(hint: Any, value: Any) -> bool:
-    """Whether a value is of a plain type; true and false are no numbers, whole numbers stand for others."""
+    """Whether a value is of a plain type; a bool is no number, an int counts as a float."""
     if hint is type(None) or isinstance(value, bool):
         return value is None if hint is type(None) else hint is bool
     return isinstance(value, int | float) if hint is float else hint in (int, str) and isinstance(value, hint)

@@ -1,4 +1,4 @@
-"""Noise to clips: a method sampled in batches, one seed a clip, stored for scoring and for looking."""
+"""Noise to clips: a method sampled in batches, one seed per clip, stored for scoring and for looking."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def in_parts(
 ) -> list[Arrays]:
     """What make gives for clips 0 .. total - 1, `size` at a time, in order; every part from kept where it is there.
 
-    Every part begins from the same state of chance, whichever process makes it. shared: processes that work together
+    Every part begins from the same RNG state, whichever process makes it. shared: processes that work together
     make every world-th of the parts that are not there, and the first has them all (the others none): the parts are the
     same, and so are the clips. Raises Stopped between two parts where the process is asked to end.
     """
@@ -112,7 +112,7 @@ def read_part(path: Path) -> Arrays:
 def make_part(
     name: str, part: slice, make: Callable[[slice], Arrays], kept: ResumeStore | None
 ) -> tuple[Arrays, Path | None]:
-    """A part made from the state of chance that its name gives, kept, and where."""
+    """A part made from the RNG state that its name gives, kept, and where."""
     seed_everything(derive_seed("part", name))
     arrays = make(part)
     return arrays, None if kept is None else kept.save(name, SUFFIX, lambda file: np.savez(file, **arrays))

@@ -256,17 +256,19 @@ def test_float16_is_what_float32_rounds_to(tmp_path, key, catalogue):
         fill(tmp_path / "large", replace(key, dtype="float16"), catalogue, lambda frames: 1e5 + encode(frames))
 
 
-def test_what_float16_loses_is_far_below_a_latents_own_spread():
+def test_what_float16_loses_is_far_below_what_is_ever_added(tmp_path):
     """Means of a few units and variances down to e^-24, as Stable Diffusion's autoencoder gives them: rounding to 11
-    bits moves a mean m by at most 2^-11 |m|, and a standard deviation by half of 2^-11 of its logarithm."""
+    bits moves a mean m by at most 2^-11 |m|, and a standard deviation by half of 2^-11 of its logarithm. The least
+    noise that training adds has 0.01 of the latents' spread (beta_1 = 1e-4)."""
     generator = torch.Generator().manual_seed(0)
     mean = 5 * torch.randn(64, 4, 8, 8, generator=generator)
     log_variance = -24 * torch.rand(64, 4, 8, 8, generator=generator)
-    lost = precision_lost(torch.cat([mean, log_variance], dim=1), "float16")
-    shift = (mean.half().float() - mean).abs() * torch.exp(-0.5 * log_variance)
-    assert lost["mean_largest"] == pytest.approx(float(shift.max()))
-    assert lost["std"] < 0.5 * 24 * 2.0**-11 * 1.01
-    assert precision_lost(torch.cat([mean, log_variance], dim=1), "float32") == dict.fromkeys(lost, 0.0)
+    moments = torch.cat([mean, log_variance], dim=1)
+    lost = precision_lost(moments, "float16")
+    assert 0 < lost["mean"] < 2.0**-12 and lost["mean"] < lost["mean_largest"] < 0.01 / 4
+    assert lost["mean_largest"] <= float(mean.abs().max()) / float(mean.std()) * 2.0**-11
+    assert 0 < lost["std"] < 0.5 * 24 * 2.0**-11 * 1.01
+    assert precision_lost(moments, "float32") == dict.fromkeys(lost, 0.0)
 
 
 class Maker:

@@ -54,7 +54,7 @@ def task_in(folder: Path, module: str = "talks", **more) -> Task:
 
 @pytest.mark.parametrize("text", ["90", "1:30", "1:30:00", "2-12", "1-00:30", "1-00:00:01"])
 def test_times_go_to_sbatch_as_they_are(text):
-    assert read_slurm_options([f"time={text}"]).time == text
+    assert read_slurm_options([f"time={text}", "signal_delay_s=30"]).time == text
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "0:00", "0-0", "-1", "1:", "1:2:3:4", "1-2-3", "90m", "1.5", " 9"])

@@ -55,6 +55,10 @@ class Filling:
         """What each video took, 0 where it is not stored: float64 (videos,)."""
         return np.fromfile(self.part / FILLED, np.float64)
 
+    def missing(self) -> list[int]:
+        """The numbers of the videos that are not stored yet."""
+        return np.flatnonzero(self.seconds() == 0).tolist()
+
     def cost(self) -> dict[str, Any]:
         """What is stored by now, and what that took: videos, frames, seconds, and the bytes of the whole cache."""
         seconds, lengths = self.seconds(), np.diff(self.slots.starts)
@@ -93,10 +97,12 @@ def fill_latents(
             return cost_of(folder, filling.slots)
         begin(filling, say)
         if len(encoders) == 1:
-            fill_share(filling, encoders[0](), 0, 1, report)
+            fill_share(filling, encoders[0](), filling.missing(), 1, report)
         else:
             fill_together(filling, encoders, report)
         cost = filling.cost()
+        if cost["videos"] != len(videos):
+            raise RuntimeError(f"{filling.part}: {cost['videos']} of {len(videos)} videos are stored")
         atomic_write_text(filling.part / COST, json.dumps(cost) + "\n")
         atomic_write_text(
             filling.part / HEADER, json.dumps(asdict(key) | {"shape": filling.slots.shape}, indent=1) + "\n"
@@ -149,24 +155,25 @@ def begin(filling: Filling, say: Callable[[str], None]) -> None:
         file.truncate(slots.num_bytes)  # takes no room before it is written
 
 
-def fill_share(filling: Filling, encode: Encode, number: int, count: int, report: Report = lambda *_: None) -> None:
-    """Store every count-th of the videos that are not there yet. report is told how many of all are stored."""
-    left = np.flatnonzero(filling.seconds() == 0)[number::count]
-    slots, before = filling.slots, len(filling.videos) - len(left)
+def fill_share(
+    filling: Filling, encode: Encode, share: Sequence[int], count: int, report: Report = lambda *_: None
+) -> None:
+    """Store the videos of these numbers, as one of `count` processes. report is told how many of all are stored."""
+    slots, before = filling.slots, len(filling.videos) - len(share)
     unsafe: dict[int, float] = {}
-    chosen = [filling.videos[index] for index in left]
+    chosen = [filling.videos[index] for index in share]
     with (
         open(filling.part / filling.key.file, "r+b") as values,
         open(filling.part / FILLED, "r+b") as filled,
         decoded(chosen, filling.key.resolution, threads_of(count)) as pixels,
     ):
         safe = began = time.monotonic()
-        for place, (index, video) in enumerate(zip(left, chosen, strict=True), start=1):
+        for place, (index, video) in enumerate(zip(share, chosen, strict=True), start=1):
             write_video(values, video, pixels(video), slots, int(slots.starts[index]), encode)
             now = time.monotonic()
-            unsafe[int(index)], began = max(now - began, 1e-9) / count, now
+            unsafe[index], began = max(now - began, 1e-9) / count, now
             report(before + place, len(filling.videos))
-            if place == len(left) or now - safe > SAFE_EVERY_SECONDS:
+            if place == len(share) or now - safe > SAFE_EVERY_SECONDS:
                 make_safe(values, filled, unsafe)
                 safe, unsafe = time.monotonic(), {}
 
@@ -184,10 +191,13 @@ def make_safe(values: BinaryIO, filled: BinaryIO, seconds: dict[int, float]) -> 
 
 def fill_together(filling: Filling, encoders: Sequence[Callable[[], Encode]], report: Report) -> None:
     """One process for each encoder, each with its share. Raises RuntimeError where one fails; then all are ended."""
-    context, total = multiprocessing.get_context("spawn"), len(filling.videos)
-    errors = context.SimpleQueue()
+    context, total, count = multiprocessing.get_context("spawn"), len(filling.videos), len(encoders)
+    errors, left = (
+        context.SimpleQueue(),
+        filling.missing(),
+    )  # shared out here: who begins later would see others missing
     processes = [
-        context.Process(target=work, args=(filling, make, number, len(encoders), errors), daemon=True)
+        context.Process(target=work, args=(filling, make, left[number::count], count, errors), daemon=True)
         for number, make in enumerate(encoders)
     ]
     for process in processes:
@@ -209,10 +219,10 @@ def fill_together(filling: Filling, encoders: Sequence[Callable[[], Encode]], re
             process.join()
 
 
-def work(filling: Filling, make: Callable[[], Encode], number: int, count: int, errors: Any) -> None:
+def work(filling: Filling, make: Callable[[], Encode], share: Sequence[int], count: int, errors: Any) -> None:
     """A process's share."""
     try:
-        fill_share(filling, make(), number, count)
+        fill_share(filling, make(), share, count)
     except Exception as error:
         errors.put(f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None

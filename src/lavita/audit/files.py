@@ -40,7 +40,7 @@ def files_lines(run: RunFolder) -> Iterator[AuditLine]:
 def change_text(change: FileChange) -> str:
     """What a change is."""
     if change.found is None:
-        return f"recorded with sha256 {change.recorded[:16]}, but not there"
+        return f"recorded with sha256 {str(change.recorded)[:16]}, but not there"
     if change.recorded is None:
         return f"sha256 {change.found[:16]}, but not recorded"
     return f"sha256 {change.found[:16]}, but recorded {change.recorded[:16]}"

@@ -263,7 +263,8 @@ def size_lines(run: RunFolder) -> Iterator[AuditLine]:
             yield AuditLine(check, name, NOT_APPLICABLE, f"{reference} is no row of this run")
             continue
         ours, theirs = record.row.params_trained, base.row.params_trained
-        fine = abs(ours / theirs - 1) <= PARAMETER_TOLERANCE or bool(record.flag)
+        near = ours is not None and theirs is not None and abs(ours - theirs) <= PARAMETER_TOLERANCE * theirs
+        fine = near or bool(record.flag)
         yield AuditLine(check, name, PASS if fine else FAIL, f"{ours} trained, {theirs} of {reference}")
     if not matched:
         yield AuditLine(check, ALL, NOT_APPLICABLE, "no row was matched in size (model.match_params)")

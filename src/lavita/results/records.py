@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from lavita.config.protocol import Protocol
 from lavita.results.rows import Row, score_columns
@@ -219,7 +219,7 @@ def read_record(folder: Path, kind: type[SomeRecord] = Record) -> SomeRecord | N
     known = {one.kind: one for one in KINDS if issubclass(one, kind)}
     if not isinstance(found, str) or found not in known:
         raise wrong(str(path), KIND, found, " or ".join(map(repr, known)))
-    record = from_json(known[found], values, str(path))
+    record = cast(SomeRecord, from_json(known[found], values, str(path)))
     check_status(record, path)
     return record
 

@@ -158,11 +158,13 @@ def refuse_links(run: Path) -> None:
 
 def every_attempt(run: Path, name: str) -> list[Attempt]:
     """The attempts at a run, oldest first."""
-    found = [(path, read_record(path)) for path in attempts(run / "cells", name)]
-    for path, record in found:
+    found: list[Attempt] = []
+    for path in attempts(run / "cells", name):
+        record = read_record(path)
         if record is not None:
             require_inside(run / "shared", record.shared, f"{path / RECORD}: shared")
-    return [Attempt(path.name, record) for path, record in found if record is not None]
+            found.append(Attempt(path.name, record))
+    return found
 
 
 def counted(name: str, tries: list[Attempt], plan: RunPlan) -> tuple[list[Attempt], list[Attempt]]:
@@ -179,7 +181,8 @@ def counted(name: str, tries: list[Attempt], plan: RunPlan) -> tuple[list[Attemp
             else one.record.status == "ok" and one.record.comparison in plan.comparisons)
     ]  # fmt: skip
     good = [one for one in fitting if one.record.status == "ok"]
-    chosen = (good or fitting or [None])[-1]
+    candidates = good or fitting
+    chosen = candidates[-1] if candidates else None
     others = [
         Attempt(one.name, one.record, why_not(one, chosen, fitting)) for one in tries if one is not chosen
     ]  # fmt: skip

@@ -58,6 +58,7 @@ class Method(VideoMethod):
     """Diffusion on the latents of PVDM's own autoencoder. Source: Yu et al. 2023 (PVDM), section 3."""
 
     owns_first_stage = True
+    unchanged = ("autoencoder",)  # as the stages before have left it
 
     def __init__(self, context: MethodContext, config: Config) -> None:
         super().__init__(context, config)

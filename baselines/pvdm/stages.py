@@ -128,6 +128,7 @@ class ReconstructionStage(TrainedStage):
 
     stage_name = "autoencoder"
     uses_ema = False
+    unchanged = ("perceptual",)
 
     def __init__(self, train: TrainConfig, seed: int, autoencoder: TriplaneAutoencoder, perceptual: nn.Module) -> None:
         super().__init__(train, seed)

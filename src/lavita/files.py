@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+VISIBLE_SECONDS = 120.0  # until which a network file system may hide a file that another machine has written
+LOOK_SECONDS = 0.5
 
 
 def atomic_write(path: Path, fill: Callable[[Path], Any]) -> None:
@@ -30,6 +35,69 @@ def atomic_write(path: Path, fill: Callable[[Path], Any]) -> None:
             raise
         finally:
             part.unlink(missing_ok=True)
+
+
+class HashingFile(io.RawIOBase):
+    """A file that is written once from its beginning to its end, hashed meanwhile."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self.sha256.update(view)
+        self.file.write(view)
+        return len(view)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def atomic_write_hashed(folder: Path, start: str, suffix: str, digits: int, fill: Callable[[IO[bytes]], Any]) -> Path:
+    """Let `fill` write into an open file, which is stored and gets the name <start>.<hash><suffix> in one step.
+
+    hash: the first digits of its sha256, taken of what is written: nothing is read again. fill can only append.
+    Raises OSError naming the file, as `atomic_write` does.
+    """
+    part = folder / f".{start}{suffix}.{os.getpid()}.part"
+    with naming_file(folder / f"{start}{suffix}", part):
+        try:
+            with open(part, "wb") as file:
+                hashing = HashingFile(file)
+                fill(hashing)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            path = folder / f"{start}.{hashing.sha256.hexdigest()[:digits]}{suffix}"
+            os.replace(part, path)
+        except OSError:
+            raise
+        except Exception:
+            raise_disk_error(part)
+            raise
+        finally:
+            part.unlink(missing_ok=True)
+    return path
+
+
+def when_visible(path: Path, seconds: float = VISIBLE_SECONDS) -> Path:
+    """The path of a file that another process says it has written, once it can be opened here.
+
+    A network file system may list a new file late, but asks its server for a name that is opened. Raises
+    FileNotFoundError where it is not there within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            open(path, "rb").close()
+            return path
+        except FileNotFoundError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(LOOK_SECONDS)
 
 
 def raise_disk_error(part: Path) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lavita.config.schema import ComputeConfig, ConfigError, SamplingConfig, read
+from lavita.config.schema import CheckpointConfig, ComputeConfig, ConfigError, SamplingConfig, read
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def test_number_of_steps(steps, count):
 
 COMPUTE = {
     "precision": "32-true", "threads": 1, "accumulate_batches": 1, "checkpoint_activations": False,
-    "devices": 2, "nodes": 3, "strategy": "fsdp",
+    "devices": 2, "nodes": 3, "strategy": "fsdp", "deterministic": False,
 }  # fmt: skip
 
 
@@ -78,3 +78,19 @@ def test_processes_that_cannot_be_are_refused(change, message):
     with pytest.raises(ConfigError) as error:
         read(ComputeConfig, COMPUTE | change, "compute")
     assert message in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"every_clips": 0}, "checkpoint.every_clips: got 0, wanted at least 1"),
+        ({"every_minutes": 0}, "checkpoint.every_minutes: got 0.0, wanted minutes above 0"),
+        ({"every_minutes": float("inf")}, "checkpoint.every_minutes: got inf, wanted minutes above 0"),
+        ({"every_minutes": "often"}, "checkpoint.every_minutes: got 'often', wanted float"),
+    ],
+)
+def test_how_often_a_stage_is_kept(change, message):
+    assert read(CheckpointConfig, {"every_clips": 8, "every_minutes": 20}, "checkpoint").every_minutes == 20.0
+    with pytest.raises(ConfigError) as error:
+        read(CheckpointConfig, {"every_clips": 8, "every_minutes": 20} | change, "checkpoint")
+    assert str(error.value) == message

@@ -53,17 +53,17 @@ def test_what_is_no_heartbeat(content, tmp_path):
     """A machine without power may leave anything; the session is then closed without it."""
     (tmp_path / HEARTBEAT).write_text(content)
     assert read_heartbeat(tmp_path / HEARTBEAT) is None
-    closed, now = begin_session(with_session(SESSION), tmp_path)
-    assert closed == replace(SESSION, ended="killed") and now.ended == ""
+    closed, now = begin_session(with_session(SESSION), tmp_path, "exact")
+    assert closed == replace(SESSION, ended="killed") and now.ended == "" and now.arithmetic == "exact"
 
 
 def test_a_session_that_was_killed_is_closed_by_its_last_heartbeat(tmp_path):
     state = {"stage": "train", "done": 640, "beats": 9, "seconds": 12.5, "peak_bytes": 7}
     (tmp_path / HEARTBEAT).write_text(json.dumps(state))
-    closed, _ = begin_session(with_session(SESSION), tmp_path)
+    closed, _ = begin_session(with_session(SESSION), tmp_path, "exact")
     assert closed == replace(SESSION, ended="killed", stage="train", done=640, seconds=12.5, peak_bytes=7)
     ended = replace(SESSION, ended="ok", stage="x")
-    again, _ = begin_session(with_session(ended), tmp_path)
+    again, _ = begin_session(with_session(ended), tmp_path, "exact")
     assert again == ended
 
 

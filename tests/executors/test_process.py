@@ -5,7 +5,9 @@ import time
 
 import pytest
 
-from lavita.executors.base import default_workers, environment_of, usable_cores
+from lavita.console import Display
+from lavita.executors import base
+from lavita.executors.base import LocalExecutor, Task, default_workers, environment_of, usable_cores
 from lavita.executors.process import Interrupted, Launcher
 
 
@@ -78,3 +80,20 @@ def test_runs_at_once(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert default_workers(1) == 2
     assert [environment_of(worker, 1)["CUDA_VISIBLE_DEVICES"] for worker in range(3)] == ["3", "5", "3"]
+
+
+@pytest.mark.parametrize("visible", ["0,1,2,3", None])
+def test_a_task_gets_its_own_accelerators_or_every_one(visible, tmp_path, monkeypatch):
+    """What fills the latent cache alone takes those of the whole machine."""
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    given = []
+    monkeypatch.setattr(base, "supervise", lambda launcher, task, show, environment: given.append(environment))
+    executor = LocalExecutor(1, Launcher(), Display())
+    for every in (False, True):
+        executor.run_one(Task("a", "", tmp_path, "talks", (), 2, every_device=every), 1)
+    own, all_of_them = given
+    assert "CUDA_VISIBLE_DEVICES" not in all_of_them and all_of_them["OMP_NUM_THREADS"] == "2"
+    assert own.get("CUDA_VISIBLE_DEVICES") == (None if visible is None else "1")

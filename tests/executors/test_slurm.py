@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lavita.config.plan import make_plan
 from lavita.config.schema import ConfigError
 from lavita.console import Display
 from lavita.executors import slurm, slurm_options, slurm_queue
@@ -20,14 +21,16 @@ from lavita.executors.base import Task, supervise
 from lavita.executors.process import Launcher
 from lavita.executors.slurm import SlurmExecutor, submitit_executor, submitit_parameters
 from lavita.executors.slurm_node import SlurmTask, rank_environment
-from lavita.executors.slurm_options import SlurmOptions, read_slurm_options
+from lavita.executors.slurm_options import SlurmOptions, limit_seconds, read_slurm_options
 from lavita.executors.slurm_queue import JobState, Queue, is_preempted, read_states
+from lavita.experiment.budget import on_meta
 from lavita.experiment.sessions import slurm_job
 from lavita.lock import FolderLock, Held
 from lavita.results.attempts import LOCK
 from lavita.results.records import Record, Session, read_record, write_record
 from lavita.results.rows import Row
 from lavita.suite.decide import refuse_worked_on
+from lavita.suite.estimate import largest_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--suite", "ucf101", "--tier", "demo"]
@@ -51,7 +54,7 @@ def task_in(folder: Path, module: str = "talks", **more) -> Task:
 
 @pytest.mark.parametrize("text", ["90", "1:30", "1:30:00", "2-12", "1-00:30", "1-00:00:01"])
 def test_times_go_to_sbatch_as_they_are(text):
-    assert read_slurm_options([f"time={text}"]).time == text
+    assert read_slurm_options([f"time={text}", "signal_delay_s=30"]).time == text
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "0:00", "0-0", "-1", "1:", "1:2:3:4", "1-2-3", "90m", "1.5", " 9"])
@@ -95,6 +98,43 @@ def test_a_wrong_key_is_said_in_one_line(item, said):
     assert said in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="twice"):
         read_slurm_options(["qos=a", "qos=b"])
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 5400), ("1:30", 90), ("1:30:00", 5400), ("2-12", 216000), ("1-00:30", 88200), ("1-00:00:01", 86401)],
+)
+def test_a_time_limit_in_seconds(text, seconds):
+    assert limit_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "seconds"),
+    # Two thirds of the warning: 60 seconds for a step, and twice the state at 0.2 GB a second.
+    [(0, 90), (0.01, 91), (10.8, 252), (100, 1590)],
+)
+def test_a_job_is_warned_early_enough_for_a_step_and_its_checkpoint(gigabytes, seconds):
+    options = read_slurm_options(["partition=gpu"], gigabytes * 1e9)
+    assert options.signal_delay_s == seconds
+    assert options.signal_delay_s * 2 / 3 >= 60 + 2 * gigabytes / 0.2 - 1e-9
+
+
+def test_a_warning_in_which_the_state_can_not_be_written_is_refused():
+    assert read_slurm_options(["signal_delay_s=162"], 10.8e9).signal_delay_s == 162
+    with pytest.raises(ConfigError) as error:
+        read_slurm_options(["signal_delay_s=161"], 10.8e9)
+    assert str(error.value).startswith("--slurm signal_delay_s: got 161, wanted at least 162 and what a step takes")
+    assert "would be 252" in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match="--slurm time: got 4, which is 240 seconds, wanted more than the warning"):
+        read_slurm_options(["time=4"], 10.8e9)
+
+
+def test_the_state_of_a_stage_is_counted_on_shapes():
+    """Of XL/2: 673 million weights in float32, their average, both moments; not its 84 million of autoencoder."""
+    cells = make_plan("ucf101", "paper", ["dit", "pvdm"], [0, 1], [])
+    found = largest_checkpoint(cells)
+    params = sum(p.numel() for p in on_meta(cells[0], None)[0].network.parameters() if p.requires_grad)
+    assert found == pytest.approx(16 * params, rel=1e-3) and 10e9 < found < 12e9
 
 
 def test_the_shape_of_a_job_follows_from_its_task(tmp_path):

@@ -62,7 +62,7 @@ class Place:
 
 
 NAME = re.compile(r"at-(?P<stage>.+)-(?P<clips>[0-9.]{18})\.(?P<hash>[0-9a-f]{16})\.ckpt")
-PART = re.compile(r"\.\.at-(?P<stage>.+)-(?P<clips>[0-9.]{18})\.ckpt\.(?P<pid>[0-9]+)\.part")
+PART = re.compile(r"\.at-(?P<stage>.+)-(?P<clips>[0-9.]{18})\.ckpt\.(?P<pid>[0-9]+)\.part")
 
 
 def part_of(cell: Path, pid: int) -> str:
@@ -78,7 +78,7 @@ def place_of(cell: Path, pid: int) -> Place:
     kept = sorted((name for path in progress.glob("at-*.ckpt") if (name := NAME.fullmatch(path.name))), key=clips)
     stage = PART.fullmatch(part)["stage"] if part else stage_of(progress, heartbeat, kept)
     done = logged(cell, stage)
-    if any(progress.glob(f"end-{stage}.*.safetensors")):
+    if any(progress.glob(f"end-{stage}.*.pt")):
         return Place(stage, done, done, part)
     return Place(stage, done, max((clips(k) for k in kept if k["stage"] == stage), default=0.0), part)
 
@@ -146,7 +146,8 @@ def after(seconds: float) -> Callable[[Path, int, float], bool]:
 
 
 def aims_of(method: str, rng: random.Random) -> list[Aim]:
-    """What a run's processes are killed at, one after the other, in the order of its life."""
+    """What a cell's processes are killed at, one after the other, in the order of its life. All but pvdm take their
+    untrained clips from whichever of them made these first."""
     if method == "pvdm":
         return [
             Aim("sampling", heartbeat_says("sample untrained", 24)),
@@ -159,8 +160,8 @@ def aims_of(method: str, rng: random.Random) -> list[Aim]:
         ]
     return [
         Aim("random", after(rng.uniform(0.5, SIT_SECONDS / 5))),
-        Aim("sampling", heartbeat_says("sample untrained", 24)),
-        Aim("scoring", heartbeat_says("score of sample untrained", 25), whole_run=method in ("dit", "lavita-v2")),
+        Aim("checkpoint write", writing("train")),
+        Aim("stage", in_stage("train"), whole_run=method in ("dit", "lavita-v2")),
         Aim("checkpoint write", writing("train"), whole_run=method in ("vdt", "lavita-v3")),
         Aim("random", after(rng.uniform(0.5, SIT_SECONDS)), whole_run=method == "dit-joint"),
         Aim("sampling", heartbeat_says("sample", 24), whole_run=method == "lavita-v4"),
@@ -329,7 +330,8 @@ def test_kills_lose_nothing(quiet, tmp_path, capsys):
 
 
 def check_resumed(hunt: Hunt) -> None:
-    """What was in the log at a kill and not resumed from is lost: at most what lies between two checkpoints."""
+    """What was in the log at a kill and not resumed from is lost: at most what lies between two checkpoints, and as
+    much again where the second was being written."""
     for name in hunt.aims:
         later = list(resumed(hunt.out / "cells" / name / "log.txt"))
         for kill in (kill for kill in hunt.kills if kill["cell"] == name and kill["clips_logged"]):
@@ -337,7 +339,7 @@ def check_resumed(hunt: Hunt) -> None:
             mine = [found for stage, found in later if stage == kill["stage"]]
             assert ended or kill["clips_kept"] in [0.0, *mine], (kill, later)
             kill["resumed_from"] = kill["clips_kept"]
-            assert kill["clips_logged"] - kill["resumed_from"] <= EVERY + BATCH, kill
+            assert kill["clips_logged"] - kill["resumed_from"] <= 2 * EVERY + BATCH, kill
 
 
 def write_log(path: Path, kills: list[dict[str, Any]]) -> None:

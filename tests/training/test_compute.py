@@ -1,6 +1,7 @@
 """How a run uses its machine must not change what it learns: accumulated batches and recomputed blocks."""
 
 import itertools
+import os
 import time
 from dataclasses import replace
 
@@ -12,12 +13,21 @@ from lavita.codecs.base import PixelCodec
 from lavita.config.plan import make_plan
 from lavita.config.schema import ComputeConfig
 from lavita.methods.build import build_method
+from lavita.training import distributed, fit
+from lavita.training.arithmetic import arithmetic
 from lavita.training.budget import Limit
 from lavita.training.distributed import recomputed_blocks
-from lavita.training.fit import fit_stage
+from lavita.training.fit import fit_stage, placement
 
 PLAIN = ComputeConfig(
-    "32-true", threads=1, accumulate_batches=1, checkpoint_activations=False, devices=1, nodes=1, strategy="auto"
+    "32-true",
+    threads=1,
+    accumulate_batches=1,
+    checkpoint_activations=False,
+    devices=1,
+    nodes=1,
+    strategy="auto",
+    deterministic=False,
 )
 
 
@@ -110,3 +120,83 @@ def test_blocks_run_again_in_the_backward_pass_and_are_left_as_they_were():
     assert all("forward" not in vars(block) for block in module.network.blocks)
     with recomputed_blocks(module, False) as count:
         assert count == 0
+
+
+def flags() -> tuple:
+    """What torch does to float32, and in which order it sums."""
+    cudnn = torch.backends.cudnn
+    return (
+        torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark,
+        torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def rounded(monkeypatch):
+    """A process in which torch rounds all it may, as a GPU's owner may have set it."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    yield flags()
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_float32_is_float32_and_the_record_says_so(rounded, tmp_path, monkeypatch):
+    with pytest.raises(KeyError), arithmetic() as said:
+        assert flags() == ("highest", False, False, False, False, False) and said == "float32 without TF32"
+        raise KeyError
+    assert flags() == rounded
+    found, plain = [], method().loss
+    monkeypatch.setattr(type(method()), "loss", lambda self, *rest: found.append(flags()) or plain(*rest))
+    clips = [{key: value[i] for key, value in batch(0, 4).items()} for i in range(4)]
+    fit_stage(method(), DataLoader(clips, 4), Limit(4), tmp_path, batch(9, 2), lambda *_: None, PLAIN)
+    assert set(found) == {("highest", False, False, False, False, False)}
+    assert flags() == rounded
+
+
+def test_deterministic_kernels_are_asked_for(rounded, monkeypatch):
+    """An operation that has no other kernel ends the run: what is promised is kept, or it is said that it can't be."""
+    with arithmetic(deterministic=True) as said:
+        assert flags() == ("highest", False, True, False, True, False)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and said.endswith(", deterministic kernels")
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert flags() == rounded
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with arithmetic(deterministic=True):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+@pytest.mark.parametrize(
+    ("visible", "local", "own", "of_node"),
+    [
+        (4, 2, "cuda:2", ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
+        (1, 2, "cuda:0", ["cuda:0"] * 4),
+        (0, 2, "cpu", ["cpu"] * 4),
+    ],
+)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_each_process_takes_a_gpu_that_it_sees(visible, local, own, of_node, strategy, monkeypatch):
+    """All of a node's, or under a scheduler that binds one to a task only one, whose number is 0 for each."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: visible > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(distributed, "start_group", lambda: None)
+    for key, value in {"WORLD_SIZE": 4, "RANK": local, "LOCAL_RANK": local}.items():
+        monkeypatch.setenv(key, str(value))
+    assert str(distributed.own_device()) == own
+    found = placement(replace(PLAIN, devices=4, strategy=strategy), method())
+    assert [str(device) for device in found["strategy"].parallel_devices] == of_node
+    assert found["strategy"].num_processes == 4 and found["devices"] == "auto"
+
+
+@pytest.mark.parametrize(("updates", "passes", "static"), [(1, 1, True), (2, 1, False), (1, 2, False)])
+def test_what_ddp_is_told_of_a_stage(updates, passes, static, monkeypatch):
+    """Gradients lie in the buckets that are sent; a graph that is the same in every pass is not searched again."""
+    monkeypatch.setattr(fit.distributed, "start_group", lambda: None)
+    for key, value in {"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0}.items():
+        monkeypatch.setenv(key, str(value))
+    module = method()
+    module.alternating_updates = updates
+    told = placement(replace(PLAIN, devices=2, accumulate_batches=passes), module)["strategy"]._ddp_kwargs
+    assert told == {"find_unused_parameters": updates > 1, "static_graph": static, "gradient_as_bucket_view": True}

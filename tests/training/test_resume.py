@@ -8,11 +8,13 @@ import os
 import random
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from types import MethodType
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ from lavita.training.fit import Fitted, fit_stage
 from lavita.training.stage import StagePlan, TrainedStage
 
 BATCH, STEPS, EVERY_STEPS = 2, 7, 2
+PLAIN_SAVE = torch.save
 TRAIN = TrainConfig(
     batch_clips=BATCH,
     learning_rate=1e-3,
@@ -53,7 +56,14 @@ TRAIN = TrainConfig(
     class_dropout=0.3,
 )
 PLAIN = ComputeConfig(
-    "32-true", threads=1, accumulate_batches=1, checkpoint_activations=False, devices=1, nodes=1, strategy="auto"
+    "32-true",
+    threads=1,
+    accumulate_batches=1,
+    checkpoint_activations=False,
+    devices=1,
+    nodes=1,
+    strategy="auto",
+    deterministic=False,
 )
 LAVITA = {"size": "XS", "depth": 2, "width": 16, "num_heads": 2}
 PVDM = {
@@ -157,7 +167,7 @@ class Case:
     compute: ComputeConfig = PLAIN
     limit: Limit | None = None
 
-    def fit(self, session: Session) -> tuple[TrainedStage, Fitted]:
+    def fit(self, session: Session, every: CheckpointConfig | None = None) -> tuple[TrainedStage, Fitted]:
         """Begin the stage, or resume it, from a module of its own as another process has it."""
         module = build(self.name)
         limit = self.limit or Limit(module.clip_cost * BATCH * STEPS)
@@ -170,22 +180,34 @@ class Case:
             generator=torch.Generator().manual_seed(0),
         )
         heldout = torch.utils.data.default_collate([clips[index] for index in range(1000, 1003)])
-        every = CheckpointConfig(int(module.clip_cost * BATCH * EVERY_STEPS))
+        every = every or CheckpointConfig(int(module.clip_cost * BATCH * EVERY_STEPS), every_minutes=20)
         session.watch(module)
         seed_everything(3)
         logs, kept = self.folder / "logs", ResumeStore(self.folder / "kept")
         done = fit_stage(module, loader, limit, logs, heldout, lambda *_: None, self.compute, kept, every)
         return module, done
 
+    @property
+    def kept(self) -> ResumeStore:
+        return ResumeStore(self.folder / "kept")
+
     def copied_to(self, folder: Path) -> Callable[[TrainedStage], None]:
         """What is done where the process is killed: the folder is kept as it is then, with all that was logged."""
 
         def kill(module: TrainedStage) -> None:
             module.trainer.logger.experiment.flush()
+            wait_for_writer()
             shutil.copytree(self.folder, folder)
             raise Killed
 
         return kill
+
+
+def wait_for_writer() -> None:
+    """Until the checkpoint that was begun is written: which one a killed stage resumes from is then certain."""
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join()
 
 
 def ask(module: TrainedStage) -> None:
@@ -411,9 +433,175 @@ def test_the_checkpoints_of_a_stage_are_not_those_of_one_with_a_longer_name(tmp_
     """pvdm's autoencoder and autoencoder-gan keep theirs in one folder."""
     kept = ResumeStore(tmp_path)
     for stage in ("autoencoder", "autoencoder-gan"):
-        StageCheckpoints(kept, stage).save_checkpoint({"stage": stage}, "8.0")
+        slots = StageCheckpoints(kept, stage)
+        slots.save_checkpoint({"stage": stage}, "8.0")
+        slots.writer.wait()
     for stage in ("autoencoder", "autoencoder-gan"):
         slots = StageCheckpoints(kept, stage)
         assert slots.load_checkpoint(slots.newest()) == {"stage": stage}
     StageCheckpoints(kept, "autoencoder").delete()
     assert StageCheckpoints(kept, "autoencoder-gan").newest() is not None
+
+
+def written_at(monkeypatch) -> list[float]:
+    """Clips seen at each checkpoint that is written from now on."""
+    found, plain = [], StageCheckpoints.write
+    monkeypatch.setattr(
+        StageCheckpoints, "write", lambda self, name, state: (found.append(float(name[9:])), plain(self, name, state))
+    )
+    return found
+
+
+def test_checkpoints_are_also_written_by_the_clock_on_the_wall(tmp_path, monkeypatch):
+    """A step takes a minute here: every 2.5 minutes is after the third step, and then three steps later; every_clips
+    counts as before, and begins the minutes anew."""
+    written, moment = written_at(monkeypatch), [0.0]
+    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: moment[0]))
+
+    def pass_a_minute(module: TrainedStage) -> None:
+        moment[0] += 60
+
+    def fit(name: str, clips: int, minutes: float) -> list[float]:
+        written.clear()
+        session = Session({step: pass_a_minute for step in range(1, STEPS + 1)})
+        Case("dropout", tmp_path / name).fit(session, CheckpointConfig(clips, minutes))
+        return list(written)
+
+    assert fit("minutes", 10**6, 2.5) == [3 * BATCH, 6 * BATCH]
+    assert fit("both", 4 * BATCH, 2.5) == [3 * BATCH, 4 * BATCH]
+    assert fit("rarely", 10**6, 100) == []
+
+
+@pytest.mark.parametrize("name", ["pvdm diffusion", "lavita-v1", "codec"])
+def test_a_checkpoint_is_weights_average_and_moments_of_what_is_trained(name, tmp_path, monkeypatch):
+    """Not the frozen autoencoder, nor an earlier stage's, which the next process has anyway."""
+    plain = PixelCodec.__init__
+
+    def heavy(self: PixelCodec) -> None:
+        plain(self)
+        self.weight = nn.Parameter(torch.ones(10**4), requires_grad=False)
+
+    monkeypatch.setattr(PixelCodec, "__init__", heavy)
+    case, module = Case(name, tmp_path / name), build(name)
+    with pytest.raises(checkpoint.Stopped):
+        case.fit(Session({3: ask}))
+    content = torch.load(StageCheckpoints(case.kept, module.stage_name).newest(), weights_only=True)
+    names = {id(parameter): key for key, parameter in module.named_parameters()}
+    trained = {names[id(parameter)]: parameter.numel() for parameter in module.trained_parameters()}
+    left_out = module.state_dict().keys() - content["state_dict"].keys()
+    assert {key.split(".")[0] for key in left_out} == set(module.unchanged) and not left_out & trained.keys()
+    tables = bytes_of({key: value for key, value in content["state_dict"].items() if key not in trained})
+    content["callbacks"].pop("RNGStates")
+    counts = 4 * len(trained)  # AdamW's count of steps, one of each weight
+    assert bytes_of(content) - tables - counts == 4 * (4 if module.uses_ema else 3) * sum(trained.values())
+    assert tables < 10**4
+
+
+def bytes_of(content: Any) -> int:
+    """Bytes of all tensors."""
+    if isinstance(content, Tensor):
+        return content.numel() * content.element_size()
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
+    return sum(map(bytes_of, parts))
+
+
+def test_a_checkpoint_of_another_stage_is_refused(tmp_path):
+    case = Case("dropout", tmp_path / "stage")
+    with pytest.raises(checkpoint.Stopped):
+        case.fit(Session({4: ask}))
+    checkpoint._Asked.yes = False
+    path = StageCheckpoints(case.kept, "train").newest()
+    content = torch.load(path, weights_only=True)
+    content["state_dict"].pop("network.1.weight")
+    case.kept.save("at-train-00000000000010.000", ".ckpt", lambda file: torch.save(content, file))
+    with pytest.raises(ValueError, match="holds other weights than the stage has, network.1.weight among them"):
+        case.fit(Session())
+
+
+def slowed(monkeypatch, begun: threading.Event, go_on: threading.Event) -> None:
+    """The write of a checkpoint has begun, with some bytes on the disk, and takes until somebody lets it go on."""
+    plain = torch.save
+
+    def save(state: Any, file: Any) -> None:
+        if isinstance(state, dict) and "optimizer_states" in state:
+            file.write(b"")
+            file.flush()
+            begun.set()
+            assert go_on.wait(60)
+        plain(state, file)
+
+    monkeypatch.setattr(torch, "save", save)
+
+
+def test_training_goes_on_beside_a_write_which_holds_the_step_it_was_begun_at(tmp_path, undisturbed, monkeypatch):
+    """Steps 3 and 4 are taken while what step 2 left is written; a kill meanwhile leaves no half checkpoint."""
+    case, begun, go_on = Case("dropout", tmp_path / "stage"), threading.Event(), threading.Event()
+    expected, clips = undisturbed(case)
+    slowed(monkeypatch, begun, go_on)
+    copied = tmp_path / "killed"
+
+    def copy_and_release(module: TrainedStage) -> None:
+        assert begun.wait(60) and threading.active_count() > 1
+        module.trainer.logger.experiment.flush()
+        shutil.copytree(case.folder, copied)
+        go_on.set()
+
+    assert_same_outcome(outcome(case, case.fit(Session({4: copy_and_release}))), expected)
+    assert not list((copied / "kept").glob("at-*")) and len(list((copied / "kept").glob(".at-*.part"))) == 1
+    monkeypatch.setattr(torch, "save", PLAIN_SAVE)
+    again, session = replace(case, folder=copied), Session()
+    assert_same_outcome(outcome(again, again.fit(session)), expected)
+    assert session.clips == clips  # begun anew: what was half written counts for nothing
+
+
+def test_a_kill_in_a_write_leaves_the_checkpoint_before(tmp_path, undisturbed, monkeypatch):
+    case, begun, go_on = Case("dropout", tmp_path / "stage"), threading.Event(), threading.Event()
+    expected, clips = undisturbed(case)
+    copied = tmp_path / "killed"
+
+    def slow_from_now(module: TrainedStage) -> None:
+        wait_for_writer()
+        slowed(monkeypatch, begun, go_on)
+
+    def copy_and_release(module: TrainedStage) -> None:
+        assert begun.wait(60)
+        module.trainer.logger.experiment.flush()
+        shutil.copytree(case.folder, copied)
+        go_on.set()
+        raise Killed
+
+    with pytest.raises(Killed):
+        case.fit(Session({3: slow_from_now, 5: copy_and_release}))
+    monkeypatch.setattr(torch, "save", PLAIN_SAVE)
+    after, session = replace(case, folder=copied), Session()
+    assert_same_outcome(outcome(after, after.fit(session)), expected)
+    assert session.clips == clips[2 * BATCH :]
+
+
+def test_what_goes_wrong_with_a_write_ends_the_stage_and_says_why(tmp_path, monkeypatch):
+    case = Case("dropout", tmp_path / "stage")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def wait(module: TrainedStage) -> None:
+        wait_for_writer()
+
+    monkeypatch.setattr(torch, "save", full)
+    session = Session({3: wait})
+    with pytest.raises(OSError, match=r"No space left on device: '.*/at-train-.*\.ckpt'"):
+        case.fit(session)
+    assert session.passes == 3
+    last = Case("dropout", tmp_path / "last")
+    with pytest.raises(OSError, match="No space left on device"):
+        last.fit(Session(), CheckpointConfig(BATCH * (STEPS - 1), 20))  # the last write: after it no step looks
+    assert not list(last.folder.rglob("at-*"))
+
+
+def test_asked_to_stop_it_waits_for_the_write(tmp_path, monkeypatch):
+    plain = StageCheckpoints.write
+    monkeypatch.setattr(StageCheckpoints, "write", lambda *arguments: (time.sleep(0.5), plain(*arguments)))
+    case = Case("dropout", tmp_path / "stage")
+    with pytest.raises(checkpoint.Stopped):
+        case.fit(Session({5: ask}))
+    assert StageCheckpoints(case.kept, "train").newest().name.startswith("at-train-00000000000010.000.")

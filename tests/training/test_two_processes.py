@@ -24,6 +24,7 @@ CASES = [
     # Of the transformers one, below: they are cut in the same way, and cut weights are slow on a CPU.
     *(f"fsdp_1_float64_{stage}" for stage in ("codec", "pvdm-adversarial", "pvdm-diffusion")),
     "ddp_2_float64_pvdm-adversarial",
+    "ddp_2_float64_vdt",  # of two passes one is sent
     "fsdp_2_float64_lavita-images",
     "ddp_1_float32_lavita-v1",
 ]
@@ -150,4 +151,4 @@ def test_the_number_of_processes_is_checked():
     from lavita.training.fit import placement
 
     with pytest.raises(ValueError, match="compute.devices: 2 on 3 nodes are 6 processes, but this is one of 1"):
-        placement(ComputeConfig("32-true", 1, 1, False, 2, 3, "auto"), None)
+        placement(ComputeConfig("32-true", 1, 1, False, 2, 3, "auto", False), None)

@@ -29,7 +29,8 @@ examples:
 Any value of the configuration can be overridden as section.key=value; the resolved configuration of every run is
 written to its folder. The same command again skips finished runs and resumes the others where they were; a
 run is finished only with the same code, libraries, configuration, data, weights and protocol. What failed stays so
-unless --retry-failed is given. checkpoint.every_clips says how much training a kill may cost.
+unless --retry-failed is given. checkpoint.every_clips and checkpoint.every_minutes say how much training a kill may
+cost.
 With --executor slurm the same holds: this command submits the jobs, shows how far they are and waits for them. Results,
 cache, data and the environment must be on a file system that all nodes see. Ctrl-C ends the jobs where they can resume.
 Results go to results/<suite>-<tier>-<data name>/: rows.csv (one score per row), table.csv and

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+AUTO = "auto"
 
 
 class ConfigError(ValueError):
@@ -50,7 +51,8 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        return convert(value, next(option for option in options if option is not type(None)), where)
+        others = [option for option in options if option is not type(None)]
+        return convert(value, next((option for option in others if type(value) is option), others[0]), where)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(convert(item, typing.get_args(hint)[0], where) for item in value)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
@@ -76,7 +78,8 @@ class DataConfig:
     fold: of the data set's own lists (UCF101: 1 to 3, else null). frame_choice: exact takes every interval-th frame,
     linspace is the published rule (see data/clips.py). short_videos: what becomes of videos without room for a clip.
     max_unreadable: share of the videos that may be left out because they can't be read. latent_cache: train from stored
-    posterior moments of the suite's autoencoder.
+    posterior moments of the suite's autoencoder (true, false, or auto: where the disk has room for them), which are
+    kept in latent_dtype.
     """
 
     dataset: str
@@ -89,13 +92,16 @@ class DataConfig:
     frame_choice: str
     short_videos: str
     max_unreadable: float
-    latent_cache: bool
+    latent_cache: str | bool
+    latent_dtype: str
     num_workers: int
     cache_bytes: int
 
     def __post_init__(self) -> None:
         one_of("data.short_videos", self.short_videos, ("error", "skip"))
         one_of("data.frame_choice", self.frame_choice, ("exact", "linspace"))
+        one_of("data.latent_cache", self.latent_cache, (True, False, AUTO))
+        one_of("data.latent_dtype", self.latent_dtype, ("float32", "float16"))
         if not 0 <= self.max_unreadable < 1:
             raise ConfigError(
                 f"data.max_unreadable: got {self.max_unreadable}, wanted a share of the videos, 0 to below 1 "
@@ -209,7 +215,8 @@ class ComputeConfig:
     changes the last bits of sums. A batch is accumulated over accumulate_batches passes. checkpoint_activations
     recomputes each transformer block in the backward pass: less memory, same numbers. devices: processes per node, one
     device each, that train together on `nodes` nodes; strategy: what they share, gradients (ddp; auto where there are
-    several) or weights and optimiser too (fsdp).
+    several) or weights and optimiser too (fsdp). deterministic: of a GPU's kernels only those that always sum in one
+    order, slower; without it a repeated or resumed run agrees there to rounding.
     """
 
     precision: str
@@ -219,6 +226,7 @@ class ComputeConfig:
     devices: int
     nodes: int
     strategy: str
+    deterministic: bool
 
     def __post_init__(self) -> None:
         one_of("compute.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
@@ -242,15 +250,18 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """How much training a killed run may lose: its state is saved every every_clips clips. No number
-    depends on it.
+    """How much training a killed run may lose: its state is saved every every_clips clips, and where every_minutes have
+    gone by since it last was. No number depends on it.
     """
 
     every_clips: int
+    every_minutes: float
 
     def __post_init__(self) -> None:
         if self.every_clips < 1:
             raise ConfigError(f"checkpoint.every_clips: got {self.every_clips}, wanted at least 1")
+        if not 0 < self.every_minutes < float("inf"):
+            raise ConfigError(f"checkpoint.every_minutes: got {self.every_minutes}, wanted minutes above 0")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ STOPPED = "stopped from outside; the same command resumes it"
 @dataclass(frozen=True)
 class Task:
     """`python -m module arguments`, which works in folder. title, prefix: of its lines on the display; threads: of a
-    process; nodes, devices: how many nodes work on it together, and processes on each.
+    process; nodes, devices: how many nodes work on it together, and processes on each; every_device: of one process
+    that may use all accelerators of its machine.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Task:
     threads: int
     devices: int = 1
     nodes: int = 1
+    every_device: bool = False
 
 
 def supervise(
@@ -156,7 +158,10 @@ class LocalExecutor:
         channel = self.display.channel(task.title)
         channel.prefix = task.prefix if self.workers > 1 else ""
         try:
-            return supervise(self.launcher, task, channel.show, environment_of(worker, task.threads, task.devices))
+            environment = environment_of(worker, task.threads, task.devices)
+            if task.every_device:
+                environment = threads_of(task.threads)
+            return supervise(self.launcher, task, channel.show, environment)
         finally:
             channel.close()
 

@@ -19,7 +19,7 @@ from lavita.executors.base import LOG, Done, Task, record_end
 from lavita.executors.heartbeat import EventTail, Result
 from lavita.executors.process import Ended
 from lavita.executors.slurm_node import SlurmTask
-from lavita.executors.slurm_options import SlurmOptions
+from lavita.executors.slurm_options import SAVING_SHARE, SlurmOptions
 from lavita.executors.slurm_queue import JobState, Queue, last_line
 from lavita.results.records import AttemptRecord, read_record
 
@@ -169,9 +169,8 @@ class SlurmExecutor:
 
     @property
     def grace(self) -> float:
-        """Seconds for a process to save its state: two thirds of the warning before a time limit. The rest is for its
-        record, and for a signal that comes late."""
-        return self.options.signal_delay_s * 2 / 3
+        """Seconds for a process to save its state, of the warning before a time limit."""
+        return self.options.signal_delay_s * SAVING_SHARE
 
     def submitted(self, tasks: Sequence[Task]) -> list[ClusterJob]:
         """One array with one job per task."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import math
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,18 +16,23 @@ from lavita.config.schema import ConfigError
 
 LOCAL, SLURM = "local", "slurm"  # values of --executor
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
+LEAST_WARNING_SECONDS = 90
+STEP_SECONDS = 60.0  # that the warning leaves for the step in progress, unless the user gives another warning
+DISK_BYTES_A_SECOND = 2e8  # a network file system that many write to
+SAVING_SHARE = 2 / 3  # of the warning; the rest is for the record, and for a signal that comes late
 
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """time: of a job, as sbatch reads it; signal_delay_s: warning before it; mem_gb: a node; cpus_per_task None:
-    compute.threads; setup: lines of shell before a job; sbatch: all other options of sbatch, True for a flag.
+    """time: of a job, as sbatch reads it; signal_delay_s: warning before it (see `warning_seconds`); mem_gb: a node;
+    cpus_per_task None: compute.threads; setup: lines of shell before a job; sbatch: all other options of sbatch, True
+    for a flag.
 
     A job is requeued before its time limit and resumes, so a limit costs a wait in the queue, never a result.
     """
 
     time: str = "240"
-    signal_delay_s: int = 90
+    signal_delay_s: int = LEAST_WARNING_SECONDS
     mem_gb: float | None = None
     cpus_per_task: int | None = None
     setup: tuple[str, ...] = ()
@@ -83,8 +89,35 @@ DECIDED = {
 }
 
 
-def read_slurm_options(items: Sequence[str]) -> SlurmOptions:
-    """The options in `KEY=VALUE` items; setup may be given several times, a line each. Raises ConfigError."""
+def saving_seconds(state_bytes: float) -> float:
+    """What a checkpoint of so many bytes takes at the end: the one that was being written, then the last."""
+    return 2 * state_bytes / DISK_BYTES_A_SECOND
+
+
+def warning_seconds(state_bytes: float) -> int:
+    """How long before its time limit a job is warned, so that a step and a checkpoint of so many bytes fit."""
+    return max(LEAST_WARNING_SECONDS, math.ceil((STEP_SECONDS + saving_seconds(state_bytes)) / SAVING_SHARE))
+
+
+def limit_seconds(time: str) -> int:
+    """Seconds of a time as sbatch reads it: minutes[:seconds], hours:minutes:seconds, days-hours[:minutes[:seconds]]"""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    elif len(parts) == 3:
+        hours, minutes, seconds = parts
+    else:
+        hours, (minutes, seconds) = 0, [*parts, 0][:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def read_slurm_options(items: Sequence[str], state_bytes: float = 0.0) -> SlurmOptions:
+    """The options in `KEY=VALUE` items; setup may be given several times, a line each.
+
+    state_bytes: of the largest checkpoint, which the warning leaves time for. Raises ConfigError, also for a warning in
+    which it can't be written, and for a time limit that is over before the warning.
+    """
     found: dict[str, object] = {}
     setup: list[str] = []
     for item in items:
@@ -103,7 +136,27 @@ def read_slurm_options(items: Sequence[str]) -> SlurmOptions:
             raise ConfigError(f"--slurm {key}: got {value!r}, wanted {allowed}") from None
     own = {key: value for key, value in found.items() if key in READERS}
     others = {key: value for key, value in found.items() if key not in READERS}
-    return replace(SlurmOptions(setup=tuple(setup), sbatch=others), **own)
+    usual = SlurmOptions(setup=tuple(setup), sbatch=others, signal_delay_s=warning_seconds(state_bytes))
+    options = replace(usual, **own)
+    check_warning(options, state_bytes)
+    return options
+
+
+def check_warning(options: SlurmOptions, state_bytes: float) -> None:
+    """Raise ConfigError where a job has no time to save its state, or none to do anything else."""
+    warning, least = options.signal_delay_s, math.ceil(saving_seconds(state_bytes) / SAVING_SHARE)
+    if warning < least:
+        raise ConfigError(
+            f"--slurm signal_delay_s: got {warning}, wanted at least {least} and what a step takes (by itself it would "
+            f"be {warning_seconds(state_bytes)}): a checkpoint here is {state_bytes / 1e9:.3g} GB, and two thirds of "
+            "the warning are for writing it"
+        )
+    limit = limit_seconds(options.time)
+    if limit <= warning:
+        raise ConfigError(
+            f"--slurm time: got {options.time}, which is {limit} seconds, wanted more than the warning of {warning} "
+            "(--slurm signal_delay_s=SECONDS)"
+        )
 
 
 def check_key(item: str, key: str, has_value: bool) -> None:

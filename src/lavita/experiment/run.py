@@ -21,22 +21,24 @@ from lavita.experiment.scoring import Scorer
 from lavita.experiment.sessions import reason_of, session, status_of
 from lavita.experiment.setup import Setup, set_up
 from lavita.experiment.train import HELDOUT_CLIPS, train
+from lavita.experiment.untrained import STAGE, at_its_start, shared_key, untrained_scores
 from lavita.results.attempts import PROGRESS
 from lavita.results.resume_store import ResumeStore
 from lavita.results.scores import Score
 from lavita.sampling.generate import Generated, drop_parts, generate, save_samples
 from lavita.training import checkpoint, distributed
+from lavita.training.arithmetic import arithmetic
 from lavita.training.stage import TrainedStage
 
 
 def main(folder: Path, shared_folder: Path) -> None:
     """Begin the run of a folder, or resume it, and complete its record."""
     experiment = read_config(folder / "config.yaml")
-    with together(experiment.compute, folder):
+    with arithmetic(experiment.compute.deterministic) as said, together(experiment.compute, folder):
         if not distributed.is_first():
             work(set_up(experiment, folder, shared_folder), folder, ResumeStore(folder / PROGRESS))
             return
-        with session(folder) as store:
+        with session(folder, said) as store:
             work(set_up(experiment, folder, shared_folder), folder, store)
         finish(folder, experiment.compute.processes)
 
@@ -44,10 +46,17 @@ def main(folder: Path, shared_folder: Path) -> None:
 def work(setup: Setup, folder: Path, store: ResumeStore) -> None:
     """What is done in one session, by every process of the run: sample untrained, train, sample, score."""
     scorer = Scorer(setup.shared, setup.experiment, str(setup.device)) if distributed.is_first() else None
-    scores = score_method(setup, scorer, "untrained", folder / "untrained", store)
+    out, key = folder / STAGE, shared_key(setup)
+
+    def score(at_start: Setup) -> list[Score]:
+        return score_method(at_start, scorer, STAGE, out, store)
+
+    untrained = untrained_scores(setup, out, store, score, key, wait=False)
     spent = train(setup, folder, store)
+    if untrained is None:  # another run was making them
+        untrained = untrained_scores(at_its_start(setup), out, store, score, key, wait=True)
     setup.method.to(setup.device)  # the trainer leaves a module on the CPU
-    scores += score_method(setup, scorer, "train", folder / "samples", store)
+    scores = untrained + score_method(setup, scorer, "train", folder / "samples", store)
     if scorer is not None:
         weights_hash = save_method(setup, folder)
         scores += first_stage_scores(setup, scorer, folder / "autoencoder.gif", store)
@@ -77,11 +86,14 @@ def score_method(setup: Setup, scorer: Scorer | None, stage: str, out: Path, sto
         scored = scorer.score(made.clips, out.with_suffix(".npz"), stage == "train", store, f"score of {name}", stage)
         return [replace(score, sampling_seconds_per_clip=seconds).to_json() for score in scored]
 
+    known = distributed.from_first(lambda: store.load_value(f"scores of {name}") is not None)
     if scorer is None:
-        if store.load_value(f"scores of {name}") is None:
+        if not known:
             sample()
+        distributed.from_first(lambda: None)  # until the clips are scored
         return []
     scores = store.get_or_compute(f"scores of {name}", make)
+    distributed.from_first(lambda: None)  # the others may go on
     for parts in (name, f"score of {name}"):
         drop_parts(store, parts)
     return [Score.from_json(score) for score in scores]

@@ -24,7 +24,7 @@ from lavita.training.callbacks import Diverged
 from lavita.training.checkpoint import Stopped
 
 
-def begin_session(record: Record, progress: Path) -> tuple[Session, ...]:
+def begin_session(record: Record, progress: Path, arithmetic: str) -> tuple[Session, ...]:
     """The sessions of a record, the last one closed by its last heartbeat, and a new one for this process."""
     before = record.sessions
     if before and before[-1].ended == "":
@@ -36,6 +36,7 @@ def begin_session(record: Record, progress: Path) -> tuple[Session, ...]:
         hardware=hardware(),
         versions=versions(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        arithmetic=arithmetic,
     )
     return (*before, new)
 
@@ -75,21 +76,21 @@ STATUS_OF = {Diverged: "diverged", OverBudget: "over_budget", Stopped: "interrup
 
 
 @contextmanager
-def session(folder: Path) -> Iterator[ResumeStore]:
+def session(folder: Path, arithmetic: str) -> Iterator[ResumeStore]:
     """Work on an attempt in this process: gives the store that it resumes from. However the work ends, the record has
-    it; the store is removed by `tidy` once the record says ok.
+    it; the store is removed by `tidy` once the record says ok. arithmetic: what the record says of its float32.
     """
     progress = folder / PROGRESS
     progress.mkdir(parents=True, exist_ok=True)
     with FolderLock(progress / LOCK, "the process of a run"):
-        yield from only_session(folder, progress)
+        yield from only_session(folder, progress, arithmetic)
 
 
-def only_session(folder: Path, progress: Path) -> Iterator[ResumeStore]:
+def only_session(folder: Path, progress: Path, arithmetic: str) -> Iterator[ResumeStore]:
     """The session of a process that has the attempt for itself."""
     remove_parts(folder)
     record = read_record(folder)
-    sessions = begin_session(record, progress)
+    sessions = begin_session(record, progress, arithmetic)
     heartbeat = start_heartbeat(progress / HEARTBEAT)
     write_record(folder, replace(record, status="running", reason="", sessions=sessions))
     heartbeat.beat("start", 0)

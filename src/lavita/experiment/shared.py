@@ -15,6 +15,7 @@ from pathlib import Path
 from lavita.config.compose import Experiment
 from lavita.config.plan import experiment_from_dict
 from lavita.config.protocol import Protocol
+from lavita.config.schema import AUTO
 from lavita.data.catalogue import Catalogue, VideoEntry
 from lavita.data.clips import real_windows
 from lavita.data.find import usable_catalogue
@@ -32,6 +33,7 @@ from lavita.metrics.sanity import sanity_text
 from lavita.results.identity import hash_of_sources, package_files
 from lavita.results.shared import SharedArtifacts, read_shared, write_shared, write_videos
 from lavita.training import checkpoint, distributed
+from lavita.training.arithmetic import arithmetic
 from lavita.training.checkpoint import Stopped
 
 
@@ -48,6 +50,13 @@ def check_experiments(
             # A batch that does not go into its passes, a video too short for what the stage reads.
             source.clips(stage.module, 0, 0)
     return real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
+
+
+def reads_latents(experiment: Experiment, num_classes: int | None) -> bool:
+    """Whether a run trains some stage from stored latents, where these are wanted at all."""
+    return bool(experiment.data.latent_cache) and any(
+        stage.module.reads_latents for stage, _ in check_budget(experiment, num_classes)
+    )
 
 
 def external_hashes(experiments: list[Experiment]) -> dict[str, str]:
@@ -80,7 +89,9 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
         check_weights(experiment, catalogue, read_shared(folder), cache)
         return external
     codec = fit_codec(experiment, catalogue, cache, folder)
-    latents, latents_stage = fill_cache(experiment, catalogue, codec.folder, codec.hash, cache)
+    latents, latents_stage = None, None
+    if any(reads_latents(one, num_classes) for one in experiments):
+        latents, latents_stage = fill_cache(experiment, catalogue, codec.folder, codec.hash, cache)
     extractor = fit_extractor(experiment, catalogue, cache, num_classes, folder)
     device = distributed.own_device()
     networks = networks_of(experiment, extractor, str(device))
@@ -136,8 +147,11 @@ def check_weights(experiment: Experiment, catalogue: Catalogue, shared: SharedAr
     networks = networks_of(experiment, shared.extractor, "cpu")  # for their hashes alone
     if with_weights_of(protocol, networks).hash() != shared.protocol_hash:
         raise Stale("the feature networks' weights are others")
-    # A cache that is whole is opened at once; one that is gone, or of something else, is filled or refused.
-    latents, _ = fill_cache(experiment, catalogue, shared.codec, shared.codec_hash, cache)
+    # A cache that is whole is opened at once; one that is gone, or of something else, is filled or refused. Runs that
+    # were begun without one stay so, whatever room there is now.
+    latents = None
+    if shared.latents is not None or experiment.data.latent_cache != AUTO:
+        latents, _ = fill_cache(experiment, catalogue, shared.codec, shared.codec_hash, cache)
     # Runs read both paths from the artifacts: a folder that was handed over may name any place.
     if shared.cache != cache or shared.latents != latents:
         raise Stale("they name another --cache")
@@ -201,7 +215,9 @@ def train_extractor(experiment: Experiment, catalogue: Catalogue, num_classes: i
 if __name__ == "__main__":
     end_with_parent()
     try:
-        emit(Result("ok", external=main(Path(sys.argv[1]), Path(sys.argv[2]))))
+        with arithmetic():
+            external = main(Path(sys.argv[1]), Path(sys.argv[2]))
+        emit(Result("ok", external=external))
     except Stale as error:
         emit(Result("stale", str(error)))
     except Stopped as error:

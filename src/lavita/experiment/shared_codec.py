@@ -96,14 +96,15 @@ def fit_codec(experiment: Experiment, catalogue: Catalogue, cache: Path, out: Pa
 def fill_cache(
     experiment: Experiment, catalogue: Catalogue, codec: Path | None, codec_hash: str, cache: Path
 ) -> tuple[Path | None, StageRecord | None]:
-    """The stored moments of the training videos and what they cost; None twice unless the configuration asks for them.
+    """The stored moments of the training videos and what they cost; None twice where the configuration does not ask for
+    them, or leaves it to the disk (auto) and that has no room.
 
     codec: its folder, None where it is external; codec_hash: of its weights.
     """
     e = experiment
     if not e.data.latent_cache:
         return None, None
-    return store_latents(e.data, e.protocol, catalogue, load_suite_codec(e.codec, codec), codec_hash, cache)
+    return store_latents(e.data, e.protocol, catalogue, e.codec, codec, codec_hash, cache)
 
 
 def trained_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> None:

@@ -5,7 +5,7 @@ and the latents of all training videos, stored once for all runs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +14,20 @@ from torch import Tensor
 
 from lavita.codecs.base import Codec
 from lavita.config.protocol import Protocol
-from lavita.config.schema import ComputeConfig, DataConfig
-from lavita.data.catalogue import Catalogue
+from lavita.config.schema import AUTO, CodecConfig, ComputeConfig, DataConfig
+from lavita.data.catalogue import Catalogue, VideoEntry
 from lavita.data.datamodule import ClipDataModule
-from lavita.data.latent_cache import LatentCache, LatentKey, fill_latents, videos_hash
+from lavita.data.latent_cache import LatentCache, LatentKey, videos_hash
+from lavita.data.latent_filling import bytes_missing, fill_latents, free_bytes
 from lavita.executors.heartbeat import Note, emit, progress
 from lavita.experiment.costs import encoding_flops_per_clip, training_flops_per_clip
+from lavita.methods.build import load_suite_codec
+from lavita.metrics.features.base import exact_arithmetic
 from lavita.results.records import StageRecord
 from lavita.training import distributed
 from lavita.training.stage import TrainedStage
+
+FREE_SHARE = 0.8  # of what is free that a latent cache takes unasked: runs leave results and checkpoints, too
 
 
 @dataclass(frozen=True)
@@ -125,26 +130,60 @@ def latent_key(data: DataConfig, protocol: Protocol, catalogue: Catalogue, codec
         mirrored=data.flip,
         channels=2 * codec.latent_channels,
         side=codec.latent_side(data.resolution),
+        dtype=data.latent_dtype,
     )
 
 
 def encoder(codec: Codec) -> Callable[[Tensor], Tensor]:
-    """The autoencoder's posterior moments of frames on the CPU, computed where it lies."""
+    """The autoencoder's posterior moments of frames on the CPU, computed where it lies, in full float32."""
     device = next(codec.parameters(), torch.empty(0)).device
 
     @torch.no_grad()
     def encode(frames: Tensor) -> Tensor:
-        return codec.moments(frames.to(device)).float().cpu()
+        with exact_arithmetic():
+            return codec.moments(frames.to(device)).float().cpu()
 
     return encode
 
 
+@dataclass(frozen=True)
+class EncoderOn:
+    """Makes the call of the suite's autoencoder on a device, in any process; folder: where the suite trained it."""
+
+    codec: CodecConfig
+    folder: Path | None
+    device: str
+
+    def __call__(self) -> Callable[[Tensor], Tensor]:
+        if self.device != "cpu":
+            torch.cuda.set_device(self.device)
+        return encoder(load_suite_codec(self.codec, self.folder).eval().to(self.device))
+
+
+def encoding_devices() -> list[str]:
+    """Where frames are encoded: every accelerator that this process sees, or its CPU."""
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+
+
 def store_latents(
-    data: DataConfig, protocol: Protocol, catalogue: Catalogue, codec: Codec, codec_hash: str, cache: Path
-) -> tuple[Path, StageRecord]:
-    """Where the cache lies, filled, and the stage that it stands for on the ledger. Raises ValueError."""
-    device = distributed.own_device()
-    key, began, last = latent_key(data, protocol, catalogue, codec, codec_hash), time.monotonic(), 0.0
+    data: DataConfig,
+    protocol: Protocol,
+    catalogue: Catalogue,
+    config: CodecConfig,
+    codec_folder: Path | None,
+    codec_hash: str,
+    cache: Path,
+) -> tuple[Path | None, StageRecord | None]:
+    """Where the cache lies, filled, and the stage that it stands for on the ledger; None twice where it is only wanted
+    if the disk has room (data.latent_cache=auto) and it has not, or where the autoencoder has nothing to store.
+
+    codec_folder: of an autoencoder that the suite trained. Raises ValueError.
+    """
+    codec, began, last = load_suite_codec(config, codec_folder).eval(), time.monotonic(), 0.0
+    key, videos = latent_key(data, protocol, catalogue, codec, codec_hash), catalogue.split("train")
+    if data.latent_cache == AUTO and (why := reason_against(key, videos, config, cache)):
+        emit(Note(f"latent cache: left out, {why}"))
+        return None, None
 
     def report(done: int, total: int) -> None:
         nonlocal last
@@ -152,13 +191,26 @@ def store_latents(
             last = time.monotonic()
             progress("latent cache", done, total)
 
-    encode = encoder(codec.eval().to(device))
-    cost = fill_latents(cache, key, catalogue.split("train"), encode, lambda text: emit(Note(text)), report)
+    encoders = [EncoderOn(config, codec_folder, device) for device in encoding_devices()]
+    cost = fill_latents(cache, key, videos, encoders, lambda text: emit(Note(text)), report)
     emit(Note(f"latent cache ready after {time.monotonic() - began:.1f} s, {cost['bytes'] / 2**20:.1f} MiB"))
     one = torch.zeros(1, 1, 3, data.resolution, data.resolution)
     flops = encoding_flops_per_clip(codec, {"video": one}) * cost["frames"]
     stage = StageRecord("latent cache", clips=0, seconds=cost["seconds"], flops=flops, bytes=cost["bytes"])
     return cache / key.name(), stage
+
+
+def reason_against(key: LatentKey, videos: Sequence[VideoEntry], config: CodecConfig, cache: Path) -> str:
+    """Why a latent cache is not made where it may be left out; "" for none."""
+    if config.kind == "pixels":
+        return "codec.kind=pixels has nothing to store"
+    missing, free = bytes_missing(cache, key, videos), free_bytes(cache)
+    if missing <= FREE_SHARE * free:
+        return ""
+    return (
+        f"{missing / 2**30:.3g} GiB are wanted, which is more than {FREE_SHARE:.0%} of the {free / 2**30:.3g} GiB free "
+        f"at {cache}; frames are encoded in every step (data.latent_cache=true fills it all the same)"
+    )
 
 
 def open_latents(folder: Path, key: LatentKey, catalogue: Catalogue, codec: Codec, seed: int) -> LatentCache:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import torch
 
 from lavita.config.schema import CheckpointConfig
 from lavita.diffusion.rng import derive_seed, seed_everything
@@ -21,12 +21,12 @@ from lavita.results.resume_store import ResumeStore
 from lavita.results.typed_json import from_json, to_json
 from lavita.training import distributed
 from lavita.training.budget import Limit
-from lavita.training.checkpoint import StageCheckpoints
+from lavita.training.checkpoint import StageCheckpoints, host_copy, load_changed, without_unchanged
 from lavita.training.fit import fit_stage
 from lavita.training.stage import StagePlan
 
 HELDOUT_CLIPS = 32
-WEIGHTS = ".safetensors"
+WEIGHTS = ".pt"
 ENDLESS_BATCHES = 10**9  # of a stage that ends by its seconds
 
 
@@ -75,18 +75,17 @@ def train(setup: Setup, folder: Path, store: ResumeStore) -> Spent:
 def complete_stage(stage: StagePlan, limit: Limit, resources: Resources, spent: Spent, later: Sequence[str]) -> None:
     """Train a stage, or load it where it is finished, and record its cost. later: names of the stages after it."""
     name, store = f"end-{stage.name}", resources.store
-    end, found = store.load(name, WEIGHTS), store.load_value(name)
-    if end is None or found is None:
+    end = distributed.from_first(lambda: kept_end(name, store))
+    if end is None:
         if distributed.is_first():
             forget(store, later)
         seed_everything(derive_seed(resources.data.seed, "stage", stage.name))
         entry, losses = train_stage(stage, limit, resources, spent.seen)
-        if distributed.is_first():
-            keep_end(stage, name, {"entry": to_json(entry), "heldout_losses": losses}, store)
-        distributed.barrier()
-        end, found = store.load(name, WEIGHTS), store.load_value(name)
+        facts = {"entry": to_json(entry), "heldout_losses": losses}
+        end = distributed.from_first(lambda: keep_end(stage, name, facts, store))
+    file, found = end
     # Read back in any case, so that a stage which follows begins from the same memory wherever this one was trained.
-    stage.module.load_state_dict(load_file(end))
+    load_changed(stage.module, torch.load(store.named(file), map_location="cpu", weights_only=True, mmap=True))
     stage.module.eval()
     done = from_json(StageRecord, found["entry"], name)
     spent.stages.append(done)
@@ -102,12 +101,19 @@ def forget(store: ResumeStore, stages: Sequence[str]) -> None:
             store.delete(f"end-{stage}", suffix)
 
 
-def keep_end(stage: StagePlan, name: str, facts: dict[str, Any], store: ResumeStore) -> None:
+def kept_end(name: str, store: ResumeStore) -> tuple[str, dict[str, Any]] | None:
+    """The file of a stage's weights at its end, and its facts; None where it has not come to its end."""
+    end, found = store.load(name, WEIGHTS), store.load_value(name)
+    return None if end is None or found is None else (end.name, found)
+
+
+def keep_end(stage: StagePlan, name: str, facts: dict[str, Any], store: ResumeStore) -> tuple[str, dict[str, Any]]:
     """Keep the end of a stage; its weights come last: where they are, the rest is too."""
     store.save_value(name, facts)
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in stage.module.state_dict().items()}
-    store.save(name, WEIGHTS, lambda part: save_file(state, part))
+    state = host_copy(without_unchanged(stage.module, stage.module.state_dict()))
+    path = store.save(name, WEIGHTS, lambda file: torch.save(state, file))
     StageCheckpoints(store, stage.name).delete()
+    return path.name, store.load_value(name)
 
 
 def train_stage(

@@ -25,6 +25,7 @@ class LatentDiffusion(VideoMethod):
     """
 
     reads_latents = True
+    unchanged = ("codec",)
 
     def __init__(self, context: MethodContext, config: Any) -> None:
         super().__init__(context, config)

@@ -24,8 +24,9 @@ KIND = "kind"  # the key that says whose record a file is
 
 @dataclass(frozen=True)
 class Session:
-    """One process at work on an attempt. job: Slurm's id, "" outside of it; started_at: ISO 8601, UTC; stage, done,
-    seconds, peak_bytes: the last that is known of it; ended: "" while it works, "ok", "killed", or its status.
+    """One process at work on an attempt. job: Slurm's id, "" outside of it; started_at: ISO 8601, UTC; arithmetic: how
+    exact its float32 is; stage, done, seconds, peak_bytes: the last that is known of it; ended: "" while it works,
+    "ok", "killed", or its status.
     """
 
     host: str
@@ -34,6 +35,7 @@ class Session:
     hardware: str
     versions: str
     started_at: str
+    arithmetic: str = ""
     stage: str = ""
     done: float = 0
     seconds: float = 0.0

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from lavita.files import atomic_write, sha256_of
+from lavita.files import atomic_write_hashed, sha256_of, when_visible
 
 HASH_DIGITS = 16
 
@@ -31,14 +30,11 @@ class ResumeStore:
         self.folder = folder
         self.damaged: list[str] = []
 
-    def save(self, name: str, suffix: str, fill: Callable[[Path], Any]) -> Path:
-        """Let fill write a file, keep it under the name, and let go of the one that had it. Raises OSError."""
+    def save(self, name: str, suffix: str, fill: Callable[[IO[bytes]], Any]) -> Path:
+        """Let fill write into an open file, keep that under the name, and let go of the one that had it; fill can only
+        append. Raises OSError."""
         old = self.files(name, suffix)
-        # The hash is known only of the whole file, so it is written beside its place first.
-        waiting = self.folder / f".{name}{suffix}"
-        atomic_write(waiting, fill)
-        path = self.folder / f"{name}.{hash_of(waiting)}{suffix}"
-        os.replace(waiting, path)
+        path = atomic_write_hashed(self.folder, name, suffix, HASH_DIGITS, fill)
         for other in old:
             if other != path:
                 other.unlink(missing_ok=True)
@@ -52,6 +48,13 @@ class ResumeStore:
             self.damaged.append(path.name)
             path.unlink(missing_ok=True)
         return None
+
+    def named(self, file: str) -> Path:
+        """A file that another process has saved, by the name that it told: whatever a listing shows here, it is there.
+
+        Raises FileNotFoundError where it can't be opened within two minutes.
+        """
+        return when_visible(self.folder / file)
 
     def files(self, name: str, suffix: str) -> list[Path]:
         """The files under a name, unread; more than one only where a process was ended between two steps of `save`."""
@@ -70,7 +73,7 @@ class ResumeStore:
 
     def save_value(self, name: str, value: Any) -> None:
         """Keep a plain value (JSON)."""
-        self.save(name, ".json", lambda part: part.write_text(json.dumps(value) + "\n", encoding="utf-8"))
+        self.save(name, ".json", lambda file: file.write((json.dumps(value) + "\n").encode()))
 
     def load_value(self, name: str) -> Any:
         """The plain value under a name, or None."""

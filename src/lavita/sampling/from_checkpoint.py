@@ -20,6 +20,7 @@ from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, empty_codec, load_suite_codec
 from lavita.methods.checkpoints import load, load_official
 from lavita.sampling.generate import generate, save_samples
+from lavita.training.arithmetic import arithmetic
 
 
 def load_method(
@@ -175,7 +176,8 @@ def sample_checkpoint(
     indices = chosen_classes(classes, loaded)
     real = None if condition is None else read_condition(condition, experiment.data).expand(num_clips, -1, -1, -1, -1)
     method.to("cuda" if torch.cuda.is_available() else "cpu")
-    made = generate(method, sampling, num_clips, seed_start, indices, report, real)
+    with arithmetic():
+        made = generate(method, sampling, num_clips, seed_start, indices, report, real)
     if out is not None:
         # By name only: a record says nothing of where files lie on a machine.
         name = None if condition is None else condition.name

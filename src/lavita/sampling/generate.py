@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,46 +37,85 @@ def in_parts(
     """What make gives for clips 0 .. total - 1, `size` at a time, in order; every part from kept where it is there.
 
     Every part begins from the same RNG state, whichever process makes it. shared: processes that work together
-    make every world-th part each, and the first has them all (the others none): the parts are the same, and so are the
-    clips. Raises Stopped between two parts where the process is asked to end.
+    make every world-th of the parts that are not there, and the first has them all (the others none): the parts are the
+    same, and so are the clips. Raises Stopped between two parts where the process is asked to end.
     """
-    parts = [slice(start, min(start + size, total)) for start in range(0, total, size)]
+    parts = {named(name, start): slice(start, min(start + size, total)) for start in range(0, total, size)}
     if shared and distributed.world() > 1:
-        for part in parts[distributed.rank() :: distributed.world()]:
-            one_part(named(name, part), lambda part=part: make(part), kept)
-            report(part.stop, total)
-        distributed.barrier()
-        if not distributed.is_first():
-            return []
+        return parts_of_all(name, parts, make, report, kept)
     found = []
-    for part in parts:
-        found.append(one_part(named(name, part), lambda part=part: make(part), kept))
+    for part_name, part in parts.items():
+        path = None if kept is None else kept.load(part_name, SUFFIX)
+        found.append(read_part(path) if path is not None else make_part(part_name, part, make, kept)[0])
+        if path is None:
+            checkpoint.check()
         report(part.stop, total)
     return found
 
 
-def named(name: str, part: slice) -> str:
-    """The name under which a part is kept."""
-    return f"{name}-{part.start:06d}"
+def parts_of_all(
+    name: str,
+    parts: Mapping[str, slice],
+    make: Callable[[slice], Arrays],
+    report: Callable[[int, int], None],
+    kept: ResumeStore,
+) -> list[Arrays]:
+    """The parts of `in_parts`, made by all processes. The first one says what is there already, and is told the file of
+    every part that another one makes: a network file system may list new files late."""
+    total = max(part.stop for part in parts.values())
+    there = distributed.from_first(lambda: whole_files(kept, parts))
+    missing = [part_name for part_name in parts if part_name not in there]
+    count = f"{name} {distributed.from_first(lambda: len(missing))}"
+    clips = {part_name: part.stop - part.start for part_name, part in parts.items()}
+    before = sum(clips[part_name] for part_name in there)
+    reported = -1
 
-
-def one_part(name: str, make: Callable[[], Arrays], kept: ResumeStore | None) -> Arrays:
-    """A part as it was kept, or made and kept."""
-    path = None if kept is None else kept.load(name, SUFFIX)
-    if path is not None:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    seed_everything(derive_seed("part", name))
-    arrays = make()
-    if kept is not None:
-        kept.save(name, SUFFIX, lambda path: save(path, arrays))
+    def look(more: int = 0) -> None:
+        nonlocal reported
+        done = before + distributed.count_done(count, more)
+        if done != reported:  # who waits gives a sign of life only where others come on
+            reported = done
+            report(done, total)
         checkpoint.check()
-    return arrays
+
+    made: dict[str, str] = {}
+    own: dict[str, Arrays] = {}
+    for part_name in missing[distributed.rank() :: distributed.world()]:
+        arrays, path = make_part(part_name, parts[part_name], make, kept)
+        made[part_name] = path.name
+        if distributed.is_first():
+            own[part_name] = arrays
+        look(clips[part_name])
+    files = there | {key: file for told in distributed.to_first(made, look) for key, file in told.items()}
+    if not distributed.is_first():
+        return []
+    return [own[part_name] if part_name in own else read_part(kept.named(files[part_name])) for part_name in parts]
 
 
-def save(path: Path, arrays: Arrays) -> None:
-    with path.open("wb") as file:  # numpy would put .npz behind a name
-        np.savez(file, **arrays)
+def whole_files(kept: ResumeStore, names: Iterable[str]) -> dict[str, str]:
+    """The files of the parts that are there and whole, by the parts' names."""
+    paths = {name: kept.load(name, SUFFIX) for name in names}
+    return {name: path.name for name, path in paths.items() if path is not None}
+
+
+def named(name: str, start: int) -> str:
+    """The name under which a part is kept."""
+    return f"{name}-{start:06d}"
+
+
+def read_part(path: Path) -> Arrays:
+    """A part as it was kept."""
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def make_part(
+    name: str, part: slice, make: Callable[[slice], Arrays], kept: ResumeStore | None
+) -> tuple[Arrays, Path | None]:
+    """A part made from the RNG state that its name gives, kept, and where."""
+    seed_everything(derive_seed("part", name))
+    arrays = make(part)
+    return arrays, None if kept is None else kept.save(name, SUFFIX, lambda file: np.savez(file, **arrays))
 
 
 def joined(parts: Sequence[Arrays], key: str) -> np.ndarray:

@@ -116,7 +116,8 @@ def stored(videos: list[Any], side: int, folder: Path) -> Any:
     """A latent cache of Stable Diffusion's shape; what its numbers are makes no difference to reading them."""
     import torch
 
-    from lavita.data.latent_cache import LatentCache, LatentKey, fill_latents, videos_hash
+    from lavita.data.latent_cache import LatentCache, LatentKey, videos_hash
+    from lavita.data.latent_filling import fill_latents
 
     key = LatentKey("none", "none", videos_hash(videos), side, "centre", 1, True, 8, side // 8)
 
@@ -124,7 +125,7 @@ def stored(videos: list[Any], side: int, folder: Path) -> Any:
         small = torch.nn.functional.avg_pool2d(frames, 8)  # (n, 3, h, w)
         return torch.cat([small, small, small], dim=1)[:, :8]  # (n, 8, h, w)
 
-    fill_latents(folder, key, videos, encode, lambda text: None, lambda done, total: None)
+    fill_latents(folder, key, videos, [lambda: encode], lambda text: None, lambda done, total: None)
     return LatentCache(folder / key.name(), key, videos)
 
 

@@ -91,7 +91,7 @@ def checked(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> d
     folders = {group.key: earlier(work.folder / "shared", group.key, identity(group)) for group in groups}
     again = [group for group in groups if folders[group.key] is not None]
     scratch = {group.key: work.folder / f"{CHECK}{group.key}" for group in again}  # kept where it fails: it has the log
-    tasks = [task_of(work, g, titles[g.key], folders[g.key], scratch[g.key], reuse=True) for g in again]
+    tasks = [task_of(work, g, titles[g.key], folders[g.key], scratch[g.key], True, len(again)) for g in again]
     found = {}
     for group, ended in zip(again, work.here.run(tasks), strict=True):
         raise_unless_ok(ended, scratch[group.key])
@@ -106,7 +106,7 @@ def checked(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> d
 def fitted_now(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> dict[str, GroupArtifacts]:
     """The artifacts of groups that had none, by key."""
     folders = {group.key: attempt_for(work.folder / "shared", group) for group in groups}
-    tasks = [task_of(work, g, titles[g.key], folders[g.key], folders[g.key], reuse=False) for g in groups]
+    tasks = [task_of(work, g, titles[g.key], folders[g.key], folders[g.key], False, len(groups)) for g in groups]
     made = {}
     for group, ended in zip(groups, work.executor.run(tasks), strict=True):
         raise_unless_ok(ended, folders[group.key])
@@ -119,12 +119,14 @@ def shared_of(group: Group, folder: Path, ended: Ended) -> GroupArtifacts:
     return GroupArtifacts(group, folder, read_shared(folder), dict(ended.result.external))
 
 
-def task_of(work: Work, group: Group, title: str, folder: Path, notes: Path, reuse: bool) -> Task:
-    """The process that fits the artifacts into folder, or with reuse only checks that they serve; notes: of its log."""
+def task_of(work: Work, group: Group, title: str, folder: Path, notes: Path, reuse: bool, groups: int) -> Task:
+    """The process that fits the artifacts into folder, or with reuse only checks that they serve; notes: of its log;
+    groups: how many of these processes there are, of which one alone has all accelerators for the latent cache."""
     spec = {"experiments": [asdict(one) for one in group.experiments], "cache": str(work.cache), "reuse": reuse}
     atomic_write_text(notes / "spec.json", json.dumps(spec, indent=1) + "\n")
     arguments = (str(notes / "spec.json"), str(folder))
-    return Task(title, "", notes, "lavita.experiment.shared", arguments, group.experiments[0].compute.threads)
+    threads = group.experiments[0].compute.threads
+    return Task(title, "", notes, "lavita.experiment.shared", arguments, threads, every_device=groups == 1)
 
 
 def raise_unless_ok(ended: Ended, notes: Path) -> None:

@@ -8,6 +8,7 @@ up to the size that sprites keep to, and again in report.html.
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,8 +21,11 @@ from lavita.config.schema import DataConfig
 from lavita.data.clip_folder import GAP, MOST_BYTES, SMALLEST_SIDE
 from lavita.data.manifest import FILE_NAME
 from lavita.data.synthetic import PLANS
+from lavita.experiment.budget import all_stages, on_meta
 from lavita.methods.base import VideoMethod
 from lavita.sampling.generate import GRID_CLIPS
+from lavita.training.checkpoint import without_unchanged
+from lavita.training.stage import TrainedStage
 
 COLUMNS_OF_GRID = 4
 STEP_BYTES = 55  # a line of steps.csv (about 40) and, every tenth step, of tensorboard (150)
@@ -38,6 +42,24 @@ FEATURES = {"embedded": 70, "i3d": 400}
 def state_bytes(module: nn.Module, skip: str = "\0") -> int:
     """Bytes of a module's state dict, but for names that begin with skip."""
     return sum(v.numel() * v.element_size() for name, v in module.state_dict().items() if not name.startswith(skip))
+
+
+def largest_checkpoint(experiments: Sequence[Experiment]) -> int:
+    """Bytes of the largest checkpoint that a stage of some run is resumed from: weights, average and both moments of
+    what it trains, counted on shapes."""
+    found = 0
+    for experiment in {one.label: one for one in experiments}.values():
+        method, pretraining = on_meta(experiment, None)
+        stages = all_stages(method, pretraining, experiment.pretraining.share)
+        found = max(found, *(stage_checkpoint_bytes(stage.module) for stage in stages))
+    return found
+
+
+def stage_checkpoint_bytes(module: TrainedStage) -> int:
+    """Bytes of the tensors of a stage's checkpoint."""
+    trained = sum(p.numel() * p.element_size() for p in module.trained_parameters())
+    weights = without_unchanged(module, module.state_dict())
+    return sum(v.numel() * v.element_size() for v in weights.values()) + trained * (3 if module.uses_ema else 2)
 
 
 def checkpoint_bytes(method: VideoMethod, external_codec: bool) -> int:
@@ -102,11 +124,16 @@ def extractor_bytes(protocol: Protocol, num_classes: int | None) -> int:
 
 
 def latent_bytes(data: DataConfig, tier: str, codec: Codec) -> int | None:
-    """The latent cache: float32, 2 C h w numbers a training frame, and as many for its mirror image where the data set
-    is mirrored; None where nobody has counted the frames.
+    """The latent cache: 2 C h w numbers a training frame, and as many for its mirror image where the data set is
+    mirrored; None where nobody has counted the frames.
     """
     frames = training_frames(data, tier)
-    a_frame = 4 * 2 * codec.latent_channels * codec.latent_side(data.resolution) ** 2
+    a_frame = (
+        {"float32": 4, "float16": 2}[data.latent_dtype]
+        * 2
+        * codec.latent_channels
+        * codec.latent_side(data.resolution) ** 2
+    )
     return None if frames is None else a_frame * frames * (2 if data.flip else 1)
 
 

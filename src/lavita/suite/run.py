@@ -147,15 +147,16 @@ def work_of(
         f"each; results in {shown(folder)}"
     )
     here = LocalExecutor(workers if local else here_at_once, Launcher(options.hang_timeout), display)
-    executor = here if local else slurm_executor(folder, options, display)
+    executor = here if local else slurm_executor(experiments, folder, options, display)
     return Work(folder, cache, executor, here, display)
 
 
-def slurm_executor(folder: Path, options: Options, display: Display) -> Executor:
-    """Starts the runs as jobs of a cluster."""
+def slurm_executor(experiments: Sequence[Experiment], folder: Path, options: Options, display: Display) -> Executor:
+    """Starts the runs as jobs of a cluster. Raises ConfigError."""
     from lavita.executors.slurm import SlurmExecutor
+    from lavita.suite.estimate import largest_checkpoint  # needs torch, which a local run leaves out here
 
-    slurm = read_slurm_options(options.slurm)
+    slurm = read_slurm_options(options.slurm, largest_checkpoint(experiments))
     return SlurmExecutor(folder / SLURM_FOLDER, options.workers, slurm, options.hang_timeout, display)
 
 

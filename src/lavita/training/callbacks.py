@@ -189,6 +189,14 @@ class AppendedFiles(lightning.Callback):
                     file.truncate(length)
 
 
+def of_all(value: Tensor) -> Tensor:
+    """A tensor itself; one that is cut, whole in the first process's memory, and empty elsewhere."""
+    gathered = whole(value)
+    if gathered is value:
+        return value
+    return gathered.cpu() if distributed.is_first() else torch.empty(0)
+
+
 def decay_per_step(train: TrainConfig, stage_clips: float | None) -> Callable[[int], float]:
     """The decay of step n (from 1): as published, or from a half-life that is a share of the stage's clips; where these
     are not known beforehand (None), of the clips up to this step.
@@ -218,8 +226,9 @@ class Ema(lightning.Callback):
         self.restored: list[torch.Tensor] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole average; to be called by all processes."""
-        return {"shadow": [whole(value).cpu().clone() for value in self.shadow], "num_updates": self.num_updates}
+        """The whole average, to be called by all processes; its tensors change with the next step, so what keeps them
+        copies them. Of shards each is put together in its turn, and only the first process keeps it."""
+        return {"shadow": [of_all(value) for value in self.shadow], "num_updates": self.num_updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.restored, self.num_updates = list(state["shadow"]), int(state["num_updates"])

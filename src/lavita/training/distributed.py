@@ -5,12 +5,15 @@ them it is alone, and everything here is a no-op.
 from __future__ import annotations
 
 import atexit
+import itertools
+import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -19,8 +22,20 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
-# The others wait while the first one scores and writes; who dies closes its connections, which is noticed at once.
-TIMEOUT = timedelta(hours=24)
+T = TypeVar("T")
+
+# Of one collective. What takes long on one process alone is waited for through the store (`from_first`), which has no
+# limit: the first process is under its launcher's watch, and who dies closes its connections.
+TIMEOUT = timedelta(hours=2)
+LOOK_SECONDS = 0.1  # between two looks into the store
+GOODBYE_SECONDS = 5.0  # for the others to read what they were told last
+
+
+class _Group:
+    """The store of the group that this process has joined, and the number of the next value that is told in it."""
+
+    store: distributed.Store | None = None
+    told = itertools.count()
 
 
 def world() -> int:
@@ -34,7 +49,7 @@ def rank() -> int:
 
 
 def local_rank() -> int:
-    """Its number on its node: the device that is its own."""
+    """Its number on its node."""
     return int(os.environ["LOCAL_RANK"]) if world() > 1 else 0
 
 
@@ -47,11 +62,14 @@ def start_group() -> None:
     """Join the others, once per process; NCCL where there are GPUs, and this process's GPU is then its current one."""
     if world() == 1 or distributed.is_initialized():
         return
+    store, number, processes = next(distributed.rendezvous("env://", timeout=TIMEOUT))
+    group = {"store": distributed.PrefixStore("group", store), "rank": number, "world_size": processes}
     if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank())
-        distributed.init_process_group("nccl", timeout=TIMEOUT, device_id=torch.device("cuda", local_rank()))
+        torch.cuda.set_device(own_device())
+        distributed.init_process_group("nccl", timeout=TIMEOUT, device_id=own_device(), **group)
     else:
-        distributed.init_process_group("gloo", timeout=TIMEOUT)
+        distributed.init_process_group("gloo", timeout=TIMEOUT, **group)
+    _Group.store, _Group.told = distributed.PrefixStore("told", store), itertools.count()
     atexit.register(end_group)  # a group that is still there when the interpreter ends may abort it
 
 
@@ -68,15 +86,86 @@ def device_of(number: int) -> torch.device:
 
 
 def end_group() -> None:
-    """Leave the others, where they were joined."""
+    """Leave the others, where they were joined; the first process, which holds the store, a little after them."""
     if distributed.is_initialized():
+        if _Group.store is not None:
+            with suppress(RuntimeError):  # the store has gone with the first process
+                say_goodbye()
         distributed.destroy_process_group()
+        _Group.store = None
 
 
-def barrier() -> None:
-    """Wait until all processes are here."""
-    if world() > 1:
-        mean(torch.zeros(()))
+def say_goodbye() -> None:
+    """Tell the first process that this one reads no more from the store; the first one waits for that, not long."""
+    if not is_first():
+        tell(f"left {rank()}", {})
+        return
+    left, deadline = [f"left {number}" for number in range(1, world())], time.monotonic() + GOODBYE_SECONDS
+    while not _Group.store.check(left) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What make gives on the first process, on every process; plain values, as JSON has them. Called by all.
+
+    Whatever stands on a disk that several machines see is looked up in this way, since each may see another state of
+    it. However long make takes, the others wait: through the store, no collective stands open meanwhile. make must not
+    call this again. What it raises is raised on the first process, and the others end with a RuntimeError that says so.
+    """
+    if world() == 1:
+        return make()
+    start_group()
+    key = f"value {next(_Group.told)}"
+    if is_first():
+        try:
+            value = make()
+        except BaseException as error:
+            tell(key, {"error": f"{type(error).__name__}: {error}"})
+            raise
+        tell(key, {"value": value})
+        return value
+    found = heard(key)
+    if "error" in found:
+        raise RuntimeError(f"the first process ended: {found['error']}")
+    return found["value"]
+
+
+def to_first(value: T, waiting: Callable[[], Any] = lambda: None) -> list[T]:
+    """The values of all processes, by rank, on the first one, and [] on the others; plain values, as JSON has them.
+
+    Called by all, however late some of them come. waiting is called again and again while the first one waits.
+    """
+    if world() == 1:
+        return [value]
+    start_group()
+    key = f"value {next(_Group.told)}"
+    if not is_first():
+        tell(f"{key} of {rank()}", {"value": value})
+        return []
+    others = [heard(f"{key} of {number}", waiting)["value"] for number in range(1, world())]
+    return [value, *others]
+
+
+def count_done(name: str, more: int) -> int:
+    """Add to what all processes have done of something, and return that; 0 only asks."""
+    if world() == 1:
+        return more
+    start_group()
+    return _Group.store.add(f"done {name}", more)
+
+
+def tell(key: str, value: dict[str, Any]) -> None:
+    """Put a value into the group's store."""
+    _Group.store.set(key, json.dumps(value))
+
+
+def heard(key: str, waiting: Callable[[], Any] = lambda: None) -> dict[str, Any]:
+    """A value of the group's store, once it is there. Raises RuntimeError where the first process, which holds the
+    store, has ended."""
+    while not _Group.store.check([key]):
+        waiting()
+        time.sleep(LOOK_SECONDS)
+    return json.loads(_Group.store.get(key))
 
 
 def mean(value: Tensor) -> Tensor:
@@ -119,7 +208,7 @@ class Total(torch.autograd.Function):
 def device() -> torch.device:
     """Where the group's tensors lie. Starts the group where nobody has."""
     start_group()
-    return torch.device("cuda", local_rank()) if distributed.get_backend() == "nccl" else torch.device("cpu")
+    return own_device() if distributed.get_backend() == "nccl" else torch.device("cpu")
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:

@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from lavita.config.schema import CheckpointConfig, ComputeConfig
 from lavita.results.resume_store import ResumeStore
 from lavita.training import distributed
+from lavita.training.arithmetic import arithmetic
 from lavita.training.budget import Clock, Limit, number
 from lavita.training.callbacks import AppendedFiles, Ema, FiniteGuard, HeldoutLoss, Scalars, StepLog, decay_per_step
 from lavita.training.checkpoint import Checkpoints, RNGStates, StageCheckpoints
@@ -75,9 +76,19 @@ def placement(compute: ComputeConfig, module: TrainedStage) -> dict[str, Any]:
         strategy = ModelParallelStrategy(compute.processes, 1, save_distributed_checkpoint=False)
     else:
         # In a stage that updates alternately a part of the weights has no gradient, and its gradient must stay None.
-        strategy = DDPStrategy(find_unused_parameters=module.alternating_updates > 1)
+        alternates = module.alternating_updates > 1
+        # torch's static graph fails where the first of several passes is not sent.
+        static = not alternates and compute.accumulate_batches == 1
+        strategy = DDPStrategy(find_unused_parameters=alternates, static_graph=static, gradient_as_bucket_view=True)
+    # Said, since Lightning would look for as many GPUs as a node has processes; each may see only its own.
+    strategy.parallel_devices = node_devices(compute.devices)
     plugins = [TorchElasticEnvironment()]
-    return {"devices": compute.devices, "num_nodes": compute.nodes, "strategy": strategy, "plugins": plugins}
+    return {"devices": "auto", "num_nodes": compute.nodes, "strategy": strategy, "plugins": plugins}
+
+
+def node_devices(count: int) -> list[torch.device]:
+    """The devices of a node's processes, by their numbers on it, as this process calls them."""
+    return [distributed.device_of(number) for number in range(count)]
 
 
 @contextmanager
@@ -160,9 +171,9 @@ def fit_stage(
     slots = None if kept is None else StageCheckpoints(kept, module.stage_name)
     start = None if slots is None else slots.newest()
     if slots is not None:
-        callbacks += [logs, RNGStates(), Checkpoints(clock, checkpoint.every_clips)]
+        callbacks += [logs, RNGStates(), Checkpoints(clock, slots, checkpoint.every_clips, checkpoint.every_minutes)]
     if start is not None:
-        before = slots.callback_states(start)
+        before = slots.callback_states(start, module)
         loader = from_batch(loader, before[Clock.__qualname__]["steps"] * compute.accumulate_batches)
     if distributed.is_first():
         bring_back(steps, logs, module.stage_name, None if start is None else before[AppendedFiles.__qualname__])
@@ -187,10 +198,25 @@ def fit_stage(
     logs.flush = lambda: (steps.flush(), trainer.logger.experiment.flush())
     module.train()
     with placed(module, compute) as fitted, recomputed_blocks(fitted, compute.checkpoint_activations):
-        trainer.fit(fitted, train_dataloaders=loader, ckpt_path=start, weights_only=True)
+        with arithmetic(compute.deterministic), written(slots):
+            trainer.fit(fitted, train_dataloaders=loader, ckpt_path=start, weights_only=True)
     module.eval()
     trainer.logger.finalize("success")
     return Fitted(number(clock.seen), clock.steps, distributed.of_first(clock.seconds), heldout_loss.values)
+
+
+@contextmanager
+def written(slots: StageCheckpoints | None) -> Iterator[None]:
+    """After the block no checkpoint is being written; what went wrong with one is raised, unless the block raised."""
+    try:
+        yield
+    except BaseException:
+        if slots is not None:
+            with suppress(Exception):
+                slots.writer.wait()
+        raise
+    if slots is not None:
+        slots.writer.wait()
 
 
 def bring_back(steps: StepLog, logs: AppendedFiles, stage: str, lengths: Mapping[str, int] | None) -> None:

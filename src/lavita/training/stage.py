@@ -51,6 +51,8 @@ class TrainedStage(lightning.LightningModule):
     # Updates that alternate, e.g. 2 for a generator and its discriminator: clip k of the run belongs to update
     # k // batch modulo this number.
     alternating_updates = 1
+    # Names of submodules that the stage uses as they are, such as a frozen autoencoder: its checkpoints leave them out.
+    unchanged: tuple[str, ...] = ()
     clip_cost = Fraction(1)  # of the budget, for one clip of a batch with all frames that come with it
 
     def __init__(self, train: TrainConfig, seed: int) -> None:
@@ -58,6 +60,7 @@ class TrainedStage(lightning.LightningModule):
         self.train_config = train
         self.seed = seed
         self.num_clips_seen = 0
+        self.strict_loading = False  # what is unchanged is in no checkpoint; `fit_stage` compares the other names
 
     def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
         """Parts of the loss of each clip, float32 (B,); "loss" is the one that is minimised."""

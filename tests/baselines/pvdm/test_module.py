@@ -76,7 +76,14 @@ SAMPLING = SamplingConfig(
 
 
 COMPUTE = ComputeConfig(
-    "32-true", threads=1, accumulate_batches=1, checkpoint_activations=False, devices=1, nodes=1, strategy="auto"
+    "32-true",
+    threads=1,
+    accumulate_batches=1,
+    checkpoint_activations=False,
+    devices=1,
+    nodes=1,
+    strategy="auto",
+    deterministic=False,
 )
 
 

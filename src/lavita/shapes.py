@@ -1,4 +1,4 @@
-"""The one helper that checks a tensor at a door: it names the axis, what was got and what was wanted."""
+"""Shapes of tensors: a check at a door, which names the axis, what was got and what was wanted; and cutting a batch."""
 
 from __future__ import annotations
 
@@ -26,3 +26,14 @@ def check(array: Any, axes: str, name: str, dtype: Any = None, **sizes: int) -> 
                 f"{name}: axis {position} ({axis}) is {size}, wanted {expected} (got {shape}, pattern {axes})"
             )
     return found
+
+
+def slices(count: int, pixels: int, most: int) -> list[slice]:
+    """0 .. count - 1 in as few slices as hold at most `most` pixels each, where one item has `pixels`; [] for count 0.
+
+    Their lengths differ by one at most, so that none is left with a single item (networks take another algorithm for a
+    batch of one) unless no two fit together, or three share two slices.
+    """
+    parts = -(-count // max(1, most // pixels))
+    ends = [count * number // parts for number in range(parts + 1)]
+    return [slice(start, stop) for start, stop in zip(ends, ends[1:], strict=False)]

@@ -17,7 +17,7 @@ from lavita.training.distributed import recomputed_blocks
 from lavita.training.fit import fit_stage
 
 PLAIN = ComputeConfig(
-    "32-true", threads=1, accumulate_batches=1, checkpoint_activations=False, devices=1, nodes=1, strategy="auto"
+    "32-true", threads=1, pass_clips="auto", checkpoint_activations=False, devices=1, nodes=1, strategy="auto"
 )
 
 
@@ -41,7 +41,7 @@ def trained(tmp_path, compute: ComputeConfig) -> tuple[torch.nn.Module, list]:
     whole = batch(0, 24)
     clips = [{key: value[i] for key, value in whole.items()} for i in range(24)]
     module = method()
-    loader = DataLoader(clips, batch_size=4 // compute.accumulate_batches)
+    loader = DataLoader(clips, batch_size=4 // compute.passes(4))
     done = fit_stage(module, loader, Limit(24), tmp_path, batch(99, 4), lambda *_: None, compute)
     return module, done.heldout_losses
 
@@ -49,7 +49,7 @@ def trained(tmp_path, compute: ComputeConfig) -> tuple[torch.nn.Module, list]:
 def test_every_step_is_logged_with_its_clips(tmp_path):
     for passes in (1, 2):
         folder = tmp_path / str(passes)
-        trained(folder, replace(PLAIN, accumulate_batches=passes))
+        trained(folder, replace(PLAIN, pass_clips=4 // passes))
         header, *lines = (folder / "steps.csv").read_text().splitlines()
         assert header == "stage,step,clips_seen,seconds,loss"
         found = [line.split(",") for line in lines]
@@ -88,7 +88,7 @@ def test_recomputed_blocks_give_the_same_weights_bit_for_bit(plain, tmp_path):
 
 
 def test_an_accumulated_batch_is_one_update(plain, tmp_path):
-    module, losses = trained(tmp_path, replace(PLAIN, accumulate_batches=2))
+    module, losses = trained(tmp_path, replace(PLAIN, pass_clips=2))
     assert [clips for clips, _ in losses] == [clips for clips, _ in plain[1]]
     # The mean of two halves is the mean of all up to float32 rounding of a loss of about 1: 24 x 2^-24.
     for (_, ours), (_, theirs) in zip(losses, plain[1], strict=True):

@@ -53,7 +53,7 @@ TRAIN = TrainConfig(
     class_dropout=0.3,
 )
 PLAIN = ComputeConfig(
-    "32-true", threads=1, accumulate_batches=1, checkpoint_activations=False, devices=1, nodes=1, strategy="auto"
+    "32-true", threads=1, pass_clips="auto", checkpoint_activations=False, devices=1, nodes=1, strategy="auto"
 )
 LAVITA = {"size": "XS", "depth": 2, "width": 16, "num_heads": 2}
 PVDM = {
@@ -165,7 +165,7 @@ class Case:
         first = 10  # as a stage that comes after another
         loader = DataLoader(
             clips,
-            batch_size=BATCH // self.compute.accumulate_batches,
+            batch_size=BATCH // self.compute.passes(BATCH),
             sampler=range(first, first + drawn),
             generator=torch.Generator().manual_seed(0),
         )
@@ -279,7 +279,7 @@ def undisturbed(tmp_path_factory):
     made: dict[Any, tuple[Outcome, list[int]]] = {}
 
     def of(case: Case) -> tuple[Outcome, list[int]]:
-        key = (case.name, case.compute.accumulate_batches, case.limit)
+        key = (case.name, case.compute.passes(BATCH), case.limit)
         if key not in made:
             alone, sitting = replace(case, folder=tmp_path_factory.mktemp("undisturbed")), Sitting()
             made[key] = outcome(alone, alone.fit(sitting)), sitting.clips
@@ -292,11 +292,11 @@ def stopped(case: Case, stops: list[int]) -> tuple[Outcome, list[int]]:
     """The outcome of a stage that is asked to stop in these steps, each counted from the start of its sitting."""
     clips: list[int] = []
     for step in stops:
-        sitting = Sitting({step * case.compute.accumulate_batches: ask})
+        sitting = Sitting({step * case.compute.passes(BATCH): ask})
         with pytest.raises(checkpoint.Stopped):
             case.fit(sitting)
         checkpoint._Asked.yes = False
-        assert sitting.passes == step * case.compute.accumulate_batches
+        assert sitting.passes == step * case.compute.passes(BATCH)
         clips += sitting.clips
     sitting = Sitting()
     return outcome(case, case.fit(sitting)), clips + sitting.clips
@@ -306,7 +306,7 @@ def killed(case: Case, step: int, spoil: Callable[[Path], None] = lambda _: None
     """The outcome of a stage that is killed in a step, and the clips that were seen after."""
     copied = case.folder.with_name(case.folder.name + "-killed")
     with pytest.raises(Killed):
-        case.fit(Sitting({step * case.compute.accumulate_batches: case.copied_to(copied)}))
+        case.fit(Sitting({step * case.compute.passes(BATCH): case.copied_to(copied)}))
     spoil(copied)
     after, sitting = replace(case, folder=copied), Sitting()
     return outcome(after, after.fit(sitting)), sitting.clips
@@ -316,7 +316,7 @@ def killed(case: Case, step: int, spoil: Callable[[Path], None] = lambda _: None
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_that_is_stopped_goes_on_bit_for_bit(name, passes, tmp_path, undisturbed):
     """Stopped once or twice, the first step included: no step is taken twice, and none is missing."""
-    case = Case(name, tmp_path / "stage", replace(PLAIN, accumulate_batches=passes))
+    case = Case(name, tmp_path / "stage", replace(PLAIN, pass_clips=BATCH // passes))
     expected, clips = undisturbed(case)
     found, seen = stopped(case, [1, 3] if passes == 1 else [4])
     assert_same_outcome(found, expected)
@@ -327,7 +327,7 @@ def test_a_stage_that_is_stopped_goes_on_bit_for_bit(name, passes, tmp_path, und
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_that_is_killed_goes_on_from_its_last_checkpoint(name, passes, step, tmp_path, undisturbed):
     """The logs are ahead of the checkpoint then, by one step; what is taken again stands there once."""
-    case = Case(name, tmp_path / "stage", replace(PLAIN, accumulate_batches=passes))
+    case = Case(name, tmp_path / "stage", replace(PLAIN, pass_clips=BATCH // passes))
     expected, clips = undisturbed(case)
     found, seen = killed(case, step)
     assert_same_outcome(found, expected)

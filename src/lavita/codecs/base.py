@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from lavita.diffusion.rng import SampleRNG
+from lavita.shapes import slices
+
+# Pixels of the frames that go through a codec's network at a time where no gradient is wanted: 32 frames of 256x256,
+# which Stable Diffusion's autoencoder encodes in 5.4 GB and decodes in 6.4 GB of float32, and 2,048 of 32x32. Its
+# largest tensor has 256 values a pixel, so a quarter of 2^31, beyond which kernels count wrong.
+PIXELS_AT_ONCE = 32 * 256 * 256
+
+
+def in_chunks(call: Callable[[Tensor], Tensor], values: Tensor, pixels: int, network: nn.Module) -> Tensor:
+    """call(values) along the first axis, (n, ...), for at most PIXELS_AT_ONCE at a time; one item has `pixels`.
+
+    Where a gradient is wanted, of the values or of the network, all go through at once: what it keeps would not be
+    bounded by this.
+    """
+    parts = slices(len(values), pixels, PIXELS_AT_ONCE)
+    if len(parts) < 2 or wants_gradient(values, network):
+        return call(values)
+    return torch.cat([call(values[part]) for part in parts])
+
+
+def wants_gradient(values: Tensor, network: nn.Module) -> bool:
+    """Whether a call of the network with values is recorded for a backward pass."""
+    return torch.is_grad_enabled() and (
+        values.requires_grad or any(parameter.requires_grad for parameter in network.parameters())
+    )
 
 
 class Codec(nn.Module):
     """Video float32 (B, F, 3, H, W) in [-1, 1] <-> latent float32 (B, F, C, h, w) of about unit variance.
 
-    name says what it is in tables; downsample is H / h; trained_clips is what the suite spent on training it.
+    name says what it is in tables; downsample is H / h; trained_clips is what the suite spent on training it. However
+    many clips it is given, it needs the memory of PIXELS_AT_ONCE (see `in_chunks`).
     """
 
     name: str

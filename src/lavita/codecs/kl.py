@@ -11,7 +11,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from einops import rearrange
 from torch import Tensor
 
-from lavita.codecs.base import Codec
+from lavita.codecs.base import Codec, in_chunks
 from lavita.config.schema import CodecConfig
 from lavita.diffusion.rng import SampleRNG
 
@@ -50,6 +50,9 @@ class KLCodec(Codec):
         return self.draw(rearrange(moments, "(b f) c h w -> b f c h w", b=len(video)), rng)
 
     def moments(self, frames: Tensor) -> Tensor:
+        return in_chunks(self._moments, frames, frames.shape[2] * frames.shape[3], self.autoencoder)
+
+    def _moments(self, frames: Tensor) -> Tensor:
         patches = patches_of_frames(frames[:, None], self.patch)  # (n, 3 p p, H/p, W/p)
         posterior = self.autoencoder.encode(patches).latent_dist
         return torch.cat([posterior.mean, posterior.logvar], dim=1)  # (n, 2 C, h, w)
@@ -61,8 +64,12 @@ class KLCodec(Codec):
 
     def decode(self, latent: Tensor) -> Tensor:
         z = rearrange(latent * self.std + self.mean, "b f c h w -> (b f) c h w")
-        patches = self.autoencoder.decode(z).sample  # (B F, 3 p p, H/p, W/p)
-        return frames_of_patches(patches, self.patch, len(latent)).clamp(-1, 1)
+        pixels = z.shape[2] * z.shape[3] * self.downsample**2
+        return in_chunks(self._frames, z, pixels, self.autoencoder).unflatten(0, latent.shape[:2])
+
+    def _frames(self, z: Tensor) -> Tensor:
+        patches = self.autoencoder.decode(z).sample  # (n, 3 p p, H/p, W/p)
+        return frames_of_patches(patches, self.patch, len(z))[:, 0].clamp(-1, 1)  # (n, 3, H, W)
 
     def latent_bound(self) -> float:
         return float(self.bound)

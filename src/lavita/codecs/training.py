@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lavita.codecs.base import in_chunks
 from lavita.codecs.kl import KLCodec, frames_of_patches, patch_side, patches_of_frames
 from lavita.config.schema import CodecConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
@@ -160,10 +161,14 @@ def columns_difference(x: Tensor) -> Tensor:
 def measured_codec(autoencoder: AutoencoderKL, loader: DataLoader, name: str, trained_clips: int) -> KLCodec:
     """The trained autoencoder with the statistics of its latents on the clips of the loader: one mean a channel, one
     deviation for all (the published "scaling factor"), and the range that holds 99.9 % of the values."""
+
+    def encode(frames: Tensor) -> Tensor:
+        return autoencoder.encode(patches_of_frames(frames[None], patch_side(autoencoder))).latent_dist.mean.float()
+
     values = []
     for batch in loader:
-        frames = patches_of_frames(batch["video"].to(autoencoder.device), patch_side(autoencoder))
-        values.append(autoencoder.encode(frames).latent_dist.mean.float().cpu())
+        frames = batch["video"].flatten(0, 1).to(autoencoder.device)  # (B F, 3, H, W)
+        values.append(in_chunks(encode, frames, frames.shape[2] * frames.shape[3], autoencoder).cpu())
     z = rearrange(torch.cat(values), "n c h w -> c (n h w)")
     mean = z.mean(dim=1)
     # Clips without any content all have one latent; the least deviation keeps it finite.

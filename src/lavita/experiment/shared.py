@@ -24,6 +24,9 @@ from lavita.data.video import read_frames
 from lavita.executors.heartbeat import Note, Result, emit, progress
 from lavita.executors.process import end_with_parent
 from lavita.experiment.budget import check_budget
+from lavita.experiment.machine import device_memory
+from lavita.experiment.peaks import Memory
+from lavita.experiment.preflight import check_machine
 from lavita.experiment.shared_codec import codec_scores, external_codec, fill_cache, fit_codec, fitted, key_of
 from lavita.experiment.stage_data import StageData
 from lavita.files import sha256_of
@@ -45,17 +48,25 @@ from lavita.training.checkpoint import Stopped
 
 
 def check_experiments(
-    experiments: list[Experiment], catalogue: Catalogue, num_classes: int | None
+    experiments: list[Experiment], catalogue: Catalogue, num_classes: int | None, memory: Memory | None
 ) -> list[tuple[VideoEntry, int]]:
-    """The protocol's windows. Raises ValueError for whatever would end a run later: a wrong path costs no minute."""
+    """The protocol's windows. memory: of the machine that the runs are for, None where that is not asked.
+
+    Raises ValueError for whatever would end a run later: a wrong path costs no minute.
+    """
     first, p = experiments[0], experiments[0].protocol
     if first.conditioning == "class" and num_classes is None:
         raise ValueError(f"suite {first.suite} is class-conditional, but {first.data.dataset} has no classes")
+    fitting = set()
     for one in experiments:
         source = StageData(one.data, one.compute, catalogue, one.seed, one.method)
-        for stage, _ in check_budget(one, num_classes):
+        stages = [stage for stage, _ in check_budget(one, num_classes)]
+        for stage in stages:
             # A batch that does not go into its passes, a video too short for what the stage reads.
             source.clips(stage.module, 0, 0)
+        if memory is not None and one.label not in fitting:
+            check_machine(one, stages, num_classes, memory)
+            fitting.add(one.label)
     return real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
 
 
@@ -84,7 +95,9 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
     experiment, cache = experiments[0], Path(spec["cache"])
     catalogue = usable_catalogue(experiment.data, experiment.data.root, cache)
     num_classes = len(catalogue.class_names) or None
-    windows = check_experiments(experiments, catalogue, num_classes)
+    # What is only checked was checked when it was fitted; each run's own process asks its machine again.
+    memory = None if spec["reuse"] else device_memory()
+    windows = check_experiments(experiments, catalogue, num_classes, memory)
     external = external_hashes(experiments)
     if spec["reuse"]:
         check_weights(experiment, catalogue, read_shared(folder), cache)

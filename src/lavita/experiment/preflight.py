@@ -1,14 +1,16 @@
-"""Whether a machine has what runs need: memory, shared memory, open files. Asked before anything is computed."""
+"""Whether a machine has what runs need: memory, shared memory, open files, disk. Asked before anything is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from lavita.config.compose import Experiment
 from lavita.config.schema import AUTO, DataConfig
 from lavita.experiment.budget import on_meta
-from lavita.experiment.machine import open_files, shared_memory
+from lavita.experiment.disk import checkpoint_bytes, features_bytes, samples_bytes, working_bytes
+from lavita.experiment.machine import free_disk, open_files, shared_memory
 from lavita.experiment.memory import Peak
 from lavita.experiment.peaks import (
     Memory,
@@ -94,6 +96,24 @@ def smaller(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
     for name in SIZES[SIZES.index(size) + 1 :] if size in SIZES else ():
         model = again.model | {"size": name}
         yield f"model.size={name} compute.checkpoint_activations=true", replace(again, model=model)
+
+
+def check_disk(experiments: Sequence[tuple[Experiment, VideoMethod]], results: Path) -> None:
+    """Raise ValueError where runs do not fit the disk that their results folder is on, of which some may lie there
+    already; each with its method on the meta device.
+    """
+    left = sum(
+        checkpoint_bytes(method, e.codec.kind == "kl") + samples_bytes(e.protocol) + features_bytes(e.protocol)[0]
+        for e, method in experiments
+    )
+    there = sum(path.stat().st_size for path in (results / "cells").rglob("*") if path.is_file())
+    working = max((working_bytes(e.protocol, method) for e, method in experiments), default=0)
+    needed, free = max(0, left - there) + working, free_disk(results)
+    if needed > free:
+        raise ValueError(
+            f"{len(experiments)} runs need {gib(needed)} GiB more of disk, {results} has {gib(free)} free; give --out "
+            "on a larger disk, fewer --methods, or a smaller protocol.n_generated"
+        )
 
 
 def loader_bytes(data: DataConfig, module: TrainedStage, passes: Passes, devices: int) -> int:

@@ -26,7 +26,7 @@ from lavita.executors.process import end_with_parent
 from lavita.experiment.budget import check_budget
 from lavita.experiment.machine import device_memory
 from lavita.experiment.peaks import Memory
-from lavita.experiment.preflight import check_machine
+from lavita.experiment.preflight import check_disk, check_machine
 from lavita.experiment.shared_codec import codec_scores, external_codec, fill_cache, fit_codec, fitted, key_of
 from lavita.experiment.stage_data import StageData
 from lavita.files import sha256_of
@@ -48,25 +48,32 @@ from lavita.training.checkpoint import Stopped
 
 
 def check_experiments(
-    experiments: list[Experiment], catalogue: Catalogue, num_classes: int | None, memory: Memory | None
+    experiments: list[Experiment],
+    catalogue: Catalogue,
+    num_classes: int | None,
+    machine: tuple[Memory, Path] | None = None,
 ) -> list[tuple[VideoEntry, int]]:
-    """The protocol's windows. memory: of the machine that the runs are for, None where that is not asked.
+    """The protocol's windows. machine: memory of the device that the runs are for, and the results folder; None where
+    nobody asks whether they fit.
 
     Raises ValueError for whatever would end a run later: a wrong path costs no minute.
     """
     first, p = experiments[0], experiments[0].protocol
     if first.conditioning == "class" and num_classes is None:
         raise ValueError(f"suite {first.suite} is class-conditional, but {first.data.dataset} has no classes")
-    fitting = set()
+    fitting, methods = set(), []
     for one in experiments:
         source = StageData(one.data, one.compute, catalogue, one.seed, one.method)
         stages = [stage for stage, _ in check_budget(one, num_classes)]
         for stage in stages:
             # A batch that does not go into its passes, a video too short for what the stage reads.
             source.clips(stage.module, 0, 0)
-        if memory is not None and one.label not in fitting:
-            check_machine(one, stages, num_classes, memory)
+        methods.append((one, stages[-1].module))
+        if machine is not None and one.label not in fitting:
+            check_machine(one, stages, num_classes, machine[0])
             fitting.add(one.label)
+    if machine is not None:
+        check_disk(methods, machine[1])
     return real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
 
 
@@ -96,8 +103,8 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
     catalogue = usable_catalogue(experiment.data, experiment.data.root, cache)
     num_classes = len(catalogue.class_names) or None
     # What is only checked was checked when it was fitted; each run's own process asks its machine again.
-    memory = None if spec["reuse"] else device_memory()
-    windows = check_experiments(experiments, catalogue, num_classes, memory)
+    machine = None if spec["reuse"] else (device_memory(), folder.parents[1])
+    windows = check_experiments(experiments, catalogue, num_classes, machine)
     external = external_hashes(experiments)
     if spec["reuse"]:
         check_weights(experiment, catalogue, read_shared(folder), cache)

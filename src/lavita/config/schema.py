@@ -77,7 +77,7 @@ class DataConfig:
     fold: of the data set's own lists (UCF101: 1 to 3, else null). frame_choice: exact takes every interval-th frame,
     linspace is the published rule (see data/clips.py). short_videos: what becomes of videos without room for a clip.
     max_unreadable: share of the videos that may be left out because they can't be read. latent_cache: train from stored
-    posterior moments of the suite's codec.
+    posterior moments of the suite's autoencoder.
     """
 
     dataset: str
@@ -147,10 +147,10 @@ class FairnessConfig:
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """The suite's codec. kind: pixels; kl (diffusers AutoencoderKL at path); suite (trained here on `clips` clips).
+    """The suite's autoencoder. kind: pixels; kl (diffusers AutoencoderKL at path); suite (trained on `clips` clips).
 
-    downsample: pixels a latent pixel, on a side. width, norm_groups: channels of the suite's own. scaling null: as the
-    codec's own configuration says, or measured on the training split.
+    downsample: pixels per latent pixel, per side. width, norm_groups: channels of the suite's own. scaling null: as the
+    autoencoder's own configuration says, or measured on the training split.
     """
 
     kind: str
@@ -207,14 +207,14 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How a cell uses its machine; identical for all cells of a run.
+    """How a run uses its machine; identical for all runs of a suite.
 
-    precision: Lightning's name (32-true, bf16-mixed). threads: CPU threads of a cell's process, since their number
+    precision: Lightning's name (32-true, bf16-mixed). threads: CPU threads of a run's process, since their number
     changes the last bits of sums. pass_clips: clips that one process takes in one forward and backward pass; a batch is
     accumulated over as many passes as it needs; auto: as many as fit the device's memory, chosen when a stage begins.
     checkpoint_activations recomputes each transformer block in the backward pass: less memory, same numbers. devices:
-    processes a node, one device each, that train together on `nodes` nodes; strategy: what they share, gradients (ddp;
-    auto where there are several) or weights and optimiser too (fsdp).
+    processes per node, one device each, that train together on `nodes` nodes; strategy: what they share, gradients
+    (ddp; auto where there are several) or weights and optimiser too (fsdp).
     """
 
     precision: str
@@ -256,7 +256,7 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """How much training a killed cell may lose: it keeps where it is every every_clips clips. No number
+    """How much training a killed run may lose: its state is saved every every_clips clips. No number
     depends on it.
     """
 
@@ -329,7 +329,7 @@ class SamplingConfig:
 
     @property
     def num_steps(self) -> int:
-        """Network evaluations a clip, guidance not counted twice."""
+        """Network evaluations per clip, guidance not counted twice."""
         if self.steps.startswith("ddim"):
             return int(self.steps[4:])
         return sum(int(part) for part in self.steps.split(","))
@@ -345,7 +345,7 @@ class WeightsConfig:
 
 @dataclass(frozen=True)
 class ExtractorConfig:
-    """How long the embedded feature network is trained; it belongs to the protocol and is charged to nobody."""
+    """How long the in-domain feature network is trained; it belongs to the protocol and is charged to nobody."""
 
     steps: int
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lavita.config.registry import PACKAGE
+from lavita.config.registry import import_folder
 from lavita.config.schema import ConfigError
 from lavita.console import Channel, Display
 from lavita.executors.base import LOG, Done, Task, record_end
@@ -174,7 +174,7 @@ class SlurmExecutor:
         return self.options.signal_delay_s * 2 / 3
 
     def submitted(self, tasks: Sequence[Task]) -> list[ClusterJob]:
-        """One array with a job a task."""
+        """One array with one job per task."""
         calls = [SlurmTask(task, self.hang_timeout, self.grace) for task in tasks]
         prefixed = len(tasks) > 1 and self.workers != 1
         parameters = submitit_parameters(tasks, self.workers, self.options) | {"name": self.queue.name}
@@ -255,10 +255,11 @@ def submitit_parameters(tasks: Sequence[Task], workers: int | None, options: Slu
     """submitit's parameters for an array of tasks. Raises ConfigError where they want different shapes of a job."""
     shapes = {(task.threads, task.devices, task.nodes) for task in tasks}
     if len(shapes) > 1:
-        raise ConfigError("compute.threads, devices and nodes: wanted the same for all cells with --executor slurm")
+        raise ConfigError("compute.threads, devices and nodes: wanted the same for all runs with --executor slurm")
     ((threads, devices, nodes),) = shapes
     cpus = options.cpus_per_task or threads
-    search = shlex.quote(str(PACKAGE.parent))
+    folder = import_folder()
+    search = [f"export PYTHONPATH={shlex.quote(folder)}${{PYTHONPATH:+:$PYTHONPATH}}"] if folder else []
     return {
         "nodes": nodes,
         "tasks_per_node": devices,
@@ -268,7 +269,7 @@ def submitit_parameters(tasks: Sequence[Task], workers: int | None, options: Slu
         "slurm_array_parallelism": workers or len(tasks),
         # Since Slurm 22.05 srun does not take the number over from sbatch. A process that dies takes the others along.
         "slurm_srun_args": [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
-        "slurm_setup": [*options.setup, f"export PYTHONPATH={search}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        "slurm_setup": [*options.setup, *search],
         # submitit reads a time in minutes only, and what else it does not know is for sbatch.
         "slurm_additional_parameters": {"requeue": True, "time": options.time} | dict(options.sbatch),
     }

@@ -24,7 +24,7 @@ from lavita.training.stage import TrainedStage
 
 
 def training_flops_per_clip(module: TrainedStage, batch: dict[str, torch.Tensor]) -> int:
-    """FLOPs (2 a multiply-add) of loss and backward for one clip with encoding, mean over alternating updates.
+    """FLOPs (2 per multiply-add) of loss and backward for one clip with encoding, mean over alternating updates.
 
     Gradients are cleared after. Attention is counted as its two matrix products: the fused CPU kernel is unknown to the
     counter, so the plain one runs here.
@@ -55,7 +55,7 @@ def encoding_flops_per_clip(codec: Codec, batch: dict[str, torch.Tensor]) -> int
 
 
 def counted(call: Callable[[], Any]) -> int:
-    """FLOPs of a call, 2 a multiply-add, attention as its two products."""
+    """FLOPs of a call, 2 per multiply-add, attention as its two products."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()

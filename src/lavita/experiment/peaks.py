@@ -56,8 +56,8 @@ def shape_batch(data: DataConfig, module: TrainedStage, clips: int, stored: bool
     video, images = ("moments", "image_moments") if stored and module.reads_latents else ("video", "images")
     batch = {video: frames(data.frames), "label": torch.zeros(clips, dtype=torch.int64, device=META)}
     batch["clip_index"] = first + torch.arange(clips)
-    if module.past_frames:
-        batch["past"] = frames(module.past_frames)
+    if module.context_frames:
+        batch["past"] = frames(module.context_frames)
     if module.joint_images:
         batch[images] = frames(module.joint_images)
         batch["image_labels"] = torch.zeros(clips, module.joint_images, dtype=torch.int64, device=META)

@@ -52,7 +52,7 @@ def check() -> None:
 
 SUFFIX = ".ckpt"
 COUNT = re.compile(r"[0-9.]+")
-KEPT_AT_ONCE = 2  # the newest, and the one before it in case the disk spoils the newest
+KEPT_AT_ONCE = 2  # the newest, and the one before it in case the disk damages the newest
 
 
 class StageCheckpoints(CheckpointIO):

@@ -13,7 +13,7 @@ from lavita.diffusion.rng import SampleRNG
 from lavita.methods.base import MethodContext
 from lavita.training.stage import TrainedStage
 
-from .autoencoder import AutoencoderConfig, TriplaneAutoencoder
+from .autoencoder import AutoencoderConfig, PreNorm, TriplaneAutoencoder
 from .losses import ALTERNATING_UPDATES, Adversary, is_discriminator_update, reconstruction_loss, share_statistics
 from .unet import UNetConfig
 
@@ -143,6 +143,10 @@ class ReconstructionStage(TrainedStage):
     def trained_parameters(self) -> list[nn.Parameter]:
         return list(self.autoencoder.parameters())
 
+    def recomputed(self) -> list[nn.Module]:
+        """Every attention and MLP of the autoencoder, whose lists of layers have their official names."""
+        return [layer for layer in self.autoencoder.modules() if isinstance(layer, PreNorm)]
+
 
 class AdversarialStage(ReconstructionStage):
     """The same with two discriminators; they and the autoencoder are updated alternately, batch by batch.
@@ -152,6 +156,7 @@ class AdversarialStage(ReconstructionStage):
 
     stage_name = "autoencoder-gan"
     alternating_updates = ALTERNATING_UPDATES
+    batch_statistics = True  # the discriminators' batch norms
 
     def __init__(
         self,

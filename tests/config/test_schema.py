@@ -55,7 +55,7 @@ def test_number_of_steps(steps, count):
 
 
 COMPUTE = {
-    "precision": "32-true", "threads": 1, "accumulate_batches": 1, "checkpoint_activations": False,
+    "precision": "32-true", "threads": 1, "pass_clips": "auto", "checkpoint_activations": False,
     "devices": 2, "nodes": 3, "strategy": "fsdp", "deterministic": False,
 }  # fmt: skip
 
@@ -71,6 +71,9 @@ def test_processes_are_devices_times_nodes():
         ({"nodes": 0}, "compute.nodes: got 0, wanted at least 1"),
         ({"strategy": "dp"}, "compute.strategy: got 'dp', allowed auto, ddp, fsdp"),
         ({"devices": 1, "nodes": 1}, "compute.strategy: got fsdp for one process, wanted auto"),
+        ({"pass_clips": 0}, "compute.pass_clips: got 0, wanted clips of one pass, at least 1, or auto"),
+        ({"pass_clips": "all"}, "compute.pass_clips: got all, wanted clips of one pass, at least 1, or auto"),
+        ({"pass_clips": 2.5}, "compute.pass_clips: got 2.5, wanted int"),
         ({"precision": "16-mixed"}, "compute.precision: got 16-mixed with compute.strategy=fsdp"),
     ],
 )

@@ -101,7 +101,7 @@ def started_from_a_file(done, tmp_path_factory):
     command += ["--methods", "lavita-v1", "--out", str(base / "out"), "--cache", str(done[0].parent / "cache"), *TINY]
     command += [f"pretraining.checkpoint={base / 'DiT-tiny.pt'}", "compute.precision=bf16-mixed"]
     command += ["pretraining.origin=made by formula"]
-    command += ["compute.accumulate_batches=2", "compute.checkpoint_activations=true", "sampling.sampler=dpm-solver++"]
+    command += ["compute.pass_clips=4", "compute.checkpoint_activations=true", "sampling.sampler=dpm-solver++"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT, env=os.environ)
     assert process.returncode == 0, process.stdout + process.stderr
     return base
@@ -121,9 +121,12 @@ def test_an_outside_start_makes_the_row_open_and_is_named_by_its_hash(started_fr
 
 
 def test_the_record_names_how_the_machine_was_used(started_from_a_file):
-    config = record(started_from_a_file / "out", "lavita-v1-s0")["config"]
+    found = record(started_from_a_file / "out", "lavita-v1-s0")
+    config = found["config"]
     assert config["compute"] == {
-        "precision": "bf16-mixed", "threads": 1, "accumulate_batches": 2, "checkpoint_activations": True,
+        "precision": "bf16-mixed", "threads": 1, "pass_clips": 4, "checkpoint_activations": True,
         "devices": 1, "nodes": 1, "strategy": "auto",
     }  # fmt: skip
     assert config["sampling"]["sampler"] == "dpm-solver++"
+    passes = {"clips": 4, "recomputed": True}
+    assert found["passes"] == {"train": passes} and found["stages"][-1]["passes"] == passes

@@ -159,6 +159,20 @@ def test_a_budget_in_seconds_is_the_seconds_of_a_stage(script):
     assert done.code == 0 and "without stages that end after so many seconds" in done.out
 
 
+def test_a_plan_for_a_device_says_passes_hours_and_what_does_not_fit(script):
+    """S/2 at the published size, on a device that takes one clip at a time, and on one that takes none."""
+    arguments = ["--methods", "lavita-v1", "model.size=S", "compute.precision=32-true", "--dry-run"]
+    said = script("run")(*SUITE, *arguments, "--memory", 24).out.splitlines()
+    assert said[-1].startswith("fits a device of 24 GiB, of which 0.85 are planned with: largest peak ")
+    assert "lavita-v1: train 4 clips a pass (" in said[-3] and " hours, " in said[-3]
+    none = script("run")(*SUITE, *arguments, "--memory", 4).out.splitlines()
+    assert none[-1].startswith("does not fit a device of 4 GiB, of which 0.85 are planned with: ")
+    assert "lavita-v1, train needs " in none[-1] and "smaller sampling.batch_clips" in none[-1]
+    for wrong in ("0", "-1", "nan"):
+        assert "--memory: got" in script("run")(*SUITE, "--dry-run", f"--memory={wrong}").err
+    assert "--memory goes with --dry-run" in script("run")(*SUITE, "--memory", 80).err
+
+
 def on_terminal(*arguments: str) -> str:
     """What run.py prints where its output is a terminal."""
     ours, theirs = pty.openpty()
@@ -185,10 +199,14 @@ def test_a_terminal_gets_a_summary_and_a_pipe_does_not(script, tmp_path):
     table = script("run")(*SUITE, *arguments, "--dry-run").out.splitlines()
     said = on_terminal(*arguments, "--dry-run").splitlines()
     assert len(table) > 12 and table[0] == said[0]
-    assert table[-1].startswith("4 runs, about ") and said[len(table) - 1].startswith("4 runs: ")
-    assert "GiB on disk" in said[len(table) - 1] and said[len(table)].startswith("largest: ")
+    # Last, in both: whether this machine has what it needs. Above the totals a line of each method.
+    assert table[-1].startswith("fits a device of ") and said[-1].startswith("fits a device of ")
+    assert [line.split(":")[0] for line in table[-4:-2]] == ["lavita-v1", "dit"]
+    assert "train 8 clips a pass" in table[-4] and "GiB on disk" in table[-4]
+    assert table[-2].startswith("4 runs, about ") and said[len(table) - 2].startswith("4 runs: ")
+    assert "GiB on disk" in said[len(table) - 2] and said[len(table) - 1].startswith("largest: ")
     lines = lines_read(script, *arguments)
     # What the runs share counts once in the totals: both methods and seeds use one autoencoder.
     of = {stage: [row for row in lines if row["stage"] == stage] for stage in ("codec", "train")}
     flops = sum(int(row["flops_train_per_clip"]) * int(row["clips"]) for row in [of["codec"][0], *of["train"]])
-    assert f"about {flops * 1e-12:.4g} TFLOPs" in table[-1]
+    assert f"about {flops * 1e-12:.4g} TFLOPs" in table[-2]

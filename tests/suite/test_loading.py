@@ -47,26 +47,21 @@ def test_videos_without_room_for_the_past_are_refused_or_left_out():
 
 
 def test_a_batch_that_does_not_go_into_its_passes_is_refused():
-    (experiment,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], ["compute.accumulate_batches=3"])
-    with pytest.raises(ValueError, match="3 does not divide the batch of 8 clips of pvdm"):
+    (experiment,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], ["compute.pass_clips=3"])
+    message = "3 does not divide the 8 clips of a batch of pvdm that a process takes; set one of 1, 2, 4, 8, or auto"
+    with pytest.raises(ValueError, match=message):
         source(experiment, catalogue(22)).clips(TrainedStage(experiment.train, 0), 0, 8)
 
 
 def test_a_batch_that_does_not_go_into_its_processes_is_refused():
-    overrides = ["compute.accumulate_batches=2", "compute.devices=3", "compute.nodes=2"]
+    overrides = ["compute.pass_clips=2", "compute.devices=3", "compute.nodes=2"]
     (experiment,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], overrides)
-    with pytest.raises(ValueError, match="6 processes with 2 passes each do not divide the batch of 8 clips of pvdm"):
+    with pytest.raises(ValueError, match="6 processes do not divide the batch of 8 clips of pvdm"):
         source(experiment, catalogue(22)).clips(TrainedStage(experiment.train, 0), 0, 8)
 
 
-def test_a_stage_of_alternating_updates_that_begins_inside_a_batch_is_refused_where_parts_would_differ():
-    class Alternating(TrainedStage):
-        alternating_updates = 2
-
-    (alone,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], [])
-    (two,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], ["compute.devices=2"])
-    module = Alternating(alone.train, 0)
-    assert source(alone, catalogue(22)).clips(module, 4, 12).start == 4
-    assert source(two, catalogue(22)).clips(module, 8, 16).start == 8
-    with pytest.raises(ValueError, match="alternates its updates by batches of 8 clips and begins at clip 4"):
-        source(two, catalogue(22)).clips(module, 4, 12)
+@pytest.mark.parametrize(("given", "clips"), [("auto", 8), (8, 8), (16, 8), (4, 4), (1, 1)])
+def test_a_pass_holds_its_clips_and_never_more_than_the_batch(given, clips):
+    (experiment,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], [f"compute.pass_clips={given}"])
+    assert experiment.compute.passes(8) == 8 // clips
+    assert source(experiment, catalogue(22)).clips(TrainedStage(experiment.train, 0), 0, 8).batch == clips

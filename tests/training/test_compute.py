@@ -22,7 +22,7 @@ from lavita.training.fit import fit_stage, placement
 PLAIN = ComputeConfig(
     "32-true",
     threads=1,
-    accumulate_batches=1,
+    pass_clips="auto",
     checkpoint_activations=False,
     devices=1,
     nodes=1,
@@ -53,7 +53,7 @@ def trained(tmp_path, compute: ComputeConfig) -> tuple[torch.nn.Module, list]:
     whole = batch(0, 24)
     clips = [{key: value[i] for key, value in whole.items()} for i in range(24)]
     module = method()
-    loader = DataLoader(clips, batch_size=4 // compute.accumulate_batches)
+    loader = DataLoader(clips, batch_size=4 // compute.passes(4))
     done = fit_stage(module, loader, Limit(24), tmp_path, batch(99, 4), lambda *_: None, compute)
     return module, done.heldout_losses
 
@@ -61,7 +61,7 @@ def trained(tmp_path, compute: ComputeConfig) -> tuple[torch.nn.Module, list]:
 def test_every_step_is_logged_with_its_clips(tmp_path):
     for passes in (1, 2):
         folder = tmp_path / str(passes)
-        trained(folder, replace(PLAIN, accumulate_batches=passes))
+        trained(folder, replace(PLAIN, pass_clips=4 // passes))
         header, *lines = (folder / "steps.csv").read_text().splitlines()
         assert header == "stage,step,clips_seen,seconds,loss"
         found = [line.split(",") for line in lines]
@@ -100,7 +100,7 @@ def test_recomputed_blocks_give_the_same_weights_bit_for_bit(plain, tmp_path):
 
 
 def test_an_accumulated_batch_is_one_update(plain, tmp_path):
-    module, losses = trained(tmp_path, replace(PLAIN, accumulate_batches=2))
+    module, losses = trained(tmp_path, replace(PLAIN, pass_clips=2))
     assert [clips for clips, _ in losses] == [clips for clips, _ in plain[1]]
     # The mean of two halves is the mean of all up to float32 rounding of a loss of about 1: 24 x 2^-24.
     for (_, ours), (_, theirs) in zip(losses, plain[1], strict=True):
@@ -198,5 +198,6 @@ def test_what_ddp_is_told_of_a_stage(updates, passes, static, monkeypatch):
         monkeypatch.setenv(key, str(value))
     module = method()
     module.alternating_updates = updates
-    told = placement(replace(PLAIN, devices=2, accumulate_batches=passes), module)["strategy"]._ddp_kwargs
+    compute = replace(PLAIN, devices=2, pass_clips=module.train_config.batch_clips // (2 * passes))
+    told = placement(compute, module)["strategy"]._ddp_kwargs
     assert told == {"find_unused_parameters": updates > 1, "static_graph": static, "gradient_as_bucket_view": True}

@@ -58,7 +58,7 @@ TRAIN = TrainConfig(
 PLAIN = ComputeConfig(
     "32-true",
     threads=1,
-    accumulate_batches=1,
+    pass_clips="auto",
     checkpoint_activations=False,
     devices=1,
     nodes=1,
@@ -175,7 +175,7 @@ class Case:
         first = 10  # as a stage that comes after another
         loader = DataLoader(
             clips,
-            batch_size=BATCH // self.compute.accumulate_batches,
+            batch_size=BATCH // self.compute.passes(BATCH),
             sampler=range(first, first + drawn),
             generator=torch.Generator().manual_seed(0),
         )
@@ -301,7 +301,7 @@ def undisturbed(tmp_path_factory):
     made: dict[Any, tuple[Outcome, list[int]]] = {}
 
     def of(case: Case) -> tuple[Outcome, list[int]]:
-        key = (case.name, case.compute.accumulate_batches, case.limit)
+        key = (case.name, case.compute.passes(BATCH), case.limit)
         if key not in made:
             alone, session = replace(case, folder=tmp_path_factory.mktemp("undisturbed")), Session()
             made[key] = outcome(alone, alone.fit(session)), session.clips
@@ -314,11 +314,11 @@ def stopped(case: Case, stops: list[int]) -> tuple[Outcome, list[int]]:
     """The outcome of a stage that is asked to stop in these steps, each counted from the start of its session."""
     clips: list[int] = []
     for step in stops:
-        session = Session({step * case.compute.accumulate_batches: ask})
+        session = Session({step * case.compute.passes(BATCH): ask})
         with pytest.raises(checkpoint.Stopped):
             case.fit(session)
         checkpoint._Asked.yes = False
-        assert session.passes == step * case.compute.accumulate_batches
+        assert session.passes == step * case.compute.passes(BATCH)
         clips += session.clips
     session = Session()
     return outcome(case, case.fit(session)), clips + session.clips
@@ -328,7 +328,7 @@ def killed(case: Case, step: int, damage: Callable[[Path], None] = lambda _: Non
     """The outcome of a stage that is killed in a step, and the clips that were seen after."""
     copied = case.folder.with_name(case.folder.name + "-killed")
     with pytest.raises(Killed):
-        case.fit(Session({step * case.compute.accumulate_batches: case.copied_to(copied)}))
+        case.fit(Session({step * case.compute.passes(BATCH): case.copied_to(copied)}))
     damage(copied)
     after, session = replace(case, folder=copied), Session()
     return outcome(after, after.fit(session)), session.clips
@@ -338,7 +338,7 @@ def killed(case: Case, step: int, damage: Callable[[Path], None] = lambda _: Non
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_that_is_stopped_goes_on_bit_for_bit(name, passes, tmp_path, undisturbed):
     """Stopped once or twice, the first step included: no step is taken twice, and none is missing."""
-    case = Case(name, tmp_path / "stage", replace(PLAIN, accumulate_batches=passes))
+    case = Case(name, tmp_path / "stage", replace(PLAIN, pass_clips=BATCH // passes))
     expected, clips = undisturbed(case)
     found, seen = stopped(case, [1, 3] if passes == 1 else [4])
     assert_same_outcome(found, expected)
@@ -349,7 +349,7 @@ def test_a_stage_that_is_stopped_goes_on_bit_for_bit(name, passes, tmp_path, und
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_that_is_killed_goes_on_from_its_last_checkpoint(name, passes, step, tmp_path, undisturbed):
     """The logs are ahead of the checkpoint then, by one step; what is taken again stands there once."""
-    case = Case(name, tmp_path / "stage", replace(PLAIN, accumulate_batches=passes))
+    case = Case(name, tmp_path / "stage", replace(PLAIN, pass_clips=BATCH // passes))
     expected, clips = undisturbed(case)
     found, seen = killed(case, step)
     assert_same_outcome(found, expected)

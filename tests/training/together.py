@@ -93,7 +93,7 @@ def fit(system: str, compute: ComputeConfig, folder: Path, limit: Limit | None =
     heldout = heldout_of(clips)
     clips.read.clear()
     stop = BATCH * STEPS if limit is None else 10**6 * BATCH
-    share = ClipShare(0, stop, BATCH // compute.accumulate_batches, distributed.rank(), distributed.world())
+    share = ClipShare(0, stop, BATCH // compute.passes(BATCH), distributed.rank(), distributed.world())
     loader = DataLoader(clips, batch_size=share.part, sampler=share)
     limit = limit or Limit(module.clip_cost * BATCH * STEPS)
     done = fit_stage(module, loader, limit, folder, heldout, lambda *_: None, compute)

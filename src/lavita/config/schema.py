@@ -207,21 +207,25 @@ class TrainConfig:
             raise ConfigError(f"train.batch_clips: got {self.batch_clips}, wanted at least 1")
 
 
+AUTO = "auto"
+
+
 @dataclass(frozen=True)
 class ComputeConfig:
     """How a run uses its machine; identical for all runs of a suite.
 
     precision: Lightning's name (32-true, bf16-mixed). threads: CPU threads of a run's process, since their number
-    changes the last bits of sums. A batch is accumulated over accumulate_batches passes. checkpoint_activations
-    recomputes each transformer block in the backward pass: less memory, same numbers. devices: processes per node, one
-    device each, that train together on `nodes` nodes; strategy: what they share, gradients (ddp; auto where there are
-    several) or weights and optimiser too (fsdp). deterministic: of a GPU's kernels only those that always sum in one
-    order, slower; without it a repeated or resumed run agrees there to rounding.
+    changes the last bits of sums. pass_clips: clips that one process takes in one forward and backward pass; a batch is
+    accumulated over as many passes as it needs; auto: as many as fit the device's memory, chosen when a stage begins.
+    checkpoint_activations recomputes each transformer block in the backward pass: less memory, same numbers. devices:
+    processes per node, one device each, that train together on `nodes` nodes; strategy: what they share, gradients
+    (ddp; auto where there are several) or weights and optimiser too (fsdp). deterministic: of a GPU's kernels only
+    those that always sum in one order, slower; without it a repeated or resumed run agrees there to rounding.
     """
 
     precision: str
     threads: int
-    accumulate_batches: int
+    pass_clips: int | str
     checkpoint_activations: bool
     devices: int
     nodes: int
@@ -231,9 +235,13 @@ class ComputeConfig:
     def __post_init__(self) -> None:
         one_of("compute.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
         one_of("compute.strategy", self.strategy, ("auto", "ddp", "fsdp"))
-        for key in ("threads", "accumulate_batches", "devices", "nodes"):
+        for key in ("threads", "devices", "nodes"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"compute.{key}: got {getattr(self, key)}, wanted at least 1")
+        if self.pass_clips != AUTO and (isinstance(self.pass_clips, str) or self.pass_clips < 1):
+            raise ConfigError(
+                f"compute.pass_clips: got {self.pass_clips}, wanted clips of one pass, at least 1, or {AUTO}"
+            )
         if self.processes == 1 and self.strategy != "auto":
             raise ConfigError(
                 f"compute.strategy: got {self.strategy} for one process, wanted auto, or compute.devices or nodes "
@@ -246,6 +254,11 @@ class ComputeConfig:
     def processes(self) -> int:
         """Processes that train together, on all nodes."""
         return self.devices * self.nodes
+
+    def passes(self, batch_clips: int) -> int:
+        """Passes of a batch: one where a process has no more than pass_clips of it, or nobody has chosen yet."""
+        part = batch_clips // self.processes
+        return 1 if self.pass_clips == AUTO or self.pass_clips >= part else part // self.pass_clips
 
 
 @dataclass(frozen=True)

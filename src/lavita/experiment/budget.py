@@ -11,7 +11,8 @@ import torch
 
 from lavita.config.compose import Experiment
 from lavita.config.schema import BUDGET_UNITS, BudgetConfig, CodecConfig, DataConfig, SamplingConfig
-from lavita.experiment.costs import shape_batch, training_flops_per_clip
+from lavita.experiment.costs import training_flops_per_clip
+from lavita.experiment.peaks import shape_batch
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, build_pretraining, codec_training_config, empty_codec
 from lavita.results.records import StageRecord
@@ -132,12 +133,13 @@ def planned_stages(
     """The stages of modules on the meta device with what ends each, as far as it is known before. Raises ValueError."""
     stages = all_stages(method, pretraining, experiment.pretraining.share)
     shared = planned_shared_cost(experiment, method)
-    return split_budget(experiment.label, experiment.budget, stages, shared, meta_flops(experiment.data))
+    flops = meta_flops(experiment.data, experiment.data.latent_cache)
+    return split_budget(experiment.label, experiment.budget, stages, shared, flops)
 
 
-def meta_flops(data: DataConfig) -> FlopsPerClip:
-    """Counts the FLOPs of a clip of a stage that lies on the meta device."""
-    return lambda module: training_flops_per_clip(module, shape_batch(data, module, 1))
+def meta_flops(data: DataConfig, stored: bool = False) -> FlopsPerClip:
+    """Counts the FLOPs of a clip of a stage that lies on the meta device. stored: it may read stored latents."""
+    return lambda module: training_flops_per_clip(module, shape_batch(data, module, 1, stored))
 
 
 def planned_shared_cost(experiment: Experiment, method: VideoMethod) -> SharedCost:

@@ -1,25 +1,25 @@
-"""What a stage will cost, counted on shapes alone: parameters, FLOPs and memory without one weight allocated."""
+"""What a stage will cost, counted on shapes alone: parameters, FLOPs, memory, passes; no weight is allocated."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lavita.codecs.base import Codec
 from lavita.config.schema import ComputeConfig, DataConfig
 from lavita.diffusion.rng import SampleRNG
+from lavita.experiment.memory import Peak
+from lavita.experiment.peaks import META, Memory, choose_passes, meta_copy, shape_batch, training_peak
+from lavita.methods.base import VideoMethod
 from lavita.nn.blocks import ModulatedBlock
-from lavita.training.distributed import recomputed_blocks
+from lavita.results.records import Passes
 from lavita.training.stage import TrainedStage
 
 
@@ -54,38 +54,6 @@ def encoding_flops_per_clip(codec: Codec, batch: dict[str, torch.Tensor]) -> int
     return counter.get_total_flops()
 
 
-BYTES = 4  # of a float32
-# Weight, gradient and AdamW's two moments.
-TRAINED_COPIES = 4
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """params: trained by the stage. FLOPs per clip: forward of what is trained; forward and backward of the loss with
-    encoding. peak_bytes: weights, optimiser, average and activations of one pass of a batch."""
-
-    params: int
-    flops_forward: int
-    flops_train: int
-    peak_bytes: int
-
-
-def shape_batch(data: DataConfig, module: TrainedStage, clips: int) -> dict[str, Tensor]:
-    """A batch of a stage as shapes on the meta device; clip indices are real numbers."""
-
-    def frames(count: int) -> Tensor:
-        return torch.zeros(clips, count, 3, data.resolution, data.resolution, device="meta")
-
-    batch = {"video": frames(data.frames), "label": torch.zeros(clips, dtype=torch.int64, device="meta")}
-    batch["clip_index"] = torch.arange(clips)
-    if module.context_frames:
-        batch["past"] = frames(module.context_frames)
-    if module.joint_images:
-        batch["images"] = frames(module.joint_images)
-        batch["image_labels"] = torch.zeros(clips, module.joint_images, dtype=torch.int64, device="meta")
-    return batch
-
-
 def counted(call: Callable[[], Any]) -> int:
     """FLOPs of a call, 2 per multiply-add, attention as its two products."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -95,7 +63,7 @@ def counted(call: Callable[[], Any]) -> int:
 
 def forward_flops(module: TrainedStage, batch: dict[str, Tensor]) -> int:
     """FLOPs of the loss's forward pass within `module.network`; of all of it where a stage has no part of that name."""
-    rng = SampleRNG([0], torch.device("meta"))
+    rng = SampleRNG([0], META)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         module.loss(batch, rng)
     by_part = counter.get_flop_counts()
@@ -104,65 +72,71 @@ def forward_flops(module: TrainedStage, batch: dict[str, Tensor]) -> int:
     return sum(by_part[name].values())
 
 
-def stage_cost(data: DataConfig, compute: ComputeConfig, module: TrainedStage) -> StageCost:
-    """The cost of training a stage; the module lies on the meta device."""
-    one = shape_batch(data, module, 1)
+@dataclass(frozen=True)
+class StageCost:
+    """params: trained by the stage. FLOPs a clip: forward of what is trained; forward and backward of the loss with
+    encoding. passes: how a batch goes through a process; peak: of that, states included.
+    """
+
+    params: int
+    flops_forward: int
+    flops_train: int
+    passes: Passes
+    peak: Peak
+
+
+def stage_cost(
+    data: DataConfig, compute: ComputeConfig, module: TrainedStage, memory: Memory, stored: bool = False
+) -> StageCost:
+    """The cost of training a stage on a device with so much memory; the module lies on the meta device. stored: it
+    reads stored latents.
+    """
+    one = shape_batch(data, module, 1, stored)
     with torch.no_grad():
         forward = forward_flops(module, one)
-    trained = {id(p): p.numel() for p in module.trained_parameters()}
-    every = {id(p): p.numel() for p in module.parameters()}
-    copies = TRAINED_COPIES + (1 if module.uses_ema else 0)
-    others = sum(size for key, size in every.items() if key not in trained)
-    clips = module.train_config.batch_clips // (compute.accumulate_batches * compute.processes)
-    shards = compute.processes if compute.strategy == "fsdp" else 1
-    return StageCost(
-        params=sum(trained.values()),
-        flops_forward=forward,
-        flops_train=training_flops_per_clip(module, one),
-        peak_bytes=BYTES * (copies * sum(trained.values()) // shards + others)
-        + clips * activation_bytes(data, module, compute.checkpoint_activations),
+    passes, peak = choose_passes(
+        compute, module, memory, lambda passes: training_peak(data, compute, module, passes, stored)
     )
+    params = sum({id(p): p.numel() for p in module.trained_parameters()}.values())
+    return StageCost(params, forward, training_flops_per_clip(module, one), passes, peak)
 
 
-def activation_bytes(data: DataConfig, module: TrainedStage, recomputed: bool) -> int:
-    """Bytes of all tensors that the backward pass of one clip keeps, weights not counted.
-
-    recomputed: whether blocks recompute theirs. Under mixed precision it is an upper bound.
+@dataclass(frozen=True)
+class StageFacts:
+    """What a run's process knows of a stage before it trains it: FLOPs of a clip, those of them that encode it (None
+    where no frozen autoencoder does), and its passes.
     """
-    weights = {p.untyped_storage()._cdata for p in module.parameters()}
-    kept: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        key = tensor.untyped_storage()._cdata
-        if key not in weights:
-            kept[key] = tensor
-        return tensor
-
-    with ExitStack() as stack:
-        stack.enter_context(recomputed_blocks(module, recomputed))
-        stack.enter_context(saved_tensors_hooks(keep, lambda tensor: tensor))
-        stack.enter_context(FusedAttention())
-        module.loss(shape_batch(data, module, 1), SampleRNG([0], torch.device("meta")))
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    flops_per_clip: int
+    encoding_flops: int | None
+    passes: Passes
 
 
-class FusedAttention(TorchFunctionMode):
-    """Inside, attention keeps what the fused kernels keep: its inputs and its output, never the N x N weights."""
-
-    def __torch_function__(self, function: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
-        if function is torch.nn.functional.scaled_dot_product_attention:
-            return KeptOfAttention.apply(*arguments[:3])
-        return function(*arguments, **(options or {}))
-
-
-class KeptOfAttention(torch.autograd.Function):
-    """Stands for attention in a count of memory: the right shapes, no values, no backward pass."""
-
-    @staticmethod
-    def forward(context: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = q.new_empty((*q.shape[:-1], v.shape[-1]))
-        context.save_for_backward(q, k, v, out)
-        return out
+def stage_facts(
+    data: DataConfig,
+    compute: ComputeConfig,
+    module: TrainedStage,
+    memory: Memory,
+    stored: bool = False,
+    passes: Passes | None = None,
+    advice: Callable[[], str] = lambda: "",
+) -> StageFacts:
+    """The facts of a stage, counted on a copy of its shapes. passes: as they were chosen before. Raises ValueError
+    where the stage does not fit the memory; advice: what to do then.
+    """
+    shapes = meta_copy(module)
+    stored = stored and module.reads_latents
+    flops, encoding = training_flops_per_clip(shapes, shape_batch(data, shapes, 1, stored)), None
+    if isinstance(module, VideoMethod) and not module.owns_first_stage and not stored:
+        video = torch.zeros(1, data.frames, 3, data.resolution, data.resolution, device=META)
+        encoding = encoding_flops_per_clip(shapes.context.codec, {"video": video})
+    if passes is None:
+        passes, peak = choose_passes(
+            compute, shapes, memory, lambda passes: training_peak(data, compute, shapes, passes, stored)
+        )
+        if not memory.fits(peak):
+            memory.check(f"stage {module.stage_name}", peak, advice())
+    return StageFacts(flops, encoding, passes)
 
 
 SECONDS = 3.0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,16 +13,20 @@ from lavita.config.compose import Experiment
 from lavita.data.find import usable_catalogue
 from lavita.executors.heartbeat import Note, emit
 from lavita.experiment.budget import all_stages, shared_cost, split_budget
+from lavita.experiment.costs import StageFacts, stage_facts
+from lavita.experiment.machine import device_memory
+from lavita.experiment.peaks import Memory
+from lavita.experiment.preflight import advice
 from lavita.experiment.stage_data import StageData, latent_key, open_latents
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, build_pretraining, load_suite_codec
 from lavita.methods.checkpoints import read_state, start_from
-from lavita.results.records import StageRecord, StartingWeights, read_record, write_record
+from lavita.results.records import Passes, StageRecord, StartingWeights, read_record, write_record
 from lavita.results.shared import SharedArtifacts, read_shared
 from lavita.sampling.generate import Conditions, conditions_of
 from lavita.training import distributed
 from lavita.training.budget import Limit
-from lavita.training.stage import StagePlan
+from lavita.training.stage import StagePlan, TrainedStage
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ def set_up(experiment: Experiment, folder: Path, shared_folder: Path) -> Setup:
     """
     shared = read_shared(shared_folder)
     distributed.start_group()
+    memory = device_memory()
     device = distributed.own_device()
     e, num_classes = experiment, shared.num_classes
     catalogue = usable_catalogue(e.data, e.data.root, shared.cache)
@@ -69,9 +75,53 @@ def set_up(experiment: Experiment, folder: Path, shared_folder: Path) -> Setup:
         shared_stages.append(replace(shared.latents_stage, charged=True))
     pretraining = build_pretraining(e, num_classes, method.context.codec) if e.pretraining.method else None
     stages = all_stages(method, pretraining, e.pretraining.share)
+    data = replace(data, facts=known_facts(e, stages, num_classes, data.latents is not None, memory, folder))
     limits = split_budget(e.label, e.budget, stages, shared_cost(shared_stages), data.flops_per_clip)
     conditions = conditions_of(e.data, e.protocol, e.sampling.task, catalogue)
     return Setup(e, device, shared, shared_stages, data, method, pretraining, limits, conditions)
+
+
+def known_facts(
+    e: Experiment, stages: Sequence[StagePlan], num_classes: int | None, stored: bool, memory: Memory, folder: Path
+) -> dict[str, StageFacts]:
+    """The facts of a run's stages, by their names, as the first process counts them.
+
+    Passes stand in the record of the run's folder, so that each session has those of the first one. stored: latents
+    are. Raises ValueError where a stage does not fit the device's memory.
+    """
+    kept = read_record(folder).passes if distributed.is_first() else {}
+    found = {}
+    for stage in stages:
+        if distributed.is_first():
+            said = partial(advice, e, stage.name, num_classes, memory)
+            facts = stage_facts(e.data, e.compute, stage.module, memory, stored, kept.get(stage.name), said)
+            numbers = [facts.flops_per_clip, -1 if facts.encoding_flops is None else facts.encoding_flops]
+            numbers += [facts.passes.clips, facts.passes.recomputed]
+        else:
+            numbers = [0, 0, 0, 0]
+        flops, encoding, clips, recomputed = (int(distributed.of_first(float(number))) for number in numbers)
+        passes = Passes(clips, bool(recomputed))
+        found[stage.name] = StageFacts(flops, None if encoding < 0 else encoding, passes)
+        if distributed.is_first() and stage.name not in kept:
+            say_passes(e, stage.module, passes)
+    if distributed.is_first():
+        passes = {name: facts.passes for name, facts in found.items()}
+        write_record(folder, replace(read_record(folder), passes=kept | passes))
+    return found
+
+
+def say_passes(e: Experiment, module: TrainedStage, passes: Passes) -> None:
+    """A line that says how a batch of a stage goes through the machine, where that is not all at once."""
+    processes = e.compute.processes
+    part = module.train_config.batch_clips // processes
+    if passes == Passes(part, e.compute.checkpoint_activations):
+        return
+    text = f"{module.stage_name}: {part // passes.clips} passes of {passes.clips} clips in {processes} processes"
+    if passes.recomputed and not e.compute.checkpoint_activations:
+        text += ", blocks computed again in the backward pass"
+    if module.batch_statistics and passes.clips < part:
+        text += f"; its statistics are those of {passes.clips} clips, for {part} the memory is too little"
+    emit(Note(text))
 
 
 def start_network(method: VideoMethod, state: Mapping[str, torch.Tensor], source: str, folder: Path) -> None:

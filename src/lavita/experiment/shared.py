@@ -22,6 +22,9 @@ from lavita.data.find import usable_catalogue
 from lavita.executors.heartbeat import Note, Result, emit, progress
 from lavita.executors.process import end_with_parent
 from lavita.experiment.budget import check_budget
+from lavita.experiment.machine import device_memory
+from lavita.experiment.peaks import Memory
+from lavita.experiment.preflight import check_disk, check_machine
 from lavita.experiment.shared_codec import external_codec, fill_cache, fit_codec, fitted, key_of
 from lavita.experiment.shared_features import FeatureCache, codec_scores, real_clips, split_features
 from lavita.experiment.stage_data import StageData
@@ -38,17 +41,32 @@ from lavita.training.checkpoint import Stopped
 
 
 def check_experiments(
-    experiments: list[Experiment], catalogue: Catalogue, num_classes: int | None
+    experiments: list[Experiment],
+    catalogue: Catalogue,
+    num_classes: int | None,
+    machine: tuple[Memory, Path] | None = None,
 ) -> list[tuple[VideoEntry, int]]:
-    """The protocol's windows. Raises ValueError for whatever would end a run later: a wrong path costs no minute."""
+    """The protocol's windows. machine: memory of the device that the runs are for, and the results folder; None where
+    nobody asks whether they fit.
+
+    Raises ValueError for whatever would end a run later: a wrong path costs no minute.
+    """
     first, p = experiments[0], experiments[0].protocol
     if first.conditioning == "class" and num_classes is None:
         raise ValueError(f"suite {first.suite} is class-conditional, but {first.data.dataset} has no classes")
+    fitting, methods = set(), []
     for one in experiments:
         source = StageData(one.data, one.compute, catalogue, one.seed, one.method)
-        for stage, _ in check_budget(one, num_classes):
+        stages = [stage for stage, _ in check_budget(one, num_classes)]
+        for stage in stages:
             # A batch that does not go into its passes, a video too short for what the stage reads.
             source.clips(stage.module, 0, 0)
+        methods.append((one, stages[-1].module))
+        if machine is not None and one.label not in fitting:
+            check_machine(one, stages, num_classes, machine[0])
+            fitting.add(one.label)
+    if machine is not None:
+        check_disk(methods, machine[1])
     return real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
 
 
@@ -83,7 +101,9 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
     experiment, cache = experiments[0], Path(spec["cache"])
     catalogue = usable_catalogue(experiment.data, experiment.data.root, cache)
     num_classes = len(catalogue.class_names) or None
-    windows = check_experiments(experiments, catalogue, num_classes)
+    # What is only checked was checked when it was fitted; each run's own process asks its machine again.
+    machine = None if spec["reuse"] else (device_memory(), folder.parents[1])
+    windows = check_experiments(experiments, catalogue, num_classes, machine)
     external = external_hashes(experiments)
     if spec["reuse"]:
         check_weights(experiment, catalogue, read_shared(folder), cache)

@@ -16,7 +16,8 @@ from lavita.config.compose import Experiment
 from lavita.config.schema import CodecConfig
 from lavita.data.catalogue import Catalogue
 from lavita.executors.heartbeat import Note, emit, progress
-from lavita.experiment.costs import training_flops_per_clip
+from lavita.experiment.costs import StageFacts, stage_facts
+from lavita.experiment.machine import device_memory
 from lavita.experiment.stage_data import StageData, store_latents
 from lavita.files import remove_parts, sha256_of
 from lavita.lock import waiting_lock
@@ -127,14 +128,24 @@ def train_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> N
     clips, train = e.codec.clips, codec_training_config(e.codec, e.train)
     torch.manual_seed(0)
     module = CodecTraining(e.codec, train, seed=0)
-    source = StageData(e.data, compute, catalogue, 0, "codec")
+    store = ResumeStore(folder / PROGRESS)
+    kept = store.get_or_compute("facts", lambda: to_json(stage_facts(e.data, compute, module, device_memory())))
+    facts = from_json(StageFacts, kept, "facts")
+    source = StageData(e.data, compute, catalogue, 0, "codec", facts={module.stage_name: facts})
     data = source.clips(module, 0, clips)
     first = source.clips(module, 0, clips, whole=True)
     module.start(next(iter(first.train_dataloader()))["video"])
     heldout = data.heldout_batch(HELDOUT_CLIPS)
-    store = ResumeStore(folder / PROGRESS)
     done = fit_stage(
-        module, data.train_dataloader(), Limit(clips), folder, heldout, progress, compute, store, e.checkpoint
+        module,
+        data.train_dataloader(),
+        Limit(clips),
+        folder,
+        heldout,
+        progress,
+        source.compute_of(module),
+        store,
+        e.checkpoint,
     )
     batch = STATISTICS_CLIPS - STATISTICS_CLIPS % train.batch_clips or train.batch_clips
     statistics = source.clips(module, 0, batch, whole=True).train_dataloader()
@@ -143,10 +154,9 @@ def train_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> N
     for before, after in reconstructed(codec, heldout["video"], device):
         squares += int(np.square(before.astype(np.int64) - after).sum())
     psnr = 10 * np.log10(255**2 / (squares / heldout["video"].numel()))
-    per_clip = training_flops_per_clip(module, heldout)
     save_codec(codec, folder)
     stage = StageRecord(
-        "codec", clips, done.seconds, per_clip * clips, steps=done.steps, batch_clips=train.batch_clips, clip_cost="1",
-        flops_per_clip=per_clip, psnr=float(psnr),
+        "codec", clips, done.seconds, facts.flops_per_clip * clips, steps=done.steps, batch_clips=train.batch_clips,
+        clip_cost="1", flops_per_clip=facts.flops_per_clip, passes=facts.passes, psnr=float(psnr),
     )  # fmt: skip
     write_values(folder / STAGE, to_json(stage))  # last: where it is, all the rest is

@@ -5,8 +5,8 @@ and the latents of all training videos, stored once for all runs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,8 @@ from lavita.data.datamodule import ClipDataModule
 from lavita.data.latent_cache import LatentCache, LatentKey, videos_hash
 from lavita.data.latent_filling import bytes_missing, fill_latents, free_bytes
 from lavita.executors.heartbeat import Note, emit, progress
-from lavita.experiment.costs import encoding_flops_per_clip, training_flops_per_clip
+from lavita.experiment.costs import StageFacts, encoding_flops_per_clip
+from lavita.experiment.peaks import divisors, meta_copy
 from lavita.methods.build import load_suite_codec
 from lavita.metrics.features.base import exact_arithmetic
 from lavita.results.records import StageRecord
@@ -35,7 +36,7 @@ class StageData:
     """The training data of one run, from which every stage takes its clips.
 
     seed: of windows and mirroring. method: who reads, for messages. latents: stored moments, for stages that read
-    latents; None where there are none.
+    latents; None where there are none. facts: of stages, by their names.
     """
 
     data: DataConfig
@@ -44,6 +45,7 @@ class StageData:
     seed: int
     method: str
     latents: LatentCache | None = None
+    facts: Mapping[str, StageFacts] = field(default_factory=dict)
 
     def clips(self, module: TrainedStage, start: int, stop: int, whole: bool = False) -> ClipDataModule:
         """Training clips start .. stop - 1 with what the stage reads beside them, in batches of one pass.
@@ -60,7 +62,7 @@ class StageData:
             resolution=d.resolution,
             flip=d.flip,
             seed=self.seed,
-            batch=module.train_config.batch_clips // self.compute.accumulate_batches,
+            batch=module.train_config.batch_clips // self.compute_of(module).passes(module.train_config.batch_clips),
             start=start,
             stop=stop,
             num_workers=d.num_workers,
@@ -75,22 +77,23 @@ class StageData:
 
     def check_batch(self, module: TrainedStage, start: int) -> None:
         """Raise ValueError unless the stage's batch goes into its passes and processes, all in the same update."""
-        batch, method = module.train_config.batch_clips, self.method
-        passes, processes = self.compute.accumulate_batches, self.compute.processes
-        if batch % passes:
+        batch, method, compute = module.train_config.batch_clips, self.method, self.compute_of(module)
+        processes, passes = compute.processes, compute.passes(batch)
+        if batch % processes:
             raise ValueError(
-                f"compute.accumulate_batches: {passes} does not divide the batch of {batch} clips of {method}"
+                f"compute.devices: {processes} processes do not divide the batch of {batch} clips of {method}"
             )
-        if batch % (passes * processes):
+        part = batch // processes
+        if compute.pass_clips != AUTO and compute.pass_clips < part and part % compute.pass_clips:
             raise ValueError(
-                f"compute.devices: {processes} processes with {passes} passes each do not divide the batch of {batch} "
-                f"clips of {method}"
+                f"compute.pass_clips: {compute.pass_clips} does not divide the {part} clips of a batch of {method} "
+                f"that a process takes; set one of {', '.join(map(str, divisors(part)))}, or {AUTO}"
             )
         if module.alternating_updates > 1 and start % batch and passes * processes > 1:
             raise ValueError(
                 f"stage {module.stage_name} of {method} alternates its updates by batches of {batch} clips and begins "
-                f"at clip {start}: several passes or processes would be in different updates; set compute.devices, "
-                "nodes and accumulate_batches to 1"
+                f"at clip {start}: several passes or processes would be in different updates; set compute.devices "
+                f"and nodes to 1 and compute.pass_clips to {batch}"
             )
 
     def long_enough(self, module: TrainedStage) -> Catalogue:
@@ -111,11 +114,16 @@ class StageData:
         """Whether a stage trains from stored latents."""
         return self.latents is not None and module.reads_latents
 
-    def flops_per_clip(self, module: TrainedStage, start: int = 0) -> int:
-        """FLOPs of one clip of a stage, counted on a real one after clip `start`."""
-        data = self.clips(module, start, start + module.train_config.batch_clips)
-        batch = next(iter(data.train_dataloader())) if self.reads_latents(module) else data.heldout_batch(1)
-        return training_flops_per_clip(module, batch)
+    def compute_of(self, module: TrainedStage) -> ComputeConfig:
+        """How a stage uses the machine: with the passes that were chosen for it, where they were."""
+        known = self.facts.get(module.stage_name)
+        if known is None:
+            return self.compute
+        return replace(self.compute, pass_clips=known.passes.clips, checkpoint_activations=known.passes.recomputed)
+
+    def flops_per_clip(self, module: TrainedStage) -> int:
+        """FLOPs of one clip of a stage whose facts are known."""
+        return self.facts[module.stage_name].flops_per_clip
 
 
 def latent_key(data: DataConfig, protocol: Protocol, catalogue: Catalogue, codec: Codec, codec_hash: str) -> LatentKey:
@@ -194,8 +202,8 @@ def store_latents(
     encoders = [EncoderOn(config, codec_folder, device) for device in encoding_devices()]
     cost = fill_latents(cache, key, videos, encoders, lambda text: emit(Note(text)), report)
     emit(Note(f"latent cache ready after {time.monotonic() - began:.1f} s, {cost['bytes'] / 2**20:.1f} MiB"))
-    one = torch.zeros(1, 1, 3, data.resolution, data.resolution)
-    flops = encoding_flops_per_clip(codec, {"video": one}) * cost["frames"]
+    one = torch.zeros(1, 1, 3, data.resolution, data.resolution, device="meta")
+    flops = encoding_flops_per_clip(meta_copy(codec), {"video": one}) * cost["frames"]
     stage = StageRecord("latent cache", clips=0, seconds=cost["seconds"], flops=flops, bytes=cost["bytes"])
     return cache / key.name(), stage
 

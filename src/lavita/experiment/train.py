@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,8 @@ import torch
 from lavita.config.schema import CheckpointConfig
 from lavita.diffusion.rng import derive_seed, seed_everything
 from lavita.executors.heartbeat import Note, emit, progress
-from lavita.experiment.costs import encoding_flops_per_clip
 from lavita.experiment.setup import Setup, start_network
 from lavita.experiment.stage_data import StageData
-from lavita.methods.base import VideoMethod
 from lavita.results.records import StageRecord
 from lavita.results.resume_store import ResumeStore
 from lavita.results.typed_json import from_json, to_json
@@ -136,24 +134,23 @@ def train_stage(
         resources.folder,
         heldout,
         progress,
-        source.compute,
+        source.compute_of(module),
         store,
         resources.checkpoint,
     )
-    per_clip, drawn = source.flops_per_clip(module, seen), done.steps * batch
+    facts, drawn = source.facts[module.stage_name], done.steps * batch
     entry = StageRecord(
         stage.name,
         done.clips,
         done.seconds,
-        per_clip * drawn,
+        facts.flops_per_clip * drawn,
         steps=done.steps,
         batch_clips=batch,
         clip_cost=str(module.clip_cost),
-        flops_per_clip=per_clip,
+        flops_per_clip=facts.flops_per_clip,
+        encoding_flops=None if facts.encoding_flops is None else facts.encoding_flops * drawn,
+        passes=facts.passes,
     )
-    method = isinstance(module, VideoMethod)
-    if method and not module.owns_first_stage and not source.reads_latents(module):
-        entry = replace(entry, encoding_flops=encoding_flops_per_clip(module.context.codec, heldout) * drawn)
     last = done.heldout_losses[-1][1]
     emit(Note(f"{stage.name}: {done.clips} clips in {done.seconds:.1f} s; held-out loss {last:.4g}"))
     return entry, done.heldout_losses

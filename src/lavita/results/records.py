@@ -44,13 +44,23 @@ class Session:
 
 
 @dataclass(frozen=True)
+class Passes:
+    """How a batch of a stage goes through one process: clips of a pass; recomputed: whether blocks run again in the
+    backward pass.
+    """
+
+    clips: int
+    recomputed: bool
+
+
+@dataclass(frozen=True)
 class StageRecord:
     """What a stage cost: clips of the budget, FLOPs (2 per multiply-add), seconds. charged: whether another process
     trained it and this run is charged for it.
 
     Of training: steps of batch_clips clips, each of which counts as clip_cost (a fraction) clips of the budget;
-    flops_per_clip; encoding_flops: those of them that a frozen autoencoder took, all steps. Of the suite's autoencoder:
-    psnr in dB on held-out clips. Of a latent cache: its size in bytes.
+    flops_per_clip; encoding_flops: those of them that a frozen autoencoder took, all steps; passes. Of the suite's
+    autoencoder: psnr in dB on held-out clips. Of a latent cache: its size in bytes.
     """
 
     name: str
@@ -63,6 +73,7 @@ class StageRecord:
     clip_cost: str | None = None
     flops_per_clip: int | None = None
     encoding_flops: int | None = None
+    passes: Passes | None = None
     psnr: float | None = None
     bytes: int | None = None
 
@@ -141,6 +152,7 @@ class Record(AttemptRecord):
     "section.key: published -> here"; card: None for a method without a YAML; flag: why the row may differ in size from
     the one that it is matched to; declared: what the method says of its sources, external weights included.
 
+    passes: of each stage, by its name, chosen when the first session began and kept for those that resume.
     heldout_losses: (clips seen, loss) of the last stage; scores: of the untrained network, of the trained one,
     and of the first stage.
     """
@@ -163,6 +175,7 @@ class Record(AttemptRecord):
     starting_weights: StartingWeights | None = None
     budget: BudgetRecord | None = None
     stages: tuple[StageRecord, ...] = ()
+    passes: dict[str, Passes] = field(default_factory=dict)
     heldout_losses: tuple[tuple[float, float], ...] = ()
     sessions: tuple[Session, ...] = ()
     scores: tuple[Score, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -15,23 +16,13 @@ import torch
 from lavita.codecs.base import Codec
 from lavita.config.compose import Experiment, load_yaml
 from lavita.config.protocol import Protocol
-from lavita.config.schema import CodecConfig, SamplingConfig
+from lavita.config.schema import CodecConfig
 from lavita.console import invocation
 from lavita.data.find import SYNTHETIC
 from lavita.diffusion.rng import SampleRNG
-from lavita.executors.base import accelerators
 from lavita.experiment.budget import check_task, on_meta, planned_stages
 from lavita.experiment.costs import Probe, StageCost, counted, stage_cost
-from lavita.files import atomic_write_text
-from lavita.methods.base import VideoMethod
-from lavita.methods.build import codec_training_config, empty_codec
-from lavita.results.attempts import attempts
-from lavita.results.identity import config_hash
-from lavita.results.provenance import peak_bytes
-from lavita.results.records import read_record
-from lavita.results.rows import csv_text, text_of
-from lavita.suite.artifacts import group_key
-from lavita.suite.estimate import (
+from lavita.experiment.disk import (
     RUN_BYTES,
     checkpoint_bytes,
     codec_bytes,
@@ -41,6 +32,25 @@ from lavita.suite.estimate import (
     log_bytes,
     samples_bytes,
 )
+from lavita.experiment.machine import device_memory, free_disk, shared_memory
+from lavita.experiment.peaks import (
+    RESERVE,
+    Memory,
+    extractor_training_peak,
+    features_peak,
+    gib,
+    reconstruction_peak,
+    sampling_peak,
+)
+from lavita.experiment.preflight import SMALLER_SAMPLING, advice, loader_bytes
+from lavita.files import atomic_write_text
+from lavita.methods.base import VideoMethod
+from lavita.methods.build import codec_training_config, empty_codec
+from lavita.results.attempts import attempts
+from lavita.results.identity import config_hash
+from lavita.results.records import Passes, read_record
+from lavita.results.rows import csv_text, text_of
+from lavita.suite.artifacts import group_key
 from lavita.training.stage import TrainedStage
 
 
@@ -128,6 +138,46 @@ def training_flops(row: Mapping[str, Any]) -> float:
     return (row["flops_train_per_clip"] or 0) * (row["steps"] or 0) * (row["batch"] or 0)
 
 
+def of_one(label: str, rows: Sequence[Mapping[str, Any]], probed: bool) -> str:
+    """A line of a row of the suite: how its batches go through the memory, and what it comes to."""
+    peaks = {row["stage"]: row["est_peak_bytes"] for row in rows if row["est_peak_bytes"] is not None}
+    stages = {row["stage"]: row["passes"] for row in rows if row["passes"] is not None and row["stage"] != "codec"}
+    said = [
+        f"{stage} {one.clips} clips a pass{', recomputed' if one.recomputed else ''} ({gib(peaks[stage])} GiB)"
+        for stage, one in stages.items()
+    ]
+    others = max((size for stage, size in peaks.items() if stage not in stages), default=0)
+    return f"{label}: {', '.join(said)}, all else {gib(others)} GiB; {amounts(rows, probed)}"
+
+
+def fits_line(rows: Sequence[Mapping[str, Any]], memory: Memory, folder: Path | None) -> str:
+    """Whether the device has memory for all of it, and what would make it fit where it has not; also disk and shared
+    memory of this machine, where folder is that of the results; None: it is planned for another one.
+    """
+    known = [row for row in rows if row["est_peak_bytes"] is not None]
+    most = max(known, key=lambda row: row["est_peak_bytes"])
+    device = f"a device of {gib(memory.bytes)} GiB, of which {RESERVE} are planned with"
+    wrong = dict.fromkeys(
+        f"{row['label']}, {row['stage']} needs {gib(row['est_peak_bytes'])} GiB{row['said']}"
+        for row in known
+        if row["said"] or row["est_peak_bytes"] > memory.usable + memory.taken
+    )
+    said = [f"largest peak {gib(most['est_peak_bytes'])} GiB ({most['label']}, {most['stage']})"]
+    if folder is not None:
+        needed = totals([row for row in rows if not row["done"]])["disk"]
+        said.append(f"disk {gib(needed)} of {gib(free_disk(folder))} GiB free")
+        if needed > free_disk(folder):
+            wrong[f"disk: {gib(needed)} GiB needed in {folder}, {gib(free_disk(folder))} free; set --out"] = None
+    shared, there = max(row["shared_memory"] for row in rows), shared_memory()
+    if shared and there is not None and folder is not None:
+        said.append(f"/dev/shm {gib(shared)} of {gib(there)} GiB free")
+        if shared > there:
+            wrong[f"/dev/shm: {gib(shared)} GiB needed, {gib(there)} free; set data.num_workers=0"] = None
+    if wrong:
+        return f"does not fit {device}: {'; '.join(wrong)}"
+    return f"fits {device}: {', '.join(said)}"
+
+
 def last_line(rows: Sequence[Mapping[str, Any]]) -> str:
     """Number of runs and FLOPs, for what is not read on a terminal."""
     count = len({row["cell"] for row in rows})
@@ -139,8 +189,9 @@ def without(rows: Sequence[Mapping[str, Any]]) -> str:
     return ", without stages that end after so many seconds" if any(row["clips"] is None for row in rows) else ""
 
 
-def summary(rows: Sequence[Mapping[str, Any]], probed: bool) -> str:
+def summary(rows: Sequence[Mapping[str, Any]], rate: Rate | None) -> str:
     """Some lines: the total of all runs, what is left of it, the largest runs, what is not counted."""
+    probed = rate is not None
     names = list(dict.fromkeys(row["cell"] for row in rows))
     left = [row for row in rows if not row["done"]]
     lines = [f"{len(names)} runs: {amounts(rows, probed)}{without(rows)}"]
@@ -158,7 +209,9 @@ def summary(rows: Sequence[Mapping[str, Any]], probed: bool) -> str:
             f"not counted on disk: {', '.join(unknown)} (latent cache: nobody has counted the frames; "
             f"{invocation('prepare')} writes how many there are)"
         )
-    if probed:
+    if isinstance(rate, StatedRate):
+        lines.append(f"hours: {rate}")
+    elif probed:
         lines.append("hours: one run at a time, at this machine's rate on a transformer block: a lower bound")
     else:
         lines.append("--probe measures this machine's rate and says hours")
@@ -180,6 +233,30 @@ def round_number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
+GPU_FLOPS = 0.4 * 989.4e12
+
+
+class Rate(typing.Protocol):
+    """How long FLOPs take: of training, and of evaluation as in sampling and scoring."""
+
+    def seconds(self, flops: float) -> float: ...
+
+    def forward_seconds(self, flops: float) -> float: ...
+
+
+class StatedRate:
+    """GPU_FLOPS for everything."""
+
+    def __str__(self) -> str:
+        return "of one GPU, at 0.4 of the 989 TFLOP/s that an H100 gives in bfloat16"
+
+    def seconds(self, flops: float) -> float:
+        return flops / GPU_FLOPS
+
+    def forward_seconds(self, flops: float) -> float:
+        return flops / GPU_FLOPS
+
+
 COLUMNS = (
     "suite,tier,cell,method,dataset,seed,stage,params,flops_forward_per_clip,flops_train_per_clip,clips,steps,batch,"
     "est_seconds,est_peak_bytes,est_disk_bytes,est_sampling_seconds,done"
@@ -192,7 +269,8 @@ class Line:
     """One stage of one run; None where a number is not known without data or weights.
 
     disk: bytes that the run keeps of it; shared_disk: those that all runs of its setting share. sampling_seconds: of
-    the protocol's generated clips, once.
+    the protocol's generated clips, once. shared_memory: bytes that its loaders share with it. said: what would make it
+    fit the device, where it does not.
     """
 
     stage: str
@@ -208,32 +286,48 @@ class Line:
     disk: int | None = 0
     shared_disk: int | None = 0
     sampling_seconds: float | None = None
+    passes: Passes | None = None
+    shared_memory: int = 0
+    said: str = ""
 
 
-def dry_run(experiments: Sequence[Experiment], csv: str | None, probe: bool, out: Path | None = None) -> None:
+def dry_run(
+    experiments: Sequence[Experiment],
+    csv: str | None,
+    probe: bool,
+    out: Path | None = None,
+    device_gib: float | None = None,
+) -> None:
     """Print the plan as a table, or as CSV where csv is "-"; any other csv is a file to write besides the table.
 
-    On a terminal a summary follows the table. out: the results folder that may hold finished runs, None for the usual
-    one. Raises ValueError where a budget does not go into whole batches.
+    Totals of each row of the suite follow, of all runs (on a terminal a summary), and whether the device has memory
+    for it. out: the results folder that may hold finished runs, None for the usual one. device_gib: plan for a GPU
+    with so much memory, at the rate of GPU_FLOPS, and not for this machine. Raises ValueError where a budget does not
+    go into whole batches.
     """
-    rate = Probe() if probe else None
-    known: dict[str, list[Line]] = {}
+    here = device_gib is None
     # On a CPU the libraries themselves lie in the same memory as a run's tensors.
-    base = 0 if accelerators() else peak_bytes()
+    memory = device_memory() if here else Memory(int(device_gib * 2**30))
+    rate = Probe() if probe else None if here else StatedRate()
+    known: dict[str, list[Line]] = {}
     rows = []
     for experiment in experiments:
         if experiment.label not in known:
-            known[experiment.label] = list(lines_of(experiment, rate))
+            known[experiment.label] = list(lines_of(experiment, rate, memory))
         done = is_done(experiment, results_folder(experiment, out))
-        rows += [row_of(experiment, line, base, done) for line in known[experiment.label]]
+        rows += [row_of(experiment, line, memory.taken, done) for line in known[experiment.label]]
     text = csv_text([COLUMNS, *([text_of(row[name]) for name in COLUMNS] for row in rows)])
     if csv == "-":
         sys.stdout.write(text)
         return
     if csv:
         atomic_write_text(Path(csv), text)
-    print(table(rows, probe))
-    print(summary(rows, probe) if sys.stdout.isatty() else last_line(rows))
+    print(table(rows, rate is not None))
+    for label in known:
+        print(of_one(label, [row for row in rows if row["label"] == label], rate is not None))
+    print(summary(rows, rate) if sys.stdout.isatty() else last_line(rows))
+    folder = results_folder(experiments[0], out) or Path("results")
+    print(fits_line(rows, memory, folder if here else None))
 
 
 def row_of(experiment: Experiment, line: Line, base: int, done: bool) -> dict[str, Any]:
@@ -247,24 +341,27 @@ def row_of(experiment: Experiment, line: Line, base: int, done: bool) -> dict[st
     parts = (line.disk, line.shared_disk)
     facts |= {"est_disk_bytes": None if None in parts else sum(parts), "done": done}
     facts |= {"est_sampling_seconds": line.sampling_seconds}
+    facts |= {"label": e.label, "passes": line.passes, "shared_memory": line.shared_memory, "said": line.said}
     return facts | {"est_peak_bytes": None if line.peak_bytes is None else line.peak_bytes + base}
 
 
-def lines_of(experiment: Experiment, rate: Probe | None) -> Iterator[Line]:
-    """The stages of a run in the order in which they run."""
-    e, protocol = experiment, experiment.protocol
+def lines_of(experiment: Experiment, rate: Rate | None, memory: Memory | None = None) -> Iterator[Line]:
+    """The stages of a run in the order in which they run; memory: of the device, None for this machine's."""
+    e, protocol, memory = experiment, experiment.protocol, memory or device_memory()
     dataset_classes = load_yaml("datasets", e.data.dataset)["num_classes"]
-    method, pretraining = on_meta(e, dataset_classes if e.conditioning == "class" else None)
+    num_classes = dataset_classes if e.conditioning == "class" else None
+    method, pretraining = on_meta(e, num_classes)
     check_task(e.label, method, e.sampling)
     if e.codec.kind != "pixels" and not method.owns_first_stage:
-        line = codec_line(e, method.context.codec, rate)
+        line = codec_line(e, method.context.codec, rate, memory)
         yield replace(line, shared_disk=codec_bytes(e, method.context.codec, line.steps))
     line = extractor_line(e.method, protocol, e.extractor.steps, dataset_classes, rate)
     yield replace(line, shared_disk=extractor_bytes(protocol, dataset_classes))
     cost = None
     for stage, limit in planned_stages(e, method, pretraining):
         module, batch = stage.module, stage.module.train_config.batch_clips
-        cost = stage_cost(e.data, e.compute, module)
+        stored = e.data.latent_cache and module.reads_latents
+        cost = stage_cost(e.data, e.compute, module, memory, stored)
         # A budget in seconds says how long a stage takes and not how many clips it sees.
         drawn = steps = None
         seconds = limit.seconds
@@ -279,9 +376,11 @@ def lines_of(experiment: Experiment, rate: Probe | None) -> Iterator[Line]:
         yield Line(
             stage.name if stage.name in STAGES else "train", e.pretraining.method if module is pretraining else
             e.method, cost.params, cost.flops_forward, cost.flops_train, number(limit.clips), steps, batch,
-            cost.peak_bytes, seconds, kept,
+            cost.peak.bytes, seconds, kept, passes=cost.passes,
+            shared_memory=loader_bytes(e.data, module, cost.passes, e.compute.devices),
+            said="" if memory.fits(cost.peak) else advice(e, stage.name, num_classes, memory),
         )  # fmt: skip
-    line = sample_line(e.method, method, e.sampling, protocol.n_generated, cost, rate)  # the last stage is the network
+    line = sample_line(e, method, cost, rate, memory)  # the last stage is the network
     yield replace(line, disk=samples_bytes(protocol))
     own, shared = features_bytes(protocol)
     yield replace(score_line(e.method, protocol, dataset_classes, rate), disk=own, shared_disk=shared)
@@ -304,23 +403,25 @@ def codec_flops(config: CodecConfig, frames: int, resolution: int) -> int:
         return counted(lambda: codec.decode(codec.encode(video, SampleRNG([0], torch.device("meta")))))
 
 
-def codec_line(experiment: Experiment, codec: Codec, rate: Probe | None) -> Line:
+def codec_line(experiment: Experiment, codec: Codec, rate: Rate | None, memory: Memory) -> Line:
     """The autoencoder: trained here, or (clips 0) external and only used."""
     e, config = experiment, experiment.codec
     forward = codec_flops(config, e.data.frames, e.data.resolution)
     params = sum(p.numel() for p in codec.parameters())
+    used = reconstruction_peak(codec, e.data)
     if config.kind == "kl":
-        return Line("codec", e.method, params, forward, 0, 0, 0, 0, 4 * params, 0.0 if rate else None)
+        return Line("codec", e.method, params, forward, 0, 0, 0, 0, used.bytes, 0.0 if rate else None)
     from lavita.codecs.training import CodecTraining
 
     with torch.device("meta"):
         module: TrainedStage = CodecTraining(config, codec_training_config(config, e.train), seed=0)
-    cost = stage_cost(e.data, e.compute, module.to("meta"))
+    alone = replace(e.compute, devices=1, nodes=1, strategy="auto")
+    cost = stage_cost(e.data, alone, module.to("meta"), memory)
     clips, batch = config.clips, config.batch_clips
     seconds = None if rate is None else rate.seconds(cost.flops_train * clips)
     return Line(
-        "codec", e.method, cost.params, forward, cost.flops_train, clips, clips // batch, batch, cost.peak_bytes,
-        seconds,
+        "codec", e.method, cost.params, forward, cost.flops_train, clips, clips // batch, batch,
+        (cost.peak | used).bytes, seconds, passes=cost.passes,
     )  # fmt: skip
 
 
@@ -339,7 +440,7 @@ def extractor_cost(protocol: Protocol, num_classes: int | None) -> tuple[int, in
     return sum(parameter.numel() for parameter in net.parameters()), forward
 
 
-def extractor_line(method: str, protocol: Protocol, steps: int, num_classes: int | None, rate: Probe | None) -> Line:
+def extractor_line(method: str, protocol: Protocol, steps: int, num_classes: int | None, rate: Rate | None) -> Line:
     """Training of the in-domain feature network, charged to nobody; 0 clips where another one is used."""
     cost = extractor_cost(protocol, num_classes)
     if cost is None:
@@ -350,29 +451,32 @@ def extractor_line(method: str, protocol: Protocol, steps: int, num_classes: int
     clips = steps * BATCH
     # A backward pass costs twice a forward pass: the gradients of inputs and of weights.
     seconds = None if rate is None else rate.seconds(3 * forward * clips)
-    return Line("extractor", method, params, forward, 3 * forward, clips, steps, BATCH, None, seconds)
+    peak = extractor_training_peak(protocol, num_classes).bytes
+    return Line("extractor", method, params, forward, 3 * forward, clips, steps, BATCH, peak, seconds)
 
 
 def sample_line(
-    name: str, method: VideoMethod, sampling: SamplingConfig, clips: int, train: StageCost, rate: Probe | None
+    experiment: Experiment, method: VideoMethod, train: StageCost, rate: Rate | None, memory: Memory
 ) -> Line:
     """Sampling of the protocol's clips by the trained network, twice (untrained and trained)."""
-    s = sampling
+    e, s, clips = experiment, experiment.sampling, experiment.protocol.n_generated
     evaluations = s.num_steps * (1 if s.guidance == 1.0 else 2)
     forward = train.flops_forward * evaluations
     seconds = None if rate is None else rate.forward_seconds(forward) * clips * s.num_clips_chained
-    weights = 4 * sum(p.numel() for p in method.parameters())
+    peak = sampling_peak(method, e.data, s)
     return Line(
-        "sample", name, train.params, forward, 0, clips, s.num_steps, s.batch_clips, weights,
+        "sample", e.method, train.params, forward, 0, clips, s.num_steps, s.batch_clips, peak and peak.bytes,
         None if seconds is None else 2 * seconds, sampling_seconds=seconds,
+        said="" if peak is None or memory.fits(peak) else SMALLER_SAMPLING,
     )  # fmt: skip
 
 
-def score_line(method: str, protocol: Protocol, num_classes: int | None, rate: Probe | None) -> Line:
+def score_line(method: str, protocol: Protocol, num_classes: int | None, rate: Rate | None) -> Line:
     """Features of real and generated clips, the latter twice (untrained and trained)."""
     cost = extractor_cost(protocol, num_classes)
     clips = protocol.n_real + 2 * protocol.n_generated
+    peak = features_peak(protocol, num_classes).bytes
     if cost is None:
-        return Line("score", method, None, None, None, clips, 0, 0, None, None)
+        return Line("score", method, None, None, None, clips, 0, 0, peak, None)
     seconds = None if rate is None else rate.forward_seconds(cost[1] * clips)
-    return Line("score", method, cost[0], cost[1], 0, clips, 0, 0, None, seconds)
+    return Line("score", method, cost[0], cost[1], 0, clips, 0, 0, peak, seconds)

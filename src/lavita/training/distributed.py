@@ -218,12 +218,13 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def recomputed_blocks(module: nn.Module, wanted: bool) -> Iterator[int]:
-    """Inside, every block of a ModuleList named `blocks` is recomputed in the backward pass; yields how many are.
+def recomputed_blocks(module: Any, wanted: bool) -> Iterator[int]:
+    """Inside, the blocks that a stage names (`TrainedStage.recomputed`) run again in the backward pass; yields how many
+    do.
 
-    Numbers stay the same bit for bit. A network without such a list (a U-Net) yields 0 and runs as it is.
+    Numbers stay the same bit for bit. A network without such blocks (a U-Net) yields 0 and runs as it is.
     """
-    blocks = blocks_of(module) if wanted else []
+    blocks = module.recomputed() if wanted else []
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     try:

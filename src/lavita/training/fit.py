@@ -78,7 +78,7 @@ def placement(compute: ComputeConfig, module: TrainedStage) -> dict[str, Any]:
         # In a stage that updates alternately a part of the weights has no gradient, and its gradient must stay None.
         alternates = module.alternating_updates > 1
         # torch's static graph fails where the first of several passes is not sent.
-        static = not alternates and compute.accumulate_batches == 1
+        static = not alternates and compute.passes(module.train_config.batch_clips) == 1
         strategy = DDPStrategy(find_unused_parameters=alternates, static_graph=static, gradient_as_bucket_view=True)
     # Said, since Lightning would look for as many GPUs as a node has processes; each may see only its own.
     strategy.parallel_devices = node_devices(compute.devices)
@@ -150,8 +150,8 @@ def fit_stage(
 ) -> Fitted:
     """Train a stage to its limit; its weights end as their average (EMA) where it uses one.
 
-    folder takes tensorboard/ and steps.csv. loader gives batches of train.batch_clips / (compute.accumulate_batches x
-    processes) clips, as many as the limit wants. kept: where checkpoints are written, as often as checkpoint says, and
+    folder takes tensorboard/ and steps.csv. loader gives batches of one pass (compute.pass_clips; with auto a process's
+    part of a batch), as many as the limit wants. kept: where checkpoints are written, as often as checkpoint says, and
     resumed from, to the same numbers bit for bit; None: nowhere. Where several processes train together, each
     calls this; all end with the same whole weights, and the first alone writes and reports. Raises Diverged on a loss
     that is not finite, Stopped where the process is asked to end.
@@ -160,6 +160,7 @@ def fit_stage(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     folder.mkdir(parents=True, exist_ok=True)
+    passes = compute.passes(module.train_config.batch_clips)
     clock = Clock(limit, report if distributed.is_first() else lambda *_: None, every_seconds=0.5)
     steps = StepLog(folder / STEPS, clock)
     heldout_loss = HeldoutLoss(heldout, clock)
@@ -174,7 +175,7 @@ def fit_stage(
         callbacks += [logs, RNGStates(), Checkpoints(clock, slots, checkpoint.every_clips, checkpoint.every_minutes)]
     if start is not None:
         before = slots.callback_states(start, module)
-        loader = from_batch(loader, before[Clock.__qualname__]["steps"] * compute.accumulate_batches)
+        loader = from_batch(loader, before[Clock.__qualname__]["steps"] * passes)
     if distributed.is_first():
         bring_back(steps, logs, module.stage_name, None if start is None else before[AppendedFiles.__qualname__])
     where = placement(compute, module)
@@ -184,7 +185,7 @@ def fit_stage(
         **where,
         plugins=plugins,
         precision=compute.precision,
-        accumulate_grad_batches=compute.accumulate_batches,
+        accumulate_grad_batches=passes,
         max_epochs=1,
         callbacks=callbacks,
         default_root_dir=str(folder),  # where a Slurm job's own checkpoints would be looked for: there are none

@@ -19,7 +19,7 @@ from torch import Tensor
 from lavita.config.schema import TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.shapes import slices
-from lavita.training.distributed import shard
+from lavita.training.distributed import blocks_of, shard
 
 HELDOUT_PIXELS = 8 * 16 * 256 * 256  # of clips that go through a stage at a time for a held-out loss: 8 of tier paper
 
@@ -53,6 +53,7 @@ class TrainedStage(lightning.LightningModule):
     alternating_updates = 1
     # Names of submodules that the stage uses as they are, such as a frozen autoencoder: its checkpoints leave them out.
     unchanged: tuple[str, ...] = ()
+    batch_statistics = False  # whether the loss takes statistics over a pass, so that its size is more than memory
     clip_cost = Fraction(1)  # of the budget, for one clip of a batch with all frames that come with it
 
     def __init__(self, train: TrainConfig, seed: int) -> None:
@@ -95,6 +96,12 @@ class TrainedStage(lightning.LightningModule):
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         """Parameters that this stage optimises; by default all that need a gradient."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def recomputed(self) -> list[torch.nn.Module]:
+        """Modules that compute.checkpoint_activations runs again in the backward pass: by default the blocks of every
+        ModuleList named `blocks`; none in a network without such a list.
+        """
+        return blocks_of(self)
 
     def configure_model(self) -> None:
         """Called by the trainer: cuts the stage into shards where the strategy wants that."""

@@ -78,7 +78,7 @@ SAMPLING = SamplingConfig(
 COMPUTE = ComputeConfig(
     "32-true",
     threads=1,
-    accumulate_batches=1,
+    pass_clips="auto",
     checkpoint_activations=False,
     devices=1,
     nodes=1,

@@ -1,4 +1,4 @@
-"""Bytes that a run leaves on disk, stage by stage, estimated before it starts.
+"""Bytes that a run needs on disk, stage by stage, estimated before it starts.
 
 Estimates are made to be enough: clips are kept as FFV1, which took 0.4 of raw RGB for clips of a trained network and up
 to 1.1 for noise, container included, and are taken as raw; a moving grid is taken as a byte a pixel, its sprite as raw
@@ -37,6 +37,18 @@ NAME_BYTES = 160  # of a clip's name beside its features
 KEPT_TWICE = 2  # fitted parts lie in the cache and, copied, in the results folder
 SPLITS_TIMES = 2 * 4  # two splits, each with at most four times as many windows as are scored
 FEATURES = {"embedded": 70, "i3d": 400}
+
+
+KEPT_CHECKPOINTS = 3  # of a stage while it trains: two, and the one that is being written
+
+
+def working_bytes(protocol: Protocol, method: VideoMethod) -> int:
+    """What a run needs beside what it leaves, for a time: checkpoints while it trains (weights, average, two moments),
+    and then the generated clips as they were made.
+    """
+    trained = sum(p.numel() * p.element_size() for p in method.trained_parameters())
+    clips = 3 * protocol.n_generated * protocol.frames * protocol.resolution**2
+    return max(KEPT_CHECKPOINTS * (state_bytes(method) + 3 * trained), clips)
 
 
 def state_bytes(module: nn.Module, skip: str = "\0") -> int:

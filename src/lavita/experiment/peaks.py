@@ -1,0 +1,284 @@
+"""Peak memory of each stage of a run, on shapes alone, and how many clips go through a pass so that it fits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from lavita.codecs.base import Codec
+from lavita.config.protocol import Protocol
+from lavita.config.schema import AUTO, GENERATION, ComputeConfig, DataConfig, SamplingConfig
+from lavita.diffusion.rng import SampleRNG
+from lavita.experiment.memory import MOST_ELEMENTS, Peak, bytes_of, peak_of
+from lavita.methods.base import VideoMethod
+from lavita.results.records import Passes
+from lavita.training.distributed import blocks_of, recomputed_blocks
+from lavita.training.stage import TrainedStage
+
+META = torch.device("meta")
+HELDOUT_CLIPS = 8  # of a held-out loss that go through a stage at a time
+FEW_STEPS = 2  # of a sampler: all of them need the same memory
+RECONSTRUCTED_CLIPS = 8  # of the clips that an autoencoder is scored on, at a time
+C3D_BYTES = 4 * 78_409_573  # weights of the published network, whose activations are below I3D's
+
+
+def meta_copy(module: nn.Module) -> nn.Module:
+    """The same module as shapes on the meta device; nothing of it is allocated."""
+    context = getattr(module, "context", None)
+    modules = [module] if context is None else [module, context.codec]
+    tensors = (one for module in modules for one in (*module.parameters(), *module.buffers()))
+    return copy.deepcopy(module, {id(one): of_its_shape(one) for one in tensors}).to(META)
+
+
+def of_its_shape(value: Tensor) -> Tensor:
+    """A tensor or parameter as its shape."""
+    empty = torch.empty_like(value, device=META)
+    return nn.Parameter(empty, value.requires_grad) if isinstance(value, nn.Parameter) else empty
+
+
+def shape_batch(data: DataConfig, module: TrainedStage, clips: int, stored: bool = False, first: int = 0) -> dict:
+    """A batch of a stage as shapes on the meta device; clip indices, from `first` on, are real numbers.
+
+    stored: of posterior moments in place of pixels, where the stage reads latents.
+    """
+
+    def frames(count: int) -> Tensor:
+        if not (stored and module.reads_latents):
+            return torch.zeros(clips, count, 3, data.resolution, data.resolution, device=META)
+        side = module.codec.latent_side(data.resolution)
+        return torch.zeros(clips, count, 2 * module.codec.latent_channels, side, side, device=META)
+
+    video, images = ("moments", "image_moments") if stored and module.reads_latents else ("video", "images")
+    batch = {video: frames(data.frames), "label": torch.zeros(clips, dtype=torch.int64, device=META)}
+    batch["clip_index"] = first + torch.arange(clips)
+    if module.context_frames:
+        batch["past"] = frames(module.context_frames)
+    if module.joint_images:
+        batch[images] = frames(module.joint_images)
+        batch["image_labels"] = torch.zeros(clips, module.joint_images, dtype=torch.int64, device=META)
+    return batch
+
+
+def mixed(precision: str) -> AbstractContextManager:
+    """The arithmetic of training, as `memory.OnAccelerator` reads it."""
+    lower = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    return nullcontext() if lower is None else torch.autocast("cpu", lower)
+
+
+COPIES = 4  # of what is trained: weights, gradients, AdamW's two moments
+
+
+def states_bytes(compute: ComputeConfig, module: TrainedStage) -> int:
+    """Bytes that lie on the device all through a stage: weights, gradients, optimiser, average; DDP's buckets, or with
+    FSDP this process's shards and the two blocks that are whole at a time.
+    """
+    trained = bytes_of(module.trained_parameters())
+    others = bytes_of([*module.parameters(), *module.buffers()]) - trained
+    copies = COPIES + (1 if module.uses_ema else 0)
+    if compute.processes == 1:
+        return copies * trained + others
+    if compute.strategy != "fsdp":
+        return (copies + 1) * trained + others
+    largest = max((bytes_of(block.parameters()) for block in blocks_of(module)), default=0)
+    return copies * trained // compute.processes + 2 * largest + others
+
+
+def training_peak(
+    data: DataConfig, compute: ComputeConfig, module: TrainedStage, passes: Passes, stored: bool = False
+) -> Peak:
+    """The peak of training a stage that lies on the meta device, states and held-out losses included. stored: it reads
+    stored latents.
+    """
+    trained, batch_clips = module.trained_parameters(), module.train_config.batch_clips
+    # Gradients of the step before are there until the backward pass, and count among the states.
+    for parameter in trained:
+        parameter.grad = torch.empty_like(parameter)
+    blocks = module.recomputed() if passes.recomputed else []
+
+    def step(update: int) -> None:
+        batch = shape_batch(data, module, passes.clips, stored, update * batch_clips)
+        with recomputed_blocks(module, passes.recomputed):
+            with mixed(compute.precision):
+                loss = module.loss(batch, SampleRNG(range(passes.clips), META))["loss"].mean()
+            loss.backward()
+
+    @torch.no_grad()
+    def heldout() -> None:
+        with mixed(compute.precision):
+            module.loss(shape_batch(data, module, HELDOUT_CLIPS), SampleRNG(range(HELDOUT_CLIPS), META))
+
+    try:
+        peak = Peak()
+        for update in range(module.alternating_updates):
+            peak |= peak_of(lambda update=update: step(update), blocks)
+        if passes.clips < HELDOUT_CLIPS or stored:
+            peak |= peak_of(heldout)
+    finally:
+        for parameter in module.parameters():
+            parameter.grad = None
+    # Where AdamW runs over all tensors at once it needs one more of each, when the activations are gone.
+    update = bytes_of(trained) // (compute.processes if compute.strategy == "fsdp" else 1)
+    return (peak | Peak(update)).beside(states_bytes(compute, module))
+
+
+@torch.no_grad()
+def sampling_peak(method: VideoMethod, data: DataConfig, sampling: SamplingConfig) -> Peak | None:
+    """The peak of sampling a batch of clips with a method on the meta device; gradients of its training are still
+    there. None for a method that looks at values, of which there are none.
+    """
+    steps = f"ddim{FEW_STEPS}" if sampling.steps.startswith("ddim") else str(FEW_STEPS)
+    few, clips = replace(sampling, steps=steps), sampling.batch_clips
+    shape = (clips, data.frames, 3, data.resolution, data.resolution)
+
+    def sample() -> None:
+        classes = torch.zeros(clips, dtype=torch.int64) if method.context.num_classes is not None else None
+        condition = None if sampling.task == GENERATION else torch.zeros(shape, device=META)
+        method.sample(range(clips), classes, few, condition)
+
+    there = [*method.parameters(), *method.buffers()]
+    try:
+        peak = peak_of(lambda: with_bound(method, sample))
+    except (NotImplementedError, RuntimeError):
+        return None
+    return peak.beside(bytes_of(there) + bytes_of(method.trained_parameters()))
+
+
+def with_bound(method: VideoMethod, call: Callable[[], None]) -> None:
+    """A call in which the range of latents, a number that samplers read, is one."""
+    codec = getattr(method, "codec", None)
+    bound = getattr(codec, "bound", None)
+    if bound is not None:
+        codec.bound = torch.ones((), device="cpu")
+    try:
+        call()
+    finally:
+        if bound is not None:
+            codec.bound = bound
+
+
+@torch.no_grad()
+def reconstruction_peak(codec: Codec, data: DataConfig) -> Peak:
+    """The peak of encoding and decoding some clips with an autoencoder on the meta device."""
+    shape = (RECONSTRUCTED_CLIPS, data.frames, 3, data.resolution, data.resolution)
+
+    def call() -> None:
+        codec.decode(codec.encode(torch.zeros(shape, device=META), SampleRNG(range(RECONSTRUCTED_CLIPS), META)))
+
+    return peak_of(call).beside(bytes_of([*codec.parameters(), *codec.buffers()]))
+
+
+def features_peak(protocol: Protocol, num_classes: int | None) -> Peak:
+    """The peak of the protocol's feature networks, which describe one clip at a time."""
+    from lavita.metrics.features.i3d import I3D, SIZE
+    from lavita.metrics.features.in_domain import InDomainNet
+
+    p, peak, weights = protocol, Peak(), 0
+    for name in {protocol.extractor, protocol.is_extractor}:
+        if name == "c3d":
+            weights += C3D_BYTES
+            continue
+        own = name == "embedded"
+        side = p.resolution if own else SIZE
+        with META, torch.no_grad():
+            network = (InDomainNet(num_classes) if own else I3D()).eval()
+            shape = (1, p.frames, 3, side, side) if own else (1, 3, p.frames, side, side)
+            peak |= peak_of(lambda: network(torch.zeros(shape)))  # noqa: B023
+        weights += bytes_of([*network.parameters(), *network.buffers()])
+    return peak.beside(weights)
+
+
+def extractor_training_peak(protocol: Protocol, num_classes: int | None) -> Peak:
+    """The peak of training the in-domain feature network."""
+    from lavita.metrics.features.in_domain import InDomainNet
+    from lavita.metrics.features.in_domain_training import BATCH
+
+    p = protocol
+    with META:
+        network = InDomainNet(num_classes)
+
+        def step() -> None:
+            kinds, classes = network.heads(network(torch.zeros(BATCH, p.frames, 3, p.resolution, p.resolution)))
+            (kinds.mean() + (0.0 if classes is None else classes.mean())).backward()
+
+        peak = peak_of(step)  # its gradients are among what it makes
+    return peak.beside((COPIES - 1) * bytes_of(network.parameters()))
+
+
+def gib(amount: float) -> str:
+    """Bytes as GiB, three digits."""
+    return f"{amount / 2**30:.3g}"
+
+
+RESERVE = 0.85  # of a device's memory that may be planned with: kernels and allocator take some of their own
+
+
+@dataclass(frozen=True)
+class Memory:
+    """bytes: of the device; taken: of them by libraries, before anything is computed."""
+
+    bytes: int
+    taken: int = 0
+
+    @property
+    def usable(self) -> int:
+        """Bytes that a stage may plan with."""
+        return int(RESERVE * self.bytes) - self.taken
+
+    def check(self, what: str, peak: Peak, advice: str = "") -> None:
+        """Raise ValueError where a peak does not fit."""
+        if peak.elements > MOST_ELEMENTS:
+            raise ValueError(
+                f"{what}: its largest tensor has {peak.elements} elements, allowed are {MOST_ELEMENTS}"
+                + (advice or "; use fewer data.frames or a smaller data.resolution")
+            )
+        if not self.fits(peak):
+            raise ValueError(
+                f"{what}: needs {gib(peak.bytes + self.taken)} GiB of memory, allowed are {RESERVE} of "
+                f"{gib(self.bytes)} GiB{advice}"
+            )
+
+    def fits(self, peak: Peak) -> bool:
+        """Whether a peak may be planned."""
+        return peak.bytes <= self.usable and peak.elements <= MOST_ELEMENTS
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    return [one for one in range(1, number + 1) if number % one == 0]
+
+
+def choose_passes(
+    compute: ComputeConfig, module: TrainedStage, memory: Memory, peak: Callable[[Passes], Peak]
+) -> tuple[Passes, Peak]:
+    """How a stage's batch goes through a process, and the peak of that; where nothing fits, the least there is.
+
+    The largest number of clips that fits, or what compute.pass_clips says. A stage that takes statistics over a pass
+    rather computes its blocks again than have its batch cut.
+    """
+    part, again = max(1, module.train_config.batch_clips // compute.processes), compute.checkpoint_activations
+    if compute.pass_clips != AUTO:
+        given = Passes(min(int(compute.pass_clips), part), again)
+        return given, peak(given)
+    found = Passes(part, again), peak(Passes(part, again))
+    if memory.fits(found[1]):
+        return found
+    if module.batch_statistics and not again and module.recomputed():
+        again = True
+        found = Passes(part, again), peak(Passes(part, again))
+        if memory.fits(found[1]):
+            return found
+    smaller = divisors(part)[:-1]
+    fitting = None
+    while smaller:
+        middle = len(smaller) // 2
+        found = Passes(smaller[middle], again), peak(Passes(smaller[middle], again))
+        if memory.fits(found[1]):
+            fitting, smaller = found, smaller[middle + 1 :]
+        else:
+            smaller = smaller[:middle]
+    return fitting or found

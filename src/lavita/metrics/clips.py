@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import shutil
+import tempfile
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,19 +127,37 @@ def array_items(array: np.ndarray) -> list[ClipItem]:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """uint8 (N, F, H, W, 3) of an .npz or .npy; an .npy is mapped, not read. Pickled objects are refused."""
+    """uint8 (N, F, H, W, 3) of an .npz or .npy, mapped, not read: thousands of clips would fill the memory. Pickled
+    objects are refused. Raises ValueError for another file.
+    """
     try:
-        loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-        if path.suffix == ".npz" and KEY not in loaded.files:
-            raise ValueError(f"{path}: got keys {', '.join(loaded.files) or 'none'}, wanted {KEY}")
-        array = loaded[KEY] if path.suffix == ".npz" else loaded
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        array = mapped_member(path) if path.suffix == ".npz" else np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: not an array that can be read ({error})") from None
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(reason if str(path) in reason else f"{path}: {reason}") from None
     check_array(array, str(path))
     return array
+
+
+def mapped_member(path: Path) -> np.ndarray:
+    """The array KEY of an .npz, unpacked into a file without a name, which is gone when nobody uses the array."""
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryFile() as file:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if KEY not in names:
+            raise ValueError(f"{path}: got keys {', '.join(names) or 'none'}, wanted {KEY}")
+        with archive.open(f"{KEY}.npy") as member:
+            shutil.copyfileobj(member, file, 1 << 20)
+        file.seek(0)
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError(f"{path}: {KEY} holds Python objects, wanted uint8")
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
 def check_array(array: np.ndarray, where: str) -> None:

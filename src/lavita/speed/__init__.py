@@ -7,5 +7,6 @@ at once), and raises ValueError or OSError, in one line, for what the user can m
 COMMANDS = {
     "data": "the loader's clips beside decoding whole videos for each, and beside cached latents",
     "model": "the training step of LAVITA beside a plain version and the official network",
+    "gpu": "what a full-size run depends on, part by part, on the accelerator that is there",
     "score": "the Frechet distance beside scipy's matrix root, resamples for an interval, and I3D features",
 }

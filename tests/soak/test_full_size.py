@@ -1,0 +1,136 @@
+"""Tier paper on a CPU with no network replaced, made small by its configuration alone; and a data set of UCF101's size
+with as many generated clips as the protocol scores, with tiny networks.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lavita.results.records import read_record
+from lavita.speed import rehearsal
+from lavita.speed.stand_ins import write_ucf101
+
+ROOT = Path(__file__).resolve().parents[2]
+GIB = 2**30
+MINUTES, MOST_BYTES = 15, 24 * GIB
+# I3D halves time three times: no clip is shorter. Two clips of training, two steps of sampling, four scored clips.
+FRAMES = 9
+SMALL = [
+    f"data.frames={FRAMES}", f"protocol.frames={FRAMES}", "budget.clips=2", "train.batch_clips=2", "sampling.steps=2",
+    "sampling.batch_clips=2", "protocol.n_real=4", "protocol.n_generated=4", "protocol.is_splits=1",
+    "compute.threads=2", "compute.checkpoint_activations=true", "data.num_workers=1",
+]  # fmt: skip
+# Fold 1 of UCF101, and the protocol's number of clips.
+TRAIN, HELDOUT, CLIPS = 9537, 3783, 2048
+TINY_MINUTES, TINY_BYTES = 20, 2 * GIB
+TINY = [
+    "data.frames=4", "protocol.frames=4", "data.interval=1", "protocol.real_interval=1",
+    "protocol.generated_interval=1", "budget.clips=96", "codec.clips=32", "train.warmup_clips=8", "extractor.steps=4",
+    "sampling.steps=1", "sampling.batch_clips=64", f"protocol.n_real={CLIPS}", f"protocol.n_generated={CLIPS}",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended: its status, what it said, seconds, and the largest resident set of a process of it."""
+
+    status: int
+    said: str
+    seconds: float
+    peak_bytes: int
+
+
+def run(words: Sequence[str], said: Path, minutes: float) -> Done:
+    """A command to its end. Raises TimeoutError."""
+    began = time.monotonic()
+    with said.open("w") as file:
+        process = subprocess.Popen(
+            list(words), stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=rehearsal.environment()
+        )
+        try:
+            while True:
+                pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+                if pid:
+                    break
+                if time.monotonic() - began > 60 * minutes:
+                    raise TimeoutError(f"not done after {minutes} minutes:\n{said.read_text()[-3000:]}")
+                time.sleep(0.5)
+        finally:
+            if process.poll() is None:
+                process.terminate()  # it ends what it has started
+                process.wait()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    # The largest process of the tree: of those that a waited-for child has waited for, too. In KiB on Linux.
+    return Done(process.returncode, said.read_text(), time.monotonic() - began, usage.ru_maxrss * 1024)
+
+
+def report(name: str, done: Done) -> None:
+    """What a person wants to know of a long test; pytest prints it with -rP, and where it fails."""
+    print(f"{name}: {done.seconds / 60:.1f} min, largest process {done.peak_bytes / GIB:.2f} GiB")
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory):
+    """The default command on four short videos, with random weights in the published shapes."""
+    base = tmp_path_factory.mktemp("full-size")
+    inputs = rehearsal.write_inputs(base / "inputs", train=4, heldout=1, frames=30, clip_frames=FRAMES)
+    words = rehearsal.command(inputs, base / "out", base / "cache", SMALL)
+    done = run(words, base / "said.txt", MINUTES)
+    report("tier paper", done)
+    assert done.status == 0, done.said[-3000:]
+    return base / "out", done
+
+
+def test_the_published_setting_ends_with_a_table_row(rehearsed):
+    out, done = rehearsed
+    with open(out / "table.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["method"] == "lavita-v1" and float(row[next(key for key in row if key.startswith("FVD"))]) >= 0
+    assert done.peak_bytes < MOST_BYTES and done.seconds < 60 * MINUTES
+
+
+def test_no_network_was_replaced(rehearsed):
+    record = read_record(rehearsed[0] / "cells" / rehearsal.CELL)
+    experiment = record.experiment()
+    assert (experiment.tier, experiment.data.resolution, experiment.model["size"]) == ("paper", 256, "XL")
+    assert experiment.codec.kind == "kl" and experiment.protocol.extractor == "i3d"
+    # XL/2 with its learned tables left out: 28 blocks of 18 D^2 weights and what stands around them.
+    assert 670e6 < record.row.params_trained < 680e6
+    metrics = {score.metric for score in record.scores}
+    assert {"fvd_n4_f9", "rfvd_n4_f9"} <= metrics and any(metric.startswith("psnr") for metric in metrics)
+
+
+def test_the_stages_are_timed(rehearsed):
+    found = {one.name: one.value for one in rehearsal.stages(rehearsed[0])}
+    print("\n".join(f"{name}: {value:.4g}" for name, value in found.items()))
+    assert found["stage train"] > 0 and found["sampling (train)"] > 0 and found["sampling (untrained)"] >= 0
+
+
+def test_its_audit_has_no_failure(rehearsed):
+    words = [sys.executable, str(ROOT / "benchmarks" / "audit.py"), str(rehearsed[0])]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " fail" not in done.stdout.lower().replace("failed 0", ""), done.stdout
+
+
+def test_all_videos_and_all_clips_end_in_minutes(tmp_path):
+    root = write_ucf101(tmp_path / "videos", TRAIN, HELDOUT, frames=8, files=64, side=48)
+    words = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--suite", "ucf101", "--tier", "demo"]
+    words += ["--methods", "lavita-v1", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    done = run([*words, f"data.root={root}", *TINY], tmp_path / "said.txt", TINY_MINUTES)
+    report("9,537 videos, 2,048 clips", done)
+    assert done.status == 0, done.said[-3000:]
+    assert done.peak_bytes < TINY_BYTES
+    record = read_record(tmp_path / "out" / "cells" / rehearsal.CELL)
+    assert record.status == "ok" and record.row.n_generated == CLIPS
+    assert f"{TRAIN} train, {HELDOUT} heldout" in (tmp_path / "out" / "table.md").read_text()
+    assert len(list((tmp_path / "out" / "cells" / rehearsal.CELL / "samples").glob("*.mkv"))) == CLIPS

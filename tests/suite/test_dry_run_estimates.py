@@ -66,8 +66,9 @@ def finished(tmp_path_factory):
 def test_disk_is_enough_and_not_twice_too_much(finished, script):
     base, arguments = finished
     plan, cache = planned(script, *arguments), base / "cache"
-    fitted = [path for kind in ("latents", "codec", "extractor") for path in cache.glob(f"{kind}-*")]
-    assert len(fitted) == 3
+    kinds = ("latents", "codec", "extractor", "real", "split", "reconstruction")
+    fitted = [path for kind in kinds for path in cache.glob(f"{kind}-*")]
+    assert len(fitted) == 7  # two splits
     real = size_of(base / "out") + sum(map(size_of, fitted))
     assert ENOUGH <= sum(int(row["est_disk_bytes"]) for row in plan.values()) / real < TOO_MUCH
     cell = base / "out" / "cells" / "lavita-v1-s0"

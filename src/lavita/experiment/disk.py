@@ -110,9 +110,8 @@ def features_bytes(protocol: Protocol) -> tuple[int, int]:
     """
     p = protocol
     row = 4 * FEATURES.get(p.extractor, max(FEATURES.values())) + NAME_BYTES
-    return 2 * p.n_generated * row, p.n_real * (1 + SPLITS_TIMES) * row + grid_bytes(p, p.n_real) + sprite_bytes(
-        p, p.n_real
-    )
+    shared = p.n_real * (1 + SPLITS_TIMES) * row + grid_bytes(p, p.n_real) + sprite_bytes(p, p.n_real)
+    return 2 * p.n_generated * row, KEPT_TWICE * shared
 
 
 def codec_bytes(experiment: Experiment, codec: Codec, steps: int) -> int | None:
@@ -122,7 +121,7 @@ def codec_bytes(experiment: Experiment, codec: Codec, steps: int) -> int | None:
     own = KEPT_TWICE * (state_bytes(codec) + log_bytes(steps)) if experiment.codec.kind == "suite" else 0
     data, protocol = experiment.data, experiment.protocol
     latents = latent_bytes(data, experiment.tier, codec) if data.latent_cache else 0
-    return None if latents is None else own + grid_bytes(protocol) + sprite_bytes(protocol) + latents
+    return None if latents is None else own + KEPT_TWICE * (grid_bytes(protocol) + sprite_bytes(protocol)) + latents
 
 
 def extractor_bytes(protocol: Protocol, num_classes: int | None) -> int:

@@ -230,6 +230,6 @@ def codec_scores(
         scores = reconstruction_scores(first, heldout["video"], windows, scorer, folder / "codec.gif", store)
         write_values(folder / SCORES, {"scores": [score.to_json() for score in scores]})
 
-    folder = cache.made("codec-scores", windows, fit, shared.codec_hash, str(e.data.frames), str(e.data.interval))
+    folder = cache.made("reconstruction", windows, fit, shared.codec_hash, str(e.data.frames), str(e.data.interval))
     copied(folder, out, "codec.gif", "codec.npz", *(path.name for path in sprite_files(folder, "codec")))
     return tuple(Score.from_json(score) for score in read_values(folder / SCORES, "scores")["scores"])

@@ -52,7 +52,7 @@ def test_the_largest_divisor_that_fits_is_taken(batch, usable, processes):
     part = batch // processes
     fitting = [n for n in range(1, part + 1) if part % n == 0 and 10 + 7 * n <= memory.usable]
     assert found == Passes(max(fitting, default=1), False) and bytes_of == peak_of(found)
-    assert len(asked) <= 5
+    assert len(asked) <= 4
 
 
 def test_nothing_that_fits_is_the_least_there_is():

@@ -38,10 +38,12 @@ table.md (one method a row), cells/<cell>/ (configuration, log, checkpoint, samp
 Dry run: one line per run and stage (codec, extractor, autoencoder, autoencoder-gan, train, sample, score). FLOPs are
 counted, 2 per multiply-add: forward is that of the network that the stage trains (codec: encoding and decoding; sample:
 all steps of a clip; score: the feature network), train is forward and backward of the loss with encoding. steps of
-sample are network evaluations. est_disk_bytes: checkpoint, logs, features, lossless clips (taken as raw); what runs
-share is counted in each; empty for a latent cache whose frames nobody counted. With --probe: est_seconds of every stage
-(sample: trained and untrained) and est_sampling_seconds (the generated clips once: forward pass times steps, twice with
-guidance) at this machine's rate on a transformer block: lower bounds. done: the results folder holds the run finished
+sample are network evaluations. est_peak_bytes: of the device, for as many clips a pass as fit it (compute.pass_clips);
+below the table stand each row's passes, and last whether the device has memory for all. est_disk_bytes: checkpoint,
+logs, features, lossless clips (taken as raw); what runs share is counted in each; empty for a latent cache whose frames
+nobody counted. With --probe: est_seconds of every stage (sample: trained and untrained) and est_sampling_seconds (the
+generated clips once: forward pass times steps, twice with guidance) at this machine's rate on a transformer block:
+lower bounds. done: the results folder holds the run finished
 with the same configuration. On a terminal hours, disk and FLOPs of all runs and the largest ones follow the table.
 A run ends with its audit (lavita audit) and, last, its digest: quoted beside the numbers it lets anybody check
 that a folder is the one they came from. Nothing is written over: a run that is repeated is <cell>.2, <cell>.3, ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -272,13 +272,27 @@ def choose_passes(
         found = Passes(part, again), peak(Passes(part, again))
         if memory.fits(found[1]):
             return found
-    smaller = divisors(part)[:-1]
-    fitting = None
-    while smaller:
-        middle = len(smaller) // 2
-        found = Passes(smaller[middle], again), peak(Passes(smaller[middle], again))
+    asked, candidates = [found], divisors(part)[:-1]
+    while candidates:
+        clips = likely(candidates, asked, memory)
+        found = Passes(clips, again), peak(Passes(clips, again))
         if memory.fits(found[1]):
-            fitting, smaller = found, smaller[middle + 1 :]
-        else:
-            smaller = smaller[:middle]
-    return fitting or found
+            return found
+        asked.append(found)
+        candidates = [one for one in candidates if one < clips]
+    return found
+
+
+def likely(candidates: Sequence[int], asked: Sequence[tuple[Passes, Peak]], memory: Memory) -> int:
+    """The largest of some numbers of clips that fits where a peak lies on a line through the last two that were asked,
+    or through nothing for no clips; the smallest where none does.
+    """
+    (more, high), (less, low) = [(Passes(0, False), Peak()), *asked][-2:]
+    more, less = more.clips, less.clips
+    fitting = [candidates[0]]
+    for clips in candidates:
+        share = (clips - less) / (more - less)
+        size, elements = low.bytes + share * (high.bytes - low.bytes), low.elements * clips / less
+        if memory.fits(Peak(round(size), round(elements))):
+            fitting.append(clips)
+    return fitting[-1]

@@ -21,6 +21,7 @@ from lavita.experiment.reconstruction import reconstructed
 from lavita.methods.base import MethodContext
 from lavita.parity.cases import fill_by_formula
 from lavita.training.budget import Limit
+from lavita.training.distributed import recomputed_blocks
 from lavita.training.fit import fit_stage
 
 TINY = Config(
@@ -317,6 +318,20 @@ def test_flops_of_the_adversarial_phase_are_the_mean_of_its_turns():
     assert counts[0] != counts[1]
     assert training_flops_per_clip(stage, batch()) == round(sum(counts) / 2)
     assert training_flops_per_clip(stage, batch(2)) == training_flops_per_clip(stage, batch())
+
+
+def test_recomputed_layers_give_the_same_gradients_bit_for_bit():
+    """The first stages have no list called `blocks`: they name their attentions and MLPs themselves."""
+    found = []
+    for again in (False, True):
+        stage = build().stages()[1].module.train()
+        with recomputed_blocks(stage, again) as count:
+            stage.loss(batch(), SampleRNG([0, 1]))["loss"].mean().backward()
+        # Encoder and decoder with three layers a block, three projections with two.
+        assert count == again * (2 * 3 * TINY.depth + 3 * 2 * TINY.projection_depth)
+        found.append([p.grad for p in stage.trained_parameters() if p.grad is not None])
+    assert len(found[0]) == len(found[1]) > 0
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_all_stages_run_through_the_trainer(tmp_path):

@@ -1,0 +1,47 @@
+"""Every row of every suite at tier paper finds passes with which it fits one GPU of 80 GB, on shapes alone."""
+
+import pytest
+
+from lavita.config.compose import load_yaml
+from lavita.config.plan import make_plan
+from lavita.config.registry import names_in
+from lavita.experiment.memory import MOST_ELEMENTS
+from lavita.experiment.peaks import RESERVE, Memory
+from lavita.suite.dry_run import lines_of
+
+CARD = Memory(80 * 10**9)
+# The other suites have the networks, budgets and batches of ucf101.
+SUITES = ("ucf101", "ucf101-class", "ablations", "scaling", "space")
+ROWS = {(suite, e.label): e for suite in SUITES for e in make_plan(suite, "paper", None, None, [])}
+
+
+def test_the_suites_of_other_data_sets_have_the_rows_of_ucf101():
+    rows = {
+        e.label: (e.model, e.train.batch_clips, e.data.resolution, e.compute)
+        for e in make_plan("ucf101", "paper", None, None, [])
+    }
+    others = [name for name in names_in("suites") if name not in SUITES]
+    assert others == ["faceforensics", "skytimelapse", "taichi"]
+    for suite in others:
+        assert load_yaml("suites", suite)["tiers"].get("paper") is None
+        for e in make_plan(suite, "paper", None, None, []):
+            model = {key: value for key, value in e.model.items() if key != "previous_clip_probability"}
+            ours = {key: value for key, value in rows[e.label][0].items() if key != "previous_clip_probability"}
+            assert (model, e.train.batch_clips, e.data.resolution, e.compute) == (ours, *rows[e.label][1:])
+
+
+@pytest.mark.parametrize(("suite", "label"), ROWS)
+def test_a_row_fits(suite, label):
+    lines = list(lines_of(ROWS[suite, label], None, CARD))
+    assert all(line.said == "" for line in lines)
+    trained = [line for line in lines if line.passes is not None]
+    assert trained[-1].stage == "train"
+    for line in lines:
+        assert line.peak_bytes is None or line.peak_bytes <= RESERVE * CARD.bytes, line
+    for line in trained:
+        assert line.batch % line.passes.clips == 0
+        assert line.stage != "autoencoder-gan" or line.passes.clips == line.batch  # its statistics are whole
+
+
+def test_a_tensor_of_2_to_the_31_elements_is_refused():
+    assert MOST_ELEMENTS == 2**31 - 1

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from lavita.suite.estimate import largest_checkpoint
 
 from lavita.config.plan import make_plan
 from lavita.config.schema import ConfigError
@@ -30,7 +31,6 @@ from lavita.results.attempts import LOCK
 from lavita.results.records import Record, Session, read_record, write_record
 from lavita.results.rows import Row
 from lavita.suite.decide import refuse_worked_on
-from lavita.suite.estimate import largest_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--suite", "ucf101", "--tier", "demo"]

@@ -69,18 +69,17 @@ def sample_latents(
     """
     times = sampling_times(num_samples, schedule.num_steps)
     short = schedule.visiting(torch.tensor(times[-2::-1]))
-    factors = short.ddim_factors(eta)
     z = draw()
     for i, step in enumerate(reversed(range(short.num_steps))):
         t = torch.full((len(z),), step, device=z.device)
-        eps = network(z, short.timesteps.to(z.device)[t])  # (B, C, N)
+        eps = network(z, short.times(t))  # (B, C, N)
         z0 = short.predict_x0(z, t, eps)  # (B, C, N)
         if clip:
             z0 = z0.clamp(-1, 1)
         if step == 0:
             z = z0
         else:
-            of_z0, of_eps, sigma = (short.at(table, t, z) for table in factors)
+            of_z0, of_eps, sigma = short.ddim_at(eta, t, z)
             z = of_z0 * z0 + of_eps * eps + sigma * draw()  # (B, C, N)
         if watch is not None:
             watch(i, z)

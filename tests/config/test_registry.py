@@ -56,7 +56,7 @@ def test_a_plugin_is_a_row_of_every_data_set(tmp_path):
     add_plugin(copied(tmp_path, "outside-two"))
     cells = make_plan("skytimelapse", "paper", None, None, [])
     assert cells[-1].label == "outside-two"  # order 90, after all of ours
-    assert deviations(cells[-1]) == []
+    assert deviations(cells[-1]) == ["sampling.precision: 32-true -> bf16-mixed"]
 
 
 def test_processes_of_cells_find_it_wherever_they_run(tmp_path, monkeypatch):

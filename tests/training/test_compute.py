@@ -17,7 +17,14 @@ from lavita.training.distributed import recomputed_blocks
 from lavita.training.fit import fit_stage
 
 PLAIN = ComputeConfig(
-    "32-true", threads=1, accumulate_batches=1, checkpoint_activations=False, devices=1, nodes=1, strategy="auto"
+    "32-true",
+    compile=False,
+    threads=1,
+    accumulate_batches=1,
+    checkpoint_activations=False,
+    devices=1,
+    nodes=1,
+    strategy="auto",
 )
 
 

@@ -53,7 +53,14 @@ TRAIN = TrainConfig(
     class_dropout=0.3,
 )
 PLAIN = ComputeConfig(
-    "32-true", threads=1, accumulate_batches=1, checkpoint_activations=False, devices=1, nodes=1, strategy="auto"
+    "32-true",
+    compile=False,
+    threads=1,
+    accumulate_batches=1,
+    checkpoint_activations=False,
+    devices=1,
+    nodes=1,
+    strategy="auto",
 )
 LAVITA = {"size": "XS", "depth": 2, "width": 16, "num_heads": 2}
 PVDM = {

@@ -50,7 +50,8 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        return convert(value, next(option for option in options if option is not type(None)), where)
+        others = [option for option in options if option is not type(None)]
+        return convert(value, next((option for option in others if type(value) is option), others[0]), where)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(convert(item, typing.get_args(hint)[0], where) for item in value)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
@@ -201,18 +202,24 @@ class TrainConfig:
             raise ConfigError(f"train.batch_clips: got {self.batch_clips}, wanted at least 1")
 
 
+PRECISIONS = ("32-true", "bf16-mixed")
+AUTO = "auto"
+
+
 @dataclass(frozen=True)
 class ComputeConfig:
     """How a cell uses its machine; identical for all cells of a run.
 
-    precision: Lightning's name (32-true, bf16-mixed). threads: CPU threads of a cell's process, since their number
-    changes the last bits of sums. A batch is accumulated over accumulate_batches passes. checkpoint_activations
-    recomputes each transformer block in the backward pass: less memory, same numbers. devices: processes a node, one
-    device each, that train together on `nodes` nodes; strategy: what they share, gradients (ddp; auto where there are
-    several) or weights and optimiser too (fsdp).
+    precision: of the networks in training, 32-true or bf16-mixed (see lavita.nn.precision). compile: whether
+    torch.compile makes one kernel of many in each block (true, false, or auto: on an accelerator only). threads: CPU
+    threads of a cell's process, since their number changes the last bits of sums. A batch is accumulated over
+    accumulate_batches passes. checkpoint_activations recomputes each transformer block in the backward pass: less
+    memory, same numbers. devices: processes a node, one device each, that train together on `nodes` nodes; strategy:
+    what they share, gradients (ddp; auto where there are several) or weights and optimiser too (fsdp).
     """
 
     precision: str
+    compile: str | bool
     threads: int
     accumulate_batches: int
     checkpoint_activations: bool
@@ -221,7 +228,8 @@ class ComputeConfig:
     strategy: str
 
     def __post_init__(self) -> None:
-        one_of("compute.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
+        one_of("compute.precision", self.precision, PRECISIONS)
+        one_of("compute.compile", self.compile, (True, False, AUTO))
         one_of("compute.strategy", self.strategy, ("auto", "ddp", "fsdp"))
         for key in ("threads", "accumulate_batches", "devices", "nodes"):
             if getattr(self, key) < 1:
@@ -231,8 +239,6 @@ class ComputeConfig:
                 f"compute.strategy: got {self.strategy} for one process, wanted auto, or compute.devices or nodes "
                 "above 1"
             )
-        if self.strategy == "fsdp" and self.precision == "16-mixed":
-            raise ConfigError("compute.precision: got 16-mixed with compute.strategy=fsdp, allowed 32-true, bf16-mixed")
 
     @property
     def processes(self) -> int:
@@ -288,6 +294,7 @@ GENERATION = "generation"  # the value of sampling.task for clips from noise alo
 class SamplingConfig:
     """How clips are made: sampler, steps (IDDPM respacing string), eta (ddim), guidance (1 = none).
 
+    precision: of the networks, 32-true or bf16-mixed; what is sampled and the sampler's arithmetic stay float32.
     task: what is generated from what ("generation": from noise alone; others where a method has them).
     num_clips_chained: clips of one long video, each continuing the one before, where a method can.
     """
@@ -301,9 +308,11 @@ class SamplingConfig:
     batch_clips: int
     task: str
     num_clips_chained: int
+    precision: str
 
     def __post_init__(self) -> None:
         one_of("sampling.sampler", self.sampler, ("ddpm", "ddim", "dpm-solver++"))
+        one_of("sampling.precision", self.precision, PRECISIONS)
         if self.num_clips_chained < 1:
             raise ConfigError(f"sampling.num_clips_chained: got {self.num_clips_chained}, wanted at least 1")
         if not 0 <= self.eta <= 1:

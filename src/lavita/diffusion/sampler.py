@@ -62,7 +62,7 @@ def dpm_solver_loop(
     x = x_T
     for i, step in enumerate(scheduler.timesteps.tolist()):
         t = torch.full((len(x),), step, device=x.device)
-        eps, _ = denoiser(x, schedule.timesteps.to(x.device)[t]).chunk(2, dim=-3)
+        eps, _ = denoiser(x, schedule.times(t)).chunk(2, dim=-3)
         x0 = schedule.predict_x0(x, t, eps)
         x = scheduler.step(x0.clamp(-bound, bound) if clip else x0, step, x).prev_sample
         if watch is not None:
@@ -101,7 +101,7 @@ def ddim_step(
     if clip:
         x0 = x0.clamp(-bound, bound)
     eps = schedule.predict_eps(x_t, t, x0)
-    of_x0, of_eps, sigma = (schedule.at(table, t, x_t) for table in schedule.ddim_factors(eta))
+    of_x0, of_eps, sigma = schedule.ddim_at(eta, t, x_t)
     return of_x0 * x0 + of_eps * eps + sigma * noise  # at t = 0 these are 1, 0 and 0
 
 
@@ -151,7 +151,7 @@ def sample_loop(
     x = x_T
     for i, step in enumerate(reversed(range(schedule.num_steps))):
         t = torch.full((len(x),), step, device=x.device)
-        eps, v = denoiser(x, schedule.timesteps.to(x.device)[t]).chunk(2, dim=-3)
+        eps, v = denoiser(x, schedule.times(t)).chunk(2, dim=-3)
         noisy = method == "ddpm" or eta > 0
         noise = step_noise(i) if noisy else torch.zeros_like(x)
         if method == "ddpm":

@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,13 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader
 
 from lavita.config.schema import CheckpointConfig, ComputeConfig
+from lavita.nn.precision import mixed_precision
 from lavita.results.resume_store import ResumeStore
 from lavita.training import distributed
 from lavita.training.budget import Clock, Limit, number
 from lavita.training.callbacks import AppendedFiles, Ema, FiniteGuard, HeldoutLoss, Scalars, StepLog, decay_per_step
 from lavita.training.checkpoint import Checkpoints, RNGStates, StageCheckpoints
+from lavita.training.compilation import compiled_blocks
 from lavita.training.distributed import recomputed_blocks, take_weights
 from lavita.training.stage import TrainedStage
 
@@ -172,7 +174,6 @@ def fit_stage(
         accelerator="auto",
         **where,
         plugins=plugins,
-        precision=compute.precision,
         accumulate_grad_batches=compute.accumulate_batches,
         max_epochs=1,
         callbacks=callbacks,
@@ -186,7 +187,11 @@ def fit_stage(
     )
     logs.flush = lambda: (steps.flush(), trainer.logger.experiment.flush())
     module.train()
-    with placed(module, compute) as fitted, recomputed_blocks(fitted, compute.checkpoint_activations):
+    with ExitStack() as stack:
+        fitted = stack.enter_context(placed(module, compute))
+        stack.enter_context(compiled_blocks(fitted, compute.compile))
+        stack.enter_context(recomputed_blocks(fitted, compute.checkpoint_activations))
+        stack.enter_context(mixed_precision(fitted.networks(), compute.precision))
         trainer.fit(fitted, train_dataloaders=loader, ckpt_path=start, weights_only=True)
     module.eval()
     trainer.logger.finalize("success")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lavita.config.schema import TrainConfig
 from lavita.diffusion.rng import SampleRNG
+from lavita.nn.precision import called_networks
 from lavita.training.distributed import shard
 
 
@@ -78,6 +79,12 @@ class TrainedStage(lightning.LightningModule):
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         """Parameters that this stage optimises; by default all that need a gradient."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def networks(self) -> list[torch.nn.Module]:
+        """What runs in bfloat16 where compute.precision or sampling.precision says so, each whenever it is called: by
+        default the outermost modules that hold trained parameters. `loss` and `sample` need not know.
+        """
+        return called_networks(self, set(self.trained_parameters()))
 
     def configure_model(self) -> None:
         """Called by the trainer: cuts the stage into shards where the strategy wants that."""

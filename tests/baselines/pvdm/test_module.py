@@ -71,11 +71,19 @@ SAMPLING = SamplingConfig(
     batch_clips=4,
     task="generation",
     num_clips_chained=1,
+    precision="32-true",
 )
 
 
 COMPUTE = ComputeConfig(
-    "32-true", threads=1, accumulate_batches=1, checkpoint_activations=False, devices=1, nodes=1, strategy="auto"
+    "32-true",
+    compile=False,
+    threads=1,
+    accumulate_batches=1,
+    checkpoint_activations=False,
+    devices=1,
+    nodes=1,
+    strategy="auto",
 )
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from lavita.codecs.kl import KLCodec, frames_of_patches, patch_side, patches_of_frames
 from lavita.config.schema import CodecConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
-from lavita.training.stage import TrainedStage
+from lavita.training.stage import TrainedStage, inputs_of
 
 CONSTANT = 8.0  # in deviations of the latent: the larger, the more linear the start and the stiffer the training
 LOG_VARIANCE = -6.0  # of the posterior at the start
@@ -162,7 +162,8 @@ def measured_codec(autoencoder: AutoencoderKL, loader: DataLoader, name: str, tr
     deviation for all (the published "scaling factor"), and the range that holds 99.9 % of the values."""
     values = []
     for batch in loader:
-        frames = patches_of_frames(batch["video"].to(autoencoder.device), patch_side(autoencoder))
+        video = inputs_of({"video": batch["video"].to(autoencoder.device)})["video"]  # (B, F, 3, H, W)
+        frames = patches_of_frames(video, patch_side(autoencoder))
         values.append(autoencoder.encode(frames).latent_dist.mean.float().cpu())
     z = rearrange(torch.cat(values), "n c h w -> c (n h w)")
     mean = z.mean(dim=1)

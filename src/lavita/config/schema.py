@@ -77,7 +77,8 @@ class DataConfig:
     fold: of the data set's own lists (UCF101: 1 to 3, else null). frame_choice: exact takes every interval-th frame,
     linspace is the published rule (see data/clips.py). short_videos: what becomes of videos without room for a clip.
     max_unreadable: share of the videos that may be left out because they can't be read. latent_cache: train from stored
-    posterior moments of the suite's codec.
+    posterior moments of the suite's codec. num_workers: loader processes of a training process, null for its part of
+    the machine's cores.
     """
 
     dataset: str
@@ -91,7 +92,7 @@ class DataConfig:
     short_videos: str
     max_unreadable: float
     latent_cache: bool
-    num_workers: int
+    num_workers: int | None
     cache_bytes: int
 
     def __post_init__(self) -> None:
@@ -105,6 +106,11 @@ class DataConfig:
         for key in ("frames", "interval", "resolution"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"data.{key}: got {getattr(self, key)}, wanted at least 1")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ConfigError(
+                f"data.num_workers: got {self.num_workers}, wanted 0 (the training process loads), more, or null: "
+                "its part of the cores"
+            )
 
 
 BUDGET_UNITS = ("clips", "flops", "seconds")

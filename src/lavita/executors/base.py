@@ -17,6 +17,7 @@ from lavita.results.attempts import PROGRESS, finalize_record
 from lavita.results.records import AttemptRecord, read_record
 
 LOG = "log.txt"
+TASKS = "LAVITA_TASKS"  # a variable: tasks at a time on this machine, which share its cores
 STOPPED = "stopped from outside; the same command resumes it"
 
 
@@ -156,7 +157,8 @@ class LocalExecutor:
         channel = self.display.channel(task.title)
         channel.prefix = task.prefix if self.workers > 1 else ""
         try:
-            return supervise(self.launcher, task, channel.show, environment_of(worker, task.threads, task.devices))
+            environment = environment_of(worker, task.threads, task.devices) | {TASKS: str(self.workers)}
+            return supervise(self.launcher, task, channel.show, environment)
         finally:
             channel.close()
 

@@ -30,7 +30,7 @@ from lavita.results.scores import Score
 from lavita.results.shared import SharedArtifacts
 from lavita.results.typed_json import from_json, read_values, to_json, write_values
 from lavita.training.budget import Limit
-from lavita.training.stage import TrainedStage
+from lavita.training.stage import TrainedStage, inputs_of
 
 STATISTICS_CLIPS = 64
 HELDOUT_CLIPS = 32
@@ -133,7 +133,7 @@ def train_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> N
     source = StageData(e.data, compute, catalogue, 0, "codec")
     data = source.clips(module, 0, clips)
     first = source.clips(module, 0, clips, whole=True)
-    module.start(next(iter(first.train_dataloader()))["video"])
+    module.start(inputs_of(next(iter(first.train_dataloader())))["video"])
     heldout = data.heldout_batch(HELDOUT_CLIPS)
     store = ResumeStore(folder / PROGRESS)
     done = fit_stage(

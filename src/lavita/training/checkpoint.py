@@ -52,6 +52,7 @@ def check() -> None:
 
 SUFFIX = ".ckpt"
 COUNT = re.compile(r"[0-9.]+")
+AGREE_EVERY = 5  # steps of several processes
 KEPT_AT_ONCE = 2  # the newest, and the one before it in case the disk spoils the newest
 
 
@@ -118,7 +119,9 @@ class Checkpoints(lightning.Callback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         if (batch_index + 1) % trainer.accumulate_grad_batches or self.clock.done:
             return  # between two steps, or at the end, which is saved as the stage's result
-        stop_asked = trainer.strategy.reduce_boolean_decision(asked(), all=False)
+        # Several processes stop in the same step. They agree on it now and then: it makes each wait for its device.
+        agree = trainer.world_size == 1 or self.clock.steps % AGREE_EVERY == 0
+        stop_asked = agree and trainer.strategy.reduce_boolean_decision(asked(), all=False)
         # Cut into shards, an optimiser that has not yet made every alternating update can't be put together again.
         whole = trainer.world_size == 1 or self.clock.steps >= module.alternating_updates
         if whole and (stop_asked or self.clock.seen >= self.next_clips):

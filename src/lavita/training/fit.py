@@ -24,6 +24,7 @@ from lavita.config.schema import CheckpointConfig, ComputeConfig
 from lavita.nn.precision import mixed_precision
 from lavita.results.resume_store import ResumeStore
 from lavita.training import distributed
+from lavita.training.ahead import changed_loader, with_draws
 from lavita.training.budget import Clock, Limit, number
 from lavita.training.callbacks import AppendedFiles, Ema, FiniteGuard, HeldoutLoss, Scalars, StepLog, decay_per_step
 from lavita.training.checkpoint import Checkpoints, RNGStates, StageCheckpoints
@@ -48,13 +49,7 @@ class FromBatch:
 
 def from_batch(loader: DataLoader, first: int) -> DataLoader:
     """The same loader, beginning with batch number `first`."""
-    return DataLoader(
-        loader.dataset,
-        batch_sampler=FromBatch(loader.batch_sampler, first),
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        generator=loader.generator,
-    )
+    return changed_loader(loader, batch_sampler=FromBatch(loader.batch_sampler, first))
 
 
 def placement(compute: ComputeConfig, module: TrainedStage) -> dict[str, Any]:
@@ -151,11 +146,13 @@ def fit_stage(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     folder.mkdir(parents=True, exist_ok=True)
-    clock = Clock(limit, report if distributed.is_first() else lambda *_: None, every_seconds=0.5)
+    guard = FiniteGuard()
+    clock = Clock(limit, report if distributed.is_first() else lambda *_: None, 0.5, lambda _: guard.newest)
     steps = StepLog(folder / STEPS, clock)
     heldout_loss = HeldoutLoss(heldout, clock)
     logs = AppendedFiles(folder, [STEPS, f"{TENSORBOARD}/{module.stage_name}/events.*"])
-    callbacks = [FiniteGuard(), clock, *([steps] if distributed.is_first() else []), Scalars(clock), heldout_loss]
+    scalars = Scalars(clock)
+    callbacks = [guard, clock, *([steps] if distributed.is_first() else []), scalars, heldout_loss]
     if module.uses_ema:
         clips = None if limit.clips is None else float(limit.clips)
         callbacks.append(Ema(decay_per_step(module.train_config, clips)))
@@ -166,6 +163,7 @@ def fit_stage(
     if start is not None:
         before = slots.callback_states(start)
         loader = from_batch(loader, before[Clock.__qualname__]["steps"] * compute.accumulate_batches)
+    loader = with_draws(loader, module, heldout)
     if distributed.is_first():
         bring_back(steps, logs, module.stage_name, None if start is None else before[AppendedFiles.__qualname__])
     where = placement(compute, module)
@@ -185,7 +183,7 @@ def fit_stage(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    logs.flush = lambda: (steps.flush(), trainer.logger.experiment.flush())
+    logs.flush = lambda: (steps.flush(), scalars.flush(), trainer.logger.experiment.flush())
     module.train()
     with ExitStack() as stack:
         fitted = stack.enter_context(placed(module, compute))

@@ -23,6 +23,7 @@ from lavita.files import remove_parts, sha256_of
 from lavita.lock import waiting_lock
 from lavita.methods.build import codec_training_config, load_suite_codec
 from lavita.results.attempts import PROGRESS
+from lavita.results.devices import speed_of
 from lavita.results.identity import hash_of_sources, package_files
 from lavita.results.records import StageRecord
 from lavita.results.resume_store import ResumeStore
@@ -148,7 +149,8 @@ def train_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> N
     save_codec(codec, folder)
     stage = StageRecord(
         "codec", clips, done.seconds, per_clip * clips, steps=done.steps, batch_clips=train.batch_clips, clip_cost="1",
-        flops_per_clip=per_clip, psnr=float(psnr),
+        flops_per_clip=per_clip, psnr=float(psnr), compiled_blocks=done.compiled_blocks,
+        speed=speed_of(clips, per_clip * clips, done.seconds, "32-true"),
     )  # fmt: skip
     write_values(folder / STAGE, to_json(stage))  # last: where it is, all the rest is
 

@@ -16,6 +16,7 @@ from lavita.experiment.costs import encoding_flops_per_clip
 from lavita.experiment.setup import Setup, start_network
 from lavita.experiment.stage_data import StageData
 from lavita.methods.base import VideoMethod
+from lavita.results.devices import speed_of
 from lavita.results.records import StageRecord
 from lavita.results.resume_store import ResumeStore
 from lavita.results.typed_json import from_json, to_json
@@ -144,6 +145,8 @@ def train_stage(
         batch_clips=batch,
         clip_cost=str(module.clip_cost),
         flops_per_clip=per_clip,
+        speed=speed_of(drawn, per_clip * drawn, done.seconds, source.compute.precision, source.compute.processes),
+        compiled_blocks=done.compiled_blocks,
     )
     method = isinstance(module, VideoMethod)
     if method and not module.owns_first_stage and not source.reads_latents(module):

@@ -115,12 +115,13 @@ Report = Callable[[str, int, int, float], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a stage spent, and its held-out losses as (clips seen, loss)."""
+    """What a stage spent, its held-out losses as (clips seen, loss), and how many of its blocks were compiled."""
 
     clips: int | float
     steps: int
     seconds: float
     heldout_losses: list[tuple[int, float]]
+    compiled_blocks: int
 
 
 def fit_stage(
@@ -187,13 +188,13 @@ def fit_stage(
     module.train()
     with ExitStack() as stack:
         fitted = stack.enter_context(placed(module, compute))
-        stack.enter_context(compiled_blocks(fitted, compute.compile))
+        compiled = stack.enter_context(compiled_blocks(fitted, compute.compile))
         stack.enter_context(recomputed_blocks(fitted, compute.checkpoint_activations))
         stack.enter_context(mixed_precision(fitted.networks(), compute.precision))
         trainer.fit(fitted, train_dataloaders=loader, ckpt_path=start, weights_only=True)
     module.eval()
     trainer.logger.finalize("success")
-    return Fitted(number(clock.seen), clock.steps, distributed.of_first(clock.seconds), heldout_loss.values)
+    return Fitted(number(clock.seen), clock.steps, distributed.of_first(clock.seconds), heldout_loss.values, compiled)
 
 
 def bring_back(steps: StepLog, logs: AppendedFiles, stage: str, lengths: Mapping[str, int] | None) -> None:

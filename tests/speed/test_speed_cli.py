@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from lavita.data.video import write_video
+from lavita.nn.blocks import ModulatedBlock
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--size", "XS", "--frames", "2", "--side", "4", "--steps", "2", "--threads", "1"]
 LATTE = """
 import torch
 from lavita.methods.lavita.model import Lavita, LavitaConfig
-from lavita.nn.blocks import ModulatedBlock
 
 class Latte(torch.nn.Module):
     def __new__(cls, input_size, patch_size, in_channels, hidden_size, depth, num_heads, num_frames):

@@ -12,6 +12,7 @@ from lavita.results.identity import config_hash
 
 DATA_SETS = [name for name in names_in("suites") if load_suite(name).rows is None]
 CHOICES = [name for name in names_in("suites") if load_suite(name).rows is not None]
+MIXED = "bf16-mixed"
 ARITHMETIC = "sampling.precision: 32-true -> bf16-mixed"
 EIGHT = ["lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "dit-joint", "vdt", "pvdm"]
 
@@ -126,6 +127,24 @@ def test_config_hash_ignores_where_the_data_lies_and_nothing_else():
     assert config_hash(replace(cell, data=replace(cell.data, root="elsewhere"))) == config_hash(cell)
     assert config_hash(replace(cell, seed=1)) != config_hash(cell)
     assert config_hash(replace(cell, data=replace(cell.data, interval=2))) != config_hash(cell)
+    assert config_hash(replace(cell, data=replace(cell.data, num_workers=None))) == config_hash(cell)
+
+
+def test_arithmetic_is_part_of_a_runs_identity():
+    changes = ("compute.precision=bf16-mixed", "compute.compile=true", "compute.compile=auto")
+    changes += ("sampling.precision=bf16-mixed",)
+    plans = [make_plan("ucf101", "demo", ["dit"], [0], [*change])[0] for change in ([], *([one] for one in changes))]
+    assert len({config_hash(cell) for cell in plans}) == len(plans)
+    assert plans[2].compute.compile is True and plans[3].compute.compile == "auto"
+    assert "sampling.precision: 32-true -> bf16-mixed" in deviations(plans[4])
+
+
+def test_demo_computes_as_ever_and_the_other_tiers_fast():
+    for tier, precision, compiled in (("demo", "32-true", False), ("small", MIXED, "auto"), ("paper", MIXED, "auto")):
+        for cell in make_plan("ucf101", tier, None, [0], []):
+            found = (cell.compute.precision, cell.sampling.precision, cell.compute.compile)
+            assert found == (precision, precision, compiled)
+            assert cell.data.num_workers == (0 if tier == "demo" else None)
 
 
 def test_suites_of_choices_compare_with_their_first_row():

@@ -123,7 +123,8 @@ def test_an_outside_start_makes_the_row_open_and_is_named_by_its_hash(started_fr
 def test_the_record_names_how_the_machine_was_used(started_from_a_file):
     config = record(started_from_a_file / "out", "lavita-v1-s0")["config"]
     assert config["compute"] == {
-        "precision": "bf16-mixed", "compile": False, "threads": 1, "accumulate_batches": 2, "checkpoint_activations": True,
+        "precision": "bf16-mixed", "compile": False, "threads": 1, "accumulate_batches": 2,
+        "checkpoint_activations": True,
         "devices": 1, "nodes": 1, "strategy": "auto",
     }  # fmt: skip
     assert config["sampling"]["sampler"] == "dpm-solver++"

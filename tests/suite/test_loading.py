@@ -70,3 +70,19 @@ def test_a_stage_of_alternating_updates_that_begins_inside_a_batch_is_refused_wh
     assert source(two, catalogue(22)).clips(module, 8, 16).start == 8
     with pytest.raises(ValueError, match="alternates its updates by batches of 8 clips and begins at clip 4"):
         source(two, catalogue(22)).clips(module, 4, 12)
+
+
+def test_loader_processes_share_the_machines_cores(monkeypatch):
+    """96 cores, of which 8 tasks at a time with one device each get 12, and two devices of one task 16 at most."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(96)), raising=False)
+    (experiment,) = make_plan("ucf101", "small", ["dit"], [0], [])
+    assert experiment.data.num_workers is None
+    for tasks, devices, wanted in (("8", 1, 12), ("1", 2, 16), ("4", 4, 6), (None, 1, 16)):
+        monkeypatch.delenv("LAVITA_TASKS", raising=False)
+        if tasks is not None:
+            monkeypatch.setenv("LAVITA_TASKS", tasks)
+        compute = replace(experiment.compute, devices=devices)
+        data = StageData(experiment.data, compute, catalogue(22), 0, "dit")
+        assert data.workers() == wanted
+    asked = replace(experiment.data, num_workers=3)
+    assert StageData(asked, experiment.compute, catalogue(22), 0, "dit").workers() == 3

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lavita.config import registry
 from lavita.config.plan import deviations, make_plan
 from lavita.config.registry import (
     PLUGINS,
@@ -20,6 +21,7 @@ from lavita.config.registry import (
     names_in,
 )
 from lavita.config.schema import ConfigError
+from lavita.executors.process import environment_of_processes
 from lavita.results.identity import code_hash
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,3 +140,12 @@ def test_a_name_that_no_module_can_have(tmp_path):
 def test_what_is_not_there_is_met_with_the_flag():
     with pytest.raises(ConfigError, match="--plugin PATH"):
         implementation_folder("elsewhere")
+
+
+def test_processes_get_the_folder_of_a_checkout_and_of_no_installed_copy(monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert environment_of_processes({})["PYTHONPATH"] == str(registry.PACKAGE.parent)
+    # Put before the standard library, an interpreter's packages could stand in for it.
+    monkeypatch.setattr(registry, "PACKAGE", Path("/usr/lib/python3.11/site-packages/lavita"))
+    assert "PYTHONPATH" not in environment_of_processes({})
+    assert environment_of_processes({"PYTHONPATH": "own"})["PYTHONPATH"] == "own"

@@ -146,6 +146,9 @@ def test_without_slurm_or_submitit_it_says_what_to_do(monkeypatch):
     monkeypatch.setattr(slurm_options.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"submitit is not installed: pip install -e '\.\[slurm\]'"):
         slurm_options.check_executor("slurm", [], [])
+    monkeypatch.setattr(slurm_options, "checkout", lambda: None)
+    with pytest.raises(ConfigError, match=r"submitit is not installed: pip install 'lavita\[slurm\]'"):
+        slurm_options.check_executor("slurm", [], [])
 
 
 def test_several_nodes_want_slurm():

@@ -70,6 +70,14 @@ def checkout() -> Path | None:
     return root if PACKAGE.parent.name == "src" and (root / "setup.cfg").is_file() else None
 
 
+def import_folder() -> str:
+    """What processes that are started from here need on PYTHONPATH to import this package: its folder, "" where it is
+    installed among the interpreter's packages, which they have anyway.
+    """
+    folder = PACKAGE.parent
+    return "" if folder.name in ("site-packages", "dist-packages") else str(folder)
+
+
 def plugins() -> dict[str, Path]:
     """Folders of the methods from elsewhere, by name: those of --plugin, then those of installed packages."""
     paths = [Path(part) for part in os.environ.get(PLUGINS, "").split(os.pathsep) if part]

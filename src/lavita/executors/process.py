@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from lavita.config.registry import PACKAGE
+from lavita.config.registry import import_folder
 from lavita.executors.heartbeat import Event, Result, read_event, read_heartbeat
 from lavita.files import naming_file
 
@@ -62,8 +62,9 @@ STEADY_CPU = {
 def environment_of_processes(more: Mapping[str, str]) -> dict[str, str]:
     """This process's environment, what makes a CPU steady, and `more`, which wins."""
     environment = dict(os.environ)
-    search = [str(PACKAGE.parent), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(part for part in search if part)
+    search = [part for part in (import_folder(), environment.get("PYTHONPATH", "")) if part]
+    if search:
+        environment["PYTHONPATH"] = os.pathsep.join(search)
     environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for name, value in STEADY_CPU.items():
         environment.setdefault(name, value)

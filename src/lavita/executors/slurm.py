@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lavita.config.registry import PACKAGE
+from lavita.config.registry import import_folder
 from lavita.config.schema import ConfigError
 from lavita.console import Channel, Display
 from lavita.executors.base import LOG, Done, Task, record_end
@@ -258,7 +258,8 @@ def submitit_parameters(tasks: Sequence[Task], workers: int | None, options: Slu
         raise ConfigError("compute.threads, devices and nodes: wanted the same for all cells with --executor slurm")
     ((threads, devices, nodes),) = shapes
     cpus = options.cpus_per_task or threads
-    search = shlex.quote(str(PACKAGE.parent))
+    folder = import_folder()
+    search = [f"export PYTHONPATH={shlex.quote(folder)}${{PYTHONPATH:+:$PYTHONPATH}}"] if folder else []
     return {
         "nodes": nodes,
         "tasks_per_node": devices,
@@ -268,7 +269,7 @@ def submitit_parameters(tasks: Sequence[Task], workers: int | None, options: Slu
         "slurm_array_parallelism": workers or len(tasks),
         # Since Slurm 22.05 srun does not take the number over from sbatch. A process that dies takes the others along.
         "slurm_srun_args": [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
-        "slurm_setup": [*options.setup, f"export PYTHONPATH={search}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        "slurm_setup": [*options.setup, *search],
         # submitit reads a time in minutes only, and what else it does not know is for sbatch.
         "slurm_additional_parameters": {"requeue": True, "time": options.time} | dict(options.sbatch),
     }

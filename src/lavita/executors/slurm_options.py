@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lavita.config.compose import Experiment
+from lavita.config.registry import checkout
 from lavita.config.schema import ConfigError
 
 LOCAL, SLURM = "local", "slurm"  # values of --executor
@@ -125,7 +126,8 @@ def check_executor(name: str, items: Sequence[str], cells: Sequence[Experiment])
         return
     read_slurm_options(items)
     if importlib.util.find_spec("submitit") is None:
-        raise ConfigError("--executor slurm: submitit is not installed: pip install -e '.[slurm]'")
+        package = "'lavita[slurm]'" if checkout() is None else "-e '.[slurm]'"
+        raise ConfigError(f"--executor slurm: submitit is not installed: pip install {package}")
     missing = [command for command in COMMANDS if shutil.which(command) is None]
     if missing:
         raise ConfigError(

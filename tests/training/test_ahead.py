@@ -46,7 +46,7 @@ ASKED = {
     "dit frame": "integers normal uniform",
     "vdt": "integers normal uniform",
     "pvdm autoencoder": "integers",
-    "pvdm adversarial": "",  # it looks at the clips' numbers to know whose update it is
+    "pvdm adversarial": "integers",
     "pvdm diffusion": "uniform integers normal",
     "pvdm after a clip": "uniform integers uniform integers normal",
     "codec": "normal",

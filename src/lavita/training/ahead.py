@@ -38,12 +38,18 @@ def requests_of(module: TrainedStage, batch: dict[str, Tensor]) -> tuple[Request
     Empty where that can't be known ahead: a loss that looks at values, or draws from the generators itself.
     """
     rng = Asked([0], module.device)
-    one = {key: value[:1].to(module.device) for key, value in batch.items()}
+    one = {key: value[:1].to("cpu" if key == "clip_index" else module.device) for key, value in batch.items()}
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]  # a batch norm counts its calls in one
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            module.loss({key: mode.from_tensor(value) for key, value in one.items()}, rng)
+            # The clips' numbers are on the host, where a loss may read them.
+            shapes = {key: value if key == "clip_index" else mode.from_tensor(value) for key, value in one.items()}
+            module.loss(shapes, rng)
     except Exception:  # whatever a method does with values that are not there, it draws in its steps as ever
         return ()
+    finally:
+        for buffer, value in buffers:
+            buffer.copy_(value)
     return tuple(rng.asked)
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 from lavita.codecs.base import Codec, in_chunks
 from lavita.diffusion.rng import SampleRNG
 from lavita.nn.embeddings import rotate
+from lavita.nn.precision import LayerNorm, full, in_float32
 from lavita.shapes import check
 
 
@@ -99,7 +100,7 @@ class PreNorm(nn.Module):
     def __init__(self, width: int, layer: nn.Module) -> None:
         super().__init__()
         self.fn = layer
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
 
     def forward(self, x: Tensor, *args) -> Tensor:
         return self.fn(self.norm(x), *args)
@@ -195,7 +196,7 @@ class VideoEncoder(VideoTransformer):
     def forward(self, video: Tensor) -> Tensor:
         p = self.patch_size
         patches = rearrange(video, "b f c (h p1) (w p2) -> b f (h w) (p1 p2 c)", p1=p, p2=p)
-        return super().forward(self.to_patch_embedding(patches))  # (B, F, P, D)
+        return super().forward(full(self.to_patch_embedding(patches)))  # (B, F, P, D); the residual stream is float32
 
 
 class Projection(nn.Module):
@@ -225,8 +226,9 @@ class Projection(nn.Module):
         return x[:, 0]  # (B, D)
 
 
+@in_float32
 def pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1x1 convolution on the last axis, (..., D) -> (..., D'): no copy to the image layout and back."""
+    """A 1x1 convolution on the last axis, (..., D) -> (..., D'), in float32: no copy to the image layout and back."""
     return functional.linear(x, layer.weight.flatten(1), layer.bias)
 
 
@@ -298,6 +300,7 @@ class TriplaneAutoencoder(nn.Module):
         tokens = self.decoder((xy + yt + xt).flatten(2, 3))  # (B, F, P, D)
         return 2 * torch.sigmoid(self.paint(tokens)) - 1  # (B, F, 3, H, W)
 
+    @in_float32
     def paint(self, tokens: Tensor) -> Tensor:
         """Every token's patch of pixels, (B, F, P, D) -> (B, F, 3, H, W): a strided transposed conv."""
         layer, p = self.to_pixel[1], self.config.patch_size

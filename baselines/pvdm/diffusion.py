@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lavita.diffusion.loss import mean_of_clip
+from lavita.diffusion.rng import drawn_ahead
 from lavita.diffusion.schedule import Schedule
 
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
@@ -62,26 +63,26 @@ def sample_latents(
     """Latents (B, C, N) in [-1, 1], by DDIM with the noise scale eta, 0 to 1.
 
     network(z, t) predicts the noise of z (B, C, N) at times t (B,). draw() gives the next noise (B, C, N),
-    one generator per clip; it is called once to start and once per step but the last. The noise prediction is
-    used as it is even where the predicted latent is clipped to [-1, 1], as in the released sampler.
+    one generator per clip; a thread calls it one step ahead, once to start and once per step but the last. The noise
+    prediction is used as it is even where the predicted latent is clipped to [-1, 1], as in the released sampler.
     watch(i, z) sees the state after every step.
     Source: Song et al. 2021, equations 12 and 16; github.com/sihyun-yu/PVDM at 793172f, losses/ddpm.py.
     """
     times = sampling_times(num_samples, schedule.num_steps)
     short = schedule.visiting(torch.tensor(times[-2::-1]))
-    factors = short.ddim_factors(eta)
-    z = draw()
+    noises = drawn_ahead(lambda _: draw(), short.num_steps)
+    z = next(noises)
     for i, step in enumerate(reversed(range(short.num_steps))):
         t = torch.full((len(z),), step, device=z.device)
-        eps = network(z, short.timesteps.to(z.device)[t])  # (B, C, N)
+        eps = network(z, short.times(t))  # (B, C, N)
         z0 = short.predict_x0(z, t, eps)  # (B, C, N)
         if clip:
             z0 = z0.clamp(-1, 1)
         if step == 0:
             z = z0
         else:
-            of_z0, of_eps, sigma = (short.at(table, t, z) for table in factors)
-            z = of_z0 * z0 + of_eps * eps + sigma * draw()  # (B, C, N)
+            of_z0, of_eps, sigma = short.ddim_at(eta, t, z)
+            z = of_z0 * z0 + of_eps * eps + sigma * next(noises)  # (B, C, N)
         if watch is not None:
             watch(i, z)
     return z

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from lavita.diffusion.loss import mean_of_clip
 from lavita.methods.checkpoints import read_tensors
+from lavita.nn.precision import in_float32
 from lavita.training import distributed
 
 
@@ -23,6 +24,7 @@ class SharedStatistics:
 
     shared = False
 
+    @in_float32
     def forward(self, x: Tensor) -> Tensor:
         if not (self.shared and self.training and distributed.world() > 1):
             return super().forward(x)

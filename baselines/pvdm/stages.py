@@ -173,7 +173,7 @@ class AdversarialStage(ReconstructionStage):
         video = batch["video"]  # (B, F, 3, H, W)
         index = rng.integers(video.shape[1])  # (B,)
         # Which update it is follows from the clips' running number, so a resumed run makes the right one.
-        if is_discriminator_update(int(batch["clip_index"][0]) // self.train_config.batch_clips):
+        if is_discriminator_update(batch["clip_index"].tolist()[0] // self.train_config.batch_clips):
             with torch.no_grad():
                 rebuilt = self.autoencoder(video)  # (B, F, 3, H, W)
             value = self.adversary.discriminator_loss(video, rebuilt, index)  # (B,)

@@ -8,15 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lavita.nn.embeddings import timestep_features
+from lavita.nn.embeddings import TimestepFeatures
+from lavita.nn.precision import GroupNorm, in_float32
 from lavita.shapes import check
 
 Planes = tuple[Tensor, Tensor]  # xy (B, D, h, w); yt and xt stacked (2 B, D, F, w)
 
 
-def normalization(width: int) -> nn.GroupNorm:
-    """Group norm over 32 groups."""
-    return nn.GroupNorm(32, width)
+def normalization(width: int) -> GroupNorm:
+    """Group norm over 32 groups, in float32."""
+    return GroupNorm(32, width)
+
+
+class Float32Layers(nn.Sequential):
+    """Layers that compute in float32 in mixed precision too: time embedding, modulation, output."""
+
+    forward = in_float32(nn.Sequential.forward)
 
 
 def pointwise(layer: nn.Conv1d, x: Tensor) -> Tensor:
@@ -66,7 +73,7 @@ class ResBlock(nn.Module):
         super().__init__()
         self.film, self.resample = film, resample
         self.in_layers = nn.Sequential(normalization(width), nn.SiLU(), nn.Conv2d(width, out_width, 3, padding=1))
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embed_width, (2 if film else 1) * out_width))
+        self.emb_layers = Float32Layers(nn.SiLU(), nn.Linear(embed_width, (2 if film else 1) * out_width))
         self.out_layers = nn.Sequential(
             normalization(out_width),
             nn.SiLU(),
@@ -202,7 +209,8 @@ class PlaneUNet(nn.Module):
         self.embed_width = 4 * width
         if cfg.cond_model:
             self.register_buffer("zeros", torch.zeros(1, cfg.in_channels, cfg.latent_length))
-        self.time_embed = nn.Sequential(
+        self.time_features = TimestepFeatures(width)
+        self.time_embed = Float32Layers(
             nn.Linear(width, self.embed_width), nn.SiLU(), nn.Linear(self.embed_width, self.embed_width)
         )
         if cfg.num_classes is not None:
@@ -217,7 +225,7 @@ class PlaneUNet(nn.Module):
         self.output_blocks, self.output_attns = nn.ModuleList(), nn.ModuleList()
         self.add_outputs(width, skips)
         width = cfg.channel_mult[0] * cfg.model_channels
-        self.out = nn.Sequential(
+        self.out = Float32Layers(
             normalization(width), nn.SiLU(), zeroed(nn.Conv2d(width, cfg.out_channels, 3, padding=1))
         )
 
@@ -282,7 +290,7 @@ class PlaneUNet(nn.Module):
                 f"pvdm unet: got {'no ' if labels is None else ''}labels with num_classes={cfg.num_classes}; "
                 "labels are needed exactly when num_classes is given"
             )
-        emb = self.time_embed(timestep_features(t, cfg.model_channels).to(x.dtype))  # (B, E)
+        emb = self.time_embed(self.time_features(t).to(x.dtype))  # (B, E)
         if labels is not None:
             emb = emb + self.label_emb(labels)  # (B, E)
         if cfg.cond_model:

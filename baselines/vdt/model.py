@@ -24,6 +24,7 @@ from lavita.nn.blocks import (
     zero_init,
 )
 from lavita.nn.embeddings import LabelEmbedder, PatchEmbed, TimestepEmbedder, frozen_sincos_table, sincos_1d, sincos_2d
+from lavita.nn.precision import LayerNorm
 from lavita.shapes import check
 
 # name: (depth, width, heads): S and L are the official sizes; XS and B are ours (demo, and DiT-B's numbers).
@@ -64,7 +65,7 @@ class VDTBlock(ModulatedBlock):
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__(width, num_heads)
-        self.temporal_norm1 = nn.LayerNorm(width)
+        self.temporal_norm1 = LayerNorm(width)
         self.temporal_attn = SelfAttention(width, num_heads)
         self.temporal_fc = nn.Linear(width, width)
 

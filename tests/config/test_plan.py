@@ -12,6 +12,8 @@ from lavita.results.identity import config_hash
 
 DATA_SETS = [name for name in names_in("suites") if load_suite(name).rows is None]
 CHOICES = [name for name in names_in("suites") if load_suite(name).rows is not None]
+MIXED = "bf16-mixed"
+ARITHMETIC = "sampling.precision: 32-true -> bf16-mixed"
 EIGHT = ["lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "dit-joint", "vdt", "pvdm"]
 
 
@@ -48,14 +50,14 @@ def test_same_rule_for_all_below_paper():
 
 
 @pytest.mark.parametrize("suite", [name for name in DATA_SETS if load_suite(name).conditioning == "none"])
-def test_paper_keeps_the_authors_values(suite):
+def test_paper_keeps_the_authors_values_but_for_the_arithmetic(suite):
     for experiment in make_plan(suite, "paper", None, [0], []):
-        assert deviations(experiment) == []
+        assert deviations(experiment) == [ARITHMETIC]
 
 
 def test_deviations_are_listed():
     (experiment,) = make_plan("ucf101", "paper", ["dit"], [0], ["train.learning_rate=0.0003", "model.size=B"])
-    assert deviations(experiment) == ["train.learning_rate: 0.0001 -> 0.0003", "model.size: XL -> B"]
+    assert deviations(experiment) == ["train.learning_rate: 0.0001 -> 0.0003", ARITHMETIC, "model.size: XL -> B"]
 
 
 def test_weight_files_are_outside_help_wherever_they_lie():
@@ -135,6 +137,24 @@ def test_config_hash_ignores_where_the_data_lies_and_nothing_else():
     assert config_hash(replace(experiment, data=replace(experiment.data, root="elsewhere"))) == config_hash(experiment)
     assert config_hash(replace(experiment, seed=1)) != config_hash(experiment)
     assert config_hash(replace(experiment, data=replace(experiment.data, interval=2))) != config_hash(experiment)
+    assert config_hash(replace(experiment, data=replace(experiment.data, num_workers=None))) == config_hash(experiment)
+
+
+def test_arithmetic_is_part_of_a_runs_identity():
+    changes = ("compute.precision=bf16-mixed", "compute.compile=true", "compute.compile=auto")
+    changes += ("sampling.precision=bf16-mixed",)
+    plans = [make_plan("ucf101", "demo", ["dit"], [0], [*change])[0] for change in ([], *([one] for one in changes))]
+    assert len({config_hash(experiment) for experiment in plans}) == len(plans)
+    assert plans[2].compute.compile is True and plans[3].compute.compile == "auto"
+    assert "sampling.precision: 32-true -> bf16-mixed" in deviations(plans[4])
+
+
+def test_demo_computes_as_ever_and_the_other_tiers_fast():
+    for tier, precision, compiled in (("demo", "32-true", False), ("small", MIXED, "auto"), ("paper", MIXED, "auto")):
+        for experiment in make_plan("ucf101", tier, None, [0], []):
+            e = experiment
+            assert (e.compute.precision, e.sampling.precision, e.compute.compile) == (precision, precision, compiled)
+            assert e.data.num_workers == (0 if tier == "demo" else None)
 
 
 def test_suites_of_choices_compare_with_their_first_row():

@@ -58,7 +58,7 @@ def test_a_plugin_is_a_row_of_every_data_set(tmp_path):
     add_plugin(copied(tmp_path, "outside-two"))
     experiments = make_plan("skytimelapse", "paper", None, None, [])
     assert experiments[-1].label == "outside-two"  # order 90, after all of ours
-    assert deviations(experiments[-1]) == []
+    assert deviations(experiments[-1]) == ["sampling.precision: 32-true -> bf16-mixed"]
 
 
 def test_processes_of_runs_find_it_wherever_they_run(tmp_path, monkeypatch):

@@ -51,11 +51,11 @@ def test_missing_key():
 
 @pytest.mark.parametrize("steps, count", [("25", 25), ("ddim50", 50), ("10,15,20", 45)])
 def test_number_of_steps(steps, count):
-    assert SamplingConfig("ddim", steps, 0.0, 1.0, None, False, 8, "generation", 1).num_steps == count
+    assert SamplingConfig("ddim", steps, 0.0, 1.0, None, False, 8, "generation", 1, "32-true").num_steps == count
 
 
 COMPUTE = {
-    "precision": "32-true", "threads": 1, "pass_clips": "auto", "checkpoint_activations": False,
+    "precision": "32-true", "compile": "auto", "threads": 1, "pass_clips": "auto", "checkpoint_activations": False,
     "devices": 2, "nodes": 3, "strategy": "fsdp", "deterministic": False,
 }  # fmt: skip
 
@@ -74,7 +74,9 @@ def test_processes_are_devices_times_nodes():
         ({"pass_clips": 0}, "compute.pass_clips: got 0, wanted clips of one pass, at least 1, or auto"),
         ({"pass_clips": "all"}, "compute.pass_clips: got all, wanted clips of one pass, at least 1, or auto"),
         ({"pass_clips": 2.5}, "compute.pass_clips: got 2.5, wanted int"),
-        ({"precision": "16-mixed"}, "compute.precision: got 16-mixed with compute.strategy=fsdp"),
+        ({"precision": "16-mixed"}, "compute.precision: got '16-mixed', allowed 32-true, bf16-mixed"),
+        ({"compile": "never"}, "compute.compile: got 'never', allowed True, False, auto"),
+        ({"compile": 2}, "compute.compile: got '2', allowed True, False, auto"),
     ],
 )
 def test_processes_that_cannot_be_are_refused(change, message):

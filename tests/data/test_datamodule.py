@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lavita.data.clips import load_window, to_tensor, training_draw
+from lavita.data.clips import load_window, normalised, to_pixels, training_draw
 from lavita.data.datamodule import ClipDataModule, ResizedFrames, TrainClips
 
 SETTING = dict(frames=8, interval=3, resolution=16, flip=True, seed=3)
@@ -33,8 +33,8 @@ def clips(catalogue):
 
 
 def test_batches_have_the_shape_range_and_labels(clips):
-    assert clips["video"].shape == (48, 8, 3, 16, 16) and clips["video"].dtype == torch.float32
-    assert clips["video"].min() >= -1 and clips["video"].max() <= 1
+    assert clips["video"].shape == (48, 8, 3, 16, 16) and clips["video"].dtype == torch.uint8
+    assert clips["video"].min() < 32 and clips["video"].max() > 224
     assert clips["clip_index"].tolist() == list(range(48)) and clips["label"].dtype == torch.int64
     assert clips["label"].bincount().tolist() == [12, 12, 12, 12]  # an epoch: every video once
 
@@ -49,7 +49,9 @@ def test_each_clip_is_what_its_draw_says(catalogue, clips):
         window = load_window(videos[position], start, 8, 3, 16)
         wanted = np.flip(window, axis=2) if mirrored else window
         mirrored_clips += mirrored
-        assert torch.equal(clips["video"][index], to_tensor(wanted))
+        # What a loss gets of it is what numpy makes of the pixels, bit for bit.
+        numbers = np.moveaxis(wanted, -1, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)
+        assert torch.equal(normalised(clips["video"][index]), torch.from_numpy(numbers))
         assert clips["label"][index] == videos[position].class_index
     assert 0 < mirrored_clips < 10
 
@@ -109,7 +111,7 @@ def test_images_are_single_frames_of_the_whole_split(catalogue, clips):
     assert torch.equal(got["clip_index"], clips["clip_index"])
     frames = {label: [] for label in range(4)}
     for video in catalogue.split("train"):
-        frames[video.class_index].append(to_tensor(load_window(video, 0, video.frames, 1, 16)))
+        frames[video.class_index].append(to_pixels(load_window(video, 0, video.frames, 1, 16)))
     frames = {label: torch.cat(parts) for label, parts in frames.items()}
     for image, label in zip(got["images"].flatten(0, 1), got["image_labels"].flatten().tolist(), strict=True):
         assert (frames[label] == image).flatten(1).all(1).any()

@@ -18,7 +18,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """A network that keeps x_t about as large as it is, with a variance that is neither bound."""
-    factor = SCHEDULE.at((1 - SCHEDULE.alphas_cumprod).sqrt(), t, x)
+    factor = SCHEDULE.at("sqrt_noise_variance", t, x)
     return torch.cat([0.9 * factor * x, torch.tanh(0.3 * x - 0.2)], dim=-3)
 
 

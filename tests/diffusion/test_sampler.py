@@ -53,7 +53,7 @@ def test_noise_only_data_stays_noise(method):
     # If clips are N(0, 1), the best denoiser returns sqrt(1 - alpha_bar) x, and every x_t is N(0, 1): the
     # noise that DDPM's steps add (variance beta) makes up exactly for what they take away.
     def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        eps = SCHEDULE.at((1 - SCHEDULE.alphas_cumprod).sqrt(), t, x) * x
+        eps = SCHEDULE.at("sqrt_noise_variance", t, x) * x
         return torch.cat([eps, torch.ones_like(eps)], dim=-3)
 
     x_T, n = normal(1, 1, 50, 50), 2_500

@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from lavita.diffusion.schedule import Schedule, spaced_steps
+from lavita.diffusion.loss import hybrid_loss
+from lavita.diffusion.sampler import ddim_step, ddpm_step
+from lavita.diffusion.schedule import TABLES, Schedule, spaced_steps
 
 SCHEDULE = Schedule.linear()
 BETAS = np.linspace(1e-4, 2e-2, 1000)
@@ -110,3 +114,51 @@ def test_betas_are_checked():
     # The last beta would be 1: nothing of x_0 is left, and x_0 = (x_t - eps) / 0.
     with pytest.raises(ValueError, match="got 0.005 to 1, .* take more steps"):
         Schedule.linear(20)
+
+
+class Copies(TorchDispatchMode):
+    """Names of the operations that copy a tensor, to another type or place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = str(function)
+        if "_to_copy" in name or "_local_scalar_dense" in name:
+            self.found.append(name)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("dtype, wide", [(torch.float32, torch.float32), (torch.float64, torch.float64)])
+@pytest.mark.parametrize("name", TABLES)
+def test_entries_are_those_of_the_table_rounded_once(name, dtype, wide):
+    t, like = torch.tensor([0, 7, 999]), torch.zeros(3, 2, 2, dtype=dtype)
+    assert torch.equal(SCHEDULE.at(name, t, like), getattr(SCHEDULE, name)[t].to(wide).view(3, 1, 1))
+
+
+def test_no_step_copies_a_table():
+    """The loss, and a step of each sampler, after the first: every table is where it is needed, in its type."""
+    schedule, x, t = Schedule.linear(), torch.randn(2, 4, 4), torch.tensor([3, 900])
+
+    def every_step() -> None:
+        hybrid_loss(schedule, x, t, x, x, x)
+        ddpm_step(schedule, x, t, x, x, x, clip=True)
+        ddim_step(schedule, x, t, x, x, eta=0.7, clip=True)
+        schedule.times(t)
+
+    every_step()
+    with Copies() as copies:
+        every_step()
+    assert copies.found == []
+    with Copies() as copies:  # a table in another type is copied, which the watch notices
+        schedule.at("betas", t, x.double())
+    assert copies.found
+
+
+def test_a_simulation_leaves_no_tables_behind():
+    schedule, t = Schedule.linear(), torch.tensor([3])
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        schedule.at("betas", t, torch.zeros(1, dtype=torch.float64))
+    found = schedule.at("betas", t, torch.zeros(1, dtype=torch.float64))
+    assert type(found) is torch.Tensor and float(found) == float(schedule.betas[3])

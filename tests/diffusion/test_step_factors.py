@@ -114,7 +114,7 @@ def test_tables_are_used_in_the_dtype_of_the_state():
         (torch.float32, torch.float32),
         (torch.bfloat16, torch.float32),
     ):
-        assert LINEAR.at(LINEAR.betas, t, torch.zeros(1, 2, dtype=dtype)).dtype == used
+        assert LINEAR.at("betas", t, torch.zeros(1, 2, dtype=dtype)).dtype == used
     exact = LINEAR.add_noise(torch.ones(1, 1, dtype=torch.float64), t, torch.zeros(1, 1, dtype=torch.float64))
     assert float(exact) == pytest.approx(np.sqrt(LINEAR_BAR[3]), rel=ALPHA_BAR_ERROR)
 
@@ -124,4 +124,4 @@ def test_an_eta_that_leaves_no_variance_is_refused(eta):
     with pytest.raises(ValueError, match=r"sampling.eta: got .*, allowed 0 to 1"):
         LINEAR.ddim_factors(eta)
     with pytest.raises(ConfigError, match=r"sampling.eta: got .*, allowed 0 "):
-        SamplingConfig("ddim", "10", eta, 1.0, None, False, 1, "generation", 1)
+        SamplingConfig("ddim", "10", eta, 1.0, None, False, 1, "generation", 1, "32-true")

@@ -147,7 +147,7 @@ def test_labels_of_images_are_dropped_each_by_itself():
 
 
 def test_images_are_charged_and_sampling_has_none():
-    sampling = SamplingConfig("ddim", "2", 0.0, 1.0, None, True, 2, "generation", 1)
+    sampling = SamplingConfig("ddim", "2", 0.0, 1.0, None, True, 2, "generation", 1, "32-true")
     plain, joint = build(num_classes=None), build(num_classes=None, joint_images=IMAGES)
     assert (plain.clip_cost, joint.clip_cost) == (1, Fraction(FRAMES + IMAGES, FRAMES))
     assert torch.equal(plain.sample([1, 2], None, sampling), joint.sample([1, 2], None, sampling))

@@ -27,7 +27,7 @@ METHODS = {
     "vdt": XS,
 }
 SAMPLERS = [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 1.0), ("dpm-solver++", 0.0)]
-SAMPLING = SamplingConfig("ddpm", "5", 0.0, 2.0, None, True, 4, "generation", 1)
+SAMPLING = SamplingConfig("ddpm", "5", 0.0, 2.0, None, True, 4, "generation", 1, "32-true")
 FRAMES, SIDE = 4, 16
 SEEDS, CLASSES = [3, 11, 4], torch.tensor([0, 2, 1])
 
@@ -44,7 +44,7 @@ class Anchored(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         eps, v = self.network(x, t, y).chunk(2, dim=2)
-        guess = self.schedule.at((1 - self.schedule.alphas_cumprod).sqrt(), t, x) * x
+        guess = self.schedule.at("sqrt_noise_variance", t, x) * x
         return torch.cat([guess + 0.2 * eps, v], dim=2)
 
 

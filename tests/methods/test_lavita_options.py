@@ -8,7 +8,7 @@ import torch
 
 from lavita.methods.lavita.model import Lavita, LavitaConfig
 from lavita.nn.blocks import SelfAttention
-from lavita.nn.embeddings import rotary_table, rotate, sincos_1d, sincos_2d, timestep_features
+from lavita.nn.embeddings import TimestepFeatures, rotary_table, rotate, sincos_1d, sincos_2d
 from lavita.parity.cases import fill_by_formula, z
 
 
@@ -112,7 +112,7 @@ def test_position_tables_by_their_formula():
     grid = sincos_2d(3, 8).reshape(3, 3, 8)  # row, column
     assert np.array_equal(grid[1, 2, :4], sincos_1d(np.array([2.0]), 4)[0])  # the column comes first
     assert np.array_equal(grid[1, 2, 4:], sincos_1d(np.array([1.0]), 4)[0])
-    features = timestep_features(torch.tensor([7]), 4)[0].numpy()
+    features = TimestepFeatures(4)(torch.tensor([7]))[0].numpy()
     assert np.allclose(features, [np.cos(7), np.cos(0.07), np.sin(7), np.sin(0.07)], atol=1e-6)  # float32
 
 

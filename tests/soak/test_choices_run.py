@@ -124,8 +124,8 @@ def test_the_record_names_how_the_machine_was_used(started_from_a_file):
     found = record(started_from_a_file / "out", "lavita-v1-s0")
     config = found["config"]
     assert config["compute"] == {
-        "precision": "bf16-mixed", "threads": 1, "pass_clips": 4, "checkpoint_activations": True,
-        "devices": 1, "nodes": 1, "strategy": "auto",
+        "precision": "bf16-mixed", "compile": False, "threads": 1, "pass_clips": 4, "checkpoint_activations": True,
+        "devices": 1, "nodes": 1, "strategy": "auto", "deterministic": False,
     }  # fmt: skip
     assert config["sampling"]["sampler"] == "dpm-solver++"
     passes = {"clips": 4, "recomputed": True}

@@ -151,4 +151,4 @@ def test_the_number_of_processes_is_checked():
     from lavita.training.fit import placement
 
     with pytest.raises(ValueError, match="compute.devices: 2 on 3 nodes are 6 processes, but this is one of 1"):
-        placement(ComputeConfig("32-true", 1, 1, False, 2, 3, "auto", False), None)
+        placement(ComputeConfig("32-true", False, 1, 1, False, 2, 3, "auto", False), None)

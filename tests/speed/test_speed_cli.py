@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lavita.data.video import write_video
+from lavita.nn.blocks import ModulatedBlock
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--size", "XS", "--frames", "2", "--side", "4", "--steps", "2", "--threads", "1"]
@@ -64,6 +65,28 @@ def test_table_and_file(call, tmp_path):
     assert done.code == 0, done.err
     assert "variant 4 XS/2, 5 blocks" in done.out and "bf16-mixed" in done.out and "1 threads" in done.out
     assert len((tmp_path / "speed.csv").read_text().splitlines()) == 3
+
+
+def test_other_arithmetic_is_timed_beside(call, monkeypatch):
+    """bfloat16 and compiled blocks, each a row; what is compiled is what is said to be."""
+    compiled: list[object] = []
+    plain = torch.compile
+
+    def watched(function, **options):
+        compiled.append(function)
+        return plain(function, **options, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", watched)
+    done = call("model", *TINY, "--arithmetic", "--csv", "-")
+    assert done.code == 0, done.err
+    rows = {row["contestant"]: row for row in csv.DictReader(io.StringIO(done.out))}
+    assert {name: row["precision"] for name, row in rows.items()} == {
+        "lavita": "32-true", "plain": "32-true", "bf16": "bf16-mixed", "compiled": "32-true",
+        "bf16, compiled": "bf16-mixed",
+    }  # fmt: skip
+    blocks = [function for function in compiled if isinstance(getattr(function, "__self__", None), ModulatedBlock)]
+    assert len(blocks) == 2 * 6  # XS has six
+    assert all(float(row["draws_ahead_seconds"]) < float(row["draws_seconds"]) for row in rows.values())
 
 
 def test_another_function_is_refused(call, tmp_path):

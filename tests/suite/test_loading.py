@@ -60,8 +60,37 @@ def test_a_batch_that_does_not_go_into_its_processes_is_refused():
         source(experiment, catalogue(22)).clips(TrainedStage(experiment.train, 0), 0, 8)
 
 
+def test_a_stage_of_alternating_updates_that_begins_inside_a_batch_is_refused_where_parts_would_differ():
+    class Alternating(TrainedStage):
+        alternating_updates = 2
+
+    (alone,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], [])
+    (two,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], ["compute.devices=2"])
+    module = Alternating(alone.train, 0)
+    assert source(alone, catalogue(22)).clips(module, 4, 12).start == 4
+    assert source(two, catalogue(22)).clips(module, 8, 16).start == 8
+    with pytest.raises(ValueError, match="alternates its updates by batches of 8 clips and begins at clip 4"):
+        source(two, catalogue(22)).clips(module, 4, 12)
+
+
 @pytest.mark.parametrize(("given", "clips"), [("auto", 8), (8, 8), (16, 8), (4, 4), (1, 1)])
 def test_a_pass_holds_its_clips_and_never_more_than_the_batch(given, clips):
     (experiment,) = make_plan("skytimelapse", "demo", ["pvdm"], [0], [f"compute.pass_clips={given}"])
     assert experiment.compute.passes(8) == 8 // clips
     assert source(experiment, catalogue(22)).clips(TrainedStage(experiment.train, 0), 0, 8).batch == clips
+
+
+def test_loader_processes_share_the_machines_cores(monkeypatch):
+    """96 cores, of which 8 tasks at a time with one device each get 12, and two devices of one task 16 at most."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(96)), raising=False)
+    (experiment,) = make_plan("ucf101", "small", ["dit"], [0], [])
+    assert experiment.data.num_workers is None
+    for tasks, devices, wanted in (("8", 1, 12), ("1", 2, 16), ("4", 4, 6), (None, 1, 16)):
+        monkeypatch.delenv("LAVITA_TASKS", raising=False)
+        if tasks is not None:
+            monkeypatch.setenv("LAVITA_TASKS", tasks)
+        compute = replace(experiment.compute, devices=devices)
+        data = StageData(experiment.data, compute, catalogue(22), 0, "dit")
+        assert data.workers() == wanted
+    asked = replace(experiment.data, num_workers=3)
+    assert StageData(asked, experiment.compute, catalogue(22), 0, "dit").workers() == 3

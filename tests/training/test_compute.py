@@ -21,6 +21,7 @@ from lavita.training.fit import fit_stage, placement
 
 PLAIN = ComputeConfig(
     "32-true",
+    compile=False,
     threads=1,
     pass_clips="auto",
     checkpoint_activations=False,

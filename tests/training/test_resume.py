@@ -57,6 +57,7 @@ TRAIN = TrainConfig(
 )
 PLAIN = ComputeConfig(
     "32-true",
+    compile=False,
     threads=1,
     pass_clips="auto",
     checkpoint_activations=False,

@@ -12,7 +12,7 @@ from lavita.codecs.base import in_chunks
 from lavita.codecs.kl import KLCodec, frames_of_patches, patch_side, patches_of_frames
 from lavita.config.schema import CodecConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
-from lavita.training.stage import TrainedStage
+from lavita.training.stage import TrainedStage, inputs_of
 
 CONSTANT = 8.0  # in deviations of the latent: the larger, the more linear the start and the stiffer the training
 LOG_VARIANCE = -6.0  # of the posterior at the start
@@ -167,7 +167,8 @@ def measured_codec(autoencoder: AutoencoderKL, loader: DataLoader, name: str, tr
 
     values = []
     for batch in loader:
-        frames = batch["video"].flatten(0, 1).to(autoencoder.device)  # (B F, 3, H, W)
+        video = inputs_of({"video": batch["video"].to(autoencoder.device)})["video"]  # (B, F, 3, H, W)
+        frames = video.flatten(0, 1)  # (B F, 3, H, W)
         values.append(in_chunks(encode, frames, frames.shape[2] * frames.shape[3], autoencoder).cpu())
     z = rearrange(torch.cat(values), "n c h w -> c (n h w)")
     mean = z.mean(dim=1)

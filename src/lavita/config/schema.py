@@ -79,7 +79,7 @@ class DataConfig:
     linspace is the published rule (see data/clips.py). short_videos: what becomes of videos without room for a clip.
     max_unreadable: share of the videos that may be left out because they can't be read. latent_cache: train from stored
     posterior moments of the suite's autoencoder (true, false, or auto: where the disk has room for them), which are
-    kept in latent_dtype.
+    kept in latent_dtype. num_workers: loader processes of a training process, null for its part of the machine's cores.
     """
 
     dataset: str
@@ -94,7 +94,7 @@ class DataConfig:
     max_unreadable: float
     latent_cache: str | bool
     latent_dtype: str
-    num_workers: int
+    num_workers: int | None
     cache_bytes: int
 
     def __post_init__(self) -> None:
@@ -110,6 +110,11 @@ class DataConfig:
         for key in ("frames", "interval", "resolution"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"data.{key}: got {getattr(self, key)}, wanted at least 1")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ConfigError(
+                f"data.num_workers: got {self.num_workers}, wanted 0 (the training process loads), more, or null: "
+                "its part of the cores"
+            )
 
 
 BUDGET_UNITS = ("clips", "flops", "seconds")
@@ -207,6 +212,7 @@ class TrainConfig:
             raise ConfigError(f"train.batch_clips: got {self.batch_clips}, wanted at least 1")
 
 
+PRECISIONS = ("32-true", "bf16-mixed")
 AUTO = "auto"
 
 
@@ -214,16 +220,19 @@ AUTO = "auto"
 class ComputeConfig:
     """How a run uses its machine; identical for all runs of a suite.
 
-    precision: Lightning's name (32-true, bf16-mixed). threads: CPU threads of a run's process, since their number
-    changes the last bits of sums. pass_clips: clips that one process takes in one forward and backward pass; a batch is
-    accumulated over as many passes as it needs; auto: as many as fit the device's memory, chosen when a stage begins.
-    checkpoint_activations recomputes each transformer block in the backward pass: less memory, same numbers. devices:
-    processes per node, one device each, that train together on `nodes` nodes; strategy: what they share, gradients
-    (ddp; auto where there are several) or weights and optimiser too (fsdp). deterministic: of a GPU's kernels only
-    those that always sum in one order, slower; without it a repeated or resumed run agrees there to rounding.
+    precision: of the networks in training, 32-true or bf16-mixed (see lavita.nn.precision). compile: whether
+    torch.compile makes one kernel of many in each block (true, false, or auto: on an accelerator only). threads: CPU
+    threads of a run's process, since their number changes the last bits of sums. pass_clips: clips that one process
+    takes in one forward and backward pass; a batch is accumulated over as many passes as it needs; auto: as many as fit
+    the device's memory, chosen when a stage begins. checkpoint_activations recomputes each transformer block in the
+    backward pass: less memory, same numbers. devices: processes per node, one device each, that train together on
+    `nodes` nodes; strategy: what they share, gradients (ddp; auto where there are several) or weights and optimiser too
+    (fsdp). deterministic: of a GPU's kernels only those that always sum in one order, slower; without it a repeated or
+    resumed run agrees there to rounding.
     """
 
     precision: str
+    compile: str | bool
     threads: int
     pass_clips: int | str
     checkpoint_activations: bool
@@ -233,7 +242,8 @@ class ComputeConfig:
     deterministic: bool
 
     def __post_init__(self) -> None:
-        one_of("compute.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
+        one_of("compute.precision", self.precision, PRECISIONS)
+        one_of("compute.compile", self.compile, (True, False, AUTO))
         one_of("compute.strategy", self.strategy, ("auto", "ddp", "fsdp"))
         for key in ("threads", "devices", "nodes"):
             if getattr(self, key) < 1:
@@ -247,8 +257,6 @@ class ComputeConfig:
                 f"compute.strategy: got {self.strategy} for one process, wanted auto, or compute.devices or nodes "
                 "above 1"
             )
-        if self.strategy == "fsdp" and self.precision == "16-mixed":
-            raise ConfigError("compute.precision: got 16-mixed with compute.strategy=fsdp, allowed 32-true, bf16-mixed")
 
     @property
     def processes(self) -> int:
@@ -312,6 +320,7 @@ GENERATION = "generation"  # the value of sampling.task for clips from noise alo
 class SamplingConfig:
     """How clips are made: sampler, steps (IDDPM respacing string), eta (ddim), guidance (1 = none).
 
+    precision: of the networks, 32-true or bf16-mixed; what is sampled and the sampler's arithmetic stay float32.
     task: what is generated from what ("generation": from noise alone; others where a method has them).
     num_clips_chained: clips of one long video, each continuing the one before, where a method can.
     """
@@ -325,9 +334,11 @@ class SamplingConfig:
     batch_clips: int
     task: str
     num_clips_chained: int
+    precision: str
 
     def __post_init__(self) -> None:
         one_of("sampling.sampler", self.sampler, ("ddpm", "ddim", "dpm-solver++"))
+        one_of("sampling.precision", self.precision, PRECISIONS)
         if self.num_clips_chained < 1:
             raise ConfigError(f"sampling.num_clips_chained: got {self.num_clips_chained}, wanted at least 1")
         if not 0 <= self.eta <= 1:

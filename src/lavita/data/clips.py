@@ -82,11 +82,22 @@ def centre_crop_resize(frames: np.ndarray, resolution: int) -> np.ndarray:
     return np.stack([np.asarray(frame) for frame in small])  # (F, resolution, resolution, 3)
 
 
+def to_pixels(frames: np.ndarray) -> Tensor:
+    """uint8 (F, H, W, 3) -> uint8 (F, 3, H, W), 0..255: a quarter of the bytes of `to_tensor`."""
+    check(frames, "F H W 3", "frames", dtype=np.uint8)
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).contiguous()  # (F, 3, H, W)
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """uint8 of any shape, 0..255 -> float32 of the same shape, -1..1, as x / 127.5 - 1; the same bits on any device."""
+    # A divisor on the device: by a number of the host CUDA would multiply with the reciprocal, which rounds otherwise.
+    half = torch.full((), 127.5, dtype=torch.float32, device=pixels.device)
+    return pixels.float().div_(half).sub_(1)  # in place: new memory would cost more than the arithmetic
+
+
 def to_tensor(frames: np.ndarray) -> Tensor:
     """uint8 (F, H, W, 3), 0..255 -> float32 (F, 3, H, W), -1..1, as x / 127.5 - 1."""
-    check(frames, "F H W 3", "frames", dtype=np.uint8)
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).contiguous()  # (F, 3, H, W)
-    return pixels.float().div_(127.5).sub_(1)  # (F, 3, H, W); in place: new memory would cost more than the arithmetic
+    return normalised(to_pixels(frames))
 
 
 def to_uint8(video: Tensor) -> np.ndarray:

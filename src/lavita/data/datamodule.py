@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import lightning
@@ -19,6 +20,7 @@ from lavita.data.clips import (
     image_draws,
     load_window,
     span,
+    to_pixels,
     to_tensor,
     training_draw,
     window_starts,
@@ -27,6 +29,15 @@ from lavita.data.latent_cache import LatentCache
 from lavita.data.video import read_frames
 
 DEFAULT_CACHE_BYTES = 512 * 2**20
+PREFETCHED = 4  # batches that each loader process has ready
+MOST_WORKERS = 16
+
+
+def default_workers(devices: int) -> int:
+    """Loader processes of one training process among `devices` on this machine: its part of the cores that may be used,
+    at least 1; more than MOST_WORKERS would only fill the memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_WORKERS, cores // max(devices, 1)))
 
 
 class ResizedFrames:
@@ -45,9 +56,9 @@ class ResizedFrames:
         self._videos: dict[str, np.ndarray] = {}
 
     def clip(self, video: VideoEntry, indices: Sequence[int], mirrored: bool) -> Tensor:
-        """Frames of one video: float32 (F, 3, resolution, resolution), -1..1. Raises UnreadableVideo."""
+        """Frames of one video: uint8 (F, 3, resolution, resolution), 0..255. Raises UnreadableVideo."""
         frames = self.frames(video, indices)
-        return to_tensor(frames[:, :, ::-1] if mirrored else frames)
+        return to_pixels(frames[:, :, ::-1] if mirrored else frames)
 
     def frames(self, video: VideoEntry, indices: Sequence[int]) -> np.ndarray:
         """Frames of one video: uint8 (F, resolution, resolution, 3), 0..255. Raises UnreadableVideo."""
@@ -65,7 +76,7 @@ class ResizedFrames:
 class TrainClips(Dataset):
     """Training clips of the train split by global clip index, which counts on over epochs and has no end.
 
-    An item is {'video': float32 (F, 3, H, W), -1..1, 'label': int64 class index or -1, 'clip_index': int}; with
+    An item is {'video': uint8 (F, 3, H, W), 0..255, 'label': int64 class index or -1, 'clip_index': int}; with
     past > 0 also 'past' (past, 3, H, W), the frames before the clip at its interval; with images > 0 also 'images'
     (images, 3, H, W) and 'image_labels' int64 (images,), single frames drawn from the whole split. With a latent cache
     'moments' float32 (F, 2 C, h, w) and 'image_moments' take the place of 'video' and 'images'.
@@ -166,18 +177,23 @@ class ClipDataModule(lightning.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of TrainClips' items, stacked: {'video': float32 (batch / world, F, 3, H, W), ...}."""
+        """Batches of TrainClips' items, stacked: {'video': uint8 (batch / world, F, 3, H, W), ...}; in pinned memory
+        where there is a GPU. `clips.normalised` makes numbers of pixels."""
+        ahead = {"persistent_workers": True, "prefetch_factor": PREFETCHED} if self.num_workers else {}
         return DataLoader(
             self.clips,
             batch_size=self.batch // self.world,
             sampler=ClipShare(self.start, self.stop, self.batch, self.rank, self.world),
             num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            **ahead,
             # Its own generator: a loader otherwise draws from torch's global one, which training may use.
             generator=torch.Generator().manual_seed(self.seed),
         )
 
     def heldout_batch(self, most: int) -> dict[str, Tensor]:
-        """At most `most` fixed clips of the held-out split, as a training batch would hold them; no seed has a part.
+        """At most `most` fixed clips of the held-out split, as a training batch would hold them but that videos, images
+        and past frames are float32 in [-1, 1]; no seed has a part.
 
         Raises ValueError where the split has no window long enough.
         """

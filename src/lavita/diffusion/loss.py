@@ -48,7 +48,7 @@ def vlb_term(
     log_variance = schedule.model_log_variance(v, t)
     mean = schedule.posterior_mean(schedule.predict_x0(x_t, t, eps), x_t, t)
     true_mean = schedule.posterior_mean(x0, x_t, t)
-    true_log_variance = schedule.at(schedule.posterior_log_variance, t, x0)
+    true_log_variance = schedule.at("posterior_log_variance", t, x0)
     kl = gaussian_kl(true_mean, true_log_variance, mean, log_variance)
     nll = -discretised_log_likelihood(x0, mean, 0.5 * log_variance)
     nats = torch.where(t == 0, mean_of_clip(nll, counted), mean_of_clip(kl, counted))

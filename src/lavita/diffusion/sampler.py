@@ -11,11 +11,13 @@ Both statements are tested in tests/diffusion/test_diffusers.py. DPM-Solver++ is
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lavita.diffusion.rng import drawn_ahead
 from lavita.diffusion.schedule import Schedule
 
 
@@ -62,7 +64,7 @@ def dpm_solver_loop(
     x = x_T
     for i, step in enumerate(scheduler.timesteps.tolist()):
         t = torch.full((len(x),), step, device=x.device)
-        eps, _ = denoiser(x, schedule.timesteps.to(x.device)[t]).chunk(2, dim=-3)
+        eps, _ = denoiser(x, schedule.times(t)).chunk(2, dim=-3)
         x0 = schedule.predict_x0(x, t, eps)
         x = scheduler.step(x0.clamp(-bound, bound) if clip else x0, step, x).prev_sample
         if watch is not None:
@@ -101,7 +103,7 @@ def ddim_step(
     if clip:
         x0 = x0.clamp(-bound, bound)
     eps = schedule.predict_eps(x_t, t, x0)
-    of_x0, of_eps, sigma = (schedule.at(table, t, x_t) for table in schedule.ddim_factors(eta))
+    of_x0, of_eps, sigma = schedule.ddim_at(eta, t, x_t)
     return of_x0 * x0 + of_eps * eps + sigma * noise  # at t = 0 these are 1, 0 and 0
 
 
@@ -141,19 +143,18 @@ def sample_loop(
     """Run all steps of a schedule from noise x_T (B, ..., C, H, W) to x_0, same shape.
 
     denoiser(x, t) is told the original timestep t (B,) and returns noise and variance stacked on the channel axis,
-    (B, ..., 2C, H, W). step_noise(i) gives the noise of the i-th sampling step, i = 0 the noisiest; it is not called
-    where the method needs none. clip holds every predicted x_0 in [-bound, bound].
-    watch(i, x) sees the state after every step.
+    (B, ..., 2C, H, W). step_noise(i) gives the noise of the i-th sampling step, i = 0 the noisiest; a thread calls it,
+    in this order, one step ahead; it is not called where the method needs none. clip holds every predicted x_0 in
+    [-bound, bound]. watch(i, x) sees the state after every step.
     Source: Nichol & Dhariwal 2021, section 4; Song et al. 2021.
     """
     if method not in ("ddpm", "ddim"):
         raise ValueError(f"sampling.sampler: got {method!r}, allowed ddpm, ddim, dpm-solver++")
-    x = x_T
-    for i, step in enumerate(reversed(range(schedule.num_steps))):
+    x, noisy = x_T, method == "ddpm" or eta > 0
+    noises = drawn_ahead(step_noise, schedule.num_steps) if noisy else repeat(torch.zeros_like(x))
+    for i, (step, noise) in enumerate(zip(reversed(range(schedule.num_steps)), noises, strict=False)):
         t = torch.full((len(x),), step, device=x.device)
-        eps, v = denoiser(x, schedule.timesteps.to(x.device)[t]).chunk(2, dim=-3)
-        noisy = method == "ddpm" or eta > 0
-        noise = step_noise(i) if noisy else torch.zeros_like(x)
+        eps, v = denoiser(x, schedule.times(t)).chunk(2, dim=-3)
         if method == "ddpm":
             x = ddpm_step(schedule, x, t, eps, v, noise, clip, bound)
         else:

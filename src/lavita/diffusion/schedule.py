@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -15,17 +16,30 @@ def linear_betas(num_steps: int = 1000) -> Tensor:
     return torch.linspace(scale * 1e-4, scale * 2e-2, num_steps, dtype=torch.float64, device="cpu")
 
 
+# What `Schedule.at` gives entries of.
+TABLES = (
+    "betas", "log_betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_noise_variance",
+    "rsqrt_alphas_cumprod", "sqrt_noise_ratio", "posterior_variance", "explained_variance", "posterior_log_variance",
+    "posterior_of_x0", "posterior_of_xt",
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A discrete diffusion of T steps; all tables are float64 (T,).
 
     betas: variance added at each step. timesteps: the time that the network is told at each step, int64 (T,); it
-    differs from 0..T-1 only after `respace`. Tables stay on the CPU (also while a network is built without memory, on
-    the meta device) and are gathered to where they are needed. Source: Ho et al. 2020, equations 4 to 7.
+    differs from 0..T-1 only after `respace`. Tables are computed once, on the CPU (also while a network is built
+    without memory, on the meta device); float32 copies stay on each device that asks for entries, so that a step
+    copies nothing. Source: Ho et al. 2020, equations 4 to 7.
     """
 
     betas: Tensor
     timesteps: Tensor
+    _placed: dict[tuple[str, torch.device, torch.dtype], Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.betas.dtype != torch.float64 or self.betas.ndim != 1:
@@ -35,6 +49,9 @@ class Schedule:
                 f"betas: got {float(self.betas.min()):.6g} to {float(self.betas.max()):.6g}, every value must lie in "
                 "(0, 1): a step with 0 adds no noise, after one with 1 nothing is left of x_0; take more steps"
             )
+        for name in TABLES:
+            self._placed[name, CPU, torch.float32] = getattr(self, name).float()
+        self._placed["timesteps", CPU, torch.int64] = self.timesteps
 
     @classmethod
     def from_betas(cls, betas: Tensor) -> Schedule:
@@ -54,7 +71,40 @@ class Schedule:
 
     @cached_property
     def alphas_cumprod_prev(self) -> Tensor:
-        return torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
+        return torch.cat([self.betas.new_ones(1), self.alphas_cumprod[:-1]])
+
+    @cached_property
+    def log_betas(self) -> Tensor:
+        return self.betas.log()
+
+    @cached_property
+    def sqrt_alphas_cumprod(self) -> Tensor:
+        """What x_0 is multiplied by in x_t."""
+        return self.alphas_cumprod.sqrt()
+
+    @cached_property
+    def sqrt_noise_variance(self) -> Tensor:
+        """What the noise is multiplied by in x_t: sqrt(1 - alphas_cumprod)."""
+        return (1 - self.alphas_cumprod).sqrt()
+
+    @cached_property
+    def rsqrt_alphas_cumprod(self) -> Tensor:
+        return self.alphas_cumprod.rsqrt()
+
+    @cached_property
+    def sqrt_noise_ratio(self) -> Tensor:
+        """Deviation of the noise over that of x_0's part: sqrt(1 / alphas_cumprod - 1)."""
+        return (1 / self.alphas_cumprod - 1).sqrt()
+
+    @cached_property
+    def posterior_of_x0(self) -> Tensor:
+        """What x_0 is multiplied by in the mean of q(x_{t-1} | x_t, x_0)."""
+        return self.betas * self.alphas_cumprod_prev.sqrt() / (1 - self.alphas_cumprod)
+
+    @cached_property
+    def posterior_of_xt(self) -> Tensor:
+        """What x_t is multiplied by there."""
+        return (1 - self.alphas_cumprod_prev) * (1 - self.betas).sqrt() / (1 - self.alphas_cumprod)
 
     @cached_property
     def posterior_variance(self) -> Tensor:
@@ -73,35 +123,54 @@ class Schedule:
         variance = self.posterior_variance
         return torch.log(torch.cat([variance[1:2], variance[1:]]) if len(variance) > 1 else variance.clamp(1e-20))
 
-    def at(self, table: Tensor, t: Tensor, like: Tensor) -> Tensor:
-        """Entries of a table at steps t (B,) in like's dtype (at least float32), to broadcast against like (B, ...)."""
-        values = table.to(t.device)[t].to(torch.promote_types(like.dtype, torch.float32))
+    def at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
+        """Entries of a table at steps t (B,) in like's dtype (at least float32), to broadcast against like (B, ...).
+
+        name: one of TABLES.
+        """
+        return self._entries(name, lambda: getattr(self, name), t, like)
+
+    def times(self, t: Tensor) -> Tensor:
+        """The times that the network is told at steps t, int64 (B,)."""
+        return self._table("timesteps", lambda: self.timesteps, t.device, torch.int64)[t]
+
+    def _entries(self, name: str, table: Callable[[], Tensor], t: Tensor, like: Tensor) -> Tensor:
+        values = self._table(name, table, t.device, torch.promote_types(like.dtype, torch.float32))[t]
         return values.view(-1, *[1] * (like.ndim - 1))
+
+    def _table(self, name: str, table: Callable[[], Tensor], device: torch.device, dtype: torch.dtype) -> Tensor:
+        """A table where it is needed, copied there at most once; table is called where it is not there yet."""
+        key = (name, device, dtype)
+        if key in self._placed:
+            return self._placed[key]
+        placed = table().to(dtype).to(device)
+        if type(placed) is Tensor:  # not one of a simulation (FakeTensor), which would outlive it
+            self._placed[key] = placed
+        return placed
 
     def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t of q(x_t | x_0), same shape as x0 (B, ...). Source: Ho et al. 2020, equation 4."""
-        return (
-            self.at(self.alphas_cumprod.sqrt(), t, x0) * x0 + self.at((1 - self.alphas_cumprod).sqrt(), t, x0) * noise
-        )
+        return self.at("sqrt_alphas_cumprod", t, x0) * x0 + self.at("sqrt_noise_variance", t, x0) * noise
 
     def predict_x0(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_0 that explains x_t under noise eps. Source: Ho et al. 2020, equation 4 solved for x_0."""
-        return (
-            self.at(self.alphas_cumprod.rsqrt(), t, x_t) * x_t
-            - self.at((1 / self.alphas_cumprod - 1).sqrt(), t, x_t) * eps
-        )
+        return self.at("rsqrt_alphas_cumprod", t, x_t) * x_t - self.at("sqrt_noise_ratio", t, x_t) * eps
 
     def predict_eps(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
         """Noise that explains x_t from x_0, the inverse of `predict_x0`."""
-        scaled = self.at(self.alphas_cumprod.rsqrt(), t, x_t) * x_t
-        return (scaled - x0) / self.at((1 / self.alphas_cumprod - 1).sqrt(), t, x_t)
+        return (self.at("rsqrt_alphas_cumprod", t, x_t) * x_t - x0) / self.at("sqrt_noise_ratio", t, x_t)
 
     def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x_0). Source: Ho et al. 2020, equation 7."""
-        alphas_bar, previous = self.alphas_cumprod, self.alphas_cumprod_prev
-        of_x0 = self.betas * previous.sqrt() / (1 - alphas_bar)
-        of_xt = (1 - previous) * (1 - self.betas).sqrt() / (1 - alphas_bar)
-        return self.at(of_x0, t, x0) * x0 + self.at(of_xt, t, x0) * x_t
+        return self.at("posterior_of_x0", t, x0) * x0 + self.at("posterior_of_xt", t, x0) * x_t
+
+    def ddim_at(self, eta: float, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Entries of `ddim_factors` at steps t (B,), as `at` gives them."""
+        of_x0, of_eps, of_noise = (
+            self._entries(f"ddim_factors {eta} {k}", lambda k=k: self.ddim_factors(eta)[k], t, like)  # type: ignore
+            for k in range(3)
+        )
+        return of_x0, of_eps, of_noise
 
     def ddim_factors(self, eta: float) -> tuple[Tensor, Tensor, Tensor]:
         """What x_0, the predicted noise and fresh noise are multiplied by in a DDIM step, tables that hold no NaN.
@@ -122,8 +191,8 @@ class Schedule:
 
         Source: Nichol & Dhariwal 2021, equation 15.
         """
-        low = self.at(self.posterior_log_variance, t, v)
-        high = self.at(self.betas.log(), t, v)
+        low = self.at("posterior_log_variance", t, v)
+        high = self.at("log_betas", t, v)
         fraction = (v + 1) / 2
         return fraction * high + (1 - fraction) * low
 
@@ -134,7 +203,7 @@ class Schedule:
     def visiting(self, steps: Tensor) -> Schedule:
         """The shorter diffusion with the noise levels of these steps, int64, ascending."""
         alphas_bar = self.alphas_cumprod[steps]
-        previous = torch.cat([torch.ones(1, dtype=torch.float64), alphas_bar[:-1]])
+        previous = torch.cat([alphas_bar.new_ones(1), alphas_bar[:-1]])
         return Schedule(1 - alphas_bar / previous, self.timesteps[steps])
 
 

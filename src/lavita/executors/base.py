@@ -17,6 +17,7 @@ from lavita.results.attempts import PROGRESS, finalize_record
 from lavita.results.records import AttemptRecord, read_record
 
 LOG = "log.txt"
+TASKS = "LAVITA_TASKS"  # a variable: tasks at a time on this machine, which share its cores
 STOPPED = "stopped from outside; the same command resumes it"
 
 
@@ -161,6 +162,7 @@ class LocalExecutor:
             environment = environment_of(worker, task.threads, task.devices)
             if task.every_device:
                 environment = threads_of(task.threads)
+            environment |= {TASKS: str(self.workers)}
             return supervise(self.launcher, task, channel.show, environment)
         finally:
             channel.close()

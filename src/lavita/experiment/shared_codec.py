@@ -23,11 +23,13 @@ from lavita.files import remove_parts, sha256_of
 from lavita.lock import waiting_lock
 from lavita.methods.build import codec_training_config, load_suite_codec
 from lavita.results.attempts import PROGRESS
+from lavita.results.devices import speed_of
 from lavita.results.identity import hash_of_sources, package_files
 from lavita.results.records import StageRecord
 from lavita.results.resume_store import ResumeStore
 from lavita.results.typed_json import from_json, read_values, to_json, write_values
 from lavita.training.budget import Limit
+from lavita.training.stage import inputs_of
 
 STATISTICS_CLIPS = 64
 HELDOUT_CLIPS = 32
@@ -134,7 +136,7 @@ def train_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> N
     source = StageData(e.data, compute, catalogue, 0, "codec", facts={module.stage_name: facts})
     data = source.clips(module, 0, clips)
     first = source.clips(module, 0, clips, whole=True)
-    module.start(next(iter(first.train_dataloader()))["video"])
+    module.start(inputs_of(next(iter(first.train_dataloader())))["video"])
     heldout = data.heldout_batch(HELDOUT_CLIPS)
     done = fit_stage(
         module,
@@ -158,5 +160,7 @@ def train_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> N
     stage = StageRecord(
         "codec", clips, done.seconds, facts.flops_per_clip * clips, steps=done.steps, batch_clips=train.batch_clips,
         clip_cost="1", flops_per_clip=facts.flops_per_clip, passes=facts.passes, psnr=float(psnr),
+        speed=speed_of(clips, facts.flops_per_clip * clips, done.seconds, "32-true"),
+        compiled_blocks=done.compiled_blocks,
     )  # fmt: skip
     write_values(folder / STAGE, to_json(stage))  # last: where it is, all the rest is

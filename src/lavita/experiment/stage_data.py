@@ -4,6 +4,7 @@ and the latents of all training videos, stored once for all runs.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,9 +17,10 @@ from lavita.codecs.base import Codec
 from lavita.config.protocol import Protocol
 from lavita.config.schema import AUTO, CodecConfig, ComputeConfig, DataConfig
 from lavita.data.catalogue import Catalogue, VideoEntry
-from lavita.data.datamodule import ClipDataModule
+from lavita.data.datamodule import ClipDataModule, default_workers
 from lavita.data.latent_cache import LatentCache, LatentKey, videos_hash
 from lavita.data.latent_filling import bytes_missing, fill_latents, free_bytes
+from lavita.executors.base import TASKS
 from lavita.executors.heartbeat import Note, emit, progress
 from lavita.experiment.costs import StageFacts, encoding_flops_per_clip
 from lavita.experiment.peaks import divisors, meta_copy
@@ -65,7 +67,7 @@ class StageData:
             batch=module.train_config.batch_clips // self.compute_of(module).passes(module.train_config.batch_clips),
             start=start,
             stop=stop,
-            num_workers=d.num_workers,
+            num_workers=self.workers(),
             cache_bytes=d.cache_bytes,
             images=module.joint_images,
             past=module.context_frames,
@@ -74,6 +76,13 @@ class StageData:
             rank=0 if whole else distributed.rank(),
             world=1 if whole else distributed.world(),
         )
+
+    def workers(self) -> int:
+        """Loader processes of this training process: as asked, or its part of the cores, which all training processes
+        of the machine share."""
+        if self.data.num_workers is not None:
+            return self.data.num_workers
+        return default_workers(self.compute.devices * int(os.environ.get(TASKS, "1")))
 
     def check_batch(self, module: TrainedStage, start: int) -> None:
         """Raise ValueError unless the stage's batch goes into its passes and processes, all in the same update."""

@@ -14,6 +14,7 @@ from lavita.diffusion.rng import derive_seed, seed_everything
 from lavita.executors.heartbeat import Note, emit, progress
 from lavita.experiment.setup import Setup, start_network
 from lavita.experiment.stage_data import StageData
+from lavita.results.devices import speed_of
 from lavita.results.records import StageRecord
 from lavita.results.resume_store import ResumeStore
 from lavita.results.typed_json import from_json, to_json
@@ -150,6 +151,10 @@ def train_stage(
         flops_per_clip=facts.flops_per_clip,
         encoding_flops=None if facts.encoding_flops is None else facts.encoding_flops * drawn,
         passes=facts.passes,
+        speed=speed_of(
+            drawn, facts.flops_per_clip * drawn, done.seconds, source.compute.precision, source.compute.processes
+        ),
+        compiled_blocks=done.compiled_blocks,
     )
     last = done.heldout_losses[-1][1]
     emit(Note(f"{stage.name}: {done.clips} clips in {done.seconds:.1f} s; held-out loss {last:.4g}"))

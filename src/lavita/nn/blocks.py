@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from lavita.config.schema import ConfigError
 from lavita.nn.embeddings import rotate
+from lavita.nn.precision import LayerNorm, in_float32
 
 
 class SelfAttention(nn.Module):
@@ -63,9 +64,9 @@ def initialise_linear(module: nn.Module) -> None:
 Rotary = tuple[Tensor, Tensor] | None
 
 
-def layer_norm(width: int) -> nn.LayerNorm:
+def layer_norm(width: int) -> LayerNorm:
     """Layer norm without parameters; the modulation supplies them. Source: DiT, section 3.2."""
-    return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+    return LayerNorm(width, elementwise_affine=False, eps=1e-6)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -73,10 +74,15 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale[:, :, None]) + shift[:, :, None]  # (B, M, N, D)
 
 
-def modulation(width: int, num_vectors: int) -> nn.Sequential:
+class Modulation(nn.Sequential):
+    """SiLU and a linear layer, in float32: it runs once a clip and scales every token."""
+
+    forward = in_float32(nn.Sequential.forward)
+
+
+def modulation(width: int, num_vectors: int) -> Modulation:
     """c (B, G, D) -> num_vectors modulation vectors (B, G, num_vectors * D), zero at the start."""
-    layers = nn.Sequential(nn.SiLU(), nn.Linear(width, num_vectors * width))
-    return layers
+    return Modulation(nn.SiLU(), nn.Linear(width, num_vectors * width))
 
 
 def attend(attention: SelfAttention, x: Tensor, rotary: Rotary = None) -> Tensor:
@@ -117,9 +123,9 @@ class TokenBlock(nn.Module):
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = LayerNorm(width, eps=1e-6)
         self.attn = SelfAttention(width, num_heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm2 = LayerNorm(width, eps=1e-6)
         self.mlp = FeedForward(width, mlp_ratio)
 
     def forward(self, x: Tensor, tokens: Tensor, rotary: Rotary = None) -> tuple[Tensor, Tensor]:
@@ -210,7 +216,10 @@ def attend_time(attention: SelfAttention, x: Tensor, num_video: int, rotary: Rot
 
 
 class FinalLayer(nn.Module):
-    """Tokens (B, M, N, D) -> patch values (B, M, N, p * p * C), zero at the start. Source: DiT, section 3.2."""
+    """Tokens (B, M, N, D) -> patch values (B, M, N, p * p * C), zero at the start; float32 in mixed precision too.
+
+    Source: DiT, section 3.2.
+    """
 
     def __init__(self, width: int, patch_size: int, channels: int, modulated: bool = True) -> None:
         super().__init__()
@@ -218,6 +227,7 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, patch_size * patch_size * channels)
         self.adaLN_modulation = modulation(width, 2) if modulated else None
 
+    @in_float32
     def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
         x = self.norm_final(x)  # (B, M, N, D)
         if self.adaLN_modulation is not None:

@@ -9,6 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from lavita.nn.precision import in_float32
+
 
 class PatchEmbed(nn.Module):
     """Non-overlapping p x p patches of an image, (B, C, H, W) -> (B, N, D); row-major over space.
@@ -26,29 +28,36 @@ class PatchEmbed(nn.Module):
         return rearrange(self.proj(x), "b d h w -> b (h w) d")  # (B, N, D)
 
 
-def timestep_features(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
+class TimestepFeatures(nn.Module):
     """Sinusoidal features of diffusion time, (B,) -> (B, dim) float32, cosines first.
 
     Source: Vaswani et al. 2017, section 3.5, in the order that IDDPM and DiT use.
     """
-    half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32) / half)
-    angles = t[:, None].float() * frequencies.to(t.device)[None]  # (B, dim/2)
-    features = torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)  # (B, dim)
-    return torch.cat([features, torch.zeros_like(features[:, :1])], dim=-1) if dim % 2 else features
+
+    def __init__(self, dim: int, max_period: float = 10000.0) -> None:
+        super().__init__()
+        self.dim, half = dim, dim // 2
+        frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32) / half)
+        self.register_buffer("frequencies", frequencies, persistent=False)  # (dim / 2,), where the network is
+
+    @in_float32
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t[:, None].float() * self.frequencies.float()[None]  # (B, dim / 2)
+        features = torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)  # (B, dim)
+        return torch.cat([features, torch.zeros_like(features[:, :1])], dim=-1) if self.dim % 2 else features
 
 
 class TimestepEmbedder(nn.Module):
-    """Diffusion time (B,) -> (B, D). Source: DiT, section 3.2."""
+    """Diffusion time (B,) -> (B, D), float32 in mixed precision too. Source: DiT, section 3.2."""
 
     def __init__(self, width: int, num_features: int = 256) -> None:
         super().__init__()
-        self.num_features = num_features
+        self.features = TimestepFeatures(num_features)
         self.mlp = nn.Sequential(nn.Linear(num_features, width), nn.SiLU(), nn.Linear(width, width))
 
+    @in_float32
     def forward(self, t: Tensor) -> Tensor:
-        features = timestep_features(t, self.num_features)
-        return self.mlp(features.to(next(self.mlp.parameters()).dtype))  # (B, D)
+        return self.mlp(self.features(t).to(next(self.mlp.parameters()).dtype))  # (B, D)
 
 
 class LabelEmbedder(nn.Module):
@@ -106,11 +115,12 @@ def rotary_table(num_positions: int, head_width: int, base: float = 10000.0) -> 
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate neighbouring pairs of channels by their position's angle, (..., N, c) -> (..., N, c).
+    """Rotate neighbouring pairs of channels by their position's angle, (..., N, c) -> (..., N, c), at least in float32.
 
     Source: Su et al. 2021 (RoFormer), equation 34.
     """
-    cosine, sine = (table.to(x.dtype) for table in tables)
+    wide = torch.promote_types(x.dtype, torch.float32)  # half-precision angles would be those of other positions
+    cosine, sine = (table.to(wide) for table in tables)
     even, odd = x[..., 0::2], x[..., 1::2]
     turned = torch.stack([-odd, even], dim=-1).flatten(-2)  # (..., N, c)
-    return x * cosine + turned * sine
+    return (x * cosine + turned * sine).to(x.dtype)

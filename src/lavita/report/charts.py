@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 from lavita.metrics.table import is_metric
 from lavita.report.tables import blocks
-from lavita.results.records import Record
+from lavita.results.records import Record, StageRecord
 from lavita.results.rows import Row
 
 NARROW = 0.3  # powers of ten: within less, a logarithmic axis is nearly even, and so are its ticks
@@ -209,6 +209,17 @@ def seconds_cost(records: Sequence[Record]) -> Cost:
 def training_seconds(record: Record) -> float | None:
     """Seconds of the stages that a run is charged for, or None where none are recorded."""
     return sum(stage.seconds for stage in record.stages) or None
+
+
+SPEED_COLUMNS = ("clips/s", "MFU")
+
+
+def speed_texts(stage: StageRecord | None) -> tuple[str, str]:
+    """A stage's clips a second and its MFU in percent, "" for what is not known."""
+    speed = None if stage is None else stage.speed
+    if speed is None:
+        return "", ""
+    return f"{speed.clips_per_second:.3g}", "" if speed.mfu is None else f"{100 * speed.mfu:.1f} %"
 
 
 def trained_rows(rows: Sequence[Row]) -> list[list[Row]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from lavita.config.protocol import Protocol
+from lavita.results.devices import Speed
 from lavita.results.rows import Row, score_columns
 from lavita.results.scores import Score
 from lavita.results.typed_json import from_json, read_values, to_json, write_values, wrong
@@ -59,8 +60,9 @@ class StageRecord:
     trained it and this run is charged for it.
 
     Of training: steps of batch_clips clips, each of which counts as clip_cost (a fraction) clips of the budget;
-    flops_per_clip; encoding_flops: those of them that a frozen autoencoder took, all steps; passes. Of the suite's
-    autoencoder: psnr in dB on held-out clips. Of a latent cache: its size in bytes.
+    flops_per_clip; encoding_flops: those of them that a frozen autoencoder took, all steps; speed, held-out losses and
+    compilation included; compiled_blocks: how many torch.compile has compiled; passes. Of the suite's autoencoder: psnr
+    in dB on held-out clips. Of a latent cache: its size in bytes.
     """
 
     name: str
@@ -73,6 +75,8 @@ class StageRecord:
     clip_cost: str | None = None
     flops_per_clip: int | None = None
     encoding_flops: int | None = None
+    speed: Speed | None = None
+    compiled_blocks: int | None = None
     passes: Passes | None = None
     psnr: float | None = None
     bytes: int | None = None

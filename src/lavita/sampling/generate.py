@@ -18,8 +18,10 @@ from lavita.data.clip_folder import write_clips, write_grid, write_sprite
 from lavita.data.clips import load_window, real_windows, to_tensor, to_uint8, window_starts
 from lavita.diffusion.rng import derive_seed, seed_everything
 from lavita.methods.base import VideoMethod
+from lavita.nn.precision import mixed_precision
 from lavita.results.resume_store import ResumeStore
 from lavita.training import checkpoint, distributed
+from lavita.training.compilation import compiled_blocks
 
 SUFFIX = ".npz"
 Arrays = dict[str, np.ndarray]
@@ -201,13 +203,14 @@ def generate(
     condition: torch.Tensor | Conditions | None = None,
     kept: ResumeStore | None = None,
     name: str = "sample",
+    compile: str | bool = False,
 ) -> Generated:
     """Clips of seeds seed_start .. seed_start + N - 1; each batch is kept under the name as soon as it is made.
 
     Of several processes with one place to keep them each makes a part, and the first has them all.
 
     condition, float32 (N, F, 3, H, W) in [-1, 1] or what gives it batch by batch, holds the real clip that each is
-    made from, where a task wants one.
+    made from, where a task wants one. compile: as compute.compile says.
     In a class suite the clip of seed s has class classes[s modulo their number]; elsewhere classes are not used.
     """
     seeds = list(range(seed_start, seed_start + num_clips))
@@ -222,7 +225,8 @@ def generate(
         clips = np.stack([to_uint8(clip) for clip in method.sample(seeds[part], y, sampling, own)])
         return {"clips": clips, "seconds": np.array(time.monotonic() - started)}
 
-    parts = in_parts(name, num_clips, sampling.batch_clips, make, report, kept, shared=kept is not None)
+    with compiled_blocks(method, compile), mixed_precision(method.networks(), sampling.precision):
+        parts = in_parts(name, num_clips, sampling.batch_clips, make, report, kept, shared=kept is not None)
     if not parts:
         return Generated(np.empty(0), labels, seeds, 0.0)  # the first process has them
     return Generated(joined(parts, "clips"), labels, seeds, seconds_of(parts))
@@ -251,6 +255,7 @@ def save_samples(
             "steps": sampling.steps,
             "eta": sampling.eta,
             "guidance": sampling.guidance,
+            "precision": sampling.precision,
             "task": sampling.task,
             "condition": condition,
         }

@@ -9,9 +9,11 @@ from typing import Any
 
 # Two float32 networks of one function: the limit that forward figures of official code are held to.
 AGREEMENT = 1e-5
+# LAVITA's step in other arithmetic, by the contestant's name: precision, and whether its blocks are compiled.
+ARITHMETIC = {"bf16": ("bf16-mixed", False), "compiled": ("32-true", True), "bf16, compiled": ("bf16-mixed", True)}
 COLUMNS = (
     "contestant,seconds_median,seconds_low,seconds_high,seconds_fastest,ratio,ratio_low,ratio_high,max_relative_difference,flops_step,"
-    "flops_per_second,matmul_flops_per_second,floor_seconds,variant,size,depth,patch_size,batch,frames,side,steps,"
+    "flops_per_second,matmul_flops_per_second,floor_seconds,draws_seconds,draws_ahead_seconds,variant,size,depth,patch_size,batch,frames,side,steps,"
     "device,threads,precision,checkpoint_activations,hardware,torch,commit,changed"
 ).split(",")
 
@@ -28,6 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--precision", default="32-true", help="32-true (default) or bf16-mixed")
+    parser.add_argument("--arithmetic", action="store_true", help="also time LAVITA in bfloat16, compiled, and both")
     parser.add_argument("--checkpoint-activations", action="store_true", help="run blocks again in the backward pass")
     parser.add_argument("--official", type=Path, metavar="DIR", help="a checkout of Vchitect/Latte, to time as well")
     parser.add_argument("--csv", metavar="FILE", help="also write CSV; - for CSV alone on standard output")
@@ -79,7 +82,8 @@ def shape_of(options: argparse.Namespace) -> Any:
 
 
 def networks(options: argparse.Namespace) -> dict[str, Any]:
-    """The contestants by name, with equal weights: lavita, plain and, where a checkout is given, official."""
+    """The contestants by name, with equal weights: lavita, plain and, where a checkout is given, official; with
+    --arithmetic those of ARITHMETIC."""
     from lavita.methods.lavita.model import Lavita
     from lavita.parity.cases import fill_by_formula
     from lavita.speed.networks import PlainLavita, official_network
@@ -88,6 +92,8 @@ def networks(options: argparse.Namespace) -> dict[str, Any]:
     found = {"lavita": Lavita(shape), "plain": PlainLavita(shape)}
     if options.official is not None:
         found["official"] = official_network(options.official, shape)
+    if options.arithmetic:
+        found |= {name: Lavita(shape) for name in ARITHMETIC}
     # A start whose blocks are the identity would agree whatever the blocks do.
     fill_by_formula(found["lavita"])
     for network in found.values():
@@ -101,14 +107,25 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     from lavita.results import provenance
     from lavita.speed import timing
-    from lavita.speed.networks import Batch, TrainingStep, counted_flops, difference, matmul_rate, waiter
+    from lavita.speed.networks import (
+        Batch,
+        TrainingStep,
+        counted_flops,
+        difference,
+        draw_seconds,
+        matmul_rate,
+        waiter,
+    )
+    from lavita.training.compilation import compiled_blocks
     from lavita.training.distributed import recomputed_blocks
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device, shape = torch.device(options.device), shape_of(options)
     batch = Batch.drawn(shape, options.batch, device)
-    steps = {name: TrainingStep(network, batch, options.precision) for name, network in networks(options).items()}
+    found = networks(options)
+    chosen = {name: ARITHMETIC.get(name, (options.precision, False)) for name in found}
+    steps = {name: TrainingStep(network, batch, chosen[name][0]) for name, network in found.items()}
     ours = steps["lavita"].output()
     differences = {name: difference(ours, step.output()) for name, step in steps.items()}
     for name, value in differences.items():
@@ -120,10 +137,17 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         flops = {name: counted_flops(step.loss) for name, step in steps.items()}
         for step in steps.values():
             step.optimiser.zero_grad(set_to_none=True)
+    with ExitStack() as stack:
+        for name, step in steps.items():
+            stack.enter_context(compiled_blocks(step.network, chosen[name][1]))
+            stack.enter_context(recomputed_blocks(step.network, options.checkpoint_activations))
         seconds = timing.take_turns(steps, options.steps, waiter(device))
     rate = matmul_rate(device, torch.bfloat16 if options.precision == "bf16-mixed" else torch.float32)
     commit, changed = provenance.commit()
+    in_step, ahead = draw_seconds(shape, options.batch)
     setting = {
+        "draws_seconds": in_step,
+        "draws_ahead_seconds": ahead,
         "depth": shape.depth,
         "threads": torch.get_num_threads(),
         "hardware": provenance.hardware(),
@@ -133,7 +157,10 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     }
     taken = {key: value for key, value in vars(options).items() if key in COLUMNS} | setting
     return [
-        times(name, seconds, flops[name], rate) | {"max_relative_difference": differences[name]} | taken
+        times(name, seconds, flops[name], rate)
+        | {"max_relative_difference": differences[name]}
+        | taken
+        | {"precision": chosen[name][0]}
         for name in steps
     ]
 
@@ -176,6 +203,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines += [
         f"median of {first['steps']} steps each, in turn; floor: the counted FLOPs at the rate of a matrix product, "
         f"{first['matmul_flops_per_second'] / 1e9:.1f} GFLOP/s",
+        f"random numbers of {first['batch']} clips: {1000 * first['draws_seconds']:.1f} ms drawn in the step, "
+        f"{1000 * first['draws_ahead_seconds']:.1f} ms drawn before by the loader",
         f"{first['hardware']}; {first['device']}, {first['threads']} threads; torch {first['torch']}; "
         f"commit {first['commit'][:12]}{' with changes' if first['changed'] == 'true' else ''}",
     ]
@@ -185,4 +214,4 @@ def table(rows: list[dict[str, Any]]) -> str:
 def line(name: str, *cells: str) -> str:
     """One line of the printed table: the name to the left, the cells to the right of their columns."""
     widths = (9, 16, 9, 10, 14, 10, 10, 10)
-    return f"{name:9}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+    return f"{name:14}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))

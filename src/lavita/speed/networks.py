@@ -6,7 +6,6 @@ network is measured against shares its weights, its MLP and its embeddings, not 
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import time
 from collections.abc import Callable
@@ -20,11 +19,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lavita.diffusion.loss import hybrid_loss
-from lavita.diffusion.rng import SampleRNG
+from lavita.diffusion.rng import Request, SampleRNG
 from lavita.diffusion.schedule import Schedule
 from lavita.methods.lavita.model import Lavita, LavitaConfig
 from lavita.nn.blocks import FactorisedBlock, ModulatedBlock, ParallelBlock, Rotary, SelfAttention
 from lavita.nn.embeddings import rotate
+from lavita.nn.precision import mixed_precision
+from lavita.speed.timing import take_turns
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Batch:
 class TrainingStep:
     """Calling it makes one update: forward, hybrid loss, backward, AdamW.
 
-    precision is 32-true, or bf16-mixed: parameters stay float32 and matrix products run in bfloat16.
+    precision: of the network, as compute.precision. Its blocks may be compiled from outside.
     """
 
     def __init__(self, network: nn.Module, batch: Batch, precision: str = "32-true") -> None:
@@ -55,12 +56,11 @@ class TrainingStep:
 
     def loss(self) -> Tensor:
         """The mean loss of the batch, a scalar."""
-        batch, kind = self.batch, self.batch.x0.device.type
-        mixed = torch.autocast(kind, torch.bfloat16) if self.precision == "bf16-mixed" else contextlib.nullcontext()
-        with mixed:
-            x_t = self.schedule.add_noise(batch.x0, batch.t, batch.noise)
+        batch = self.batch
+        x_t = self.schedule.add_noise(batch.x0, batch.t, batch.noise)
+        with mixed_precision([self.network], self.precision):
             eps, v = self.network(x_t, batch.t).chunk(2, dim=2)
-            return hybrid_loss(self.schedule, batch.x0, batch.t, batch.noise, eps, v)["loss"].mean()
+        return hybrid_loss(self.schedule, batch.x0, batch.t, batch.noise, eps, v)["loss"].mean()
 
     def __call__(self) -> None:
         self.loss().backward()
@@ -237,6 +237,22 @@ def counted_flops(loss: Callable[[], Tensor]) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         loss().backward()
     return counter.get_total_flops()
+
+
+def draw_seconds(shape: LavitaConfig, clips: int, rounds: int = 3) -> tuple[float, float]:
+    """Seconds that a step waits for the random numbers of so many clips (posterior, time, noise): drawn in the step,
+    and drawn before by the loader's processes. The fastest of some rounds.
+    """
+    latent = (shape.num_frames, shape.channels, shape.side, shape.side)
+    requests = (Request("normal", latent), Request("integers", (1000,)), Request("normal", latent))
+
+    def step(drawn: list[tuple[Request, Tensor]]) -> list[Tensor]:
+        rng = SampleRNG.for_training(0, "train", torch.arange(clips), "cpu", drawn)
+        return [rng.normal(latent), rng.integers(1000), rng.normal(latent)]
+
+    ahead = list(zip(requests, step([]), strict=True))
+    found = take_turns({"step": lambda: step([]), "ahead": lambda: step(ahead)}, rounds)
+    return min(found["step"]), min(found["ahead"])
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:

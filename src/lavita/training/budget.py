@@ -63,16 +63,28 @@ class OverBudget(RuntimeError):
     """More was spent than was asked for."""
 
 
+def loss_of(outputs: Any) -> float:
+    """The loss of a step, as a number; NaN where it has none. On an accelerator it waits for the step."""
+    value = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    return float(value.detach()) if isinstance(value, torch.Tensor) else float("nan")
+
+
 class Clock(lightning.Callback):
     """Counts the clips a stage has seen, images and context frames included, and its seconds, and ends it at its limit:
     exactly at its clips, or with the step in which its seconds are over.
 
     report(stage, clips seen, clips in all, loss) is called at most every `every_seconds` and at the end; clips in all
-    are what they will be at this rate, where seconds are the limit.
+    are what they will be at this rate, where seconds are the limit. loss: of a step's outputs, as a number.
     """
 
-    def __init__(self, limit: Limit, report: Callable[[str, int, int, float], None], every_seconds: float) -> None:
-        self.limit = limit
+    def __init__(
+        self,
+        limit: Limit,
+        report: Callable[[str, int, int, float], None],
+        every_seconds: float,
+        loss: Callable[[Any], float] = loss_of,
+    ) -> None:
+        self.limit, self.loss = limit, loss
         self.report = report
         self.every_seconds = every_seconds
         self.last_report = self.started = time.monotonic()
@@ -113,9 +125,7 @@ class Clock(lightning.Callback):
             trainer.should_stop = True
         if done or time.monotonic() - self.last_report > self.every_seconds:
             self.last_report = time.monotonic()
-            loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-            value = float(loss.detach()) if isinstance(loss, torch.Tensor) else float("nan")
-            self.report(module.stage_name, module.num_clips_seen, self.clips_in_all(), value)
+            self.report(module.stage_name, module.num_clips_seen, self.clips_in_all(), self.loss(outputs))
 
     def reached(self, share: Fraction) -> bool:
         """Whether this share of the limit is spent, at the last step."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -23,22 +25,69 @@ class Diverged(RuntimeError):
     """A loss became NaN or infinite."""
 
 
+def is_ahead(value: Tensor) -> bool:
+    """Whether the host runs ahead of the device that computes a value, so that reading it at once would stop both."""
+    return value.is_cuda
+
+
+class OnTheWay:
+    """Numbers (n,) on their way to the host. `read` waits for the device to have computed them, and for nothing that it
+    was given after."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.host, self.there = values.detach(), None
+        if values.is_cuda:
+            self.host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self.host.copy_(values.detach(), non_blocking=True)
+            self.there = torch.cuda.Event()
+            self.there.record()
+
+    def read(self) -> list[float]:
+        if self.there is not None:
+            self.there.synchronize()
+        return self.host.tolist()
+
+
 class FiniteGuard(lightning.Callback):
     """Raises Diverged with stage, step and clips seen when the loss of a step is NaN or infinite, on every process when
-    it is on one.
+    it is on one. On an accelerator it does so after the step that follows, so that nobody waits for a step's loss.
 
-    The first of the callbacks: the loss that those after it find is the mean over the processes.
+    The first of the callbacks: the loss that those after it find is the mean over the processes. newest: the last loss
+    that was read.
     """
+
+    def __init__(self) -> None:
+        self.newest = math.nan
+        self.waiting: tuple[OnTheWay, str] | None = None
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if isinstance(outputs, dict) and isinstance(loss, torch.Tensor):
+        if not isinstance(loss, torch.Tensor):
+            return
+        if isinstance(outputs, dict):
             loss = outputs["loss"] = distributed.mean(loss)
-        if isinstance(loss, torch.Tensor) and not torch.isfinite(loss).all():
-            raise Diverged(
-                f"loss is {float(loss)} at step {trainer.global_step} of stage {module.stage_name} "
-                f"({module.num_clips_seen} clips seen)"
-            )
+        before, where = self.waiting, f"at step {trainer.global_step} of stage {module.stage_name}"
+        self.waiting = OnTheWay(loss.reshape(1)), f"{where} ({module.num_clips_seen} clips seen)"
+        self.check(before)
+        if not is_ahead(loss):
+            self.finish()
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Look at the last step's loss."""
+        before, self.waiting = self.waiting, None
+        self.check(before)
+
+    def check(self, waiting: tuple[OnTheWay, str] | None) -> None:
+        """Read a loss. Raises Diverged."""
+        if waiting is None:
+            return
+        values, where = waiting
+        (self.newest,) = values.read()
+        if not math.isfinite(self.newest):
+            raise Diverged(f"loss is {self.newest} {where}")
 
 
 class HeldoutLoss(lightning.Callback):
@@ -73,20 +122,13 @@ class HeldoutLoss(lightning.Callback):
             self.measure(trainer, module)
 
     def measure(self, trainer: Any, module: Any) -> None:
-        with trainer.precision_plugin.forward_context():
-            value = module.heldout_loss(self.batch)
+        value = module.heldout_loss(self.batch)
         self.values.append((module.num_clips_seen, value))
         for logger in trainer.loggers:
             logger.log_metrics({f"{module.stage_name}/heldout_loss": value}, step=module.num_clips_seen)
 
 
-LOSS_EVERY = 10  # steps: reading a loss makes an accelerator wait
-
-
-def loss_of(outputs: Any) -> float:
-    """The loss of a step, as a number."""
-    value = outputs["loss"] if isinstance(outputs, dict) else outputs
-    return float(value.detach()) if isinstance(value, torch.Tensor) else float("nan")
+LOSS_EVERY = 10  # steps: so many losses are enough for a curve
 
 
 class Scalars(lightning.Callback):
@@ -94,19 +136,34 @@ class Scalars(lightning.Callback):
     after the clock.
 
     At the end of a step, not after it as Lightning's own log does: what is logged is then in the log when the step is
-    kept, and neither lost nor written twice by a stage that is resumed.
+    kept, and neither lost nor written twice by a stage that is resumed. On an accelerator it is written a step later,
+    or when the log is flushed.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self.flush: Callable[[], None] = lambda: None
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
-        if (batch_index + 1) % trainer.accumulate_grad_batches or self.clock.steps % LOSS_EVERY:
+        if (batch_index + 1) % trainer.accumulate_grad_batches:
             return
-        means = distributed.mean(torch.stack([value.detach() for value in outputs.values()])).tolist()
-        values = {f"{module.stage_name}/{key}": value for key, value in zip(outputs, means, strict=True)}
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=module.num_clips_seen)
+        self.flush()
+        if self.clock.steps % LOSS_EVERY:
+            return
+        means = distributed.mean(torch.stack([value.detach() for value in outputs.values()]))
+        names = [f"{module.stage_name}/{key}" for key in outputs]
+        self.flush = partial(self.write, trainer.loggers, names, OnTheWay(means), module.num_clips_seen)
+        if not is_ahead(means):
+            self.flush()
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        self.flush()
+
+    def write(self, loggers: Sequence[Any], names: Sequence[str], means: OnTheWay, clips: float) -> None:
+        """Write a step's values, once."""
+        self.flush = lambda: None
+        for logger in loggers:
+            logger.log_metrics(dict(zip(names, means.read(), strict=True)), step=clips)
 
 
 COLUMNS = "stage,step,clips_seen,seconds,loss"
@@ -120,7 +177,7 @@ class StepLog(lightning.Callback):
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path, self.clock, self.flushed = path, clock, 0.0
-        self.lines: list[str] = []
+        self.lines: list[tuple[str, OnTheWay | None]] = []  # each without its loss, and that
 
     def begin(self, stage: str) -> None:
         """Drop what an earlier try at the stage, and at those after it, has written; earlier stages' lines stay."""
@@ -132,8 +189,10 @@ class StepLog(lightning.Callback):
         if (batch_index + 1) % trainer.accumulate_grad_batches:
             return  # the weights have not moved yet
         step = self.clock.steps
-        loss = repr(loss_of(outputs)) if step % LOSS_EVERY == 0 else ""
-        self.lines.append(f"{module.stage_name},{step},{module.num_clips_seen},{self.clock.seconds:.3f},{loss}")
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        wanted = step % LOSS_EVERY == 0 and isinstance(loss, torch.Tensor)
+        line = f"{module.stage_name},{step},{module.num_clips_seen},{self.clock.seconds:.3f},"
+        self.lines.append((line, OnTheWay(loss.reshape(1)) if wanted else None))
         if self.clock.seconds - self.flushed > FLUSH_SECONDS:
             self.flush()
 
@@ -144,7 +203,7 @@ class StepLog(lightning.Callback):
         """Write what has gathered."""
         self.flushed = self.clock.seconds
         with naming_file(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
-            file.writelines(f"{line}\n" for line in self.lines)
+            file.writelines(f"{line}{'' if loss is None else repr(loss.read()[0])}\n" for line, loss in self.lines)
         self.lines = []
 
 

@@ -58,6 +58,7 @@ def check() -> None:
 
 SUFFIX = ".ckpt"
 COUNT = re.compile(r"[0-9.]+")
+AGREE_EVERY = 5  # steps of several processes
 KEPT_AT_ONCE = 2  # the newest, and the one before it in case the disk damages the newest
 
 
@@ -214,9 +215,11 @@ class Checkpoints(lightning.Callback):
         if (batch_index + 1) % trainer.accumulate_grad_batches or self.clock.done:
             return  # between two steps, or at the end, which is saved as the stage's result
         self.slots.writer.check()
-        # Clocks of several processes differ: they save when one of them says so.
+        # Clocks of several processes differ: they save, and stop, in the same step, when one of them says so. They
+        # agree on it now and then, since it makes each wait for its device.
         due = asked() or time.monotonic() - self.saved_at >= self.every_seconds
-        due = trainer.strategy.reduce_boolean_decision(due, all=False)
+        agree = trainer.world_size == 1 or self.clock.steps % AGREE_EVERY == 0
+        due = agree and trainer.strategy.reduce_boolean_decision(due, all=False)
         stop_asked = due and trainer.strategy.reduce_boolean_decision(asked(), all=False)
         # Cut into shards, an optimiser that has not yet made every alternating update can't be put together again.
         whole = trainer.world_size == 1 or self.clock.steps >= module.alternating_updates

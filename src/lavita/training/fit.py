@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,12 +21,15 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader
 
 from lavita.config.schema import CheckpointConfig, ComputeConfig
+from lavita.nn.precision import mixed_precision
 from lavita.results.resume_store import ResumeStore
 from lavita.training import distributed
+from lavita.training.ahead import changed_loader, with_draws
 from lavita.training.arithmetic import arithmetic
 from lavita.training.budget import Clock, Limit, number
 from lavita.training.callbacks import AppendedFiles, Ema, FiniteGuard, HeldoutLoss, Scalars, StepLog, decay_per_step
 from lavita.training.checkpoint import Checkpoints, RNGStates, StageCheckpoints
+from lavita.training.compilation import compiled_blocks
 from lavita.training.distributed import recomputed_blocks, take_weights
 from lavita.training.stage import TrainedStage
 
@@ -47,13 +50,7 @@ class FromBatch:
 
 def from_batch(loader: DataLoader, first: int) -> DataLoader:
     """The same loader, beginning with batch number `first`."""
-    return DataLoader(
-        loader.dataset,
-        batch_sampler=FromBatch(loader.batch_sampler, first),
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        generator=loader.generator,
-    )
+    return changed_loader(loader, batch_sampler=FromBatch(loader.batch_sampler, first))
 
 
 def placement(compute: ComputeConfig, module: TrainedStage) -> dict[str, Any]:
@@ -129,12 +126,13 @@ Report = Callable[[str, int, int, float], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a stage spent, and its held-out losses as (clips seen, loss)."""
+    """What a stage spent, its held-out losses as (clips seen, loss), and how many of its blocks were compiled."""
 
     clips: int | float
     steps: int
     seconds: float
     heldout_losses: list[tuple[int, float]]
+    compiled_blocks: int
 
 
 def fit_stage(
@@ -161,11 +159,13 @@ def fit_stage(
     warnings.filterwarnings("ignore", module="lightning")
     folder.mkdir(parents=True, exist_ok=True)
     passes = compute.passes(module.train_config.batch_clips)
-    clock = Clock(limit, report if distributed.is_first() else lambda *_: None, every_seconds=0.5)
+    guard = FiniteGuard()
+    clock = Clock(limit, report if distributed.is_first() else lambda *_: None, 0.5, lambda _: guard.newest)
     steps = StepLog(folder / STEPS, clock)
     heldout_loss = HeldoutLoss(heldout, clock)
     logs = AppendedFiles(folder, [STEPS, f"{TENSORBOARD}/{module.stage_name}/events.*"])
-    callbacks = [FiniteGuard(), clock, *([steps] if distributed.is_first() else []), Scalars(clock), heldout_loss]
+    scalars = Scalars(clock)
+    callbacks = [guard, clock, *([steps] if distributed.is_first() else []), scalars, heldout_loss]
     if module.uses_ema:
         clips = None if limit.clips is None else float(limit.clips)
         callbacks.append(Ema(decay_per_step(module.train_config, clips)))
@@ -176,6 +176,7 @@ def fit_stage(
     if start is not None:
         before = slots.callback_states(start, module)
         loader = from_batch(loader, before[Clock.__qualname__]["steps"] * passes)
+    loader = with_draws(loader, module, heldout)
     if distributed.is_first():
         bring_back(steps, logs, module.stage_name, None if start is None else before[AppendedFiles.__qualname__])
     where = placement(compute, module)
@@ -184,7 +185,6 @@ def fit_stage(
         accelerator="auto",
         **where,
         plugins=plugins,
-        precision=compute.precision,
         accumulate_grad_batches=passes,
         max_epochs=1,
         callbacks=callbacks,
@@ -196,14 +196,19 @@ def fit_stage(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    logs.flush = lambda: (steps.flush(), trainer.logger.experiment.flush())
+    logs.flush = lambda: (steps.flush(), scalars.flush(), trainer.logger.experiment.flush())
     module.train()
-    with placed(module, compute) as fitted, recomputed_blocks(fitted, compute.checkpoint_activations):
-        with arithmetic(compute.deterministic), written(slots):
-            trainer.fit(fitted, train_dataloaders=loader, ckpt_path=start, weights_only=True)
+    with ExitStack() as stack:
+        stack.enter_context(arithmetic(compute.deterministic))
+        fitted = stack.enter_context(placed(module, compute))
+        compiled = stack.enter_context(compiled_blocks(fitted, compute.compile))
+        stack.enter_context(recomputed_blocks(fitted, compute.checkpoint_activations))
+        stack.enter_context(mixed_precision(fitted.networks(), compute.precision))
+        stack.enter_context(written(slots))
+        trainer.fit(fitted, train_dataloaders=loader, ckpt_path=start, weights_only=True)
     module.eval()
     trainer.logger.finalize("success")
-    return Fitted(number(clock.seen), clock.steps, distributed.of_first(clock.seconds), heldout_loss.values)
+    return Fitted(number(clock.seen), clock.steps, distributed.of_first(clock.seconds), heldout_loss.values, compiled)
 
 
 @contextmanager

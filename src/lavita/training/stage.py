@@ -17,11 +17,15 @@ import torch
 from torch import Tensor
 
 from lavita.config.schema import TrainConfig
-from lavita.diffusion.rng import SampleRNG
+from lavita.data.clips import normalised
+from lavita.diffusion.rng import Request, SampleRNG
+from lavita.nn.precision import called_networks
 from lavita.shapes import slices
 from lavita.training.distributed import blocks_of, shard
 
 HELDOUT_PIXELS = 8 * 16 * 256 * 256  # of clips that go through a stage at a time for a held-out loss: 8 of tier paper
+
+DRAWN = "drawn"  # the key of a batch under which random numbers come
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,15 @@ class StagePlan:
 class TrainedStage(lightning.LightningModule):
     """A module that one Trainer run optimises. Subclasses define `loss`; everything else is the same for all.
 
-    Batches are {"video": float32 (B, F, 3, H, W) in [-1, 1], "label": int64 (B,), -1 where there is no class,
+    `loss` gets {"video": float32 (B, F, 3, H, W) in [-1, 1], "label": int64 (B,), -1 where there is no class,
     "clip_index": int64 (B,), counted over the run}; with joint_images = n also {"images": (B, n, 3, H, W),
     "image_labels": int64 (B, n)}, single frames drawn from the whole training split; with context_frames = P also
     {"past": (B, P, 3, H, W)}, the frames before the clip at the same interval. A stage that reads_latents may be given
     the posterior moments of the suite's autoencoder in place of pixels: "moments" (B, F, 2 C, h, w), "image_moments".
+    All lie on the stage's device but clip_index, which stays on the host: reading it there makes nobody wait.
+
+    The loader's batches hold pixels as uint8, 0 to 255, of which training_step makes those numbers on the device, and
+    may hold the step's random numbers (lavita.training.ahead).
     """
 
     stage_name = "train"
@@ -54,6 +62,7 @@ class TrainedStage(lightning.LightningModule):
     # Names of submodules that the stage uses as they are, such as a frozen autoencoder: its checkpoints leave them out.
     unchanged: tuple[str, ...] = ()
     batch_statistics = False  # whether the loss takes statistics over a pass, so that its size is more than memory
+    requests: tuple[Request, ...] = ()  # what the loader's batches hold under DRAWN
     clip_cost = Fraction(1)  # of the budget, for one clip of a batch with all frames that come with it
 
     def __init__(self, train: TrainConfig, seed: int) -> None:
@@ -67,9 +76,14 @@ class TrainedStage(lightning.LightningModule):
         """Parts of the loss of each clip, float32 (B,); "loss" is the one that is minimised."""
         raise NotImplementedError("a stage defines loss")
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
-        rng = SampleRNG.for_training(self.seed, self.stage_name, batch["clip_index"], self.device)
-        return {key: value.mean() for key, value in self.loss(batch, rng).items()}
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Tensor]:
+        drawn = zip(self.requests, batch.get(DRAWN, ()), strict=False)
+        rng = SampleRNG.for_training(self.seed, self.stage_name, batch["clip_index"], self.device, drawn)
+        return {key: value.mean() for key, value in self.loss(inputs_of(batch), rng).items()}
+
+    def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, index: int) -> dict[str, Any]:
+        others = {key: value for key, value in batch.items() if key != "clip_index"}
+        return super().transfer_batch_to_device(others, device, index) | {"clip_index": batch["clip_index"]}
 
     @torch.no_grad()
     def heldout_loss(self, batch: dict[str, Tensor]) -> float:
@@ -84,7 +98,7 @@ class TrainedStage(lightning.LightningModule):
         losses = []
         for part in slices(clips, max(pixels, 1), HELDOUT_PIXELS):
             rng = SampleRNG.for_training(0, "heldout", torch.arange(clips)[part], self.device)
-            own = {key: value[part].to(self.device) for key, value in batch.items()}
+            own = {key: value[part].to("cpu" if key == "clip_index" else self.device) for key, value in batch.items()}
             losses.append(self.heldout_losses(own, rng).float())
         self.train(was_training)
         return float(torch.cat(losses).mean())
@@ -103,6 +117,12 @@ class TrainedStage(lightning.LightningModule):
         """
         return blocks_of(self)
 
+    def networks(self) -> list[torch.nn.Module]:
+        """What runs in bfloat16 where compute.precision or sampling.precision says so, each whenever it is called: by
+        default the outermost modules that hold trained parameters. `loss` and `sample` need not know.
+        """
+        return called_networks(self, set(self.trained_parameters()))
+
     def configure_model(self) -> None:
         """Called by the trainer: cuts the stage into shards where the strategy wants that."""
         if self._device_mesh is not None:
@@ -110,14 +130,33 @@ class TrainedStage(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         c = self.train_config
+        parameters = self.trained_parameters()
+        fused = fuses({parameter.device.type for parameter in parameters})
         optimiser = torch.optim.AdamW(
-            self.trained_parameters(), lr=c.learning_rate, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay
+            parameters, lr=c.learning_rate, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay, fused=fused
         )
         steps = c.warmup_clips / c.batch_clips
         ramp = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / max(steps, 1)))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": ramp, "interval": "step"}}
 
+    def optimizer_step(self, epoch: int, batch: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """An update, after which no gradient takes memory until the next backward pass."""
+        super().optimizer_step(epoch, batch, optimizer, optimizer_closure)
+        optimizer.zero_grad(set_to_none=True)
+
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         c = self.train_config
         if c.grad_clip_norm is not None and self.num_clips_seen >= c.grad_clip_start_clips:
             torch.nn.utils.clip_grad_norm_(self.trained_parameters(), c.grad_clip_norm)
+
+
+def inputs_of(batch: dict[str, Any]) -> dict[str, Tensor]:
+    """What a loss reads of a loader's batch: pixels as float32 in [-1, 1], no random numbers."""
+    read = {key: value for key, value in batch.items() if key != DRAWN}
+    return {key: normalised(value) if value.dtype == torch.uint8 else value for key, value in read.items()}
+
+
+def fuses(devices: set[str]) -> bool | None:
+    """AdamW's `fused` for weights on these kinds of device: one kernel for all of them on a GPU. Elsewhere torch's own
+    choice, whose numbers the recorded figures hold."""
+    return True if devices == {"cuda"} else None

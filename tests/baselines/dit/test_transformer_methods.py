@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ TRAIN = TrainConfig(
     grad_clip_start_clips=0,
     class_dropout=0.1,
 )
-SAMPLING = SamplingConfig("ddim", "3", 0.0, 2.0, None, True, 2, "generation", 1)
+SAMPLING = SamplingConfig("ddim", "3", 0.0, 2.0, None, True, 2, "generation", 1, "32-true")
 NUMBERS = {"depth": None, "width": None, "num_heads": None, "match_params": None}
 FRAME = {"size": "XS", "patch_size": 2, "mode": "frame"} | NUMBERS
 JOINT = FRAME | {"patch_size": 4, "mode": "joint"}
@@ -55,7 +57,7 @@ def test_a_method_has_a_loss_and_samples_each_clip_by_its_seed(name, model, num_
     parts["loss"].mean().backward()
     used = {n for n, p in method.network.named_parameters() if p.grad is not None and p.grad.any()}
     assert used == {n for n, p in method.network.named_parameters() if p.requires_grad}
-    sampling = SAMPLING if num_classes else SamplingConfig("ddim", "3", 0.0, 1.0, None, True, 2, "generation", 1)
+    sampling = SAMPLING if num_classes else replace(SAMPLING, guidance=1.0)
     classes = None if num_classes is None else torch.tensor([0, 2])
     clips = method.sample([7, 8], classes, sampling)
     alone = method.sample([8], None if classes is None else classes[1:], sampling)

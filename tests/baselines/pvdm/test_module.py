@@ -73,11 +73,13 @@ SAMPLING = SamplingConfig(
     batch_clips=4,
     task="generation",
     num_clips_chained=1,
+    precision="32-true",
 )
 
 
 COMPUTE = ComputeConfig(
     "32-true",
+    compile=False,
     threads=1,
     pass_clips="auto",
     checkpoint_activations=False,

@@ -19,7 +19,7 @@ from lavita.parity.cases import fill_by_formula
 
 EVERY = tuple(TASKS)
 TRAIN = TrainConfig(2, 1e-4, 0.0, 0.9, 0.999, 0, 0.999, None, None, 0, 0.1)
-SAMPLING = SamplingConfig("ddim", "3", 1.0, 1.0, None, True, 2, "generation", 1)
+SAMPLING = SamplingConfig("ddim", "3", 1.0, 1.0, None, True, 2, "generation", 1, "32-true")
 FRAMES, SIDE = 8, 8
 
 

@@ -33,6 +33,7 @@ from lavita.nn.embeddings import (
     sincos_1d,
     sincos_2d,
 )
+from lavita.nn.precision import in_float32
 from lavita.shapes import check
 
 # name: (depth of variants 1 and 2, width, heads): DiT's sizes, and XS for demos on a CPU.
@@ -169,8 +170,13 @@ class Lavita(nn.Module):
         x = self.final_layer(x, None if s.conditioning == "all-tokens" else c_frames)  # (B, T + images, N, p p 2C)
         x = unpatchify(x, s.patch_size)  # (B, T + images, 2C, H, W)
         if self.compress > 1:
-            x = rearrange(self.frame_decoder(rearrange(x, "b t c h w -> b c t h w")), "b c f h w -> b f c h w")
+            x = self.decode_frames(x)
         return x  # (B, F, 2C, H, W)
+
+    @in_float32
+    def decode_frames(self, x: Tensor) -> Tensor:
+        """Frames of each tubelet, (B, T, 2C, H, W) -> (B, F, 2C, H, W); part of the output, so float32."""
+        return rearrange(self.frame_decoder(rearrange(x, "b t c h w -> b c t h w")), "b c f h w -> b f c h w")
 
     def embed(self, x: Tensor) -> Tensor:
         """Patches of each frame, or tubelets of `compress` frames: (B, F, C, H, W) -> (B, T, N, D)."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lavita.report.charts import SPEED_COLUMNS, speed_texts
 from lavita.report.page.text import Block, Cell, Table, prose, slug, table
 from lavita.results.records import MethodCard, Record
 from lavita.results.run_folder import RunFolder
@@ -149,9 +150,9 @@ def stages_table(label: str, records: Sequence[Record]) -> Table | None:
         for stage in record.stages:
             trainer = "the suite, charged in full" if stage.charged else "the method"
             share = f"{100 * stage.clips / budget:.1f} %"
-            lines.append((stage.name, str(record.row.seed), f"{stage.clips:,}", share,
-                          f"{stage.seconds:.1f}", f"{stage.flops * 1e-12:.4g}", trainer))  # fmt: skip
-    columns = ("stage", "seed", "clips", "share of the clips", "seconds", "TFLOPs", "trained by")
+            lines.append((stage.name, str(record.row.seed), f"{stage.clips:,}", share, f"{stage.seconds:.1f}",
+                          *speed_texts(stage), f"{stage.flops * 1e-12:.4g}", trainer))  # fmt: skip
+    columns = ("stage", "seed", "clips", "share of the clips", "seconds", *SPEED_COLUMNS, "TFLOPs", "trained by")
     return table("Stages, in the order of training.", columns, lines, f"Stages of {label}", "stages") if lines else None
 
 

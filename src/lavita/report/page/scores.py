@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lavita.metrics.table import is_metric, parse_key
-from lavita.report.charts import training_seconds
+from lavita.report.charts import SPEED_COLUMNS, speed_texts, training_seconds
 from lavita.report.page.text import WEB, Block, prose
 from lavita.report.significance import PAIRS_HEADING as PAIRS
 from lavita.report.significance import significance_lines
@@ -107,8 +107,11 @@ def comparison(
     spent = {record.cell: training_seconds(record) for record in run.records}
     seconds = [spent.get(f"{line['method']}-s{line['seed']}") for _, line in frame.iterrows()]
     costs = texts.assign(**{SECONDS: ["not measured" if value is None else f"{value:.1f}" for value in seconds]})
+    last = {record.cell: record.stages[-1] for record in run.records if record.stages}
+    speeds = [speed_texts(last.get(f"{line['method']}-s{line['seed']}")) for _, line in frame.iterrows()]
+    costs = costs.assign(**dict(zip(SPEED_COLUMNS, zip(*speeds, strict=True), strict=True)))
     clips, flops, *others = COST.values()
-    cost_columns = [clips, flops, SECONDS, *others]
+    cost_columns = [clips, flops, SECONDS, *SPEED_COLUMNS, *others]
     return Comparison(
         title=title,
         facts=f"{facts[0].upper()}{facts[1:]}.",

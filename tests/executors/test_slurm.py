@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-from lavita.suite.estimate import largest_checkpoint
 
 from lavita.config.plan import make_plan
 from lavita.config.schema import ConfigError
@@ -25,6 +24,7 @@ from lavita.executors.slurm_node import SlurmTask, rank_environment
 from lavita.executors.slurm_options import SlurmOptions, limit_seconds, read_slurm_options
 from lavita.executors.slurm_queue import JobState, Queue, is_preempted, read_states
 from lavita.experiment.budget import on_meta
+from lavita.experiment.disk import largest_checkpoint
 from lavita.experiment.sessions import slurm_job
 from lavita.lock import FolderLock, Held
 from lavita.results.attempts import LOCK

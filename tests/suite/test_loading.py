@@ -7,7 +7,7 @@ import pytest
 from lavita.config.compose import Experiment
 from lavita.config.plan import make_plan
 from lavita.data.catalogue import Catalogue, VideoEntry
-from lavita.experiment.stage_data import StageData
+from lavita.experiment.stage_data import StageData, loader_processes
 from lavita.training.stage import TrainedStage
 
 
@@ -90,7 +90,8 @@ def test_loader_processes_share_the_machines_cores(monkeypatch):
         if tasks is not None:
             monkeypatch.setenv("LAVITA_TASKS", tasks)
         compute = replace(experiment.compute, devices=devices)
-        data = StageData(experiment.data, compute, catalogue(22), 0, "dit")
-        assert data.workers() == wanted
+        assert loader_processes(experiment.data, compute) == wanted
+        data = source(replace(experiment, compute=compute), catalogue(46))
+        assert data.clips(TrainedStage(experiment.train, 0), 0, 0).num_workers == wanted
     asked = replace(experiment.data, num_workers=3)
-    assert StageData(asked, experiment.compute, catalogue(22), 0, "dit").workers() == 3
+    assert loader_processes(asked, experiment.compute) == 3

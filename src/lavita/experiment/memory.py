@@ -123,13 +123,17 @@ class OnAccelerator(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cast: dict[int, Tensor] = {}  # autocast casts a weight once and keeps it until its block is left
+        self.cast: dict[
+            int, tuple[Tensor, Tensor]
+        ] = {}  # autocast casts a weight once and keeps it until its outermost block is left
         self.in_backward = False
 
     def __torch_function__(self, function: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
         name, options = getattr(function, "__name__", ""), options or {}
         if name == "backward":
             return self.backward(function, arguments, options)
+        if self.cast and not autocast_depth():
+            self.cast.clear()
         if torch.is_autocast_enabled("cpu"):
             arguments, options = self.as_autocast(name, arguments, options)
         if name == "scaled_dot_product_attention" and arguments[0].device.type == "meta":
@@ -165,8 +169,15 @@ class OnAccelerator(TorchFunctionMode):
         if not weight or self.in_backward:
             return value.to(dtype)
         if id(value) not in self.cast:
-            self.cast[id(value)] = value.to(dtype)
-        return self.cast[id(value)]
+            self.cast[id(value)] = value, value.to(dtype)  # while it is kept, nothing else can have its id
+        return self.cast[id(value)][1]
+
+
+def autocast_depth() -> int:
+    """Blocks of autocast that stand open here; torch tells it only to who opens or closes one."""
+    depth = torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    return depth
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,15 @@ from lavita.config.schema import AUTO, GENERATION, ComputeConfig, DataConfig, Sa
 from lavita.diffusion.rng import SampleRNG
 from lavita.experiment.memory import MOST_ELEMENTS, Peak, bytes_of, peak_of
 from lavita.methods.base import VideoMethod
+from lavita.nn.precision import mixed_precision
 from lavita.results.records import Passes
+from lavita.shapes import slices
+from lavita.training.ahead import requests_of
 from lavita.training.distributed import blocks_of, recomputed_blocks
-from lavita.training.stage import TrainedStage
+from lavita.training.stage import DRAWN, HELDOUT_PIXELS, TrainedStage
 
 META = torch.device("meta")
-HELDOUT_CLIPS = 8  # of a held-out loss that go through a stage at a time
+HELDOUT_CLIPS = 32  # of a held-out loss
 FEW_STEPS = 2  # of a sampler: all of them need the same memory
 RECONSTRUCTED_CLIPS = 8  # of the clips that an autoencoder is scored on, at a time
 C3D_BYTES = 4 * 78_409_573  # weights of the published network, whose activations are below I3D's
@@ -41,15 +44,22 @@ def of_its_shape(value: Tensor) -> Tensor:
     return nn.Parameter(empty, value.requires_grad) if isinstance(value, nn.Parameter) else empty
 
 
-def shape_batch(data: DataConfig, module: TrainedStage, clips: int, stored: bool = False, first: int = 0) -> dict:
-    """A batch of a stage as shapes on the meta device; clip indices, from `first` on, are real numbers.
+def shape_batch(
+    data: DataConfig,
+    module: TrainedStage,
+    clips: int,
+    stored: bool = False,
+    first: int = 0,
+    pixels: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """A batch as a stage's loss reads it, as shapes on the meta device; clip indices, from `first` on, are numbers.
 
-    stored: of posterior moments in place of pixels, where the stage reads latents.
+    stored: of posterior moments in place of pixels, where the stage reads latents. pixels: their type.
     """
 
     def frames(count: int) -> Tensor:
         if not (stored and module.reads_latents):
-            return torch.zeros(clips, count, 3, data.resolution, data.resolution, device=META)
+            return torch.zeros(clips, count, 3, data.resolution, data.resolution, dtype=pixels, device=META)
         side = module.codec.latent_side(data.resolution)
         return torch.zeros(clips, count, 2 * module.codec.latent_channels, side, side, device=META)
 
@@ -64,10 +74,17 @@ def shape_batch(data: DataConfig, module: TrainedStage, clips: int, stored: bool
     return batch
 
 
-def mixed(precision: str) -> AbstractContextManager:
-    """The arithmetic of training, as `memory.OnAccelerator` reads it."""
-    lower = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-    return nullcontext() if lower is None else torch.autocast("cpu", lower)
+def loaded_batch(
+    data: DataConfig, module: TrainedStage, clips: int, stored: bool = False, first: int = 0
+) -> dict[str, Any]:
+    """A batch as the loader gives it, as shapes: pixels as bytes, and where processes load also the random numbers of
+    the step, as many as the stage's `requests` are.
+    """
+    batch = shape_batch(data, module, clips, stored, first, torch.uint8)
+    if not module.requests:
+        return batch
+    drawn = [request.draw(torch.Generator()) for request in module.requests]  # of one clip
+    return batch | {DRAWN: [torch.empty(clips, *one.shape, dtype=one.dtype, device=META) for one in drawn]}
 
 
 COPIES = 4  # of what is trained: weights, gradients, AdamW's two moments
@@ -95,41 +112,56 @@ def training_peak(
     stored latents.
     """
     trained, batch_clips = module.trained_parameters(), module.train_config.batch_clips
-    # Gradients of the step before are there until the backward pass, and count among the states.
-    for parameter in trained:
+    # A process that takes a batch at once has no gradients but in the backward pass; else they count among the states.
+    once = compute.processes == 1 and passes.clips >= batch_clips
+    for parameter in () if once else trained:
         parameter.grad = torch.empty_like(parameter)
     blocks = module.recomputed() if passes.recomputed else []
+    ask_ahead(data, module)
 
     def step(update: int) -> None:
-        batch = shape_batch(data, module, passes.clips, stored, update * batch_clips)
-        with recomputed_blocks(module, passes.recomputed):
-            with mixed(compute.precision):
-                loss = module.loss(batch, SampleRNG(range(passes.clips), META))["loss"].mean()
-            loss.backward()
+        batch = loaded_batch(data, module, passes.clips, stored, update * batch_clips)
+        with recomputed_blocks(module, passes.recomputed), mixed_precision(module.networks(), compute.precision):
+            module.training_step(batch, 0)["loss"].backward()
+
+    heldout_clips = heldout_pass(data, module)
 
     @torch.no_grad()
     def heldout() -> None:
-        with mixed(compute.precision):
-            module.loss(shape_batch(data, module, HELDOUT_CLIPS), SampleRNG(range(HELDOUT_CLIPS), META))
+        with mixed_precision(module.networks(), compute.precision):
+            module.loss(shape_batch(data, module, heldout_clips), SampleRNG(range(heldout_clips), META))
 
     try:
         peak = Peak()
         for update in range(module.alternating_updates):
             peak |= peak_of(lambda update=update: step(update), blocks)
-        if passes.clips < HELDOUT_CLIPS or stored:
+            if once:
+                module.zero_grad(set_to_none=True)
+        if passes.clips < heldout_clips or stored:
             peak |= peak_of(heldout)
     finally:
         for parameter in module.parameters():
             parameter.grad = None
-    # Where AdamW runs over all tensors at once it needs one more of each, when the activations are gone.
-    update = bytes_of(trained) // (compute.processes if compute.strategy == "fsdp" else 1)
-    return (peak | Peak(update)).beside(states_bytes(compute, module))
+        module.requests = ()
+    # AdamW, fused, and the average change what there is, and need nothing beside it.
+    return peak.beside(states_bytes(compute, module) - (bytes_of(trained) if once else 0))
+
+
+def ask_ahead(data: DataConfig, module: TrainedStage) -> None:
+    """Tell a stage on the meta device what its loader's processes draw for it, as `with_draws` does."""
+    module.requests = () if data.num_workers == 0 else requests_of(module, shape_batch(data, module, 1))
+
+
+def heldout_pass(data: DataConfig, module: TrainedStage) -> int:
+    """Clips of a held-out loss that go through a stage at a time."""
+    pixels = (data.frames + module.context_frames + module.joint_images) * data.resolution**2
+    return max(part.stop - part.start for part in slices(HELDOUT_CLIPS, pixels, HELDOUT_PIXELS))
 
 
 @torch.no_grad()
 def sampling_peak(method: VideoMethod, data: DataConfig, sampling: SamplingConfig) -> Peak | None:
-    """The peak of sampling a batch of clips with a method on the meta device; gradients of its training are still
-    there. None for a method that looks at values, of which there are none.
+    """The peak of sampling a batch of clips with a method on the meta device. None for a method that looks at values,
+    of which there are none.
     """
     steps = f"ddim{FEW_STEPS}" if sampling.steps.startswith("ddim") else str(FEW_STEPS)
     few, clips = replace(sampling, steps=steps), sampling.batch_clips
@@ -138,14 +170,15 @@ def sampling_peak(method: VideoMethod, data: DataConfig, sampling: SamplingConfi
     def sample() -> None:
         classes = torch.zeros(clips, dtype=torch.int64) if method.context.num_classes is not None else None
         condition = None if sampling.task == GENERATION else torch.zeros(shape, device=META)
-        method.sample(range(clips), classes, few, condition)
+        with mixed_precision(method.networks(), sampling.precision):
+            method.sample(range(clips), classes, few, condition)
 
     there = [*method.parameters(), *method.buffers()]
     try:
         peak = peak_of(lambda: with_bound(method, sample))
     except (NotImplementedError, RuntimeError):
         return None
-    return peak.beside(bytes_of(there) + bytes_of(method.trained_parameters()))
+    return peak.beside(bytes_of(there))
 
 
 def with_bound(method: VideoMethod, call: Callable[[], None]) -> None:

@@ -7,21 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from lavita.config.compose import Experiment
-from lavita.config.schema import AUTO, DataConfig
+from lavita.config.schema import AUTO, ComputeConfig, DataConfig
+from lavita.data.datamodule import PREFETCHED
 from lavita.experiment.budget import on_meta
 from lavita.experiment.disk import checkpoint_bytes, features_bytes, samples_bytes, working_bytes
 from lavita.experiment.machine import free_disk, open_files, shared_memory
 from lavita.experiment.memory import Peak
 from lavita.experiment.peaks import (
     Memory,
+    ask_ahead,
     choose_passes,
     features_peak,
     gib,
+    loaded_batch,
     reconstruction_peak,
     sampling_peak,
-    shape_batch,
     training_peak,
 )
+from lavita.experiment.stage_data import loader_processes
 from lavita.methods.base import VideoMethod
 from lavita.results.records import Passes
 from lavita.training.stage import StagePlan, TrainedStage
@@ -29,7 +32,6 @@ from lavita.training.stage import StagePlan, TrainedStage
 SMALLER_SAMPLING = "; set a smaller sampling.batch_clips"
 LITTLE = 16  # where training has so many times the memory that it needs, all else fits too
 SIZES = ("XL", "L", "B", "S", "XS")
-WAITING = 2  # batches that each loader process has ready
 FILES_OF_A_BATCH, FILES_OF_A_PROCESS = 8, 256
 
 
@@ -116,11 +118,15 @@ def check_disk(experiments: Sequence[tuple[Experiment, VideoMethod]], results: P
         )
 
 
-def loader_bytes(data: DataConfig, module: TrainedStage, passes: Passes, devices: int) -> int:
+def loader_bytes(data: DataConfig, compute: ComputeConfig, module: TrainedStage, passes: Passes) -> int:
     """Shared memory that the loaders of a node have the batches of a stage in."""
     stored = data.latent_cache and module.reads_latents
-    batch = shape_batch(data, module, passes.clips, stored).values()
-    return devices * data.num_workers * WAITING * sum(one.numel() * one.element_size() for one in batch)
+    ask_ahead(data, module)
+    batch = loaded_batch(data, module, passes.clips, stored)
+    module.requests = ()
+    tensors = [one for value in batch.values() for one in (value if isinstance(value, list) else [value])]
+    size = sum(one.numel() * one.element_size() for one in tensors)
+    return compute.devices * loader_processes(data, compute) * PREFETCHED * size
 
 
 def check_loader(experiment: Experiment, stages: Sequence[tuple[StagePlan, Passes]]) -> None:
@@ -128,20 +134,21 @@ def check_loader(experiment: Experiment, stages: Sequence[tuple[StagePlan, Passe
     many.
     """
     e, data = experiment, experiment.data
-    if not data.num_workers:
+    workers = loader_processes(data, e.compute)
+    if not workers:
         return
-    files = FILES_OF_A_PROCESS + data.num_workers * WAITING * FILES_OF_A_BATCH
+    files = FILES_OF_A_PROCESS + workers * PREFETCHED * FILES_OF_A_BATCH
     if files > open_files():
         raise ValueError(
-            f"{e.label}: {data.num_workers} loader processes need {files} open files, this process may have "
+            f"{e.label}: {workers} loader processes need {files} open files, this process may have "
             f"{open_files()}; set `ulimit -n {files}` or data.num_workers=0"
         )
     there = shared_memory()
     for stage, passes in stages:
-        needed = loader_bytes(data, stage.module, passes, e.compute.devices)
+        needed = loader_bytes(data, e.compute, stage.module, passes)
         if there is not None and needed > there:
             raise ValueError(
-                f"{e.label}, stage {stage.name}: {data.num_workers} loader processes need {gib(needed)} GiB of "
+                f"{e.label}, stage {stage.name}: {workers} loader processes need {gib(needed)} GiB of "
                 f"/dev/shm, which has {gib(there)} free; make it larger (docker run --shm-size) or set "
-                f"data.num_workers={there * data.num_workers // needed}"
+                f"data.num_workers={there * workers // needed}"
             )

@@ -18,6 +18,7 @@ from lavita.data.catalogue import Catalogue
 from lavita.executors.heartbeat import Note, emit, progress
 from lavita.experiment.costs import StageFacts, stage_facts
 from lavita.experiment.machine import device_memory
+from lavita.experiment.peaks import HELDOUT_CLIPS
 from lavita.experiment.stage_data import StageData, store_latents
 from lavita.files import remove_parts, sha256_of
 from lavita.lock import waiting_lock
@@ -32,7 +33,6 @@ from lavita.training.budget import Limit
 from lavita.training.stage import inputs_of
 
 STATISTICS_CLIPS = 64
-HELDOUT_CLIPS = 32
 STAGE = "stage.json"
 
 

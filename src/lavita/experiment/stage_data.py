@@ -67,7 +67,7 @@ class StageData:
             batch=module.train_config.batch_clips // self.compute_of(module).passes(module.train_config.batch_clips),
             start=start,
             stop=stop,
-            num_workers=self.workers(),
+            num_workers=loader_processes(d, self.compute),
             cache_bytes=d.cache_bytes,
             images=module.joint_images,
             past=module.context_frames,
@@ -76,13 +76,6 @@ class StageData:
             rank=0 if whole else distributed.rank(),
             world=1 if whole else distributed.world(),
         )
-
-    def workers(self) -> int:
-        """Loader processes of this training process: as asked, or its part of the cores, which all training processes
-        of the machine share."""
-        if self.data.num_workers is not None:
-            return self.data.num_workers
-        return default_workers(self.compute.devices * int(os.environ.get(TASKS, "1")))
 
     def check_batch(self, module: TrainedStage, start: int) -> None:
         """Raise ValueError unless the stage's batch goes into its passes and processes, all in the same update."""
@@ -133,6 +126,15 @@ class StageData:
     def flops_per_clip(self, module: TrainedStage) -> int:
         """FLOPs of one clip of a stage whose facts are known."""
         return self.facts[module.stage_name].flops_per_clip
+
+
+def loader_processes(data: DataConfig, compute: ComputeConfig) -> int:
+    """Loader processes of one training process: as asked, or its part of the cores, which all training processes of the
+    machine share (the tasks that the launcher says it has at a time, each with its devices).
+    """
+    if data.num_workers is not None:
+        return data.num_workers
+    return default_workers(compute.devices * int(os.environ.get(TASKS, "1")))
 
 
 def latent_key(data: DataConfig, protocol: Protocol, catalogue: Catalogue, codec: Codec, codec_hash: str) -> LatentKey:

@@ -12,6 +12,7 @@ import torch
 from lavita.config.schema import CheckpointConfig
 from lavita.diffusion.rng import derive_seed, seed_everything
 from lavita.executors.heartbeat import Note, emit, progress
+from lavita.experiment.peaks import HELDOUT_CLIPS
 from lavita.experiment.setup import Setup, start_network
 from lavita.experiment.stage_data import StageData
 from lavita.results.devices import speed_of
@@ -24,7 +25,6 @@ from lavita.training.checkpoint import StageCheckpoints, host_copy, load_changed
 from lavita.training.fit import fit_stage
 from lavita.training.stage import StagePlan
 
-HELDOUT_CLIPS = 32
 WEIGHTS = ".pt"
 ENDLESS_BATCHES = 10**9  # of a stage that ends by its seconds
 

@@ -9,7 +9,7 @@ autoencoder, the sampler's state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
@@ -27,6 +27,15 @@ def full(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.dtype in HALF else value
 
 
+def autocast_kind(values: Iterable[Any]) -> str:
+    """The kind of device whose autocast says how a call with these values computes: that of the first tensor.
+
+    Shapes (the meta device) have none of their own; the CPU's says it for them, as a count of their memory reads it.
+    """
+    kind = next(value.device.type for value in values if isinstance(value, Tensor))
+    return "cpu" if kind == "meta" else kind
+
+
 def in_float32(forward: Callable[..., Any]) -> Callable[..., Any]:
     """A forward, or another function of a tensor, that computes outside of autocast; half-precision arguments become
     float32. Without autocast it is the function itself, bit for bit.
@@ -34,8 +43,8 @@ def in_float32(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(forward)
     def outside_autocast(*arguments: Any) -> Any:
-        kind = next(value.device.type for value in arguments if isinstance(value, Tensor))
-        # The meta device has no autocast, and asking it raises.
+        kind = autocast_kind(arguments)
+        # A device without autocast raises when it is asked.
         if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
             return forward(*arguments)
         with torch.autocast(kind, enabled=False):
@@ -73,8 +82,7 @@ def mixed_precision(networks: Sequence[nn.Module], precision: str) -> Iterator[N
 
 def autocast_call(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """What a forward gives under bfloat16 autocast on the device of its first tensor, as float32."""
-    kind = next(value.device.type for value in (*arguments, *options.values()) if isinstance(value, Tensor))
-    with torch.autocast(kind, torch.bfloat16):
+    with torch.autocast(autocast_kind((*arguments, *options.values())), torch.bfloat16):
         output = forward(*arguments, **options)
     return tree_map(full, output)
 

@@ -377,7 +377,7 @@ def lines_of(experiment: Experiment, rate: Rate | None, memory: Memory | None = 
             stage.name if stage.name in STAGES else "train", e.pretraining.method if module is pretraining else
             e.method, cost.params, cost.flops_forward, cost.flops_train, number(limit.clips), steps, batch,
             cost.peak.bytes, seconds, kept, passes=cost.passes,
-            shared_memory=loader_bytes(e.data, module, cost.passes, e.compute.devices),
+            shared_memory=loader_bytes(e.data, e.compute, module, cost.passes),
             said="" if memory.fits(cost.peak) else advice(e, stage.name, num_classes, memory),
         )  # fmt: skip
     line = sample_line(e, method, cost, rate, memory)  # the last stage is the network

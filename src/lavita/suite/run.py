@@ -154,7 +154,7 @@ def work_of(
 def slurm_executor(experiments: Sequence[Experiment], folder: Path, options: Options, display: Display) -> Executor:
     """Starts the runs as jobs of a cluster. Raises ConfigError."""
     from lavita.executors.slurm import SlurmExecutor
-    from lavita.suite.estimate import largest_checkpoint  # needs torch, which a local run leaves out here
+    from lavita.experiment.disk import largest_checkpoint  # needs torch, which a local run leaves out here
 
     slurm = read_slurm_options(options.slurm, largest_checkpoint(experiments))
     return SlurmExecutor(folder / SLURM_FOLDER, options.workers, slurm, options.hang_timeout, display)

@@ -50,7 +50,8 @@ class OnTheWay:
 
 class FiniteGuard(lightning.Callback):
     """Raises Diverged with stage, step and clips seen when the loss of a step is NaN or infinite, on every process when
-    it is on one. On an accelerator it does so after the step that follows, so that nobody waits for a step's loss.
+    it is on one. On an accelerator it does so after the step that follows, so that nobody waits for a step's loss, and
+    before a checkpoint is written.
 
     The first of the callbacks: the loss that those after it find is the mean over the processes. newest: the last loss
     that was read.
@@ -71,6 +72,10 @@ class FiniteGuard(lightning.Callback):
         self.check(before)
         if not is_ahead(loss):
             self.finish()
+
+    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Weights of a step are kept once its loss was looked at: a stage would else resume from what is no number."""
+        self.finish()
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         self.finish()

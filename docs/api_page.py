@@ -48,7 +48,7 @@ def entry(level: str, name: str, documented: Callable) -> str:
 
 
 def signature(name: str, documented: Callable) -> str:
-    """name(parameters), one a line where there are many, without types."""
+    """name(parameters), one per line where there are many, without types."""
     parameters = [
         one.replace(annotation=one.empty)
         for one in inspect.signature(documented).parameters.values()

@@ -44,8 +44,8 @@ def test_overrides_as_a_mapping_are_those_of_the_command_line():
 @pytest.mark.parametrize("text", ["null", "1e3", "a: b", "with 'quotes' \"and\" \\", "[x]", "#", "Ωmega", ""])
 def test_a_text_stays_that_text(text):
     overrides = {"pretraining.checkpoint": Path("/some/file"), "pretraining.origin": f"x{text}"}
-    (cell,) = lavita.compose("ucf101", "demo", ["dit"], overrides=overrides)
-    assert cell.pretraining.origin == f"x{text}" and cell.pretraining.checkpoint == "/some/file"
+    (experiment,) = lavita.compose("ucf101", "demo", ["dit"], overrides=overrides)
+    assert experiment.pretraining.origin == f"x{text}" and experiment.pretraining.checkpoint == "/some/file"
     assert json.loads(as_overrides({"a.b": text})[0].removeprefix("a.b=")) == text
 
 

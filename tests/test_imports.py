@@ -16,7 +16,7 @@ ORDER = (
     "metrics", "methods", "baselines", "sampling", "report", "audit", "executors", "experiment", "suite", "parity",
     "speed", "api", "commands", "cli",
 )  # fmt: skip
-# What a method's folder may use. Its parity.py stands apart: it belongs to the package parity.
+# What a method's folder may use. Its parity.py is an exception: it belongs to the package parity.
 FOR_METHODS = {"shapes", "files", "config", "diffusion", "nn", "codecs", "training", "methods"}
 LARGEST_FOLDER = 20
 

@@ -63,7 +63,7 @@ def sample_latents(
     """Latents (B, C, N) in [-1, 1], by DDIM with the noise scale eta, 0 to 1.
 
     network(z, t) predicts the noise of z (B, C, N) at times t (B,). draw() gives the next noise (B, C, N),
-    one generator a clip; a thread calls it one step ahead, once to start and once a step but the last. The noise
+    one generator per clip; a thread calls it one step ahead, once to start and once per step but the last. The noise
     prediction is used as it is even where the predicted latent is clipped to [-1, 1], as in the released sampler.
     watch(i, z) sees the state after every step.
     Source: Song et al. 2021, equations 12 and 16; github.com/sihyun-yu/PVDM at 793172f, losses/ddpm.py.

@@ -251,7 +251,7 @@ def pick_frames(video: Tensor, index: Tensor) -> Tensor:
 def reconstruction_loss(video: Tensor, rebuilt: Tensor, index: Tensor, perceptual: nn.Module) -> dict[str, Tensor]:
     """Weighted loss of each clip: {"loss", "pixel", "perceptual", "psnr"}, float32 (B,); loss = the next two.
 
-    video, rebuilt (B, F, 3, H, W) in [-1, 1]; the perceptual term reads one frame a clip, index (B,).
+    video, rebuilt (B, F, 3, H, W) in [-1, 1]; the perceptual term reads one frame per clip, index (B,).
     Source: PVDM, section 3.1; weights of github.com/sihyun-yu/PVDM at 793172f, losses/perceptual.py.
     """
     pixel = PIXEL_WEIGHT * mean_of_clip((video - rebuilt).abs())  # (B,)
@@ -276,7 +276,7 @@ class Adversary(nn.Module):
         self.discriminator_3d = PatchDiscriminator(3, width, depth)
 
     def judge(self, video: Tensor, index: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
-        """(logits, features) of one frame a clip and of the clip itself; video (B, F, 3, H, W)."""
+        """(logits, features) of one frame per clip and of the clip itself; video (B, F, 3, H, W)."""
         return [
             self.discriminator_2d(pick_frames(video, index)),
             self.discriminator_3d(video.transpose(1, 2).contiguous()),

@@ -65,7 +65,7 @@ class Method(VideoMethod):
         self.autoencoder = TriplaneAutoencoder(autoencoder_config(context, config))
         self.network = PlaneUNet(unet_config(context, config))
         if config.previous_clip:
-            self.past_frames = context.num_frames
+            self.context_frames = context.num_frames
             self.tasks = (*self.tasks, CONTINUATION)
         # In tuples, and so out of the registered modules: a checkpoint of the method holds what sampling needs.
         self._perceptual = (perceptual_distance(config.lpips_vgg, config.lpips_linear),)

@@ -111,7 +111,7 @@ def check_sampling(sampling: SamplingConfig, num_classes: int | None, classes: T
     if num_classes is None and sampling.guidance != 1.0:
         raise ValueError(f"sampling.guidance: got {sampling.guidance}, an unconditional suite allows 1 only")
     if num_classes is not None and classes is None:
-        raise ValueError("a class-conditional method samples with one class a clip, got none")
+        raise ValueError("a class-conditional method samples with one class per clip, got none")
     return int(sampling.steps)
 
 

@@ -236,11 +236,11 @@ class Method(LatentDiffusion):
         super().check_task(sampling)
 
     def check_condition(self, seeds: Sequence[int], sampling: SamplingConfig, condition: Tensor | None) -> None:
-        """Raise ValueError unless there is one real clip a seed."""
+        """Raise ValueError unless there is one real clip per seed."""
         c = self.context
         if condition is None:
             raise ValueError(
-                f"sampling.task={sampling.task} needs one real clip a seed as condition (--condition VIDEO), got none"
+                f"sampling.task={sampling.task} needs one real clip per seed as condition (--condition VIDEO), got none"
             )
         check(condition, "B F 3 H W", "condition", B=len(seeds), F=c.num_frames, H=c.resolution, W=c.resolution)
 

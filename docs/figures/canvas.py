@@ -72,7 +72,7 @@ class Canvas:
         self.text(x, y + 5, sign, size=15)
 
     def grid(self, x: float, y: float, rows: list[str], kinds: list[list[str]], cell: int = 22) -> None:
-        """Tokens: a row a frame (named at the left), a column a position."""
+        """Tokens: one row per frame (named at the left), one column per position."""
         for row, name in enumerate(rows):
             self.text(x - 6, y + cell * row + cell / 2 + 4, name, anchor="end")
             for column, kind in enumerate(kinds[row]):

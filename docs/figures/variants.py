@@ -36,7 +36,7 @@ def modulated_block(c: Canvas, y: float, kind: str, name: str, notes: list[str])
     """A block of variants 1 and 2: one attention and the MLP, with a remark at the right."""
     c.text(20, y, name, anchor="start", weight="bold")
     line = y + 56
-    c.bar(30, line + 46, 420, "c = time + class (B, 1, D), SiLU, linear: six vectors, once a clip")
+    c.bar(30, line + 46, 420, "c = time + class (B, 1, D), SiLU, linear: six vectors, once per clip")
     c.path((20, line), (30, line), arrow=False)
     x = c.sublayer(30, line, kind, name, "1", SPACE if kind == "space" else TIME)
     x = c.sublayer(x, line, "mlp", "MLP", "2", MLP)
@@ -86,14 +86,14 @@ def variant_3() -> str:
     c = Canvas(
         "Variant 3: factorised attention, space then time in every block",
         "Every block has a spatial attention, a temporal attention and an MLP, each with a norm, a gate and a "
-        "residual. There are six vectors a block: shift1, scale1 and gate1 serve both attentions, shift2, scale2 "
+        "residual. There are six vectors per block: shift1, scale1 and gate1 serve both attentions, shift2, scale2 "
         "and gate2 the MLP. After one block every token has reached every other.",
     )
     panels(c, "all", "after one block: all")
     chips = [("S T M", "both"), ("S T M", "both"), ("...", "gap"), ("S T M", "both")]
     strip(c, 200, chips, "23 blocks at XL; M is the MLP")
     c.text(20, 254, "one block", anchor="start", weight="bold")
-    c.bar(30, 356, 640, "c = time + class (B, 1, D), SiLU, linear: six vectors, once a clip; 1 is used twice")
+    c.bar(30, 356, 640, "c = time + class (B, 1, D), SiLU, linear: six vectors, once per clip; 1 is used twice")
     c.path((20, 310), (30, 310), arrow=False)
     x = c.sublayer(30, 310, "space", "space", "1", SPACE)
     x = c.sublayer(x, 310, "time", "time", "1", TIME)
@@ -118,7 +118,7 @@ def variant_4() -> str:
     strip(c, 200, chips, "23 blocks at XL; M is the MLP")
     c.text(20, 254, "one block", anchor="start", weight="bold")
     line = 344
-    c.bar(30, line + 82, 640, "c = time + class (B, 1, D), SiLU, linear: six vectors, once a clip")
+    c.bar(30, line + 82, 640, "c = time + class (B, 1, D), SiLU, linear: six vectors, once per clip")
     c.path((20, line), (44, line))
     c.box(44, line - 17, 62, 34, "modulate", "norm,", "modulate")
     c.path((106, line), (113, line), (113, line - 32), (182, line - 32))

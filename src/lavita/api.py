@@ -90,7 +90,7 @@ def run_suite(
         suite, tier, methods, seeds, overrides, plugins: as in `compose`. data.root=DIR trains on real videos.
         out: results folder; None for results/<suite>-<tier>-<data name> in the working directory.
         cache: folder of what is fitted once (autoencoder, feature network); None for results/cache there.
-        workers: runs at once; None for one an accelerator, else as many as the cores have room for.
+        workers: runs at once; None for one per accelerator, else as many as the cores have room for.
         fresh: run everything from the start, finished runs too.
         retry_failed: run failed ones again.
         samples: folders of external samples, by the names of their rows; marked "training not audited".
@@ -121,22 +121,22 @@ def run_suite(
     from lavita.results.run_folder import read_run
     from lavita.suite import run as suites
     from lavita.suite.match import match_parameters
-    from lavita.suite.run_cells import Options
+    from lavita.suite.run_experiments import Options
 
     if workers is not None and workers < 1:
         raise ConfigError(f"workers: got {workers}, wanted at least 1")
     words = as_overrides(overrides)
-    cells, flags = match_parameters(compose(suite, tier, methods, seeds, words, plugins=plugins), words)
+    experiments, flags = match_parameters(compose(suite, tier, methods, seeds, words, plugins=plugins), words)
     options = Options(
         out=as_path(out),
         cache=as_path(cache),
         fresh=fresh,
         retry=retry_failed,
         workers=workers,
-        samples=samples_of((samples or {}).items(), [*names_in("methods"), *(cell.label for cell in cells)]),
+        samples=samples_of((samples or {}).items(), [*names_in("methods"), *(one.label for one in experiments)]),
         flags=flags,
     )
-    finished = suites.run_suite(cells, options)
+    finished = suites.run_suite(experiments, options)
     if finished.folder is None:
         raise KeyboardInterrupt
     return read_run(finished.folder)
@@ -311,8 +311,8 @@ def evaluate(
         >>> import lavita, numpy
         >>> real, generated = numpy.random.default_rng(0).integers(0, 256, (2, 8, 8, 32, 32, 3), dtype=numpy.uint8)
         >>> network = "embedded:extractor.safetensors"
-        >>> (compared,), not_made = lavita.evaluate(real, generated, "demo", clips=8, extractor=network)
-        >>> not_made, sorted({score.metric for score in compared.scores})
+        >>> (compared,), failed = lavita.evaluate(real, generated, "demo", clips=8, extractor=network)
+        >>> failed, sorted({score.metric for score in compared.scores})
         ([], ['fvd_embedded_n8_f8', 'is_embedded_n8_f8', 'kvd_embedded_n8_f8'])
     """
     from lavita.metrics.features.load import KNOWN
@@ -346,10 +346,10 @@ def evaluate(
         workers=workers,
         out=as_path(out),
     )
-    results, not_made = score(options, silent(say))
+    results, failed = score(options, silent(say))
     if results and out is not None:
         write_results(Path(out), results)
-    return results, not_made
+    return results, failed
 
 
 def samples_of(pairs: Iterable[tuple[str, AnyPath]], known: Sequence[str]) -> dict[str, Path]:

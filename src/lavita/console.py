@@ -76,7 +76,7 @@ class Display:
 
 
 class Channel:
-    """Shows the events of one process; `prefix` tells lines of processes that run at once apart."""
+    """Shows the events of one process; `prefix` marks the lines of each of several processes."""
 
     def __init__(self, display: Display, title: str) -> None:
         self.display, self.title = display, title

@@ -84,7 +84,7 @@ def write(run: Path, cell: str, values: dict) -> None:
 
 
 def change_config(run: Path, cell: str, section: str, key: str, value: object) -> None:
-    """A value of a finished cell, in its configuration file and in its record alike."""
+    """A value of a finished run, in its configuration file and in its record alike."""
     path = run / "cells" / cell / "config.yaml"
     config = yaml.safe_load(path.read_text())
     config[section][key] = value
@@ -276,7 +276,7 @@ def test_failures_of_rows_that_are_open_by_their_configuration_alone_are_no_fail
         values["row"]["division"] = row
         write(run, CULPRIT, values)
         read = read_run(run)
-        read = replace(read, cells=[with_identity(one, identity) for one in read.cells])
+        read = replace(read, attempts=[with_identity(one, identity) for one in read.attempts])
         line = AuditLine("a check", CULPRIT, FAIL, "a, but b")
         assert fails_closed(read, [line]) is wanted, (kind, row, identity)
         assert fails_closed(read, [line, AuditLine("a check", "run", FAIL, "a, but b")])

@@ -123,7 +123,7 @@ def test_whatever_a_screen_reader_meets_has_a_name(opened):
             names.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value", ""))
     for role in ("image", "region", "table", "article", "navigation", "button", "link"):
         assert names.get(role) and all(names[role]), role
-    assert len(names["image"]) == 2 + 3 + 3 + 1  # cost, losses, clips and real ones, the codec
+    assert len(names["image"]) == 2 + 3 + 3 + 1  # cost, losses, clips and real ones, the autoencoder
     assert all(len(one) > 20 for one in names["image"])
     assert len(set(names["region"])) == len(names["region"]), "two boxes have one name"
 

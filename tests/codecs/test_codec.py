@@ -14,7 +14,7 @@ from lavita.diffusion.rng import SampleRNG
 
 
 @pytest.fixture(scope="module")
-def cell():
+def experiment():
     return make_plan("ucf101", "demo", ["lavita-v1"], [0], [])[0]
 
 
@@ -35,20 +35,20 @@ def numpy_principal_components(video: torch.Tensor, count: int) -> np.ndarray:
     return y.reshape(-1, 8, 8, 3, 4, 4).transpose(0, 3, 1, 4, 2, 5).reshape(video.shape)
 
 
-def test_start_is_the_linear_map_of_principal_components(cell, video):
-    module = CodecTraining(cell.codec, cell.train, seed=0)
+def test_start_is_the_linear_map_of_principal_components(experiment, video):
+    module = CodecTraining(experiment.codec, experiment.train, seed=0)
     module.start(video)
     patch = patch_side(module.autoencoder)
     with torch.no_grad():
         z = module.autoencoder.encode(patches_of_frames(video, patch)).latent_dist.mean
         after = frames_of_patches(module.autoencoder.decode(z).sample, patch, len(video))
-    linear = numpy_principal_components(video, cell.codec.latent_channels)
+    linear = numpy_principal_components(video, experiment.codec.latent_channels)
     # Each of the two norms divides by sqrt(1 + S / CONSTANT^2), where S is the variance of the components in its group:
     # at most the 8 of all components together. So the map is the linear one times 1 / (1 + 8 / 64) or more.
     error = np.linalg.norm(after.numpy() - linear) / np.linalg.norm(linear)
     assert CONSTANT == 8
     assert error < 1 - 1 / (1 + 8 / CONSTANT**2)
-    unstarted = CodecTraining(cell.codec, cell.train, seed=0)
+    unstarted = CodecTraining(experiment.codec, experiment.train, seed=0)
     with torch.no_grad():
         z = unstarted.autoencoder.encode(patches_of_frames(video, patch)).latent_dist.mean
         random = frames_of_patches(unstarted.autoencoder.decode(z).sample, patch, len(video))
@@ -61,12 +61,12 @@ def test_patches_there_and_back(video):
     assert torch.equal(frames_of_patches(patches, 4, 4), video)
 
 
-def test_measured_statistics_and_saving(cell, video, tmp_path):
-    module = CodecTraining(cell.codec, cell.train, seed=0)
+def test_measured_statistics_and_saving(experiment, video, tmp_path):
+    module = CodecTraining(experiment.codec, experiment.train, seed=0)
     module.start(video)
     codec = measured_codec(module.autoencoder, [{"video": video}], "suite", 512)
     latent = codec.encode(video, SampleRNG(range(4)))
-    assert latent.shape == (4, 4, cell.codec.latent_channels, 8, 8)
+    assert latent.shape == (4, 4, experiment.codec.latent_channels, 8, 8)
     # The posterior's own spread adds exp(-6) to the unit variance, and 4096 values estimate it to 1/sqrt(2048).
     assert float(latent.detach().var()) == pytest.approx(1, abs=0.1)
     assert float((latent.abs() <= codec.latent_bound()).float().mean()) == pytest.approx(0.999, abs=0.002)
@@ -77,16 +77,16 @@ def test_measured_statistics_and_saving(cell, video, tmp_path):
     assert (again.name, again.trained_clips, again.latent_bound()) == ("suite", 512, codec.latent_bound())
 
 
-def test_statistics_of_clips_without_content_are_finite(cell):
-    module, grey = CodecTraining(cell.codec, cell.train, seed=0), torch.zeros(2, 4, 3, 32, 32)
+def test_statistics_of_clips_without_content_are_finite(experiment):
+    module, grey = CodecTraining(experiment.codec, experiment.train, seed=0), torch.zeros(2, 4, 3, 32, 32)
     module.start(grey)
     codec = measured_codec(module.autoencoder, [{"video": grey}], "suite", 8)
     assert bool((codec.std > 0).all()) and np.isfinite(codec.latent_bound())
     assert bool(torch.isfinite(codec.encode(grey, SampleRNG(range(2)))).all())
 
 
-def test_a_clip_is_encoded_alone_as_in_a_batch(cell, video):
-    module = CodecTraining(cell.codec, cell.train, seed=0)
+def test_a_clip_is_encoded_alone_as_in_a_batch(experiment, video):
+    module = CodecTraining(experiment.codec, experiment.train, seed=0)
     module.start(video)
     codec = KLCodec(module.autoencoder, torch.zeros(8), torch.ones(8), 1.0)
     together = codec.encode(video, SampleRNG([5, 6, 7, 8]))
@@ -101,8 +101,8 @@ def test_pixels_are_left_as_they_are(video):
     assert codec.latent_side(32) == 32
 
 
-def test_external_codec_from_a_folder(cell, tmp_path):
-    small_autoencoder(cell.codec).save_pretrained(tmp_path)
+def test_external_codec_from_a_folder(experiment, tmp_path):
+    small_autoencoder(experiment.codec).save_pretrained(tmp_path)
     codec = load_kl(str(tmp_path), 0.5)
     assert (codec.latent_channels, codec.downsample) == (8, 4)
     assert codec.latent_bound() == math.inf
@@ -123,9 +123,9 @@ def test_latent_side_must_divide():
         codec.latent_side(32)
 
 
-def test_stored_moments_give_the_latents_of_the_clip(cell, video):
+def test_stored_moments_give_the_latents_of_the_clip(experiment, video):
     """Frame by frame in calls of any size, and back to clips: the same posterior, the same noise, the same latent."""
-    module = CodecTraining(cell.codec, cell.train, seed=0)
+    module = CodecTraining(experiment.codec, experiment.train, seed=0)
     module.start(video)
     codec = KLCodec(module.autoencoder, torch.full((8,), 0.3), torch.full((8,), 1.7), 1.0)
     frames = video.flatten(0, 1)  # (16, 3, 32, 32)

@@ -49,13 +49,13 @@ def test_it_is_found_like_a_baseline(site):
 
 def test_its_sources_are_hashed_and_not_its_place(site):
     folder = install(site)
-    (cell,) = make_plan("ucf101", "demo", ["mine"], [0], [])
-    names = [name for name in source_files(cell) if name.startswith("their_package")]
+    (experiment,) = make_plan("ucf101", "demo", ["mine"], [0], [])
+    names = [name for name in source_files(experiment) if name.startswith("their_package")]
     assert sorted(names) == ["their_package/mine/model.py", "their_package/mine/module.py"]
-    before = code_hash(cell)
+    before = code_hash(experiment)
     with open(folder / "model.py", "a") as file:
         file.write("# changed\n")
-    assert code_hash(cell) != before
+    assert code_hash(experiment) != before
 
 
 def test_the_flag_names_the_same_folder_or_another_name(site, tmp_path):

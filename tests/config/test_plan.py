@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from lavita.config.compose import TIERS, RowSpec, apply_changes, compose, load_method, load_suite, rows_of_suite
-from lavita.config.plan import cell_from_dict, check_identical, deviations, make_plan, read_config, write_config
+from lavita.config.plan import check_identical, deviations, experiment_from_dict, make_plan, read_config, write_config
 from lavita.config.registry import names_in
 from lavita.config.schema import ConfigError
 from lavita.results.identity import config_hash
@@ -20,34 +20,44 @@ EIGHT = ["lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "dit-joint",
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("suite", DATA_SETS)
 def test_every_suite_and_tier(suite, tier):
-    cells = make_plan(suite, tier, None, [0, 1], [])
-    assert [cell.label for cell in cells[::2]] == EIGHT == [row.label for row in rows_of_suite(load_suite(suite), tier)]
-    assert {cell.seed for cell in cells} == {0, 1}
-    assert len({cell.budget for cell in cells}) == len({cell.protocol for cell in cells}) == 1
-    assert all(cell.conditioning == ("class" if suite == "ucf101-class" else "none") for cell in cells)
-    assert all(cell.budget.clips % cell.train.batch_clips == 0 for cell in cells)
+    experiments = make_plan(suite, tier, None, [0, 1], [])
+    assert (
+        [one.label for one in experiments[::2]]
+        == EIGHT
+        == [row.label for row in rows_of_suite(load_suite(suite), tier)]
+    )
+    assert {experiment.seed for experiment in experiments} == {0, 1}
+    assert (
+        len({experiment.budget for experiment in experiments})
+        == len({experiment.protocol for experiment in experiments})
+        == 1
+    )
+    assert all(
+        experiment.conditioning == ("class" if suite == "ucf101-class" else "none") for experiment in experiments
+    )
+    assert all(experiment.budget.clips % experiment.train.batch_clips == 0 for experiment in experiments)
 
 
 def test_same_rule_for_all_below_paper():
     for tier in ("small", "demo"):
-        cells = make_plan("ucf101", tier, None, [0], [])
+        experiments = make_plan("ucf101", tier, None, [0], [])
         rules = {
             (c.train.batch_clips, c.train.learning_rate, c.train.ema_halflife_share, c.train.warmup_clips)
-            for c in cells
+            for c in experiments
         }
         assert len(rules) == 1
-        assert len({cell.sampling.steps for cell in cells}) == 1
+        assert len({experiment.sampling.steps for experiment in experiments}) == 1
 
 
 @pytest.mark.parametrize("suite", [name for name in DATA_SETS if load_suite(name).conditioning == "none"])
 def test_paper_keeps_the_authors_values_but_for_the_arithmetic(suite):
-    for cell in make_plan(suite, "paper", None, [0], []):
-        assert deviations(cell) == [ARITHMETIC]
+    for experiment in make_plan(suite, "paper", None, [0], []):
+        assert deviations(experiment) == [ARITHMETIC]
 
 
 def test_deviations_are_listed():
-    (cell,) = make_plan("ucf101", "paper", ["dit"], [0], ["train.learning_rate=0.0003", "model.size=B"])
-    assert deviations(cell) == ["train.learning_rate: 0.0001 -> 0.0003", ARITHMETIC, "model.size: XL -> B"]
+    (experiment,) = make_plan("ucf101", "paper", ["dit"], [0], ["train.learning_rate=0.0003", "model.size=B"])
+    assert deviations(experiment) == ["train.learning_rate: 0.0001 -> 0.0003", ARITHMETIC, "model.size: XL -> B"]
 
 
 def test_weight_files_are_outside_help_wherever_they_lie():
@@ -59,8 +69,8 @@ def test_weight_files_are_outside_help_wherever_they_lie():
         for at in ("/here", "/there")
     )
     (without,) = make_plan("ucf101", "demo", ["pvdm"], [0], [])
-    assert here.outside == {"model.lpips_vgg": "/here/vgg16.pth", "model.lpips_linear": "/here/l.pth"}
-    assert not without.outside and cell_from_dict(asdict(here)) == here
+    assert here.external_weights == {"model.lpips_vgg": "/here/vgg16.pth", "model.lpips_linear": "/here/l.pth"}
+    assert not without.external_weights and experiment_from_dict(asdict(here)) == here
     assert config_hash(here) == config_hash(there) != config_hash(without)
     assert deviations(here) == deviations(there) and "model.lpips_vgg: none -> an external file" in deviations(here)
     assert here.division == "open" and without.division == "closed"
@@ -104,56 +114,56 @@ def test_unknown_names_are_met_with_the_nearest():
 
 
 def test_a_key_of_one_method_is_passed_over_by_the_others():
-    cells = make_plan("ucf101", "demo", ["lavita-v1", "vdt"], [0], ["model.time_positions=rotary"])
-    assert cells[0].model["time_positions"] == "rotary"
-    assert "time_positions" not in cells[1].model
+    experiments = make_plan("ucf101", "demo", ["lavita-v1", "vdt"], [0], ["model.time_positions=rotary"])
+    assert experiments[0].model["time_positions"] == "rotary"
+    assert "time_positions" not in experiments[1].model
 
 
 def test_protocol_name_says_what_was_changed():
-    (cell,) = make_plan("ucf101", "demo", ["dit"], [0], ["protocol.n_real=16", "protocol.n_generated=16"])
-    assert cell.protocol.name == "demo[n=16]"
-    assert cell.protocol.hash() != make_plan("ucf101", "demo", ["dit"], [0], [])[0].protocol.hash()
+    (experiment,) = make_plan("ucf101", "demo", ["dit"], [0], ["protocol.n_real=16", "protocol.n_generated=16"])
+    assert experiment.protocol.name == "demo[n=16]"
+    assert experiment.protocol.hash() != make_plan("ucf101", "demo", ["dit"], [0], [])[0].protocol.hash()
 
 
 def test_configuration_round_trip(tmp_path):
-    for cell in make_plan("ucf101", "demo", None, [0], []):
-        write_config(cell, tmp_path / "config.yaml")
-        assert read_config(tmp_path / "config.yaml") == cell
-        assert cell_from_dict(asdict(cell)) == cell
+    for experiment in make_plan("ucf101", "demo", None, [0], []):
+        write_config(experiment, tmp_path / "config.yaml")
+        assert read_config(tmp_path / "config.yaml") == experiment
+        assert experiment_from_dict(asdict(experiment)) == experiment
 
 
 def test_config_hash_ignores_where_the_data_lies_and_nothing_else():
-    (cell,) = make_plan("ucf101", "demo", ["dit"], [0], [])
-    assert config_hash(replace(cell, data=replace(cell.data, root="elsewhere"))) == config_hash(cell)
-    assert config_hash(replace(cell, seed=1)) != config_hash(cell)
-    assert config_hash(replace(cell, data=replace(cell.data, interval=2))) != config_hash(cell)
-    assert config_hash(replace(cell, data=replace(cell.data, num_workers=None))) == config_hash(cell)
+    (experiment,) = make_plan("ucf101", "demo", ["dit"], [0], [])
+    assert config_hash(replace(experiment, data=replace(experiment.data, root="elsewhere"))) == config_hash(experiment)
+    assert config_hash(replace(experiment, seed=1)) != config_hash(experiment)
+    assert config_hash(replace(experiment, data=replace(experiment.data, interval=2))) != config_hash(experiment)
+    assert config_hash(replace(experiment, data=replace(experiment.data, num_workers=None))) == config_hash(experiment)
 
 
 def test_arithmetic_is_part_of_a_runs_identity():
     changes = ("compute.precision=bf16-mixed", "compute.compile=true", "compute.compile=auto")
     changes += ("sampling.precision=bf16-mixed",)
     plans = [make_plan("ucf101", "demo", ["dit"], [0], [*change])[0] for change in ([], *([one] for one in changes))]
-    assert len({config_hash(cell) for cell in plans}) == len(plans)
+    assert len({config_hash(experiment) for experiment in plans}) == len(plans)
     assert plans[2].compute.compile is True and plans[3].compute.compile == "auto"
     assert "sampling.precision: 32-true -> bf16-mixed" in deviations(plans[4])
 
 
 def test_demo_computes_as_ever_and_the_other_tiers_fast():
     for tier, precision, compiled in (("demo", "32-true", False), ("small", MIXED, "auto"), ("paper", MIXED, "auto")):
-        for cell in make_plan("ucf101", tier, None, [0], []):
-            found = (cell.compute.precision, cell.sampling.precision, cell.compute.compile)
+        for experiment in make_plan("ucf101", tier, None, [0], []):
+            found = (experiment.compute.precision, experiment.sampling.precision, experiment.compute.compile)
             assert found == (precision, precision, compiled)
-            assert cell.data.num_workers == (0 if tier == "demo" else None)
+            assert experiment.data.num_workers == (0 if tier == "demo" else None)
 
 
 def test_suites_of_choices_compare_with_their_first_row():
     assert CHOICES == ["ablations", "scaling", "space"]
     for suite in CHOICES:
         for tier in TIERS:
-            cells = make_plan(suite, tier, None, [0], [])
-            assert len({cell.label for cell in cells}) == len(cells) >= 3
-            assert all(cell.cell == f"{cell.label}-s0" for cell in cells)
+            experiments = make_plan(suite, tier, None, [0], [])
+            assert len({experiment.label for experiment in experiments}) == len(experiments) >= 3
+            assert all(experiment.cell == f"{experiment.label}-s0" for experiment in experiments)
     assert len(make_plan("ablations", "demo", None, None, [])) == 2 * len(make_plan("ablations", "demo", None, [0], []))
 
 
@@ -166,11 +176,15 @@ def test_a_choice_changes_what_it_names_and_nothing_else():
 
 
 def test_a_choice_wins_over_the_command_line_and_all_rows_of_a_method_can_be_named():
-    cells = make_plan("space", "demo", ["lavita-v1"], [0], ["model.patch_size=4", "budget.clips=4096"])
-    assert [cell.label for cell in cells] == ["lavita-v1-latents", "lavita-v1-pixels-p8", "lavita-v1-pixels-p4"]
-    assert [cell.model["patch_size"] for cell in cells] == [4, 8, 4]
-    assert {cell.budget.clips for cell in cells} == {4096}
-    assert [cell.codec.kind for cell in cells] == ["suite", "pixels", "pixels"]
+    experiments = make_plan("space", "demo", ["lavita-v1"], [0], ["model.patch_size=4", "budget.clips=4096"])
+    assert [experiment.label for experiment in experiments] == [
+        "lavita-v1-latents",
+        "lavita-v1-pixels-p8",
+        "lavita-v1-pixels-p4",
+    ]
+    assert [experiment.model["patch_size"] for experiment in experiments] == [4, 8, 4]
+    assert {experiment.budget.clips for experiment in experiments} == {4096}
+    assert [experiment.codec.kind for experiment in experiments] == ["suite", "pixels", "pixels"]
 
 
 def test_only_what_a_row_varies_by_name_may_differ():
@@ -200,8 +214,8 @@ def test_where_outside_files_lie_is_no_part_of_the_hash():
 
 @pytest.mark.parametrize("tier", ["small", "demo"])
 def test_guidance_below_paper_acts_on_the_same_channels_for_every_method(tier):
-    cells = make_plan("ucf101-class", tier, None, [0], [])
-    assert len(cells) > 1 and {cell.sampling.guided_channels for cell in cells} == {None}
+    experiments = make_plan("ucf101-class", tier, None, [0], [])
+    assert len(experiments) > 1 and {experiment.sampling.guided_channels for experiment in experiments} == {None}
     (own,) = make_plan("ucf101-class", "paper", ["dit"], [0], [])
     assert own.sampling.guided_channels == 3
 
@@ -215,10 +229,10 @@ def test_a_run_refuses_what_it_can_not_follow(key, value):
 
 
 def test_one_batch_for_all_is_the_first_rows_whichever_rows_are_run():
-    own = {cell.label: cell.train.batch_clips for cell in make_plan("ucf101", "paper", None, [0], [])}
+    own = {experiment.label: experiment.train.batch_clips for experiment in make_plan("ucf101", "paper", None, [0], [])}
     assert own["lavita-v1"] == 40 and len(set(own.values())) > 1
     equal = make_plan("ucf101", "paper", ["dit", "pvdm"], [0], ["fairness.batch=equal"])
-    assert {cell.train.batch_clips for cell in equal} == {40}
+    assert {experiment.train.batch_clips for experiment in equal} == {40}
     assert "train.batch_clips: 16 -> 40" in deviations(equal[0])
     with pytest.raises(ConfigError, match="fairness.batch: got 'same', allowed authors, equal"):
         make_plan("ucf101", "paper", ["dit"], [0], ["fairness.batch=same"])

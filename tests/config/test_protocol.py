@@ -149,7 +149,7 @@ def test_what_is_unspecified_is_part_of_the_hash_and_must_be_a_field():
         dataclasses.replace(suite, unspecified=("corp",))
 
 
-def test_the_embedded_extractor_is_fed_in_its_own_way():
+def test_the_in_domain_extractor_is_fed_in_its_own_way():
     derived = load("pvdm").derive(n=48, extractor="embedded")
     assert derived.name == "pvdm[n=48,extractor=embedded]"
     assert (derived.real_preprocess, derived.generated_preprocess, derived.is_extractor) == (

@@ -56,12 +56,12 @@ def test_a_plugin_is_found_like_a_baseline(tmp_path):
 
 def test_a_plugin_is_a_row_of_every_data_set(tmp_path):
     add_plugin(copied(tmp_path, "outside-two"))
-    cells = make_plan("skytimelapse", "paper", None, None, [])
-    assert cells[-1].label == "outside-two"  # order 90, after all of ours
-    assert deviations(cells[-1]) == ["sampling.precision: 32-true -> bf16-mixed"]
+    experiments = make_plan("skytimelapse", "paper", None, None, [])
+    assert experiments[-1].label == "outside-two"  # order 90, after all of ours
+    assert deviations(experiments[-1]) == ["sampling.precision: 32-true -> bf16-mixed"]
 
 
-def test_processes_of_cells_find_it_wherever_they_run(tmp_path, monkeypatch):
+def test_processes_of_runs_find_it_wherever_they_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     copied(tmp_path, "one"), copied(tmp_path, "two")
     add_plugin("one")
@@ -73,21 +73,21 @@ def test_processes_of_cells_find_it_wherever_they_run(tmp_path, monkeypatch):
 def test_code_hash_follows_the_folders_sources_and_not_its_place(tmp_path, monkeypatch):
     first = copied(tmp_path / "a", "moved")
     add_plugin(first)
-    (cell,) = make_plan("ucf101", "demo", ["moved"], [0], [])
-    before = code_hash(cell)
-    assert before != code_hash(replace(cell, implementation="vdt"))
+    (experiment,) = make_plan("ucf101", "demo", ["moved"], [0], [])
+    before = code_hash(experiment)
+    assert before != code_hash(replace(experiment, implementation="vdt"))
     (first / "notes.md").write_text("no source")
-    assert code_hash(cell) == before
+    assert code_hash(experiment) == before
     shutil.copytree(first, tmp_path / "b" / "moved")
     monkeypatch.setenv(PLUGINS, str(tmp_path / "b" / "moved"))
-    assert code_hash(cell) == before
+    assert code_hash(experiment) == before
     with open(tmp_path / "b" / "moved" / "model.py", "a") as file:
         file.write("# changed\n")
-    assert code_hash(cell) != before
+    assert code_hash(experiment) != before
     monkeypatch.setenv(PLUGINS, str(first))
     (first / "more").mkdir()
     (first / "more" / "part.py").write_text("")
-    assert code_hash(cell) != before
+    assert code_hash(experiment) != before
 
 
 def rename(folder: Path, old: str, new: str) -> None:

@@ -22,7 +22,7 @@ from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, empty_codec
 from lavita.training.stage import StagePlan
 
-from .subject import Subject, batch_of, cell_of, draws_of, suite_named, suites_of
+from .subject import Subject, batch_of, draws_of, experiment_of, suite_named, suites_of
 
 SEEDS = [3, 11, 4]
 # Losses are means of thousands of float32 values behind some tens of layers; another batch size takes other matrix
@@ -43,11 +43,11 @@ def check_composes(name: str) -> None:
     for suite in suites_of(name):
         for tier in TIERS:
             try:
-                cell = cell_of(name, suite, tier)
-                read(load_implementation(cell.implementation).Config, cell.model, "model")
+                experiment = experiment_of(name, suite, tier)
+                read(load_implementation(experiment.implementation).Config, experiment.model, "model")
             except ConfigError as error:
                 raise AssertionError(f"{name}, suite {suite}, tier {tier}: {error}; complete its YAML") from None
-            require(all(isinstance(line, str) for line in deviations(cell)), f"{name}: deviations are not text")
+            require(all(isinstance(line, str) for line in deviations(experiment)), f"{name}: deviations are not text")
 
 
 def check_config_class(config_class: type) -> None:
@@ -60,18 +60,22 @@ def check_budget(name: str) -> None:
     """At every tier the method builds (without memory), and its stages share out the budget exactly."""
     for suite in {suite_named(suite).conditioning: suite for suite in suites_of(name)}.values():
         for tier in TIERS:
-            cell = cell_of(name, suite, tier)
-            classes = load_yaml("datasets", cell.data.dataset)["num_classes"] if cell.conditioning == "class" else None
+            experiment = experiment_of(name, suite, tier)
+            classes = (
+                load_yaml("datasets", experiment.data.dataset)["num_classes"]
+                if experiment.conditioning == "class"
+                else None
+            )
             with torch.device("meta"):
-                method = build_method(cell, classes, empty_codec(cell.codec))
+                method = build_method(experiment, classes, empty_codec(experiment.codec))
                 check_shares(method.stages())
                 try:
-                    shared = planned_shared_cost(cell, method)
-                    limits = split_budget(cell.label, cell.budget, method.stages(), shared)
+                    shared = planned_shared_cost(experiment, method)
+                    limits = split_budget(experiment.label, experiment.budget, method.stages(), shared)
                     clips = sum(limit.clips for _, limit in limits)
                 except ValueError as error:
                     raise AssertionError(f"{name}, tier {tier}: {error}; change batch_clips or the shares") from None
-            own = cell.budget.clips - (cell.codec.clips if shares_codec(cell.codec, method) else 0)
+            own = experiment.budget.clips - (experiment.codec.clips if shares_codec(experiment.codec, method) else 0)
             require(clips == own, f"{name}, tier {tier}: stages spend {clips} clips, not the budget")
 
 
@@ -128,7 +132,7 @@ def check_gradients(subject: Subject) -> None:
 
 
 def check_own_draws(subject: Subject) -> None:
-    """loss and sample take all chance from the draws and seeds that are handed in."""
+    """loss and sample take all randomness from the draws and seeds that are handed in."""
     method = subject.shaken()
     calls: dict[str, Callable[[], Tensor]] = {
         f"loss of stage {stage.name}": lambda stage=stage: loss_parts(subject, stage, 2)["loss"].detach()
@@ -183,7 +187,7 @@ def check_loss_of_a_clip_alone(subject: Subject) -> None:
 
 def check_sample(subject: Subject) -> None:
     """Clips have the right shape and range, and each follows from its own seed."""
-    method, d = subject.shaken(), subject.cell.data
+    method, d = subject.shaken(), subject.experiment.data
     clips, wanted = subject.clips(method, SEEDS), (len(SEEDS), d.frames, 3, d.resolution, d.resolution)
     require(tuple(clips.shape) == wanted, f"sample: got {tuple(clips.shape)}, wanted (n, F, 3, H, W) = {wanted}")
     require(clips.dtype == torch.float32, f"sample: got {clips.dtype}, wanted float32")
@@ -205,7 +209,7 @@ def check_sample(subject: Subject) -> None:
 
 def check_refusals(subject: Subject) -> None:
     """A task, chain or condition that the method does not have is a ValueError; a chain it has is as long as asked."""
-    method, d, sampling = subject.build(0).eval(), subject.cell.data, subject.sampling
+    method, d, sampling = subject.build(0).eval(), subject.experiment.data, subject.sampling
     clip, classes = torch.zeros(1, d.frames, 3, d.resolution, d.resolution), subject.classes(1)
     chained = outcome(lambda: method.sample([0], classes, replace(sampling, num_clips_chained=2)))
     right = chained is ValueError or (isinstance(chained, Tensor) and chained.shape[1] == 2 * d.frames)

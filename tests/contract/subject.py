@@ -9,7 +9,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from lavita.config.compose import Experiment, compose, load_method, load_suite, read_cell
+from lavita.config.compose import Experiment, compose, load_method, load_suite, read_experiment
 from lavita.config.registry import names_in
 from lavita.config.schema import SamplingConfig
 from lavita.diffusion.rng import SampleRNG
@@ -26,13 +26,13 @@ SHAKE = 0.03  # about the spread of weights at their start, so that what starts 
 class Subject:
     """A method under check. build(seed) makes it anew at the starting weights of a training seed."""
 
-    cell: Experiment
+    experiment: Experiment
     build: Callable[[int], VideoMethod]
 
     @property
     def sampling(self) -> SamplingConfig:
-        """The cell's sampling in few steps."""
-        return replace(self.cell.sampling, steps=STEPS)
+        """The run's sampling in few steps."""
+        return replace(self.experiment.sampling, steps=STEPS)
 
     def shaken(self, seed: int = 0) -> VideoMethod:
         """The method after a small random change of every weight: none is zero, nothing is hidden behind a gate."""
@@ -45,11 +45,11 @@ class Subject:
 
     def classes(self, count: int) -> Tensor | None:
         """Class of each of `count` clips, int64 (count,), or None in an unconditional suite."""
-        return torch.arange(count) % NUM_CLASSES if self.cell.conditioning == "class" else None
+        return torch.arange(count) % NUM_CLASSES if self.experiment.conditioning == "class" else None
 
     def clips(self, method: VideoMethod, seeds: list[int]) -> Tensor:
         """Clips of these seeds, clip k of class seeds[k] modulo the number of classes: float32 (n, F, 3, H, W)."""
-        classes = None if self.cell.conditioning == "none" else torch.tensor(seeds) % NUM_CLASSES
+        classes = None if self.experiment.conditioning == "none" else torch.tensor(seeds) % NUM_CLASSES
         return method.eval().sample(seeds, classes, self.sampling)
 
 
@@ -62,30 +62,30 @@ def suites_of(name: str) -> list[str]:
     return [s for s in names_in("suites") if suite_named(s).rows is None and ("all" in taken or s in taken)]
 
 
-def cell_of(name: str, suite_name: str, tier: str) -> Experiment:
+def experiment_of(name: str, suite_name: str, tier: str) -> Experiment:
     """The configuration of a method in a suite at a tier, without overrides. Raises ConfigError."""
     suite, method = suite_named(suite_name), load_method(name)
-    return read_cell(suite, tier, method, "", 0, compose(suite, tier, method))
+    return read_experiment(suite, tier, method, "", 0, compose(suite, tier, method))
 
 
 def subject_of(name: str, conditioning: str) -> Subject | None:
     """A method in the first of its suites with this conditioning, at tier demo; None where it is in no such suite."""
     for suite in suites_of(name):
         if suite_named(suite).conditioning == conditioning:
-            cell = cell_of(name, suite, "demo")
-            return Subject(cell, partial(build_with_seed, cell))
+            experiment = experiment_of(name, suite, "demo")
+            return Subject(experiment, partial(build_with_seed, experiment))
     return None
 
 
-def build_with_seed(cell: Experiment, seed: int) -> VideoMethod:
-    """The method of a cell with another training seed, on a codec of random weights."""
-    return build_method(replace(cell, seed=seed), NUM_CLASSES, empty_codec(cell.codec))
+def build_with_seed(experiment: Experiment, seed: int) -> VideoMethod:
+    """The method of a run with another training seed, on an autoencoder of random weights."""
+    return build_method(replace(experiment, seed=seed), NUM_CLASSES, empty_codec(experiment.codec))
 
 
 def batch_of(subject: Subject, stage: TrainedStage, size: int, start: int = 0) -> dict[str, Tensor]:
     """A batch as training hands it to a stage, with all that the stage asks for; smooth noise for video."""
     generator = torch.Generator().manual_seed(start)
-    frames, side = subject.cell.data.frames, subject.cell.data.resolution
+    frames, side = subject.experiment.data.frames, subject.experiment.data.resolution
 
     def video(count: int) -> Tensor:
         coarse = torch.randn(size * count, 3, 4, 4, generator=generator)
@@ -97,7 +97,7 @@ def batch_of(subject: Subject, stage: TrainedStage, size: int, start: int = 0) -
     if stage.joint_images:
         images = {"images": video(stage.joint_images), "image_labels": label[:, None].expand(-1, stage.joint_images)}
         batch |= images
-    return batch | ({"past": video(stage.past_frames)} if stage.past_frames else {})
+    return batch | ({"past": video(stage.context_frames)} if stage.context_frames else {})
 
 
 def draws_of(batch: dict[str, Tensor]) -> SampleRNG:

@@ -19,7 +19,7 @@ from lavita.config.schema import read
 from lavita.methods.base import MethodContext
 
 from . import checks, folder_checks
-from .subject import Subject, cell_of
+from .subject import Subject, experiment_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,25 +28,27 @@ TEMPLATE = ROOT / "docs" / "template"
 
 @pytest.fixture(scope="module")
 def template():
-    """The template's module and the configuration of its cell, smaller still."""
+    """The template's module and the configuration of its run, smaller still."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PLUGINS, "")
         add_plugin(TEMPLATE)
-        cell = cell_of("template", "ucf101", "demo")
-        small = replace(cell, data=replace(cell.data, frames=2, resolution=8))
+        experiment = experiment_of("template", "ucf101", "demo")
+        small = replace(experiment, data=replace(experiment.data, frames=2, resolution=8))
         yield load_implementation("template"), replace(small, model={"width": 8, "groups": 2, "depth": 1})
 
 
 def subject_with(template: tuple, change: Callable[[ModuleType], type]) -> Subject:
     """A subject whose method is the class that `change` makes of the template's."""
-    implementation, cell = template
-    return Subject(cell, partial(build, change(implementation), implementation, cell))
+    implementation, experiment = template
+    return Subject(experiment, partial(build, change(implementation), implementation, experiment))
 
 
-def build(method_class: type, implementation: ModuleType, cell, seed: int):
+def build(method_class: type, implementation: ModuleType, experiment, seed: int):
     torch.manual_seed(seed)
-    context = MethodContext(cell.data.frames, cell.data.resolution, None, PixelCodec(), cell.train, seed)
-    return method_class(context, read(implementation.Config, cell.model, "model"))
+    context = MethodContext(
+        experiment.data.frames, experiment.data.resolution, None, PixelCodec(), experiment.train, seed
+    )
+    return method_class(context, read(implementation.Config, experiment.model, "model"))
 
 
 def changed_loss(change: Callable) -> Callable[[ModuleType], type]:

@@ -1,4 +1,4 @@
-"""Data that several tests read: the embedded sets, and the small real ones where the checkout has them."""
+"""Data that several tests read: the synthetic sets, and the small real ones where the checkout has them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
-def embedded(tmp_path_factory) -> Callable:
-    """The catalogue of an embedded data set, written on first use: all its videos, two of the sets in 24
+def synthetic_catalogue(tmp_path_factory) -> Callable:
+    """The catalogue of a synthetic data set, written on first use: all its videos, two of the sets in 24
     frames.
     """
     folder, catalogues = tmp_path_factory.mktemp("embedded"), {}

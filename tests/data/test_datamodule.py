@@ -22,8 +22,8 @@ def loaded(catalogue, **change) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def catalogue(embedded):
-    return embedded("ucf101")
+def catalogue(synthetic_catalogue):
+    return synthetic_catalogue("ucf101")
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +123,8 @@ def test_images_are_single_frames_of_the_whole_split(catalogue, clips):
     assert heldout["images"].shape == (8, 3, 3, 16, 16) and heldout["image_labels"].shape == (8, 3)
 
 
-def test_sets_without_classes_have_label_minus_one(embedded):
-    clips = TrainClips(embedded("skytimelapse"), 8, 3, 16, flip=False, seed=0)
+def test_sets_without_classes_have_label_minus_one(synthetic_catalogue):
+    clips = TrainClips(synthetic_catalogue("skytimelapse"), 8, 3, 16, flip=False, seed=0)
     assert clips[0]["label"] == -1 and clips[0]["clip_index"] == 0
 
 

@@ -1,4 +1,4 @@
-"""Downloads go on where they stopped, never glue two files together, and say in one line what was wrong."""
+"""Downloads resume where they stopped, never glue two files together, and say in one line what was wrong."""
 
 from __future__ import annotations
 

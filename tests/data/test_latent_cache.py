@@ -26,15 +26,15 @@ SIDE, RESOLUTION = 4, 16
 
 
 def encode(frames: torch.Tensor) -> torch.Tensor:
-    """A codec that sees left from right: mean colour of 4 x 4 blocks, and their first pixel."""
+    """An autoencoder that sees left from right: mean colour of 4 x 4 blocks, and their first pixel."""
     blocks = frames.unfold(2, 4, 4).unfold(3, 4, 4)  # (n, 3, 4, 4, 4, 4)
     return torch.cat([blocks.mean((4, 5)), blocks[..., 0, 0]], dim=1)  # (n, 6, 4, 4)
 
 
 @pytest.fixture(scope="module")
-def catalogue(embedded):
-    """12 training videos of the embedded UCF101."""
-    whole = embedded("ucf101")
+def catalogue(synthetic_catalogue):
+    """12 training videos of the synthetic UCF101."""
+    whole = synthetic_catalogue("ucf101")
     return replace(whole, videos=whole.split("train")[:12] + whole.split("heldout")[:2])
 
 
@@ -77,7 +77,7 @@ def test_clips_are_those_of_training_from_pixels(tmp_path, key, catalogue):
             assert set(other) == {"moments", "image_moments", "label", "clip_index", "image_labels"}
             for ours, theirs in (("moments", "video"), ("image_moments", "images")):
                 wanted = encode(normalised(one[theirs].flatten(0, 1))).unflatten(0, one[theirs].shape[:2])
-                # One call of the codec a video or a batch: float32 sums may differ in their last bit.
+                # One call of the autoencoder per video or per batch: float32 sums may differ in their last bit.
                 torch.testing.assert_close(other[ours], wanted, rtol=0, atol=1e-6)
             for same in ("label", "clip_index", "image_labels"):
                 assert torch.equal(one[same], other[same])
@@ -121,7 +121,7 @@ def test_a_failed_fill_goes_on_where_it_was_safe(tmp_path, key, catalogue, monke
     said, again = [], []
     fill(tmp_path, key, catalogue, lambda frames: (again.append(len(frames)), encode(frames))[1], said)
     # 72 frames are 5 calls in each direction, so call 25 fell into the third video: two were safe, ten were left.
-    assert "going on after 2 of 12 videos" in said[0] and len(again) == 100
+    assert "resuming after 2 of 12 videos" in said[0] and len(again) == 100
     stored = (tmp_path / key.name() / "moments.f32").read_bytes()
     assert stored == (tmp_path / "whole" / key.name() / "moments.f32").read_bytes()
 
@@ -187,7 +187,7 @@ def test_foreign_stale_and_damaged_caches_are_refused(tmp_path, key, catalogue):
     cache, _ = fill(tmp_path, key, catalogue)
     videos, folder = catalogue.split("train"), cache.folder
     other = replace(key, codec="other", interval=1)
-    folder.rename(tmp_path / other.name())  # a cache of another codec put in the place of this one
+    folder.rename(tmp_path / other.name())  # a cache of another autoencoder put in the place of this one
     with pytest.raises(StaleLatents, match=r"codec 'codec', wanted 'other'; interval 3, wanted 1; delete it"):
         LatentCache(tmp_path / other.name(), other, videos)
     with pytest.raises(StaleLatents, match="codec 'codec'"):
@@ -207,11 +207,11 @@ def test_foreign_stale_and_damaged_caches_are_refused(tmp_path, key, catalogue):
 
 
 def test_a_frame_is_tried_against_the_codec(tmp_path, key, catalogue):
-    """A header can say anything; the numbers must be those of this codec."""
+    """A header can say anything; the numbers must be those of this autoencoder."""
     cache, _ = fill(tmp_path, key, catalogue)
     video = catalogue.split("train")[4]
     cache.check_frame(video, encode)
-    with pytest.raises(StaleLatents, match="differ from what the codec gives now"):
+    with pytest.raises(StaleLatents, match="differ from what the autoencoder gives now"):
         cache.check_frame(video, lambda frames: encode(frames) * 1.001)
     with pytest.raises(StaleLatents, match="differ"):
         cache.check_frame(video, lambda frames: encode(frames.flip(-1)))
@@ -230,5 +230,5 @@ def test_a_frame_whose_moments_are_all_zero_is_itself(tmp_path, key, catalogue):
 
 def test_a_codec_that_gives_something_else_is_refused(tmp_path, key, catalogue):
     for wrong in (lambda frames: encode(frames)[:, :4], lambda frames: encode(frames) * np.inf):
-        with pytest.raises(ValueError, match="the codec gave"):
+        with pytest.raises(ValueError, match="the autoencoder gave"):
             fill(tmp_path, key, catalogue, wrong)

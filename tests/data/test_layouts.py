@@ -1,4 +1,4 @@
-"""Catalogues of small hand-made trees, their messages, and the embedded and real sets."""
+"""Catalogues of small hand-made trees, their messages, and the synthetic and real sets."""
 
 from __future__ import annotations
 

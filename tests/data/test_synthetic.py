@@ -1,4 +1,4 @@
-"""Embedded data: read back by the same layouts as real data, the same bytes each time, written whole or not
+"""Synthetic data: read back by the same layouts as real data, the same bytes each time, written whole or not
 at all.
 """
 
@@ -23,8 +23,8 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("dataset", COUNTS)
-def test_each_set_reads_back_in_its_own_layout(embedded, dataset):
-    catalogue = embedded(dataset)
+def test_each_set_reads_back_in_its_own_layout(synthetic_catalogue, dataset):
+    catalogue = synthetic_catalogue(dataset)
     num_train, num_heldout, frames = COUNTS[dataset]
     assert (len(catalogue.split("train")), len(catalogue.split("heldout"))) == (num_train, num_heldout)
     assert PLANS[dataset].frames == frames
@@ -35,8 +35,8 @@ def test_each_set_reads_back_in_its_own_layout(embedded, dataset):
     assert len(real_windows(catalogue, "heldout", 8, 3, None, num_heldout, seed=0)) == num_heldout
 
 
-def test_ucf101_has_as_many_videos_of_each_class(embedded):
-    catalogue = embedded("ucf101")
+def test_ucf101_has_as_many_videos_of_each_class(synthetic_catalogue):
+    catalogue = synthetic_catalogue("ucf101")
     for split, wanted in (("train", 12), ("heldout", 4)):
         classes = [video.class_index for video in catalogue.split(split)]
         assert np.bincount(classes).tolist() == [wanted] * 4
@@ -44,9 +44,9 @@ def test_ucf101_has_as_many_videos_of_each_class(embedded):
 
 
 @pytest.mark.parametrize("dataset", COUNTS)
-def test_everything_moves(embedded, dataset):
+def test_everything_moves(synthetic_catalogue, dataset):
     """More than 4 % of the pixels change by over 8 levels in 6 frames; the codecs change single pixels."""
-    for video in embedded(dataset).videos[::9]:
+    for video in synthetic_catalogue(dataset).videos[::9]:
         first, later = read_frames(video.path, [0, 6]).astype(int)
         assert (np.abs(first - later).max(-1) > 8).mean() > 0.04
 

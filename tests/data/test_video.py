@@ -49,7 +49,7 @@ def test_equal_videos_give_equal_files(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
 def test_lossy_files_have_the_frames_in_order(tmp_path, counting_frames, name):
-    """Neighbouring frames are 3 levels apart, so half of that tells them apart; odd sizes gain a row or
+    """Neighbouring frames are 3 levels apart, so half of that distinguishes them; odd sizes gain a row or
     column.
     """
     frames = counting_frames(60, 33, 47)

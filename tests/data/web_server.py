@@ -106,8 +106,8 @@ def _handler(server: WebServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-            told = {"ETag": page.etag, "Last-Modified": page.last_modified, "Content-Encoding": page.encoding}
-            for name, value in told.items():
+            headers = {"ETag": page.etag, "Last-Modified": page.last_modified, "Content-Encoding": page.encoding}
+            for name, value in headers.items():
                 if value:
                     self.send_header(name, value)
             self.send_header("Content-Type", page.content_type)

@@ -86,7 +86,7 @@ def test_learned_variance_moves_between_its_bounds():
 def test_respaced_schedule_keeps_the_noise_levels(spacing):
     short = SCHEDULE.respace(spacing)
     kept = np.cumprod(1 - BETAS)[short.timesteps.numpy()]
-    # alpha_bar is divided and multiplied back once a step, in float64.
+    # alpha_bar is divided and multiplied back once per step, in float64.
     assert np.allclose(short.alphas_cumprod.numpy(), kept, rtol=1e-12, atol=0)
     assert short.num_steps == len(kept)
 

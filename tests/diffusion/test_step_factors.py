@@ -16,7 +16,7 @@ ETAS = (0.0, 0.3, 0.5, 1.0)
 EPS64 = float(np.finfo(np.float64).eps)
 LINEAR_BAR = np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000))
 PVDM_BAR = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)
-# alpha_bar is a product of up to 1000 factors, each rounded, and divided and multiplied back once a step.
+# alpha_bar is a product of up to 1000 factors, each rounded, and divided and multiplied back once per step.
 ALPHA_BAR_ERROR = 4 * 1000 * EPS64
 
 

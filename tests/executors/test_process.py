@@ -71,7 +71,7 @@ def test_a_process_without_a_heartbeat_is_killed_as_hung(tmp_path):
     assert ended.reason == "no heartbeat for 0.01 minutes at train 8: ended as hung (--hang-timeout)"
 
 
-def test_cells_at_once(monkeypatch):
+def test_runs_at_once(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert default_workers(1) == usable_cores() and default_workers(10**6) == 1
     assert environment_of(5, 2) == {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}

@@ -106,7 +106,7 @@ def test_the_shape_of_a_job_follows_from_its_task(tmp_path):
     more = submitit_parameters([task], None, SlurmOptions(cpus_per_task=8))
     assert (more["cpus_per_task"], more["slurm_srun_args"][0]) == (8, "--cpus-per-task=8")
     assert more["slurm_array_parallelism"] == 1
-    with pytest.raises(ConfigError, match="the same for all cells"):
+    with pytest.raises(ConfigError, match="the same for all runs"):
         submitit_parameters([task, task_in(tmp_path / "b")], None, SlurmOptions())
 
 
@@ -155,11 +155,11 @@ def test_several_nodes_want_slurm():
     class Compute:
         nodes = 2
 
-    class Cell:
+    class OneExperiment:
         compute = Compute
 
     with pytest.raises(ConfigError, match="compute.nodes: got 2, wanted 1 without --executor slurm"):
-        slurm_options.check_executor("local", [], [Cell])
+        slurm_options.check_executor("local", [], [OneExperiment])
 
 
 # What runs on a node
@@ -246,7 +246,7 @@ def when_up(task: Task, then) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def test_a_job_that_is_asked_to_end_leaves_its_cell_interrupted(modules, own_handlers):
+def test_a_job_that_is_asked_to_end_leaves_its_run_interrupted(modules, own_handlers):
     call = pickle.loads(pickle.dumps(SlurmTask(task_in(modules / "cell", "waits"), 60.0, 20.0)))
     when_up(call.task, lambda: os.kill(os.getpid(), signal.SIGTERM))
     call()
@@ -445,7 +445,7 @@ def test_jobs_of_an_earlier_run_are_found_by_their_name(tmp_path, monkeypatch):
 
 def test_an_attempt_that_a_job_works_on_is_refused_with_its_id(tmp_path):
     (tmp_path / "progress").mkdir()
-    with FolderLock(tmp_path / "progress" / LOCK, "the process of a cell"):
+    with FolderLock(tmp_path / "progress" / LOCK, "the process of a run"):
         with pytest.raises(Held, match="it is Slurm job 12_3, which `scancel 12_3` ends"):
             refuse_worked_on(tmp_path, record("x", "running", sessions=(session("12_3"),)))
         with pytest.raises(Held) as error:

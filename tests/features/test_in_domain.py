@@ -1,4 +1,4 @@
-"""The embedded extractor: training, what it sees, and keeping it."""
+"""The in-domain extractor: training, what it is sensitive to, saving and loading."""
 
 import json
 from pathlib import Path
@@ -52,11 +52,11 @@ def held_out(count=24, frames=6, size=16):
 def test_it_sees_changes_in_held_out_clips_also_two_it_was_never_trained_on(extractor):
     report = sanity_rows(extractor, held_out(), seed=0, changes=SEEN_AT_16)
     assert report.informative, report.verdict
-    # The least of 20 splits still lies above the greatest floor: the intervals do not touch.
+    # The least of 20 splits still lies above the greatest real-vs-real baseline: the intervals do not touch.
     assert all(report.low[name] > report.high["halves"] for name in SEEN_AT_16), (report.low, report.high)
 
 
-def test_classes_are_told_apart(extractor):
+def test_classes_are_recognised(extractor):
     labels = np.array(bouncing(24, 12, seed=1)[1])
     rows = extractor.probabilities(held_out()).numpy()
     np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-5)

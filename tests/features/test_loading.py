@@ -67,7 +67,7 @@ def test_torchscript_files_are_told_apart_by_their_arguments(tmp_path):
     i3d = load_extractor(script(TinyI3D(), tmp_path / "a.pt"))
     assert isinstance(i3d, TorchScriptI3D) and i3d.name == "i3d" and i3d.preprocess == "inside"
     assert isinstance(load_extractor(script(TinyC3D(), tmp_path / "b.pt")), TorchScriptC3D)
-    with pytest.raises(ValueError, match="describes images, not clips"):
+    with pytest.raises(ValueError, match="gives features of images, not of clips"):
         load_extractor(script(TinyImageNet(), tmp_path / "c.pt"))
     with pytest.raises(ValueError, match=r"called with \(a, b\), neither as I3D nor as C3D"):
         load_extractor(script(TwoInputs(), tmp_path / "d.pt"))
@@ -98,7 +98,7 @@ def test_state_dicts_are_told_apart_by_their_names(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_an_embedded_extractor_is_found_by_name_and_by_content(tmp_path):
+def test_an_in_domain_extractor_is_found_by_name_and_by_content(tmp_path):
     path = tmp_path / "fitted.safetensors"
     save_in_domain(InDomainExtractor(InDomainNet(None), {}), path)
     for name in (f"embedded:{path}", str(path)):

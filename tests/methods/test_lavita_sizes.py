@@ -78,7 +78,7 @@ def test_number_of_blocks_of_variants_3_and_4():
 
 
 def forward_flops(model: Lavita) -> int:
-    """FLOPs of one clip, 2 a multiply-add, attention included."""
+    """FLOPs of one clip, 2 per multiply-add, attention included."""
     with torch.device("meta"):
         x, t = torch.zeros(1, FRAMES, CHANNELS, SIDE, SIDE), torch.zeros(1, dtype=torch.int64)
     # The fused attention kernels are unknown to the counter: the plain one runs here.
@@ -97,10 +97,10 @@ def test_forward_flops_by_closed_form(variant):
     per_token = 8 * d * d + attention * (1 if variant in (1, 2) else 2)
     ends = tokens * (values * d + d * 2 * values) + 256 * d + d * d + 2 * d * d
     blocks = early if variant in (1, 2) else late
-    # The modulation, 6 D^2, is evaluated once a clip.
+    # The modulation, 6 D^2, is evaluated once per clip.
     assert forward_flops(network(variant, "S", 8)) == 2 * (blocks * (tokens * per_token + 6 * d * d) + ends)
 
 
 def test_forward_flops_of_the_largest():
-    # Counted from the official code with the modulation once a clip, printed in G with two decimals.
+    # Counted from the official code with the modulation once per clip, printed in G with two decimals.
     assert forward_flops(network(1, "XL", 2)) == pytest.approx(3725.65e9, abs=0.005e9)

@@ -1,4 +1,4 @@
-"""Spoilt clips are what their names say."""
+"""Corrupted clips are what their names say."""
 
 import numpy as np
 import pytest

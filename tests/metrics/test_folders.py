@@ -23,7 +23,7 @@ N = 12
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """12 real videos of 20 frames, 14 generated clips of 4, and an embedded extractor with three classes."""
+    """12 real videos of 20 frames, 14 generated clips of 4, and an in-domain extractor with three classes."""
     base = tmp_path_factory.mktemp("evaluate")
     rng = np.random.default_rng(0)
     for number in range(N):
@@ -163,7 +163,7 @@ def test_short_videos_and_wrong_input_end_with_two_and_one_line(given, call, tmp
 def test_a_missing_network_says_where_it_was_looked_for(given, call):
     arguments = ["--real", given / "real", "--generated", given / "generated.npz", "--clips", N, "--offline", *SMALL]
     done = call(*arguments, "--protocol", "stylegan-v,pvdm")
-    assert done.code == 1 and "not made: stylegan-v: I3D: looked for " in done.out
+    assert done.code == 1 and "failed: stylegan-v: I3D: looked for " in done.out
     assert "i3d_torchscript.pt" in done.out and "i3d_pretrained_400.pt" in done.out
     given_path = call(*arguments, "--protocol", "pvdm", "--weights", f"i3d_pretrained_400={given}/gone.pt")
     assert given_path.code == 1 and f"looked for {given}/gone.pt: it is not there" in given_path.out
@@ -208,7 +208,7 @@ def test_a_frame_encoder_adds_fid(given, call, tmp_path):
 
 
 def test_sanity_rows_and_splits(given, call, tmp_path):
-    """Spoilt real clips, the real clips' own IS, distances to both splits, and a copied training clip that is named."""
+    """Corrupted real clips, the real clips' own IS, distances to both splits, and a copied training clip, named."""
     with np.load(given / "generated.npz") as loaded:
         clips = loaded["clips"][:N]
     np.save(tmp_path / "train.npy", np.concatenate([clips[7:8], 255 - clips]))

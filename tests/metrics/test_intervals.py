@@ -65,8 +65,8 @@ class Quadratic:
     def whole(self):
         return float(np.sum((self.a + self.x.mean(axis=0)) ** 2))
 
-    def parts(self, real, generated, turns):
-        return [[float(np.sum((self.a + self.x[part].mean(axis=0)) ** 2)) for part in generated]] * turns
+    def parts(self, real, generated, pairings):
+        return [[float(np.sum((self.a + self.x[part].mean(axis=0)) ** 2)) for part in generated]] * pairings
 
 
 @pytest.mark.parametrize("length", [0.0, 0.5])
@@ -115,8 +115,8 @@ def test_a_line_in_one_over_n_and_what_a_parabola_says():
         def whole(self):
             return self.at(400)
 
-        def parts(self, real, generated, turns):
-            return [[self.at(len(part)) for part in generated]] * turns
+        def parts(self, real, generated, pairings):
+            return [[self.at(len(part)) for part in generated]] * pairings
 
     straight = interval(resample(Known(0.0)))
     assert straight.extrapolated == pytest.approx(5, abs=1e-12) and straight.parabola == pytest.approx(5, abs=1e-12)
@@ -158,7 +158,7 @@ def test_intervals_of_other_scores():
 def test_equal_sets_are_at_distance_zero():
     x = pair(5)[0]
     made = interval(resample(FrechetOfSubsets(x, x), 40))
-    # Whole against whole is 0; halves are drawn apart, so the line through both ends below 0.
+    # Whole against whole is 0; halves are drawn separately, so the line through both ends below 0.
     assert abs(made.value) < 1e-12 and made.extrapolated < 0
 
 
@@ -202,14 +202,14 @@ def test_pairing_tells_apart_what_intervals_alone_do_not():
 
 
 def test_methods_that_do_not_differ_are_rarely_told_apart():
-    rng, apart = np.random.default_rng(8), 0
+    rng, significant = np.random.default_rng(8), 0
     for seed in range(60):
         x, y, z = rng.standard_normal((3, 100, 4))
-        apart += compare(*(resample(FrechetOfSubsets(x, part + 0.3), 80, seed) for part in (y, z))).verdict != (
+        significant += compare(*(resample(FrechetOfSubsets(x, part + 0.3), 80, seed) for part in (y, z))).verdict != (
             "not significantly different"
         )
     # 5 of 100 are expected; more than 9 of 60 would have a chance of 1e-3.
-    assert apart <= 9
+    assert significant <= 9
 
 
 def test_what_was_not_cut_alike_is_not_compared():

@@ -61,8 +61,8 @@ def test_the_rows_are_frechet_distances_of_halves():
     report = sanity_rows(Motion(), clips, seed=3, changes=["static"], splits=1)
     order = np.random.default_rng(3).permutation(4)
     one, other = clips[order[:2]], clips[order[2:]]
-    spoilt = np.stack([static(clip, None) for clip in other])
-    seen = [Motion().features(part).numpy() for part in (one, other, spoilt)]
+    corrupted = np.stack([static(clip, None) for clip in other])
+    seen = [Motion().features(part).numpy() for part in (one, other, corrupted)]
     assert report.rows == {
         "halves": frechet_distance(seen[0], seen[1]),
         "static": frechet_distance(seen[0], seen[2]),
@@ -127,7 +127,7 @@ def test_features_that_are_known_are_not_computed_again():
             return super().forward_features(clips)
 
     network, clip = Counting(), sliding(1)[0]
-    fresh, told = Sensitivity(network), Sensitivity(network)
+    fresh, reused = Sensitivity(network), Sensitivity(network)
     features = fresh.add(clip)
     assert network.calls == 1 + len(SANITY_CORRUPTIONS)
-    assert told.add(clip, features) is features and network.calls == 1 + 2 * len(SANITY_CORRUPTIONS)
+    assert reused.add(clip, features) is features and network.calls == 1 + 2 * len(SANITY_CORRUPTIONS)

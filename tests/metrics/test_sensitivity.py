@@ -1,4 +1,4 @@
-"""sanity.py on small trees: the floor, changes, other sets, halves that share no video."""
+"""sanity.py on small trees: the real-vs-real baseline, corruptions, other sets, halves that share no video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A results folder made by hand in a moment: two finished rows, one that failed, real clips, a codec, step logs."""
+"""A small results folder written by hand: two finished rows, a failed one, real clips, an autoencoder, step logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lavita.report.reproduction import published_facts
 from lavita.results.attempts import finalize_record
 from lavita.results.records import Record, SharedRecord, StageRecord, write_record
 from lavita.results.rows import Row
-from lavita.results.run_folder import AbsentSystem, PlannedCell, RunPlan, write_plan
+from lavita.results.run_folder import AbsentSystem, PlannedRun, RunPlan, write_plan
 from lavita.results.scores import Score
 from lavita.results.shared import Sensitivity, SharedArtifacts, write_shared
 from lavita.suite.record import card_of
@@ -38,30 +38,33 @@ def clips(seed: int, count: int = 16, frames: int = 8, side: int = 32) -> np.nda
 
 def make_run(folder: Path, seeds: tuple[int, ...] = (0,)) -> Path:
     """The folder; dit and pvdm completed for each seed, vdt failed with a hostile reason, the others were not run."""
-    cells = make_plan("ucf101-class", "demo", ["dit", "vdt", "pvdm"], list(seeds), [f"data.root={ROOT_OF_DATA}"])
+    experiments = make_plan("ucf101-class", "demo", ["dit", "vdt", "pvdm"], list(seeds), [f"data.root={ROOT_OF_DATA}"])
     plan = RunPlan(
         suite="ucf101-class",
         tier="demo",
         title="UCF101 & more",
         order=("lavita-v1", "dit", "vdt", "pvdm"),
         compares_rows=False,
-        cells={cell.cell: PlannedCell(cell.label, f"identity of {cell.cell}") for cell in cells},
+        cells={
+            experiment.cell: PlannedRun(experiment.label, f"identity of {experiment.cell}")
+            for experiment in experiments
+        },
         comparisons=("same",),
         not_yet=(
             AbsentSystem("lvdm", "LVDM: a title (He et al.)", "https://example.org/lvdm"),
             AbsentSystem("diffpose", "DiffPose", "", "estimates poses"),
         ),
-        published=published_facts({cell.method for cell in cells}, "ucf101"),
+        published=published_facts({experiment.method for experiment in experiments}, "ucf101"),
     )
     write_plan(folder, plan)
-    make_shared(folder / "shared" / KEY, cells[0].protocol)
-    for number, cell in enumerate(cells):
-        make_cell(folder / "cells" / cell.cell, cell, number)
+    make_shared(folder / "shared" / KEY, experiments[0].protocol)
+    for number, experiment in enumerate(experiments):
+        make_attempt(folder / "cells" / experiment.cell, experiment, number)
     return folder
 
 
 def make_shared(folder: Path, protocol: Protocol) -> None:
-    """What the cells share."""
+    """What the runs share."""
     (folder / "codec").mkdir(parents=True)
     names = ("halves", "shuffled", "static")
     text = (
@@ -109,26 +112,28 @@ def make_shared(folder: Path, protocol: Protocol) -> None:
     finalize_record(folder)
 
 
-def make_cell(folder: Path, cell, number: int) -> None:
+def make_attempt(folder: Path, experiment, number: int) -> None:
     """One run: vdt fails, the others complete."""
     folder.mkdir(parents=True)
-    failed = cell.method == "vdt"
+    failed = experiment.method == "vdt"
     record = Record(
-        cell=cell.cell,
-        label=cell.label,
+        cell=experiment.cell,
+        label=experiment.label,
         status="failed" if failed else "ok",
         reason=HOSTILE if failed else "",
-        identity=f"identity of {cell.cell}",
+        identity=f"identity of {experiment.cell}",
         code_hash="0" * 16,
         comparison="same",
         shared=KEY,
-        config=asdict(cell),
-        deviations=tuple(deviations(cell)),
-        card=card_of(cell),
-        row=row_of(cell),
+        config=asdict(experiment),
+        deviations=tuple(deviations(experiment)),
+        card=card_of(experiment),
+        row=row_of(experiment),
     )
     log = ["stage,step,clips_seen,seconds,loss"]
-    stages = {"vdt": ["train"], "dit": ["train"], "pvdm": ["autoencoder", "autoencoder-gan", "train"]}[cell.method]
+    stages = {"vdt": ["train"], "dit": ["train"], "pvdm": ["autoencoder", "autoencoder-gan", "train"]}[
+        experiment.method
+    ]
     for stage in stages:
         log += [f"{stage},{i},{8 * i},{i}.5,{2 / i + number if i % 10 == 0 else ''}" for i in range(1, 65)]
     (folder / "steps.csv").write_text("\n".join(log) + ("\ntrain,65,5" if failed else "\n"))
@@ -168,10 +173,11 @@ def finished(record: Record, number: int, stages: list[str]) -> Record:
     return replace(record, scores=tuple(Score(**one) for one in scores), stages=tuple(entries), heldout_losses=losses)
 
 
-def row_of(cell) -> Row:
+def row_of(experiment) -> Row:
     """The columns that all scores of a run share."""
     values = {
-        "suite": cell.suite, "tier": cell.tier, "cell": cell.cell, "method": cell.method, "seed": cell.seed,
+        "suite": experiment.suite, "tier": experiment.tier, "cell": experiment.cell,
+        "method": experiment.method, "seed": experiment.seed,
         "dataset": "ucf101 (hand-made)", "data_fingerprint": "f" * 64, "division": "closed", "conditioning": "class",
         "guidance": 2.0, "protocol": PROTOCOL, "protocol_hash": "p" * 12, "extractor": "embedded",
         "extractor_hash": "e" * 64, "n_real": 8, "n_generated": 8, "sampler": "ddim", "nfe": 25, "commit": "d" * 40,
@@ -183,4 +189,4 @@ def row_of(cell) -> Row:
         "peak_bytes": 2**29, "params_trained": 10**6, "params_total": 10**6, "external_bytes": 0,
         "sampling_seconds_per_clip": 0.1, "weights_hash": "b" * 64,
     }  # fmt: skip
-    return Row(**values if cell.method == "vdt" else values | spent)
+    return Row(**values if experiment.method == "vdt" else values | spent)

@@ -37,7 +37,7 @@ def test_intervals_are_drawn_around_their_dots_and_said_in_words():
     ends = [[float(end) for end in re.match(r"M[\d.]+ ([\d.]+)V([\d.]+)", way).groups()] for way in ways]
     dot = next(iter(root.iter(f"{SVG}circle")))
     assert ends[0][1] < float(dot.get("cy")) < ends[0][0]  # pixels grow downwards
-    assert ends[1][0] == HEIGHT - BOTTOM  # below 0 there is no logarithm: the bar goes on to the axis
+    assert ends[1][0] == HEIGHT - BOTTOM  # below 0 there is no logarithm: the bar extends to the axis
     assert "a: 1, 50 (40 to 60)" in root.findtext(f"{SVG}desc")
 
 

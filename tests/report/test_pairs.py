@@ -1,4 +1,4 @@
-"""Telling rows apart: a two-way layout solved by least squares, and simulated equal rows."""
+"""Comparing rows: a two-way layout solved by least squares, and simulated equal rows."""
 
 import math
 

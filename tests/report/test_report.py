@@ -247,7 +247,7 @@ def test_headings_are_in_order_and_charts_have_names(page):
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
     svgs = page.all("svg")
-    assert len(svgs) == 2 + 3  # cost in FLOPs and seconds, losses of three cells
+    assert len(svgs) == 2 + 3  # cost in FLOPs and seconds, losses of three runs
     titles = {a["id"]: words for a, words in page.all("title") + page.all("desc") if "id" in a}
     for attributes, _ in svgs:
         assert attributes["role"] == "img"

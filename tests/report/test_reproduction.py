@@ -135,7 +135,7 @@ def test_of_two_protocols_the_comparable_one_is_taken():
     assert (found.trained.value, found.verdict) == (99, "reproduced")
 
 
-def test_cells_without_a_score_still_show_what_is_published():
+def test_runs_without_a_score_still_show_what_is_published():
     failed = row(None, metric="", stage="", status="failed", reason="out of memory")
     assert (only([failed]).verdict, only([failed]).reasons) == ("not comparable", ("failed: out of memory",))
     assert only([row(metric="fvd-train_n2048_f16")]).reasons == ("no fvd of it here",)

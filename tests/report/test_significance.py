@@ -30,7 +30,7 @@ def test_close_rows_are_not_told_apart_and_far_ones_are():
     ]
 
 
-def test_other_protocols_and_unfinished_cells_are_left_out():
+def test_other_protocols_and_unfinished_runs_are_left_out():
     assert (
         significance_lines([record("a", 46, 5), record("b", 40, 5, mark="q"), record("c", 60, 5, status="failed")])
         == []

@@ -1,4 +1,4 @@
-"""Ledger and tables: the columns that other programs read, failed cells, remarks, and what may not share a table."""
+"""Ledger and tables: the columns that other programs read, failed runs, remarks, and what may not share a table."""
 
 import csv
 import io
@@ -61,7 +61,7 @@ def test_rows_csv(tmp_path):
     assert (read[0]["clips_seen"], read[1]["clips_seen"]) == ("0", "64")
 
 
-def test_a_cell_that_is_not_ok_has_one_row_with_the_reason():
+def test_a_run_that_is_not_ok_has_one_row_with_the_reason():
     (row,) = rows_of(record(status="failed", scores=[score("train", 1.0)]))
     assert (row.metric, row.value, row.status, row.reason) == ("", None, "failed", "why")
 
@@ -80,7 +80,7 @@ def test_remark_when_training_did_not_help():
     assert texts["table.md"].count("not better") == 2
 
 
-def test_failed_cell_stands_in_the_table_with_its_reason():
+def test_failed_run_stands_in_the_table_with_its_reason():
     rows = rows_of(record("dit", scores=[score("train", 1.0)])) + rows_of(record("vdt", status="diverged"))
     frame = wide(rows, ["dit", "vdt"])
     assert list(frame["status"]) == ["ok", "diverged"]
@@ -101,11 +101,11 @@ def test_blocks_share_no_column():
     one = record("dit", scores=[score("untrained", 9.0), score("train", 1.0)])
     other = record("vdt", scores=[score("train", 2.0)], protocol_hash="q", protocol="Q")
     texts, tables = tables_of([row for r in (one, other) for row in rows_of(r)], ["dit", "vdt"], {}, DIGEST)
-    own, apart = "fvd_embedded_n8_f8 ↓", "fvd_embedded_n8_f8 ↓ [closed; none; guidance 1.0; Q]"
+    own, elsewhere = "fvd_embedded_n8_f8 ↓", "fvd_embedded_n8_f8 ↓ [closed; none; guidance 1.0; Q]"
     reader = csv.DictReader(io.StringIO(texts["table.csv"]))
     first, second = reader
     no = "another block"
-    assert (first[own], first[apart], second[own], second[apart]) == ("1.0", no, no, "2.0")
+    assert (first[own], first[elsewhere], second[own], second[elsewhere]) == ("1.0", no, no, "2.0")
     assert reader.fieldnames[-1] == "remark" and [facts.count("protocol Q") for facts, _ in tables] == [0, 1]
     text = texts["table.md"]
     assert text.count("| method | seed |") == 2 and "protocol Q (q)" in text

@@ -10,7 +10,7 @@ import pytest
 from lavita.results.attempts import attempts, changed_files, files_of, finalize_record, new_attempt, part_of
 from lavita.results.records import Record, read_record, write_record
 from lavita.results.rows import Row
-from lavita.results.run_folder import PlannedCell, RunPlan, read_run, write_plan
+from lavita.results.run_folder import PlannedRun, RunPlan, read_run, write_plan
 from lavita.results.shared import read_shared
 
 
@@ -28,7 +28,7 @@ def fill(part) -> None:
 
 @pytest.fixture
 def folder(tmp_path):
-    cells = {"dit-s0": PlannedCell("dit", "new")}
+    cells = {"dit-s0": PlannedRun("dit", "new")}
     write_plan(tmp_path, RunPlan("ucf101", "demo", "title", ("dit", "vdt"), False, cells, comparisons=("c",)))
     return tmp_path
 
@@ -59,27 +59,27 @@ def test_the_newest_that_ended_well_under_the_plan_counts(folder):
     good = attempt(folder, "dit-s0", "ok", "new")
     attempt(folder, "dit-s0", "failed", "new")
     run = read_run(folder)
-    assert [one.name for one in run.cells] == [good.name]
+    assert [one.name for one in run.attempts] == [good.name]
     why = {one.name: one.left_out for one in run.others}
     assert why == {"dit-s0": "made under another setting", "dit-s0.3": "failed: why"}
     newest = attempt(folder, "dit-s0", "ok", "new")
     run = read_run(folder)
-    assert [one.name for one in run.cells] == [newest.name]
+    assert [one.name for one in run.attempts] == [newest.name]
     assert {one.name: one.left_out for one in run.others}[good.name] == f"superseded by {newest.name}"
 
 
-def test_a_failed_cell_stands_in_the_table_where_none_ended_well(folder):
+def test_a_failed_run_stands_in_the_table_where_none_ended_well(folder):
     attempt(folder, "dit-s0", "ok", "old")
     failed = attempt(folder, "dit-s0", "failed", "new")
-    assert [one.name for one in read_run(folder).cells] == [failed.name]
+    assert [one.name for one in read_run(folder).attempts] == [failed.name]
 
 
-def test_a_cell_beside_the_plan_counts_under_its_setting_only(folder):
+def test_a_run_beside_the_plan_counts_under_its_setting_only(folder):
     attempt(folder, "vdt-s0", "ok", "x")
     attempt(folder, "pvdm-s0", "ok", "x", comparison="another")
     attempt(folder, "lavita-v1-s0", "failed", "x")
     run = read_run(folder)
-    assert [one.name for one in run.cells] == ["vdt-s0"]
+    assert [one.name for one in run.attempts] == ["vdt-s0"]
     assert {one.name for one in run.others} == {"pvdm-s0", "lavita-v1-s0"}
 
 

@@ -1,4 +1,4 @@
-"""Losses on the axis of the budget: stages one after the other, the codec's from the shared folder, logs cut short."""
+"""Losses on the axis of the budget: stages in order, the autoencoder's from the shared folder, logs cut short."""
 
 import json
 import xml.etree.ElementTree as ET
@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 def losses(folder, method):
     run = read_run(folder)
-    return losses_of(run, next(one for one in run.cells if one.record.label == method))
+    return losses_of(run, next(one for one in run.attempts if one.record.label == method))
 
 
 def test_stages_follow_each_other_and_the_codec_comes_first(folder):
@@ -44,7 +44,7 @@ def test_a_method_with_its_own_first_stage_has_no_codec(folder):
     assert found.stages[-1].start + found.stages[-1].clips == found.budget == 2048
 
 
-def test_a_cell_that_failed_has_the_losses_up_to_there(folder):
+def test_a_run_that_failed_has_the_losses_up_to_there(folder):
     found = losses(folder, "vdt")
     assert found.remark.startswith("failed: the log ends there")
     assert [(stage.name, stage.clips, len(stage.train)) for stage in found.stages] == [("train", 480, 6)]

@@ -238,11 +238,11 @@ def program(folder: Path, marker: Path) -> Path:
 def test_no_record_names_a_program(tmp_path, script):
     marker = tmp_path / "marker"
     evil = program(tmp_path / "evil", marker)
-    (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], ["codec.kind=pixels"])
+    (experiment,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], ["codec.kind=pixels"])
     up = "../" * 12 + str(evil).lstrip("/")
     for name in (str(evil), up, "../tests", "", ".", None, 3):
         values = {
-            "cell": asdict(cell) | {"implementation": name},
+            "cell": asdict(experiment) | {"implementation": name},
             "num_classes": None,
             "class_names": [],
             "classes": [],
@@ -268,9 +268,9 @@ def test_configurations_of_checkpoints_that_are_none(tmp_path, script, config):
 def test_the_audit_runs_no_network_that_a_record_names(tmp_path, monkeypatch):
     file = tmp_path / "evil.pt"
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(file))
-    (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], [f"weights.i3d={file}", f"weights.c3d={file}"])
+    (experiment,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], [f"weights.i3d={file}", f"weights.c3d={file}"])
     run = SimpleNamespace(shared={KEY: SimpleNamespace(artifacts=SimpleNamespace(extractor=None))})
-    config = json.loads(json.dumps(asdict(cell)))
+    config = json.loads(json.dumps(asdict(experiment)))
     one = SimpleNamespace(record=Record(cell="x-s0", label="x", status="ok", shared=KEY, config=config, row=Row()))
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("a program was loaded"))
     monkeypatch.setattr(
@@ -287,12 +287,12 @@ def test_parts_that_name_another_cache_are_not_used(tmp_path, monkeypatch, key):
         lambda *_: dict.fromkeys(("distance", "classes"), SimpleNamespace(weights_hash=None)),
     )
     monkeypatch.setattr(shared, "fill_cache", lambda *_: (None, None))
-    (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], [])
+    (experiment,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], [])
     values = {"cache": tmp_path, "latents": None, "extractor": None, "codec": None, "codec_hash": "c"}
-    values["protocol_hash"] = cell.protocol.hash()
-    shared.check_weights(cell, None, SimpleNamespace(**values), tmp_path)
+    values["protocol_hash"] = experiment.protocol.hash()
+    shared.check_weights(experiment, None, SimpleNamespace(**values), tmp_path)
     other = SimpleNamespace(**values | {key: Path("/home/somebody")})
-    refused(lambda: shared.check_weights(cell, None, other, tmp_path), "--cache")
+    refused(lambda: shared.check_weights(experiment, None, other, tmp_path), "--cache")
 
 
 @pytest.mark.parametrize("name", ["../x.avi", "/x.avi", "UCF-101/../../x.avi"])

@@ -30,8 +30,8 @@ from tests.safety.evil import Evil, arrays, files_of_weights, one_line
 KINDS = ("bare", "ema", "old", "script", "plain pickle", "named safetensors")
 
 
-def embedded(path: Path):
-    """A file of the embedded extractor with the hash that it should have."""
+def in_domain(path: Path):
+    """A file of the in-domain extractor with the hash that it should have."""
     facts = {"num_classes": None, "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     path.with_suffix(".json").write_text(json.dumps(facts))
     return load_in_domain(path)
@@ -66,7 +66,7 @@ DOORS = {
     "c3d of a run": TorchScriptC3D,
     "i3d": load_i3d,
     "frames": load_frame_encoder,
-    "embedded": embedded,
+    "in-domain extractor": in_domain,
     "given codec": lambda path: load_kl(str(codec_folder(path)), None),
     "codec of a run": lambda path: load_codec(codec_folder(path)),
 }
@@ -125,13 +125,13 @@ def test_no_stored_features_are_unpickled(tmp_path, kind, monkeypatch):
     path = arrays(tmp_path / "files", marker)[kind]
     monkeypatch.setattr(scoring, "load_extractors", lambda *_: {"distance": None, "classes": None})
 
-    class Cell:
+    class OneExperiment:
         protocol = None
         weights = None
 
     doors = {
         "audit": lambda: read_arrays(path),
-        "real clips": lambda: scoring.Scorer(SimpleNamespace(extractor=None, real=path), Cell, "cpu"),
+        "real clips": lambda: scoring.Scorer(SimpleNamespace(extractor=None, real=path), OneExperiment, "cpu"),
         "again": lambda: recomputed(folder_of_features(tmp_path / "again", path.read_bytes())),
     }
     for name, read in doors.items():

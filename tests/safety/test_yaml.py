@@ -11,7 +11,7 @@ import yaml
 from lavita.audit.settings import config_lines
 from lavita.config import registry
 from lavita.config.compose import compose, load_method, load_suite, load_yaml
-from lavita.config.plan import cell_from_dict, read_config
+from lavita.config.plan import experiment_from_dict, read_config
 from lavita.config.registry import read_yaml
 from lavita.data import catalogue, sources
 from lavita.report import published
@@ -98,12 +98,12 @@ def test_a_plugins_file(tmp_path, kind, secret, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_configuration_in_a_results_folder(tmp_path, kind, secret):
     marker, run = tmp_path / "marker", make_run(tmp_path / "run")
-    record = next(iter(read_run(run).cells))
+    record = next(iter(read_run(run).attempts))
     path = run / "cells" / record.name / "config.yaml"
     text = yaml_texts(marker)[kind]
     path.write_text(f"suite: {text if text.startswith('!!') else repr(text)}\n")
     folder = read_run(run)
-    (line,) = config_lines(folder, next(one for one in folder.cells if one.name == record.name))
+    (line,) = config_lines(folder, next(one for one in folder.attempts if one.name == record.name))
     assert line.verdict == "fail" and "config.yaml" in line.text and "\n" not in line.text, line
     assert not marker.exists() and secret not in line.text
     with pytest.raises(Exception) as caught:  # its own process says the first line of whatever this is
@@ -113,9 +113,9 @@ def test_the_configuration_in_a_results_folder(tmp_path, kind, secret):
 
 def test_references_in_a_record_stay_text(secret):
     """Records are JSON: what stands in them is never given to a reader that replaces references."""
-    cell = read_config_of_a_plan()
-    values = cell | {"data": cell["data"] | {"root": "${oc.env:HOME}"}}
-    assert cell_from_dict(values).data.root == "${oc.env:HOME}"
+    experiment = read_config_of_a_plan()
+    values = experiment | {"data": experiment["data"] | {"root": "${oc.env:HOME}"}}
+    assert experiment_from_dict(values).data.root == "${oc.env:HOME}"
 
 
 def read_config_of_a_plan() -> dict:

@@ -113,13 +113,13 @@ def children(pid: int) -> dict[int, list[str]]:
     return found
 
 
-def cells_of(pid: int) -> dict[str, int]:
-    """The processes of a run's cells by the names of the cells' folders."""
+def processes_of(pid: int) -> dict[str, int]:
+    """The processes of a suite's runs by the names of the runs' folders."""
     found = children(pid)
     return {
-        Path(words[words.index("lavita.experiment.cell") + 1]).name: number
+        Path(words[words.index("lavita.experiment.run") + 1]).name: number
         for number, words in found.items()
-        if "lavita.experiment.cell" in words
+        if "lavita.experiment.run" in words
     }
 
 
@@ -136,7 +136,7 @@ def steps_of(cell: Path) -> list[list[str]]:
 
 
 def scalars_of(cell: Path) -> list[tuple[str, int, float]]:
-    """Every scalar of a cell's event files as it was written, repeats and all."""
+    """Every scalar of a run's event files as it was written, repeats and all."""
     files = [RawEventFileLoader(str(path)) for path in (cell / "tensorboard").rglob("events.*")]
     events = [Event.FromString(raw) for file in files for raw in file.Load()]
     return sorted((value.tag, event.step, value.simple_value) for event in events for value in event.summary.value)
@@ -150,7 +150,7 @@ def leftovers(run: Path) -> list[str]:
 
 
 def assert_same_run(found: Path, expected: Path, cells: Sequence[str] | None = None) -> None:
-    """Two results folders are the same but for what is measured: tables, and of every cell (or of some) weights,
+    """Two results folders are the same but for what is measured: tables, and of every run (or of some) weights,
     samples, step logs and scalars, the last without repeats."""
     names = sorted(path.name for path in (expected / "cells").iterdir()) if cells is None else list(cells)
     assert not different(rows_of(found, names), rows_of(expected, names))
@@ -158,7 +158,7 @@ def assert_same_run(found: Path, expected: Path, cells: Sequence[str] | None = N
         assert not different(*(table(run / "table.csv", MEASURED_IN_TABLE) for run in (found, expected)))
         assert sorted(path.name for path in (found / "cells").iterdir()) == names
     for name in names:
-        assert_same_cell(found / "cells" / name, expected / "cells" / name)
+        assert_same_attempt(found / "cells" / name, expected / "cells" / name)
 
 
 def different(found: Sequence[Mapping[str, str]], expected: Sequence[Mapping[str, str]]) -> list[str]:
@@ -173,8 +173,8 @@ def rows_of(run: Path, cells: Sequence[str]) -> list[dict[str, str]]:
     return [row for row in table(run / "rows.csv", MEASURED) if row["cell"] in cells]
 
 
-def assert_same_cell(a: Path, b: Path) -> None:
-    """Two cells' folders hold the same but for what is measured."""
+def assert_same_attempt(a: Path, b: Path) -> None:
+    """Two runs' folders hold the same but for what is measured."""
     assert (a / "checkpoint.safetensors").read_bytes() == (b / "checkpoint.safetensors").read_bytes(), a
     assert np.array_equal(read_clips(a / "samples"), read_clips(b / "samples")), a
     assert steps_of(a) == steps_of(b), a

@@ -89,7 +89,7 @@ def test_the_chart_shows_what_can_be_compared(done):
 
 @pytest.fixture(scope="module")
 def started_from_a_file(done, tmp_path_factory):
-    """One cell that starts from an official-format DiT of 1000 classes, in mixed precision, batches accumulated."""
+    """One run that starts from an official-format DiT of 1000 classes, in mixed precision, batches accumulated."""
     base = tmp_path_factory.mktemp("file")
     shape = DiTConfig(
         depth=2, width=16, num_heads=2, patch_size=2, channels=8, side=8, num_classes=1000, mode="frame", num_frames=8

@@ -33,7 +33,7 @@ def record(folder: Path, cell: str) -> dict:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """The embedded UCF101 with one file cut short; a run that is refused, one that is not, and the same again."""
+    """The synthetic UCF101 with one file cut short; a run that is refused, one that is not, and the same again."""
     base = tmp_path_factory.mktemp("data-run")
     root = write_synthetic("ucf101", base)
     (root / synthetic.MARKER).unlink()

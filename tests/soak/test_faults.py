@@ -23,10 +23,10 @@ import pytest
 from tests.soak.runs import (
     ROOT,
     assert_same_run,
-    cells_of,
     command,
     is_alive,
     leftovers,
+    processes_of,
     run,
     start,
     state_of,
@@ -45,7 +45,7 @@ CELL, OTHER = "lavita-v1-s0", "pvdm-s0"
 
 
 class Quiet(NamedTuple):
-    """The run that nothing happens to, one cell after the other, and what it has fitted."""
+    """The suite that nothing happens to, one run after the other, and what it has fitted."""
 
     out: Path
     cache: Path
@@ -61,7 +61,7 @@ def quiet(tmp_path_factory) -> Quiet:
 
 
 def words(out: Path, quiet: Quiet, methods: str = METHODS) -> list[str]:
-    """The command of the runs of this file, two cells at once."""
+    """The command of the suites of this file, two runs at once."""
     return command(out, quiet.cache, "--methods", methods, "--workers", "2", *SETTING)
 
 
@@ -149,7 +149,7 @@ def test_a_full_disk(moment, quiet, tmp_path):
             ballast = fill(disk)
         deadline = time.monotonic() + 180
         while process.poll() is None and time.monotonic() < deadline:
-            fill(disk)  # what a cell lets go of makes room again
+            fill(disk)  # what a run lets go of makes room again
             time.sleep(0.05)
         lines = said.read_text()
         assert process.returncode in (1, 2), lines
@@ -227,11 +227,11 @@ def test_two_runs_into_one_folder(quiet, tmp_path):
 
 
 def test_a_process_that_hangs(quiet, tmp_path):
-    """It is ended after the time that was asked for, the other cell is well, and the retry is as if it had not."""
+    """It is ended after the time that was asked for, the other run is well, and the retry is as if it had not."""
     out, said = tmp_path / "out", tmp_path / "said.txt"
     process = start([*words(out, quiet), "--hang-timeout", "0.75"], said)
     goes_on(process, said, lambda: kept_something(out / "cells" / CELL))
-    pid = cells_of(process.pid)[CELL]
+    pid = processes_of(process.pid)[CELL]
     os.kill(pid, signal.SIGSTOP)
     assert process.wait(timeout=240) == 1
     assert not is_alive(pid)
@@ -250,11 +250,11 @@ def test_a_process_that_hangs(quiet, tmp_path):
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "Ctrl-C twice"])
 def test_asked_to_stop(how, quiet, tmp_path):
-    """Both cells keep where they are; one that does not listen is killed by the second Ctrl-C."""
+    """Both runs keep where they are; one that does not listen is killed by the second Ctrl-C."""
     out, said = tmp_path / "out", tmp_path / "said.txt"
     process = start(words(out, quiet), said)
     goes_on(process, said, lambda: all(kept_something(out / "cells" / cell) for cell in (CELL, OTHER)))
-    pids = cells_of(process.pid)
+    pids = processes_of(process.pid)
     deaf = how == "Ctrl-C twice"
     if deaf:
         os.kill(pids[CELL], signal.SIGSTOP)
@@ -294,7 +294,7 @@ DIVERGES = """found = super().loss(batch, draws)
         return {"loss": found["loss"] * (float("nan") if self.num_clips_seen >= 40 else 1.0)}"""
 
 
-def test_a_cell_that_diverges_and_one_that_raises_leave_the_others(quiet, tmp_path):
+def test_a_run_that_diverges_and_one_that_raises_leave_the_others(quiet, tmp_path):
     out = tmp_path / "out"
     more = []
     for name, loss in (("raises", RAISES), ("diverges", DIVERGES)):
@@ -318,7 +318,7 @@ def test_a_cell_that_diverges_and_one_that_raises_leave_the_others(quiet, tmp_pa
 
 @pytest.fixture(scope="module")
 def interrupted(quiet, tmp_path_factory) -> Path:
-    """A results folder whose cells are not finished: one in training, one in the stage after its first."""
+    """A results folder whose runs are not finished: one in training, one in the stage after its first."""
     base = tmp_path_factory.mktemp("interrupted")
     out, said = base / "out", base / "said.txt"
     process = start(words(out, quiet), said)
@@ -337,7 +337,7 @@ def test_a_record_that_was_cut(interrupted, quiet, tmp_path):
     path.write_text(content[: len(content) // 2])
     done = run(words(out, quiet))
     assert done.returncode == 2
-    assert re.search(rf"run.py: {path}: not a record \(.*\); remove the cell's folder to run it again", done.stderr)
+    assert re.search(rf"run.py: {path}: not a record \(.*\); remove the run's folder to run it again", done.stderr)
     shutil.rmtree(path.parent)
     assert_ends_well(words(out, quiet), out, quiet)
 
@@ -345,15 +345,15 @@ def test_a_record_that_was_cut(interrupted, quiet, tmp_path):
 def test_everything_that_was_kept_was_cut(interrupted, quiet, tmp_path):
     """Checkpoints, ends of stages, scores, the heartbeat and the configuration: recomputed, and a note says of each."""
     out = shutil.copytree(interrupted, tmp_path / "out")
-    spoilt = []
+    damaged = []
     for cell in (CELL, OTHER):
         folder = out / "cells" / cell
         for path in [folder / "config.yaml", *(folder / "progress").glob("*.*")]:
             if path.name != ".lock":
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-                spoilt.append(path)
-    assert any(path.name.startswith("end-autoencoder.") for path in spoilt)
-    assert any(path.name.startswith("at-train") for path in spoilt)
+                damaged.append(path)
+    assert any(path.name.startswith("end-autoencoder.") for path in damaged)
+    assert any(path.name.startswith("at-train") for path in damaged)
     assert_ends_well(words(out, quiet), out, quiet)
     for cell in (CELL, OTHER):
         assert "damaged, recomputed" in (out / "cells" / cell / "log.txt").read_text()

@@ -1,6 +1,6 @@
 """Sixty times SIGKILL over runs of all methods: nothing that is kept is lost, and the table is that of a quiet run.
 
-Killed are single processes of cells (the row then says failed, and --retry-failed resumes) and whole runs, at moments
+Killed are single processes of runs (the row then says failed, and --retry-failed resumes) and whole suites, at moments
 that are looked for (in a checkpoint's write, in sampling, in scoring, in a stage) and at random ones.
 """
 
@@ -25,11 +25,11 @@ from lavita.executors.heartbeat import HEARTBEAT, Beat, read_heartbeat
 from lavita.results.records import read_record
 from tests.soak.runs import (
     assert_same_run,
-    cells_of,
     children,
     command,
     is_alive,
     leftovers,
+    processes_of,
     run,
     start,
     state_of,
@@ -52,7 +52,7 @@ PATIENCE_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where a cell's process is, as its folder says it: stage, clips of it that steps.csv holds, clips of it that are
+    """Where a run's process is, as its folder says it: stage, clips of it that steps.csv holds, clips of it that are
     kept (by its newest checkpoint, or all where its end is), and the checkpoint that is just being written, if any."""
 
     stage: str
@@ -72,7 +72,7 @@ def part_of(cell: Path, pid: int) -> str:
 
 
 def place_of(cell: Path, pid: int) -> Place:
-    """Read a cell's folder, whose process stands still or is dead."""
+    """Read a run's folder, whose process stands still or is dead."""
     progress, part = cell / "progress", part_of(cell, pid)
     heartbeat = read_heartbeat(progress / HEARTBEAT)
     kept = sorted((name for path in progress.glob("at-*.ckpt") if (name := NAME.fullmatch(path.name))), key=clips)
@@ -105,7 +105,7 @@ def logged(cell: Path, stage: str) -> float:
 
 @dataclass(frozen=True)
 class Aim:
-    """A moment of a cell's process: kind for the counts; ready(its folder, its id, seconds of its life)."""
+    """A moment of a run's process: kind for the counts; ready(its folder, its id, seconds of its life)."""
 
     kind: str
     ready: Callable[[Path, int, float], bool]
@@ -145,8 +145,8 @@ def after(seconds: float) -> Callable[[Path, int, float], bool]:
     return lambda _cell, _pid, life: life > seconds
 
 
-def aims_of(method: str, chance: random.Random) -> list[Aim]:
-    """What a cell's processes are killed at, one after the other, in the order of its life."""
+def aims_of(method: str, rng: random.Random) -> list[Aim]:
+    """What a run's processes are killed at, one after the other, in the order of its life."""
     if method == "pvdm":
         return [
             Aim("sampling", heartbeat_says("sample untrained", 24)),
@@ -158,11 +158,11 @@ def aims_of(method: str, chance: random.Random) -> list[Aim]:
             Aim("sampling", heartbeat_says("sample", 24)),
         ]
     return [
-        Aim("random", after(chance.uniform(0.5, SIT_SECONDS / 5))),
+        Aim("random", after(rng.uniform(0.5, SIT_SECONDS / 5))),
         Aim("sampling", heartbeat_says("sample untrained", 24)),
         Aim("scoring", heartbeat_says("score of sample untrained", 25), whole_run=method in ("dit", "lavita-v2")),
         Aim("checkpoint write", writing("train"), whole_run=method in ("vdt", "lavita-v3")),
-        Aim("random", after(chance.uniform(0.5, SIT_SECONDS)), whole_run=method == "dit-joint"),
+        Aim("random", after(rng.uniform(0.5, SIT_SECONDS)), whole_run=method == "dit-joint"),
         Aim("sampling", heartbeat_says("sample", 24), whole_run=method == "lavita-v4"),
         Aim("scoring", heartbeat_says("score of sample", 25)),
     ]
@@ -186,7 +186,7 @@ class Hunt:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while process.poll() is None:
             assert time.monotonic() < deadline, self.said.read_text()[-3000:]
-            for name, pid in cells_of(process.pid).items():
+            for name, pid in processes_of(process.pid).items():
                 if pid not in done and self.killed(process, name, pid):
                     done.add(pid)
                 if process.poll() is not None:
@@ -195,14 +195,14 @@ class Hunt:
         return process.returncode
 
     def spare_finished(self) -> None:
-        """Forget the aims of cells that ended before they were met: a random moment may come too late."""
+        """Forget the aims of runs that ended before they were met: a random moment may come too late."""
         for name, aims in self.aims.items():
             record = read_record(self.out / "cells" / name)
             if record and record.status == "ok":
                 aims.clear()
 
     def killed(self, process: subprocess.Popen, name: str, pid: int) -> bool:
-        """Kill a cell's process, or its whole run, where it is at the next of its aims."""
+        """Kill a run's process, or the whole suite, where it is at the next of its aims."""
         self.began.setdefault(pid, time.monotonic())
         aims, cell = self.aims[name], self.out / "cells" / name
         if not aims or not aims[0].ready(cell, pid, time.monotonic() - self.began[pid]):
@@ -259,7 +259,7 @@ RESUMES = re.compile(r'"text": "(?P<stage>[a-z-]+): resumes from (?P<clips>[0-9.
 
 
 def resumed(log: Path) -> Iterator[tuple[str, float]]:
-    """The stages that the processes of a cell say they went on with, and from which clips, in the order of its log."""
+    """The stages that the processes of a run say they resumed, and from which clips, in the order of its log."""
     for found in RESUMES.finditer(log.read_text()):
         yield found["stage"], float(found["clips"])
 
@@ -275,17 +275,17 @@ def quiet(tmp_path_factory) -> Path:
 
 
 def fitting(run_pid: int) -> list[int]:
-    """The process that fits what the cells of a run share."""
+    """The process that fits what the runs of a suite share."""
     return [pid for pid, words in children(run_pid).items() if "lavita.experiment.shared" in words]
 
 
 def kept_of_codec(cache: Path) -> set[str]:
-    """The checkpoints of a codec that is being trained."""
+    """The checkpoints of an autoencoder that is being trained."""
     return {path.name for path in cache.glob(".codec-*.part/progress/at-codec-*.ckpt")}
 
 
 def kill_shared_parts(words: list[str], said: Path, cache: Path) -> int:
-    """Kill what fits the codec, once alone and once with its run, each after a checkpoint of it was kept; returns 2."""
+    """Kill the autoencoder's training after a checkpoint, once alone and once with its suite; returns 2."""
     for alone in (True, False):
         before = kept_of_codec(cache)
         process = start(words, said)
@@ -308,8 +308,8 @@ def test_kills_lose_nothing(quiet, tmp_path, capsys):
     out, cache, said = tmp_path / "out", tmp_path / "cache", tmp_path / "said.txt"
     words = command(out, cache, "--workers", "2", "--retry-failed", *SETTING)
     of_shared = kill_shared_parts(words, said, cache)
-    chance = random.Random(14)
-    hunt = Hunt(out, said, {f"{method}-s0": aims_of(method, chance) for method in METHODS}, words)
+    rng = random.Random(14)
+    hunt = Hunt(out, said, {f"{method}-s0": aims_of(method, rng) for method in METHODS}, words)
     statuses = [hunt.session()]
     while any(hunt.aims.values()) or statuses[-1] != 0:
         assert len(statuses) < 40, said.read_text()[-3000:]
@@ -329,7 +329,7 @@ def test_kills_lose_nothing(quiet, tmp_path, capsys):
 
 
 def check_resumed(hunt: Hunt) -> None:
-    """What was in the log at a kill and not gone on from is lost: at most what lies between two checkpoints."""
+    """What was in the log at a kill and not resumed from is lost: at most what lies between two checkpoints."""
     for name in hunt.aims:
         later = list(resumed(hunt.out / "cells" / name / "log.txt"))
         for kill in (kill for kill in hunt.kills if kill["cell"] == name and kill["clips_logged"]):
@@ -366,6 +366,6 @@ def summary(kills: list[dict[str, Any]], of_shared: int, statuses: list[int], se
     lost = [kill["clips_logged"] - kill["resumed_from"] for kill in kills if kill["resumed_from"] != ""]
     return (
         f"{len(kills) + of_shared} kills in {len(statuses) + of_shared} runs, {seconds:.0f} s: {of_shared} in the "
-        f"training of the codec; by aim {counted('aim')}; by what was killed {counted('killed')}; "
+        f"training of the autoencoder; by aim {counted('aim')}; by what was killed {counted('killed')}; "
         f"by stage {counted('stage')}; at most {max(lost):g} logged clips lost of {EVERY} between two checkpoints"
     )

@@ -121,7 +121,7 @@ def test_a_cancelled_job_says_so_in_its_row_and_the_other_is_ok(base, cluster, h
     assert row["status"] == "interrupted" and row["reason"] and "dit-s0: interrupted: " in said
 
 
-def test_jobs_outlive_a_killed_run_and_no_second_one_works_on_their_cells(base, cluster, here):
+def test_jobs_outlive_a_killed_run_and_no_second_one_works_on_their_runs(base, cluster, here):
     run = cluster.start(base / "killed", "--methods", "dit")
     run.until_trained("dit-s0")
     run.process.kill()

@@ -1,6 +1,6 @@
-"""A row made by a task, in a chain, with outside weights: what it says of itself, from the command to the table.
+"""A row made by a task, in a chain, with external weights: what it says of itself, from the command to the table.
 
-One cell of PVDM that has read the clip before each, judged its autoencoder by LPIPS from two files, and continues
+One run of PVDM that has read the clip before each, judged its autoencoder by LPIPS from two files, and continues
 held-out clips by two clips each.
 """
 

@@ -1,4 +1,4 @@
-"""A cell on two devices of one machine (two processes, gloo): clips, losses and samples of one process, and what
+"""A run on two devices of one machine (two processes, gloo): clips, losses and samples of one process, and what
 becomes of it when it is stopped or loses a process."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GREY_LEVELS = 3.0  # mean over all values of the clips; other noise gives 40 and
 
 
 def command(out: Path, cache: Path, *more: str) -> list[str]:
-    """A small run of two methods; --workers 1, since a cell takes both cores."""
+    """A small suite of two methods; --workers 1, since a run takes both cores."""
     run = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--suite", "ucf101", "--tier", "demo"]
     run += ["--methods", "lavita-v1,pvdm", "--workers", "1", "--out", str(out), "--cache", str(cache)]
     return [*run, *TINY, *more]
@@ -103,7 +103,7 @@ def test_the_same_spending(one, two):
 
 
 def wait_for(out: Path, cell: str, stage: str, least: float, process: subprocess.Popen) -> None:
-    """Until a cell's heartbeat says that a stage has come to so many clips."""
+    """Until a run's heartbeat says that a stage has come to so many clips."""
     heartbeat = out / "cells" / cell / "progress" / "heartbeat.json"
     for _ in range(6000):
         assert process.poll() is None, process.communicate()[0]
@@ -118,10 +118,8 @@ def wait_for(out: Path, cell: str, stage: str, least: float, process: subprocess
 
 
 def ranks_of(out: Path, cell: str) -> list[int]:
-    """Process ids of a cell, the first started first."""
-    said = subprocess.run(
-        ["pgrep", "-f", f"lavita.experiment.cell {out}/cells/{cell} "], capture_output=True, text=True
-    )
+    """Process ids of a run, the first started first."""
+    said = subprocess.run(["pgrep", "-f", f"lavita.experiment.run {out}/cells/{cell} "], capture_output=True, text=True)
     return sorted(map(int, said.stdout.split()))
 
 

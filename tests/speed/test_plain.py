@@ -61,8 +61,8 @@ def test_flops_differ_by_the_modulation_alone(variant):
     ours, plain = pair(variant)
     batch = Batch.drawn(ours.shape, 1, torch.device("cpu"))
     counts = [counted_flops(TrainingStep(network, batch).loss) for network in (ours, plain)]
-    # 6 vectors a block and 2 in the last layer, D^2 multiply-adds a vector, once a clip or once a frame (variants 1
-    # and 2: once a position in temporal blocks). Forward, gradient of the weights, gradient of the conditioning.
+    # 6 vectors per block and 2 in the last layer, D^2 multiply-adds per vector, once per clip or once per frame
+    # (variants 1 and 2: once per position in temporal blocks). Forward, gradients of weights and conditioning.
     more = {"s": 6 * (FRAMES - 1), "t": 6 * (POSITIONS - 1)}
     blocks = "st" * (DEPTH // 2) if variant in (1, 2) else "s" * DEPTH
     vectors = sum(more[kind] for kind in blocks) + 2 * (FRAMES - 1)
@@ -70,7 +70,7 @@ def test_flops_differ_by_the_modulation_alone(variant):
 
 
 def test_flops_of_the_forward_pass_at_published_size():
-    # Counted on the official code with modulation once a frame and position, and once a clip: 3785.93 and 3725.65 G.
+    # Counted on the official code, modulation once per frame and position, and once per clip: 3785.93 and 3725.65 G.
     from torch.utils.flop_counter import FlopCounterMode
 
     for build, giga in ((Lavita, 3725.65), (PlainLavita, 3785.93)):

@@ -57,7 +57,7 @@ def test_what_clips_are_made_from_stands_in_the_row():
     check_budget(prediction, None)
     (by_class,) = make_plan("ucf101-class", "demo", ["vdt"], [0], changes)
     (plain,) = make_plan("skytimelapse", "demo", ["vdt"], [0], [])
-    assert (prediction.given, by_class.given, plain.given) == ("prediction", "class+prediction", "none")
+    assert (prediction.conditions, by_class.conditions, plain.conditions) == ("prediction", "class+prediction", "none")
 
 
 def test_tasks_beside_generation_are_a_row_as_any_other():
@@ -66,7 +66,7 @@ def test_tasks_beside_generation_are_a_row_as_any_other():
 
 
 def test_a_budget_of_flops_is_reached_by_the_last_step():
-    """The codec's share first; every row gets the steps that it can afford."""
+    """The autoencoder's share first; every row gets the steps that it can afford."""
     asked, spent = 2e12, {}
     for method in ("lavita-v1", "pvdm"):
         (experiment,) = make_plan("ucf101", "demo", [method], [0], ["budget.currency=flops", f"budget.flops={asked:g}"])

@@ -12,8 +12,8 @@ from lavita.suite.record import SECTIONS, card_of, sections_of
 
 
 def card(*overrides, suite="ucf101", tier="demo", methods=("pvdm",)):
-    (cell,) = make_plan(suite, tier, methods, [0], overrides)
-    return card_of(cell)
+    (experiment,) = make_plan(suite, tier, methods, [0], overrides)
+    return card_of(experiment)
 
 
 def test_published_values_and_where_others_come_from():

@@ -1,4 +1,4 @@
-"""What becomes of a cell when a command is given: every case with its words, on records written by hand."""
+"""What becomes of a run when a command is given: every case with its words, on records written by hand."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lavita.results.attempts import finalize_record, new_attempt
 from lavita.results.records import STATUSES, UNFINISHED, Record, Session, read_record, write_record
 from lavita.results.rows import Row
 from lavita.results.run_folder import RunPlan
-from lavita.suite import run_cells
+from lavita.suite import run_experiments
 from lavita.suite.decide import BEGIN, FINISHED, LEAVE, RESUME, Decision, decide, difference, identity, made_from
-from lavita.suite.run_cells import Options
+from lavita.suite.run_experiments import Options
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 PARTS = {
@@ -31,9 +31,9 @@ PARTS = {
 
 
 @pytest.fixture(scope="module")
-def cell():
-    (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], [])
-    return cell
+def experiment():
+    (experiment,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], [])
+    return experiment
 
 
 @pytest.fixture
@@ -41,101 +41,106 @@ def folder(tmp_path) -> Path:
     return tmp_path / "cells"
 
 
-def attempt(folder: Path, cell: Any, status: str, parts: dict[str, str] = PARTS, **more: Any) -> Path:
-    """An attempt at a cell as it lies there."""
+def attempt(folder: Path, experiment: Any, status: str, parts: dict[str, str] = PARTS, **more: Any) -> Path:
+    """An attempt at a run as it lies there."""
     record = Record(
-        cell=cell.cell,
-        label=cell.label,
+        cell=experiment.cell,
+        label=experiment.label,
         status=status,
         identity=identity(parts),
         made_from=dict(parts),
-        config=json.loads(json.dumps(asdict(cell))),
+        config=json.loads(json.dumps(asdict(experiment))),
         row=Row(started_at="2026-01-02T03:04:05+00:00"),
     )
-    return new_attempt(folder, cell.cell, lambda path: write_record(path, replace(record, **more)))
+    return new_attempt(folder, experiment.cell, lambda path: write_record(path, replace(record, **more)))
 
 
-def test_nothing_there(folder, cell):
-    assert decide(folder, cell, PARTS, fresh=False, retry=False) == Decision(BEGIN, None, "")
+def test_nothing_there(folder, experiment):
+    assert decide(folder, experiment, PARTS, fresh=False, retry=False) == Decision(BEGIN, None, "")
     folder.mkdir()
-    assert decide(folder, cell, PARTS, fresh=True, retry=True) == Decision(BEGIN, None, "")
-    (folder / f"{cell.cell}.2").mkdir()  # no record in it
-    assert decide(folder, cell, PARTS, fresh=False, retry=False).action == BEGIN
+    assert decide(folder, experiment, PARTS, fresh=True, retry=True) == Decision(BEGIN, None, "")
+    (folder / f"{experiment.cell}.2").mkdir()  # no record in it
+    assert decide(folder, experiment, PARTS, fresh=False, retry=False).action == BEGIN
 
 
 @pytest.mark.parametrize("retry", [False, True])
-def test_finished_with_the_same(folder, cell, retry):
-    done = attempt(folder, cell, "ok")
+def test_finished_with_the_same(folder, experiment, retry):
+    done = attempt(folder, experiment, "ok")
     words = "finished before with the same code, configuration, data, weights and protocol"
-    assert decide(folder, cell, PARTS, fresh=False, retry=retry) == Decision(FINISHED, done, words)
+    assert decide(folder, experiment, PARTS, fresh=False, retry=retry) == Decision(FINISHED, done, words)
 
 
-def test_the_newest_that_is_finished_counts(folder, cell):
-    attempt(folder, cell, "ok")
-    newest = attempt(folder, cell, "ok")
-    attempt(folder, cell, "failed")
-    attempt(folder, cell, "interrupted")
-    assert decide(folder, cell, PARTS, fresh=False, retry=True).folder == newest
+def test_the_newest_that_is_finished_counts(folder, experiment):
+    attempt(folder, experiment, "ok")
+    newest = attempt(folder, experiment, "ok")
+    attempt(folder, experiment, "failed")
+    attempt(folder, experiment, "interrupted")
+    assert decide(folder, experiment, PARTS, fresh=False, retry=True).folder == newest
 
 
-def test_fresh_begins_whatever_is_there(folder, cell):
+def test_fresh_begins_whatever_is_there(folder, experiment):
     for status in STATUSES:
-        attempt(folder, cell, status)
-        found = decide(folder, cell, PARTS, fresh=True, retry=False)
+        attempt(folder, experiment, status)
+        found = decide(folder, experiment, PARTS, fresh=True, retry=False)
         assert found == Decision(BEGIN, None, "from the start, as asked (--fresh)")
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if part != "configuration"])
 @pytest.mark.parametrize("status", ["ok", "interrupted", "failed", "diverged"])
-def test_made_from_something_else(folder, cell, part, status):
-    attempt(folder, cell, status, PARTS | {part: "another"})
-    found = decide(folder, cell, PARTS, fresh=False, retry=False)
+def test_made_from_something_else(folder, experiment, part, status):
+    attempt(folder, experiment, status, PARTS | {part: "another"})
+    found = decide(folder, experiment, PARTS, fresh=False, retry=False)
     assert found == Decision(BEGIN, None, f"run again: {part} changed since 2026-01-02T03:04:05+00:00")
 
 
-def test_another_configuration_says_the_keys(folder, cell):
-    other = replace(cell, train=replace(cell.train, learning_rate=0.5), sampling=replace(cell.sampling, steps="7"))
+def test_another_configuration_says_the_keys(folder, experiment):
+    other = replace(
+        experiment, train=replace(experiment.train, learning_rate=0.5), sampling=replace(experiment.sampling, steps="7")
+    )
     attempt(folder, other, "ok", PARTS | {"configuration": "another", "code": "another"})
-    said = decide(folder, cell, PARTS, fresh=False, retry=False).why
-    keys = [f"train.learning_rate: 0.5 -> {cell.train.learning_rate}", f"sampling.steps: 7 -> {cell.sampling.steps}"]
+    said = decide(folder, experiment, PARTS, fresh=False, retry=False).why
+    keys = [
+        f"train.learning_rate: 0.5 -> {experiment.train.learning_rate}",
+        f"sampling.steps: 7 -> {experiment.sampling.steps}",
+    ]
     assert said == f"run again: configuration ({', '.join(keys)}), code changed since 2026-01-02T03:04:05+00:00"
 
 
-def test_a_configuration_that_nobody_can_read_any_more(folder, cell):
-    attempt(folder, cell, "ok", PARTS | {"configuration": "another"}, config={"of": "long ago"})
-    assert "run again: configuration changed" in decide(folder, cell, PARTS, fresh=False, retry=False).why
+def test_a_configuration_that_nobody_can_read_any_more(folder, experiment):
+    attempt(folder, experiment, "ok", PARTS | {"configuration": "another"}, config={"of": "long ago"})
+    assert "run again: configuration changed" in decide(folder, experiment, PARTS, fresh=False, retry=False).why
     assert (
-        difference(cell, PARTS, Record(cell="x-s0", label="x", status="ok", row=Row()))
+        difference(experiment, PARTS, Record(cell="x-s0", label="x", status="ok", row=Row()))
         == "the record does not say what it was made from"
     )
 
 
-def test_an_older_one_of_the_same_counts_before_a_newer_one_of_another_setting(folder, cell):
-    mine = attempt(folder, cell, "ok")
-    attempt(folder, cell, "ok", PARTS | {"code": "another"})
-    assert decide(folder, cell, PARTS, fresh=False, retry=False).folder == mine
-    other = decide(folder, cell, PARTS | {"data": "others"}, fresh=False, retry=False)
-    assert other.why.startswith("run again: code, data changed")  # held against the newest
+def test_an_older_one_of_the_same_counts_before_a_newer_one_of_another_setting(folder, experiment):
+    mine = attempt(folder, experiment, "ok")
+    attempt(folder, experiment, "ok", PARTS | {"code": "another"})
+    assert decide(folder, experiment, PARTS, fresh=False, retry=False).folder == mine
+    other = decide(folder, experiment, PARTS | {"data": "others"}, fresh=False, retry=False)
+    assert other.why.startswith("run again: code, data changed")  # compared with the newest
 
 
 @pytest.mark.parametrize("retry", [False, True])
 @pytest.mark.parametrize("status", UNFINISHED)
-def test_unfinished_goes_on(folder, cell, status, retry):
-    mine = attempt(folder, cell, status)
+def test_unfinished_goes_on(folder, experiment, status, retry):
+    mine = attempt(folder, experiment, status)
     why = "" if status == "queued" else f"resumes ({status})"
-    assert decide(folder, cell, PARTS, fresh=False, retry=retry) == Decision(RESUME, mine, why)
+    assert decide(folder, experiment, PARTS, fresh=False, retry=retry) == Decision(RESUME, mine, why)
     first = Session("host", 1, "", "a machine", "python 3", "2026-01-02T03:04:05+00:00", ended="killed")
     last = replace(first, stage="train", done=1280.0, ended="")
     write_record(mine, replace(read_record(mine), status="running", sessions=(first, last)))
-    assert decide(folder, cell, PARTS, fresh=False, retry=retry).why == "resumes (running at train 1280)"
+    assert decide(folder, experiment, PARTS, fresh=False, retry=retry).why == "resumes (running at train 1280)"
 
 
 @pytest.mark.parametrize("status", ["failed", "diverged", "over_budget"])
-def test_what_ended_badly_is_left_unless_asked_for(folder, cell, status):
-    mine = attempt(folder, cell, status, reason="loss is nan at step 3")
-    left = decide(folder, cell, PARTS, fresh=False, retry=False)
+def test_what_ended_badly_is_left_unless_asked_for(folder, experiment, status):
+    mine = attempt(folder, experiment, status, reason="loss is nan at step 3")
+    left = decide(folder, experiment, PARTS, fresh=False, retry=False)
     assert left == Decision(LEAVE, mine, f"{status} before: loss is nan at step 3; --retry-failed runs it again")
-    again = decide(folder, cell, PARTS, fresh=False, retry=True)
+    again = decide(folder, experiment, PARTS, fresh=False, retry=True)
     said = f"{status} before: loss is nan at step 3"
     if status == "failed":
         assert again == Decision(RESUME, mine, f"resumes ({said})")
@@ -146,50 +151,50 @@ def test_what_ended_badly_is_left_unless_asked_for(folder, cell, status):
 HOLDER = """
 import sys
 from lavita.lock import FolderLock
-with FolderLock(sys.argv[1], what="the process of a cell"):
+with FolderLock(sys.argv[1], what="the process of a run"):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def test_an_attempt_that_a_living_process_has(folder, cell):
+def test_an_attempt_that_a_living_process_has(folder, experiment):
     """Its run is gone, but it still works: nobody else may."""
-    mine = attempt(folder, cell, "running")
+    mine = attempt(folder, experiment, "running")
     (mine / "progress").mkdir()
     words = [sys.executable, "-c", HOLDER, str(mine / "progress" / ".lock")]
     environment = os.environ | {"PYTHONPATH": str(SOURCE)}
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Held, match=rf"in use by the process of a cell on .* \(pid {holder.pid}, since "):
-            decide(folder, cell, PARTS, fresh=False, retry=False)
+        with pytest.raises(Held, match=rf"in use by the process of a run on .* \(pid {holder.pid}, since "):
+            decide(folder, experiment, PARTS, fresh=False, retry=False)
         holder.kill()
         holder.wait()
-    assert decide(folder, cell, PARTS, fresh=False, retry=False).action == RESUME
+    assert decide(folder, experiment, PARTS, fresh=False, retry=False).action == RESUME
 
 
-def test_a_record_that_was_cut_is_one_line(folder, cell):
-    mine = attempt(folder, cell, "interrupted")
+def test_a_record_that_was_cut_is_one_line(folder, experiment):
+    mine = attempt(folder, experiment, "interrupted")
     content = (mine / "record.json").read_text()
     for length in (0, 1, len(content) // 2, len(content) - 2):
         (mine / "record.json").write_text(content[:length])
-        with pytest.raises(ValueError, match=r"record.json: not a record \(.*\); remove the cell's folder to run it"):
-            decide(folder, cell, PARTS, fresh=False, retry=False)
+        with pytest.raises(ValueError, match=r"record.json: not a record \(.*\); remove the run's folder to run it"):
+            decide(folder, experiment, PARTS, fresh=False, retry=False)
 
 
 def test_identity_is_of_all_parts():
     assert len({identity(PARTS), *(identity(PARTS | {part: "x"}) for part in PARTS)}) == len(PARTS) + 1
 
 
-def test_what_a_cell_is_made_from(cell):
+def test_what_a_run_is_made_from(experiment):
     catalogue = SimpleNamespace(fingerprint="prints")
     values = SimpleNamespace(codec_hash="", extractor_hash="e", protocol_hash="p")
     shared = SimpleNamespace(
         values=values, external={}, group=SimpleNamespace(source=SimpleNamespace(catalogue=catalogue))
     )
-    found = made_from(cell, shared)
+    found = made_from(experiment, shared)
     assert list(found) == list(PARTS) and found["data"] == "prints" and found["codec"] == ""
-    assert found == made_from(replace(cell, checkpoint=replace(cell.checkpoint, every_clips=1)), shared)
-    assert found != made_from(replace(cell, seed=1), shared)
+    assert found == made_from(replace(experiment, checkpoint=replace(experiment.checkpoint, every_clips=1)), shared)
+    assert found != made_from(replace(experiment, seed=1), shared)
 
 
 @pytest.fixture
@@ -199,51 +204,51 @@ def work(tmp_path):
     return SimpleNamespace(folder=tmp_path, executor=executor, display=SimpleNamespace(line=lines.append), lines=lines)
 
 
-def run_one(work: Any, monkeypatch: Any, job: run_cells.Job) -> int:
-    """`run_cells` on one job, whose process nobody starts."""
-    monkeypatch.setattr(run_cells, "planned", lambda *_: [job])
+def run_one(work: Any, monkeypatch: Any, job: run_experiments.Job) -> int:
+    """`run_experiments` on one job, whose process nobody starts."""
+    monkeypatch.setattr(run_experiments, "planned", lambda *_: [job])
     plan = RunPlan("ucf101", "demo", "title", (), False, {}, ())
-    monkeypatch.setattr(run_cells, "plan_of", lambda *_: plan)
-    return run_cells.run_cells(work, [], Options())
+    monkeypatch.setattr(run_experiments, "plan_of", lambda *_: plan)
+    return run_experiments.run_experiments(work, [], Options())
 
 
-def test_a_cell_whose_run_was_killed_before_it_was_sealed_is_sealed_late(work, cell, folder, monkeypatch):
-    mine = attempt(folder, cell, "ok")
+def test_a_run_whose_suite_was_killed_before_it_was_finalized_is_finalized_late(work, experiment, folder, monkeypatch):
+    mine = attempt(folder, experiment, "ok")
     (mine / "steps.csv").write_text("stage\n")
     (mine / ".record.json.123.part").write_text("half")
     (mine / "progress").mkdir()
-    job = run_cells.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
+    job = run_experiments.Job("t", experiment, None, PARTS, decide(folder, experiment, PARTS, fresh=False, retry=False))
     assert run_one(work, monkeypatch, job) == 0
     assert list(read_record(mine).files) == ["steps.csv"]
     assert sorted(path.name for path in mine.iterdir()) == ["record.json", "steps.csv"]
     assert work.lines == [f"t: {job.decision.why}"]
 
 
-def test_a_sealed_one_stays_as_it_is(work, cell, folder, monkeypatch):
-    mine = attempt(folder, cell, "ok")
+def test_a_sealed_one_stays_as_it_is(work, experiment, folder, monkeypatch):
+    mine = attempt(folder, experiment, "ok")
     finalize_record(mine)
     (mine / "added").write_text("later")
-    job = run_cells.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
+    job = run_experiments.Job("t", experiment, None, PARTS, decide(folder, experiment, PARTS, fresh=False, retry=False))
     assert run_one(work, monkeypatch, job) == 0
     assert read_record(mine).files == {}  # for the audit to find
 
 
-def test_what_goes_on_is_not_sealed_any_more(work, cell, folder, monkeypatch):
-    """Else a run that is killed just before it seals the finished cell would leave it with the seal of its half."""
-    mine = attempt(folder, cell, "interrupted", reason="stopped from outside")
+def test_what_goes_on_is_not_sealed_any_more(work, experiment, folder, monkeypatch):
+    """Else a suite killed just before it finalizes the finished run would leave the hashes of its unfinished files."""
+    mine = attempt(folder, experiment, "interrupted", reason="stopped from outside")
     finalize_record(mine)
     (mine / "config.yaml").write_text("cut o")
-    job = run_cells.Job("t", cell, SimpleNamespace(folder=folder), PARTS, Decision(RESUME, mine, "resumes"))
+    job = run_experiments.Job("t", experiment, SimpleNamespace(folder=folder), PARTS, Decision(RESUME, mine, "resumes"))
     assert run_one(work, monkeypatch, job) == 1  # queued is not ok
     record = read_record(mine)
     assert record.files is None and (record.status, record.reason) == ("queued", "")
     assert "learning_rate" in (mine / "config.yaml").read_text()
 
 
-def test_what_is_left_counts_as_bad(work, cell, folder, monkeypatch):
-    mine = attempt(folder, cell, "diverged", reason="loss is nan")
+def test_what_is_left_counts_as_bad(work, experiment, folder, monkeypatch):
+    mine = attempt(folder, experiment, "diverged", reason="loss is nan")
     before = (mine / "record.json").read_bytes()
-    job = run_cells.Job("t", cell, None, PARTS, decide(folder, cell, PARTS, fresh=False, retry=False))
+    job = run_experiments.Job("t", experiment, None, PARTS, decide(folder, experiment, PARTS, fresh=False, retry=False))
     assert run_one(work, monkeypatch, job) == 1
     assert (mine / "record.json").read_bytes() == before
 

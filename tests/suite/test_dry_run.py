@@ -40,7 +40,7 @@ def test_paper_tier_counts_without_weights():
     }
     train = by["lavita-v1-s0", "train"]
     assert int(train["params"]) == 673_681_568
-    # Recorded with the modulation once a clip.
+    # Recorded with the modulation once per clip.
     assert int(train["flops_forward_per_clip"]) == pytest.approx(3725.65e9, abs=5e6)
     assert (train["clips"], train["steps"], train["batch"]) == ("10240000", "256000", "40")
     assert by["lavita-v1-s1", "train"] == train | {"cell": "lavita-v1-s1", "seed": "1"}
@@ -69,7 +69,7 @@ def test_demo_says_what_the_ledger_will_hold():
     assert all(int(row["est_disk_bytes"]) > 0 for row in rows)
     for method in ("lavita-v1", "pvdm"):
         train, sample = stages[method, "train"], stages[method, "sample"]
-        # 64 clips of 25 evaluations: FLOPs a second of a CPU's forward pass.
+        # 64 clips of 25 evaluations: FLOPs per second of a CPU's forward pass.
         flops = int(train["flops_forward_per_clip"]) * 25 * 64
         assert 1e8 < flops / float(sample["est_sampling_seconds"]) < 1e13
         assert float(sample["est_seconds"]) == pytest.approx(2 * float(sample["est_sampling_seconds"]))

@@ -1,4 +1,4 @@
-"""What a dry run says of disk, sampling and finished cells, against arithmetic written here and a tiny finished run."""
+"""What a dry run says of disk, sampling and finished runs, against arithmetic written here and a tiny finished run."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ def lines_read(script, *arguments: object) -> list[dict[str, str]]:
 
 
 class Rate:
-    """A machine that trains at 1e9 and evaluates at 4e9 FLOPs a second."""
+    """A machine that trains at 1e9 and evaluates at 4e9 FLOPs per second."""
 
     def seconds(self, flops: float) -> float:
         return flops / 1e9
@@ -141,17 +141,17 @@ def test_a_cache_of_frames_that_nobody_counted_is_not_estimated(script, tmp_path
     ],
 )
 def test_sampling_is_forward_passes_times_evaluations_times_clips(suite, method, overrides, evaluations):
-    (cell,) = make_plan(suite, "demo", [method], [0], overrides)
-    lines = {line.stage: line for line in lines_of(cell, Rate())}
-    seconds = lines["train"].flops_forward / 4e9 * evaluations * cell.protocol.n_generated
+    (experiment,) = make_plan(suite, "demo", [method], [0], overrides)
+    lines = {line.stage: line for line in lines_of(experiment, Rate())}
+    seconds = lines["train"].flops_forward / 4e9 * evaluations * experiment.protocol.n_generated
     assert lines["sample"].sampling_seconds == pytest.approx(seconds)
     assert lines["sample"].seconds == pytest.approx(2 * seconds)  # the untrained network's clips too
     assert lines["train"].seconds == pytest.approx(lines["train"].flops_train * lines["train"].steps * 8 / 1e9)
 
 
 def test_a_budget_in_seconds_is_the_seconds_of_a_stage(script):
-    (cell,) = make_plan("ucf101", "demo", ["pvdm"], [0], ["budget.currency=seconds", "budget.seconds=60"])
-    stages = [line for line in lines_of(cell, None) if line.stage in ("autoencoder", "autoencoder-gan", "train")]
+    (experiment,) = make_plan("ucf101", "demo", ["pvdm"], [0], ["budget.currency=seconds", "budget.seconds=60"])
+    stages = [line for line in lines_of(experiment, None) if line.stage in ("autoencoder", "autoencoder-gan", "train")]
     assert sum(line.seconds for line in stages) == pytest.approx(60)
     assert all(line.clips is None and line.steps is None for line in stages)
     overrides = ["budget.currency=seconds", "budget.seconds=60"]
@@ -180,15 +180,15 @@ def on_terminal(*arguments: str) -> str:
 
 
 def test_a_terminal_gets_a_summary_and_a_pipe_does_not(script, tmp_path):
-    # Of its own, since `make demo` leaves finished cells in the usual results folder, and the summary says so.
+    # Of its own, since `make demo` leaves finished runs in the usual results folder, and the summary says so.
     arguments = ["--tier", "demo", "--methods", "lavita-v1,dit", "--seeds", "0,1", "--out", str(tmp_path / "out")]
     table = script("run")(*SUITE, *arguments, "--dry-run").out.splitlines()
     said = on_terminal(*arguments, "--dry-run").splitlines()
     assert len(table) > 12 and table[0] == said[0]
-    assert table[-1].startswith("4 cells, about ") and said[len(table) - 1].startswith("4 cells: ")
+    assert table[-1].startswith("4 runs, about ") and said[len(table) - 1].startswith("4 runs: ")
     assert "GiB on disk" in said[len(table) - 1] and said[len(table)].startswith("largest: ")
     lines = lines_read(script, *arguments)
-    # What the cells share counts once in the totals: both methods and seeds use one codec.
+    # What the runs share counts once in the totals: both methods and seeds use one autoencoder.
     of = {stage: [row for row in lines if row["stage"] == stage] for stage in ("codec", "train")}
     flops = sum(int(row["flops_train_per_clip"]) * int(row["clips"]) for row in [of["codec"][0], *of["train"]])
     assert f"about {flops * 1e-12:.4g} TFLOPs" in table[-1]

@@ -1,4 +1,4 @@
-"""Clips made elsewhere: those that were made from a real clip are no row of a suite."""
+"""External samples: those that were made from a real clip are no row of a suite."""
 
 import numpy as np
 import pytest

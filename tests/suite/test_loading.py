@@ -12,7 +12,7 @@ from lavita.training.stage import TrainedStage
 
 
 class ReadsThePast(TrainedStage):
-    past_frames = 8
+    context_frames = 8
 
 
 def catalogue(*lengths: int) -> Catalogue:

@@ -15,15 +15,18 @@ def transformer(depth: int, width: int, patch_in: int, patch_out: int) -> int:
     return depth * block + patch_in * width + width + time + last
 
 
-def cells(*methods: str, tier: str = "demo", overrides: tuple[str, ...] = ()):
+def experiments(*methods: str, tier: str = "demo", overrides: tuple[str, ...] = ()):
     return make_plan("ucf101", tier, list(methods), [0], list(overrides))
 
 
 def test_the_nearest_dit_of_all_that_may_be_chosen():
     overrides = ("model.match_params=lavita-v1", "model.size=XS")
-    reference, dit = cells("lavita-v1", "dit", overrides=("model.size=S",))[0], cells("dit", overrides=overrides)[0]
+    reference, dit = (
+        experiments("lavita-v1", "dit", overrides=("model.size=S",))[0],
+        experiments("dit", overrides=overrides)[0],
+    )
     wanted = transformer(6, 128, 4 * 8, 4 * 16)
-    assert trained_parameters(cells("lavita-v1")[0]) == wanted
+    assert trained_parameters(experiments("lavita-v1")[0]) == wanted
     found, flag = nearest_size(dit, list(overrides))
     # XS is 6 blocks of 4 heads of 32: 3 to 5 heads and 3 to 9 blocks may be chosen.
     every = {(d, h): transformer(d, 32 * h, 4 * 8, 4 * 16) for d in range(3, 10) for h in (3, 4, 5)}
@@ -34,7 +37,7 @@ def test_the_nearest_dit_of_all_that_may_be_chosen():
 
 def test_vdt_comes_within_five_per_cent_at_every_tier():
     for tier in ("demo", "small", "paper"):
-        plan = cells("lavita-v1", "vdt", tier=tier, overrides=("model.match_params=lavita-v1",))
+        plan = experiments("lavita-v1", "vdt", tier=tier, overrides=("model.match_params=lavita-v1",))
         (reference, vdt), flags = resolve(plan, ["model.match_params=lavita-v1"])
         assert reference == plan[0] and not flags
         assert trained_parameters(vdt) == pytest.approx(trained_parameters(reference), rel=0.05)
@@ -44,11 +47,14 @@ def test_vdt_comes_within_five_per_cent_at_every_tier():
 def test_what_can_not_come_near_is_flagged():
     """DiT-S shrunk by half in depth and a quarter in width still has several times PVDM's parameters of the demo."""
     overrides = ("model.match_params=pvdm", "model.size=S")
-    (cell,), flags = resolve(cells("dit", overrides=overrides), overrides)
+    (experiment,), flags = resolve(experiments("dit", overrides=overrides), overrides)
     assert "above pvdm's" in flags["dit"]
-    assert (cell.model["depth"], cell.model["num_heads"]) == (6, 5)  # the least: 12 / 2 and 6 less a quarter
+    assert (experiment.model["depth"], experiment.model["num_heads"]) == (
+        6,
+        5,
+    )  # the least: 12 / 2 and 6 less a quarter
 
 
 def test_an_unknown_reference_is_met_with_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'lavita-v1'"):
-        resolve(cells("dit", overrides=("model.match_params=lavita-v11",)), [])
+        resolve(experiments("dit", overrides=("model.match_params=lavita-v11",)), [])

@@ -1,4 +1,4 @@
-"""Reconstruction scores: PSNR by its definition, SSIM of equal and of noisy pictures, a codec that loses nothing."""
+"""Reconstruction scores: PSNR by its definition, SSIM of equal and noisy pictures, a lossless autoencoder."""
 
 import numpy as np
 import pytest

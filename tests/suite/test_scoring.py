@@ -26,12 +26,12 @@ def test_another_file_than_the_recorded_is_refused_and_can_be_named(tmp_path):
 
     def networks(*overrides):
         small = [f"weights.i3d={file}", "protocol.is_extractor=i3d", *overrides]
-        (cell,) = make_plan("skytimelapse", "demo", ["dit"], [0], small)
-        return cell, load_extractors(cell.protocol, cell.weights, in_domain=None, device="cpu")
+        (experiment,) = make_plan("skytimelapse", "demo", ["dit"], [0], small)
+        return experiment, load_extractors(experiment.protocol, experiment.weights, in_domain=None, device="cpu")
 
     with pytest.raises(
         ValueError, match=f"protocol.extractor_hash is 93daef59c7ae, the file of i3d at hand has {own[:12]}"
     ):
         networks("protocol.extractor_hash=93daef59c7ae0e9e8f76225521407e60cbafa6aa")
-    cell, found = networks(f"protocol.extractor_hash={own}")
-    assert found["distance"].weights_hash == own and f"extractor_hash={own}" in cell.protocol.name
+    experiment, found = networks(f"protocol.extractor_hash={own}")
+    assert found["distance"].weights_hash == own and f"extractor_hash={own}" in experiment.protocol.name

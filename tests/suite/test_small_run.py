@@ -1,4 +1,4 @@
-"""The whole path on tiny numbers: two methods, embedded data, tables, going on, a failing cell, sampling again."""
+"""The whole path on tiny numbers: two methods, synthetic data, tables, resuming, a failing run, sampling again."""
 
 import base64
 import csv
@@ -79,7 +79,7 @@ def test_budget_is_spent_exactly_and_the_codec_is_charged(done):
     assert sum(stages["pvdm"].values()) == 96 and "codec" not in stages["pvdm"]
 
 
-def test_cell_folder(done):
+def test_run_folder(done):
     base, _, _ = done
     for method in ("lavita-v1", "pvdm"):
         cell = base / "out" / "cells" / f"{method}-s0"
@@ -96,7 +96,7 @@ def test_the_report_holds_every_picture_as_it_is(done):
     base, _, process = done
     page = (base / "out" / "report.html").read_text()
     pictures = [*base.glob("out/cells/*/*.sprite.webp"), *base.glob("out/shared/*/*.sprite.webp")]
-    assert len(pictures) == 5  # clips of both, the autoencoder of one, real clips, the codec
+    assert len(pictures) == 5  # clips of both, pvdm's autoencoder, real clips, the suite's autoencoder
     assert all(base64.b64encode(path.read_bytes()).decode() in page for path in pictures)
     digest = process.stdout.split()[-1]
     assert page.count(digest) >= 3 and f"--digest {digest}" in page
@@ -112,7 +112,7 @@ def test_same_command_goes_on(done):
     assert (base / "out" / "rows.csv").read_bytes() == before
 
 
-def test_sampling_by_itself_repeats_the_cells_clips(done, tmp_path):
+def test_sampling_by_itself_repeats_the_runs_clips(done, tmp_path):
     base, _, _ = done
     cell = base / "out" / "cells" / "lavita-v1-s0"
     process = run(
@@ -138,7 +138,7 @@ def test_sampling_by_itself_repeats_the_cells_clips(done, tmp_path):
     assert "unknown class 'nonsense'" in run(base, *wrong, script="sample.py").stderr
 
 
-def test_a_failing_cell_leaves_the_others(done, tmp_path):
+def test_a_failing_run_leaves_the_others(done, tmp_path):
     """PVDM refuses an ancestral sampler; the other method must still be tabled, and the exit status say 1."""
     base, _, _ = done
     arguments = ["--suite", "ucf101", "--tier", "demo", "--methods", "lavita-v1,pvdm", "--out", str(tmp_path / "out")]
@@ -178,8 +178,8 @@ def test_more_clips_than_the_data_has_is_refused(done, tmp_path):
     assert "952" in process.stderr  # 48 training videos of one window each
 
 
-def test_a_cell_ended_from_outside_is_recorded(done, tmp_path):
-    """The cell's process is killed while it trains: the table says so, and nothing half-written counts as a result."""
+def test_a_run_ended_from_outside_is_recorded(done, tmp_path):
+    """The run's process is killed while it trains: the table says so, and nothing half-written counts as a result."""
     base, _, _ = done
     arguments = ["--suite", "ucf101", "--tier", "demo", "--methods", "dit", "--out", str(tmp_path / "out")]
     command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), *arguments, "--cache", str(base / "cache"), *TINY]

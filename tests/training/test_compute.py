@@ -1,4 +1,4 @@
-"""How a cell uses its machine must not change what it learns: accumulated batches and recomputed blocks."""
+"""How a run uses its machine must not change what it learns: accumulated batches and recomputed blocks."""
 
 import itertools
 import time
@@ -31,10 +31,12 @@ PLAIN = ComputeConfig(
 def method():
     """A small LAVITA in pixels, 4 frames of 8 x 8."""
     overrides = ["model.patch_size=4", "model.depth=2", "model.width=16", "model.num_heads=2"]
-    (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], overrides)
-    data = replace(cell.data, frames=4, resolution=8)
+    (experiment,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], overrides)
+    data = replace(experiment.data, frames=4, resolution=8)
     return build_method(
-        replace(cell, data=data, train=replace(cell.train, batch_clips=4, warmup_clips=0)), None, PixelCodec()
+        replace(experiment, data=data, train=replace(experiment.train, batch_clips=4, warmup_clips=0)),
+        None,
+        PixelCodec(),
     )
 
 

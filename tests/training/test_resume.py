@@ -1,5 +1,5 @@
-"""A stage that is stopped or killed and gone on with ends as if nothing had happened, bit for bit: every stage of every
-method, the suite's codec, and a module that draws from the generators of the process."""
+"""A stage that is stopped or killed and resumed ends as if nothing had happened, bit for bit: every stage of every
+method, the suite's autoencoder, and a module that draws from the generators of the process."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Clips(Dataset):
 
     def __init__(self, name: str, module: TrainedStage) -> None:
         _, _, self.frames, self.side, _ = STAGES[name]
-        self.images, self.past = module.joint_images, module.past_frames
+        self.images, self.past = module.joint_images, module.context_frames
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(index)
@@ -132,7 +132,7 @@ class Clips(Dataset):
 
 
 @dataclass
-class Sitting:
+class Session:
     """One process's turn at a stage: what becomes of it at the start of its n-th pass, and the clips it has seen."""
 
     at: dict[int, Callable[[TrainedStage], None]] = field(default_factory=dict)
@@ -164,8 +164,8 @@ class Case:
     compute: ComputeConfig = PLAIN
     limit: Limit | None = None
 
-    def fit(self, sitting: Sitting) -> tuple[TrainedStage, Fitted]:
-        """Begin with the stage, or go on with it, from a module of its own as another process has it."""
+    def fit(self, session: Session) -> tuple[TrainedStage, Fitted]:
+        """Begin the stage, or resume it, from a module of its own as another process has it."""
         module = build(self.name)
         limit = self.limit or Limit(module.clip_cost * BATCH * STEPS)
         clips, drawn = Clips(self.name, module), int(limit.clips / module.clip_cost)
@@ -178,7 +178,7 @@ class Case:
         )
         heldout = torch.utils.data.default_collate([clips[index] for index in range(1000, 1003)])
         every = CheckpointConfig(int(module.clip_cost * BATCH * EVERY_STEPS))
-        sitting.watch(module)
+        session.watch(module)
         seed_everything(3)
         logs, kept = self.folder / "logs", ResumeStore(self.folder / "kept")
         done = fit_stage(module, loader, limit, logs, heldout, lambda *_: None, self.compute, kept, every)
@@ -288,35 +288,35 @@ def undisturbed(tmp_path_factory):
     def of(case: Case) -> tuple[Outcome, list[int]]:
         key = (case.name, case.compute.accumulate_batches, case.limit)
         if key not in made:
-            alone, sitting = replace(case, folder=tmp_path_factory.mktemp("undisturbed")), Sitting()
-            made[key] = outcome(alone, alone.fit(sitting)), sitting.clips
+            alone, session = replace(case, folder=tmp_path_factory.mktemp("undisturbed")), Session()
+            made[key] = outcome(alone, alone.fit(session)), session.clips
         return made[key]
 
     return of
 
 
 def stopped(case: Case, stops: list[int]) -> tuple[Outcome, list[int]]:
-    """The outcome of a stage that is asked to stop in these steps, each counted from the start of its sitting."""
+    """The outcome of a stage that is asked to stop in these steps, each counted from the start of its session."""
     clips: list[int] = []
     for step in stops:
-        sitting = Sitting({step * case.compute.accumulate_batches: ask})
+        session = Session({step * case.compute.accumulate_batches: ask})
         with pytest.raises(checkpoint.Stopped):
-            case.fit(sitting)
+            case.fit(session)
         checkpoint._Asked.yes = False
-        assert sitting.passes == step * case.compute.accumulate_batches
-        clips += sitting.clips
-    sitting = Sitting()
-    return outcome(case, case.fit(sitting)), clips + sitting.clips
+        assert session.passes == step * case.compute.accumulate_batches
+        clips += session.clips
+    session = Session()
+    return outcome(case, case.fit(session)), clips + session.clips
 
 
-def killed(case: Case, step: int, spoil: Callable[[Path], None] = lambda _: None) -> tuple[Outcome, list[int]]:
+def killed(case: Case, step: int, damage: Callable[[Path], None] = lambda _: None) -> tuple[Outcome, list[int]]:
     """The outcome of a stage that is killed in a step, and the clips that were seen after."""
     copied = case.folder.with_name(case.folder.name + "-killed")
     with pytest.raises(Killed):
-        case.fit(Sitting({step * case.compute.accumulate_batches: case.copied_to(copied)}))
-    spoil(copied)
-    after, sitting = replace(case, folder=copied), Sitting()
-    return outcome(after, after.fit(sitting)), sitting.clips
+        case.fit(Session({step * case.compute.accumulate_batches: case.copied_to(copied)}))
+    damage(copied)
+    after, session = replace(case, folder=copied), Session()
+    return outcome(after, after.fit(session)), session.clips
 
 
 @pytest.mark.parametrize("passes", [1, 2])
@@ -361,7 +361,7 @@ def test_stopped_anywhere(step, tmp_path, undisturbed):
 
 def test_asked_in_its_last_step_a_stage_ends_as_ever(tmp_path, undisturbed):
     case = Case("dropout", tmp_path / "stage")
-    found = outcome(case, case.fit(Sitting({STEPS: ask})))
+    found = outcome(case, case.fit(Session({STEPS: ask})))
     assert_same_outcome(found, undisturbed(case)[0])
     with pytest.raises(checkpoint.Stopped):
         checkpoint.check()
@@ -382,8 +382,8 @@ def test_in_flops(name, tmp_path, undisturbed):
     assert_same_outcome(killed(other, 4)[0], expected)
 
 
-@pytest.mark.parametrize("spoil", ["cut", "emptied", "another byte", "renamed"])
-def test_a_damaged_checkpoint_is_passed_over(spoil, tmp_path, undisturbed):
+@pytest.mark.parametrize("how", ["cut", "emptied", "another byte", "renamed"])
+def test_a_damaged_checkpoint_is_passed_over(how, tmp_path, undisturbed):
     """The one before is taken, and the same comes out."""
     case = Case("dropout", tmp_path / "stage")
 
@@ -391,11 +391,11 @@ def test_a_damaged_checkpoint_is_passed_over(spoil, tmp_path, undisturbed):
         *_, newest = sorted((folder / "kept").glob("at-*.ckpt"))
         content = newest.read_bytes()
         half = len(content) // 2
-        if spoil == "renamed":
+        if how == "renamed":
             newest.rename(newest.with_name(newest.name.replace(newest.name.split(".")[-2], "0" * 16)))
         else:
             changed = {"cut": content[:half], "emptied": b""}
-            newest.write_bytes(changed.get(spoil, content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]))
+            newest.write_bytes(changed.get(how, content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]))
 
     expected, clips = undisturbed(case)
     found, seen = killed(case, 6, damage)
@@ -404,14 +404,14 @@ def test_a_damaged_checkpoint_is_passed_over(spoil, tmp_path, undisturbed):
 
 
 def test_a_log_that_was_cut_from_outside_is_refused(tmp_path):
-    """Steps that nothing can bring back are not made up."""
+    """Steps that nothing can bring back are not invented."""
     case = Case("dropout", tmp_path / "stage")
     with pytest.raises(checkpoint.Stopped):
-        case.fit(Sitting({4: ask}))
+        case.fit(Session({4: ask}))
     checkpoint._Asked.yes = False
     (tmp_path / "stage" / "logs" / "steps.csv").write_text("stage\n")
     with pytest.raises(ValueError, match=r"steps.csv: 6 bytes, but \d+ were written"):
-        case.fit(Sitting())
+        case.fit(Session())
 
 
 def test_the_checkpoints_of_a_stage_are_not_those_of_one_with_a_longer_name(tmp_path):

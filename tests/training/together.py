@@ -46,11 +46,11 @@ def golden() -> Any:
 
 
 def build(system: str) -> TrainedStage:
-    """The stage of a system, or the suite's own codec, with formula weights."""
+    """The stage of a system, or the suite's own autoencoder, with formula weights."""
     if system != "codec":
         return golden().build(system)
-    (cell,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], ["codec.width=16", "codec.norm_groups=4"])
-    module = CodecTraining(cell.codec, golden().TRAIN, 0)
+    (experiment,) = make_plan("ucf101", "demo", ["lavita-v1"], [0], ["codec.width=16", "codec.norm_groups=4"])
+    module = CodecTraining(experiment.codec, golden().TRAIN, 0)
     fill_by_formula(module)
     return module.train()
 

@@ -42,8 +42,8 @@ def logged(path: Path) -> dict[str, Logged]:
 
 
 def budget_lines(run: RunFolder) -> Iterator[AuditLine]:
-    """Every cell's stages against its log; its sum against what was asked; and what was asked of all rows."""
-    for one in run.cells:
+    """Every run's stages against its log; its sum against what was asked; and what was asked of all rows."""
+    for one in run.attempts:
         if one.record.identity and one.record.status == "ok":
             wrong = list(problems(run, one))
             spent = budget_of(one.record).spent
@@ -51,7 +51,7 @@ def budget_lines(run: RunFolder) -> Iterator[AuditLine]:
             yield AuditLine(SPENT, one.record.cell, FAIL if wrong else PASS, "; ".join(wrong) or said)
             yield finite(one.record)
     for records in groups(run, audited(run)):
-        yield from same(ASKED, {cell: asked(record) for cell, record in records.items()})
+        yield from same(ASKED, {name: asked(record) for name, record in records.items()})
 
 
 def budget_of(record: Record) -> BudgetRecord:
@@ -76,8 +76,8 @@ def finite(record: Record) -> AuditLine:
 
 
 def problems(run: RunFolder, one: Attempt) -> Iterator[str]:
-    """What is wrong with the spending of a cell."""
-    record, folder = one.record, run.cell_folder(one)
+    """What is wrong with the spending of a run."""
+    record, folder = one.record, run.folder_of(one)
     stages, budget = record.stages, budget_of(record)
     try:
         logs = logged(folder / STEPS)
@@ -128,7 +128,7 @@ def against_asked(budget: BudgetRecord, last: StageRecord) -> Iterator[str]:
     unit, want = budget.unit, budget.asked
     got = budget.spent.of(unit)
     step = 0.0 if unit == "clips" else getattr(last, unit) / last.steps
-    # How long the last step took is not logged apart; a stage of seconds may end with a slow one.
+    # How long the last step took is not logged separately; a stage of seconds may end with a slow one.
     most = want + (math.inf if unit == "seconds" else step)
     if not want <= got <= most:
         yield f"spent {got:g} {unit}, but asked were {want:g}"

@@ -17,31 +17,31 @@ from lavita.results.run_folder import Attempt, RunFolder
 from lavita.results.shared import VIDEOS, read_videos
 
 GENERATED, SEEDS, SAME_SEEDS = "generated clips, each once", "one seed a clip", "same sampling seeds"
-REAL, DATA, APART = "real clips, each once", "data behind the fingerprint", "train and held-out disjoint"
+REAL, DATA, DISJOINT = "real clips, each once", "data behind the fingerprint", "train and held-out disjoint"
 
 
 def clips_lines(run: RunFolder) -> Iterator[AuditLine]:
     """The generated clips of every row."""
     seeds: dict[str, str] = {}
-    for one in run.cells:
+    for one in run.attempts:
         if one.record.status != "ok":
             continue
-        cell, entries = one.record.cell, manifest(run, one)
+        name, entries = one.record.cell, manifest(run, one)
         wrong = list(clip_problems(run, one, entries))
-        yield AuditLine(GENERATED, cell, FAIL if wrong else PASS, "; ".join(wrong) or f"{len(entries)} clips")
+        yield AuditLine(GENERATED, name, FAIL if wrong else PASS, "; ".join(wrong) or f"{len(entries)} clips")
         if one.record.identity:
             given = [entry.get("seed") for entry in entries]
             fine = all(isinstance(seed, int) for seed in given) and len(set(given)) == len(given)
             said = f"{len(given)} seeds" if fine else f"{len(given)} clips, but {len(set(given) - {None})} seeds"
-            yield AuditLine(SEEDS, cell, PASS if fine else FAIL, said)
-            seeds[cell] = spelled(given)
+            yield AuditLine(SEEDS, name, PASS if fine else FAIL, said)
+            seeds[name] = spelled(given)
     for records in groups(run, audited(run)):
-        yield from same(SAME_SEEDS, {cell: seeds[cell] for cell in records})
+        yield from same(SAME_SEEDS, {name: seeds[name] for name in records})
 
 
 def manifest(run: RunFolder, one: Attempt) -> list[dict[str, Any]]:
-    """The clips that a cell lists; [] where it lists none."""
-    path = run.cell_folder(one) / "samples" / "clips.json"
+    """The clips that a run lists; [] where it lists none."""
+    path = run.folder_of(one) / "samples" / "clips.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))["clips"]
     except (OSError, KeyError, ValueError):
@@ -57,7 +57,7 @@ def spelled(seeds: Sequence[Any]) -> str:
 
 def clip_problems(run: RunFolder, one: Attempt, entries: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What is wrong with a row's clips."""
-    folder, wanted = run.cell_folder(one), one.record.row.n_generated
+    folder, wanted = run.folder_of(one), one.record.row.n_generated
     if len(entries) != wanted:
         yield f"{len(entries)} clips are listed, but the row says {wanted}"
     there = {path.name for path in (folder / "samples").glob("*.mkv")}
@@ -121,8 +121,10 @@ def disjoint(where: str, videos: Sequence[dict[str, str]]) -> AuditLine:
         for video in videos:
             other = split_of.setdefault(video[column], video["split"])
             if other != video["split"]:
-                return AuditLine(APART, where, FAIL, f"{column} {video[column]} stands in {other} and {video['split']}")
-    return AuditLine(APART, where, PASS, "by video, group and content")
+                return AuditLine(
+                    DISJOINT, where, FAIL, f"{column} {video[column]} stands in {other} and {video['split']}"
+                )
+    return AuditLine(DISJOINT, where, PASS, "by video, group and content")
 
 
 def real_line(run: RunFolder, name: str, split_of: dict[str, str]) -> AuditLine:

@@ -22,28 +22,28 @@ TOLERANCE = 1e-4
 
 
 def feature_lines(run: RunFolder, count: int) -> list[AuditLine]:
-    """A line per run that completed, for `count` clips drawn from the digest, so that nobody chose them."""
+    """One line per completed run, for `count` clips drawn by the digest, so that nobody chose them."""
     wanted = set(good(run))
-    return [line for one in run.cells if one.record.cell in wanted for line in checked(run, one, count)]
+    return [line for one in run.attempts if one.record.cell in wanted for line in checked(run, one, count)]
 
 
 def checked(run: RunFolder, one: Attempt, count: int) -> Iterator[AuditLine]:
-    """The line of a cell."""
-    cell, wanted = one.record.cell, one.record.row.extractor_hash
+    """The line of a run."""
+    name, wanted = one.record.cell, one.record.row.extractor_hash
     try:
         network = extractor(run, one)
     except (OSError, ValueError) as error:
         # A network given as a file lies outside the folder.
-        yield AuditLine(CHECK, cell, NOT_APPLICABLE, f"no network at hand: {' '.join(str(error).split())}")
+        yield AuditLine(CHECK, name, NOT_APPLICABLE, f"no network at hand: {' '.join(str(error).split())}")
         return
     if network.weights_hash != wanted:
         text = f"the network has sha256 {network.weights_hash[:16]}, but the row {wanted[:16]}"
-        yield AuditLine(CHECK, cell, FAIL, text)
+        yield AuditLine(CHECK, name, FAIL, text)
         return
     try:
         yield compared(run, one, network, count)
     except (OSError, KeyError, ValueError, IndexError) as error:
-        yield AuditLine(CHECK, cell, FAIL, f"can't be made: {error}")
+        yield AuditLine(CHECK, name, FAIL, f"can't be made: {error}")
 
 
 def extractor(run: RunFolder, one: Attempt) -> Extractor:
@@ -51,14 +51,14 @@ def extractor(run: RunFolder, one: Attempt) -> Extractor:
 
     A file that the record names is not taken: it lies outside the folder, and a TorchScript file is a program.
     """
-    shared, cell = run.shared[one.record.shared].artifacts, one.record.experiment()
-    weights = replace(cell.weights, i3d=None, c3d=None)
-    return load_extractors(cell.protocol, weights, shared.extractor, "cpu")["distance"]
+    shared, experiment = run.shared[one.record.shared].artifacts, one.record.experiment()
+    weights = replace(experiment.weights, i3d=None, c3d=None)
+    return load_extractors(experiment.protocol, weights, shared.extractor, "cpu")["distance"]
 
 
 def compared(run: RunFolder, one: Attempt, network: Extractor, count: int) -> AuditLine:
     """Whether the clips drawn give their stored features."""
-    folder, cell = run.cell_folder(one), one.record.cell
+    folder, name = run.folder_of(one), one.record.cell
     manifest = read_manifest(folder / "samples")
     stored = read_arrays(folder / "samples.npz")["features"]
     entries = sorted(manifest["clips"], key=lambda entry: entry["name"])
@@ -70,5 +70,5 @@ def compared(run: RunFolder, one: Attempt, network: Extractor, count: int) -> Au
         far = float(np.abs(made - stored[index]).max() / max(np.abs(stored[index]).max(), 1e-12))
         if not far <= TOLERANCE:
             text = f"{entries[index]['file']} gives features {far:.2g} of the largest away from the stored ones"
-            return AuditLine(CHECK, cell, FAIL, text)
-    return AuditLine(CHECK, cell, PASS, f"{len(chosen)} of {len(entries)} clips, within {TOLERANCE:g}")
+            return AuditLine(CHECK, name, FAIL, text)
+    return AuditLine(CHECK, name, PASS, f"{len(chosen)} of {len(entries)} clips, within {TOLERANCE:g}")

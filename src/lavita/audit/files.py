@@ -18,7 +18,7 @@ REPORT = "report.html"
 def files_lines(run: RunFolder) -> Iterator[AuditLine]:
     """A line a part whose files are all as its record says, else one for each file that is not."""
     parts: list[tuple[str, str, AttemptRecord]] = []
-    parts += [("cells", one.name, one.record) for one in (*run.cells, *run.others)]
+    parts += [("cells", one.name, one.record) for one in (*run.attempts, *run.others)]
     parts += [("shared", name, one.record) for name, one in run.shared.items()]
     for kind, name, record in parts:
         where = f"{kind}/{name}"
@@ -32,15 +32,15 @@ def files_lines(run: RunFolder) -> Iterator[AuditLine]:
             yield AuditLine(FILES, where, FAIL, str(error))
             continue
         for change in found:
-            yield AuditLine(FILES, f"{where}/{change.file}", FAIL, told(change))
+            yield AuditLine(FILES, f"{where}/{change.file}", FAIL, change_text(change))
         if not found:
             yield AuditLine(FILES, where, PASS, f"{len(record.files)} files")
 
 
-def told(change: FileChange) -> str:
+def change_text(change: FileChange) -> str:
     """What a change is."""
     if change.found is None:
-        return f"recorded with sha256 {change.recorded[:16]}, but not there"
+        return f"recorded with sha256 {str(change.recorded)[:16]}, but not there"
     if change.recorded is None:
         return f"sha256 {change.found[:16]}, but not recorded"
     return f"sha256 {change.found[:16]}, but recorded {change.recorded[:16]}"
@@ -48,7 +48,7 @@ def told(change: FileChange) -> str:
 
 def stray_lines(run: RunFolder) -> Iterator[AuditLine]:
     """Folders below cells/ and shared/ without a record."""
-    known = {("cells", one.name) for one in (*run.cells, *run.others)} | {("shared", name) for name in run.shared}
+    known = {("cells", one.name) for one in (*run.attempts, *run.others)} | {("shared", name) for name in run.shared}
     stray = [
         path.relative_to(run.path).as_posix()
         for part in PARTS
@@ -100,5 +100,5 @@ def first_difference(found: str, wanted: str) -> str:
 
 
 def digest_line(run: RunFolder, given: str) -> AuditLine:
-    """The digest that somebody was told against that of the folder."""
+    """The digest that was handed over against that of the folder."""
     return equal(DIGEST, "run", run.digest, given.strip().lower(), "given")

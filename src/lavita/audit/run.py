@@ -48,7 +48,7 @@ def strictly(run: RunFolder, lines: Sequence[AuditLine]) -> list[AuditLine]:
 
 
 def made(name: str, check: Any) -> Iterator[AuditLine]:
-    """The lines of a check; whatever a damaged folder makes it raise is a failure of it."""
+    """The lines of a check; an exception, as from a damaged folder, is one failure."""
     try:
         yield from check()
     except Exception as error:  # a record that was edited may lack anything
@@ -71,8 +71,8 @@ def fails_closed(run: RunFolder, lines: Sequence[AuditLine]) -> bool:
     A row is open where its configuration is, too, or where its samples are external: a row that only calls itself open
     would be out of reach else.
     """
-    open_rows = {one.record.cell for one in run.cells if is_open(one.record)}
-    names = {one.name for one in run.cells if one.record.cell in open_rows}
+    open_rows = {one.record.cell for one in run.attempts if is_open(one.record)}
+    names = {one.name for one in run.attempts if one.record.cell in open_rows}
 
     def of_open_row(where: str) -> bool:
         return where in open_rows or (where.startswith("cells/") and where.split("/")[1] in names)

@@ -27,7 +27,7 @@ VALUES = ("value", "ci_low", "ci_high", "extrapolated", "extrapolated_low", "ext
 
 def score_lines(run: RunFolder) -> Iterator[AuditLine]:
     """A line per run that completed."""
-    for one in run.cells:
+    for one in run.attempts:
         record = one.record
         if record.status != "ok":
             continue
@@ -42,7 +42,7 @@ def score_lines(run: RunFolder) -> Iterator[AuditLine]:
 def compared(run: RunFolder, one: Attempt) -> tuple[list[str], int]:
     """What differs of a run's scores, and how many were computed again."""
     record, shared = one.record, run.shared[one.record.shared].artifacts
-    folder, parts = run.cell_folder(one), run.shared_folder(record.shared)
+    folder, parts = run.folder_of(one), run.shared_folder(record.shared)
     protocol, real = shared.protocol_used, read_arrays(parts / "real.npz")
     splits = {split: read_arrays(parts / f"{split}.npz") for split in SPLITS}
     stored = [score for score in record.scores if not is_of_pixels(score)]

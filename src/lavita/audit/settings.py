@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lavita.config.plan import cell_from_dict, deviations
+from lavita.config.plan import deviations, experiment_from_dict
 from lavita.config.registry import names_in, read_yaml
 from lavita.config.schema import ConfigError
 from lavita.data.catalogue import SPLITS
@@ -22,13 +22,13 @@ DATA_KEYS = ("frames", "interval", "resolution", "flip", "frame_choice", "short_
 
 
 def good(run: RunFolder) -> dict[str, Record]:
-    """Records of the runs that count and completed, by cell."""
+    """Records of the runs that count and completed, by run."""
     return {record.cell: record for record in run.records if record.status == "ok"}
 
 
 def audited(run: RunFolder) -> dict[str, Record]:
     """Those of them that this suite made itself."""
-    return {cell: record for cell, record in good(run).items() if record.identity}
+    return {name: record for name, record in good(run).items() if record.identity}
 
 
 def groups(run: RunFolder, records: Records) -> list[Records]:
@@ -38,8 +38,8 @@ def groups(run: RunFolder, records: Records) -> list[Records]:
     if not run.plan.compares_rows:
         return [records] if records else []
     cut: dict[str, dict[str, Record]] = {}
-    for cell, record in records.items():
-        cut.setdefault(record.row.protocol_hash, {})[cell] = record
+    for name, record in records.items():
+        cut.setdefault(record.row.protocol_hash, {})[name] = record
     return list(cut.values())
 
 
@@ -58,18 +58,18 @@ def setting_lines(run: RunFolder) -> Iterator[AuditLine]:
             if section in run.plan.varied and len(records) > 1:
                 yield AuditLine(check, ALL, NOT_APPLICABLE, f"the suite's rows vary {section} by name")
             else:
-                yield from same(check, {cell: value(record) for cell, record in records.items()})
+                yield from same(check, {name: value(record) for name, record in records.items()})
     yield from table_lines(run)
 
 
 def table_lines(run: RunFolder) -> Iterator[AuditLine]:
-    """Within each table, as its rows' columns cut it: what the configurations themselves say of rows side by side."""
+    """What all rows of one table must share by their configurations: division, conditioning and guidance."""
     tables: dict[tuple[str, ...], dict[str, Any]] = {}
-    for cell, record in audited(run).items():
-        tables.setdefault(setting_of(record.row), {})[cell] = record.experiment()
-    for cells in tables.values():
-        yield from same("same division", {name: cell.division for name, cell in cells.items()})
-        given = {name: f"{cell.given}, guidance {cell.sampling.guidance}" for name, cell in cells.items()}
+    for name, record in audited(run).items():
+        tables.setdefault(setting_of(record.row), {})[name] = record.experiment()
+    for experiments in tables.values():
+        yield from same("same division", {name: one.division for name, one in experiments.items()})
+        given = {name: f"{one.conditions}, guidance {one.sampling.guidance}" for name, one in experiments.items()}
         yield from same("same conditioning and guidance", given)
 
 
@@ -80,7 +80,7 @@ def data_of(record: Record) -> str:
 
 def record_lines(run: RunFolder) -> Iterator[AuditLine]:
     """Each record against its own configuration and against the shared artifacts that it names."""
-    for one in run.cells:
+    for one in run.attempts:
         if one.record.identity:
             yield from config_lines(run, one)
             yield from shared_lines(run, one)
@@ -90,7 +90,7 @@ def config_lines(run: RunFolder, one: Attempt) -> Iterator[AuditLine]:
     """Configuration file, record, hash and row say the same."""
     check, record = "configuration as recorded", one.record
     try:
-        written = cell_from_dict(read_yaml(run.cell_folder(one) / "config.yaml", "config.yaml"))
+        written = experiment_from_dict(read_yaml(run.folder_of(one) / "config.yaml", "config.yaml"))
         recorded = record.experiment()
     except (ConfigError, OSError, TypeError, ValueError) as error:
         yield AuditLine(check, record.cell, FAIL, f"can't be read: {error}")
@@ -102,7 +102,7 @@ def config_lines(run: RunFolder, one: Attempt) -> Iterator[AuditLine]:
     row = record.row
     configured = {
         "cell": recorded.cell, "method": recorded.method, "seed": recorded.seed, "suite": recorded.suite,
-        "tier": recorded.tier, "conditioning": recorded.given, "division": recorded.division,
+        "tier": recorded.tier, "conditioning": recorded.conditions, "division": recorded.division,
         "guidance": recorded.sampling.guidance, "sampler": recorded.sampling.sampler,
         "n_real": recorded.protocol.n_real, "n_generated": recorded.protocol.n_generated,
     }  # fmt: skip
@@ -153,7 +153,7 @@ PARAMETER_TOLERANCE = 0.05
 
 def declared_lines(run: RunFolder) -> Iterator[AuditLine]:
     """The lines of every row, and of the plan."""
-    for one in run.cells:
+    for one in run.attempts:
         if one.record.identity and one.record.status == "ok":
             yield external_line(one)
             yield deviations_line(one.record)
@@ -167,43 +167,49 @@ def declared_lines(run: RunFolder) -> Iterator[AuditLine]:
 def external_line(one: Attempt) -> AuditLine:
     """External weights are named by their hashes, and no closed row has any."""
     check, record = "external weights declared", one.record
-    cell, names = record.experiment(), record.external_weights
-    used = cell.outside | ({"codec.path": str(cell.codec.path)} if cell.codec.kind == "kl" else {})
+    experiment, names = record.experiment(), record.external_weights
+    used = experiment.external_weights | (
+        {"codec.path": str(experiment.codec.path)} if experiment.codec.kind == "kl" else {}
+    )
     undeclared = sorted(set(used) - set(names))
     if undeclared:
         key = undeclared[0]
-        return AuditLine(check, cell.cell, FAIL, f"{key} is {short(used[key], 60)}, but the record declares none")
+        return AuditLine(check, experiment.cell, FAIL, f"{key} is {short(used[key], 60)}, but the record declares none")
     gone = sorted(set(names) - set(used))
     if gone:
-        return AuditLine(check, cell.cell, FAIL, f"{gone[0]} is declared, but the configuration has none")
+        return AuditLine(check, experiment.cell, FAIL, f"{gone[0]} is declared, but the configuration has none")
     size = record.row.external_bytes
     if size is None:
-        return AuditLine(check, cell.cell, FAIL, "the row does not say how many bytes are external")
-    if size > 0 and cell.division == "closed":
-        return AuditLine(check, cell.cell, FAIL, f"{size} bytes of external weights in a closed row")
+        return AuditLine(check, experiment.cell, FAIL, "the row does not say how many bytes are external")
+    if size > 0 and experiment.division == "closed":
+        return AuditLine(check, experiment.cell, FAIL, f"{size} bytes of external weights in a closed row")
     started = record.starting_weights
-    if started and not (cell.pretraining.method or cell.pretraining.checkpoint):
-        return AuditLine(check, cell.cell, FAIL, f"started from {started.source}, but its configuration has no such")
-    return AuditLine(check, cell.cell, PASS, "; ".join(names.values()) or "none used")
+    if started and not (experiment.pretraining.method or experiment.pretraining.checkpoint):
+        return AuditLine(
+            check, experiment.cell, FAIL, f"started from {started.source}, but its configuration has no such"
+        )
+    return AuditLine(check, experiment.cell, PASS, "; ".join(names.values()) or "none used")
 
 
 def deviations_line(record: Record) -> AuditLine:
     """Each value that is not the authors' own is listed."""
-    check, cell = "deviations listed", record.experiment()
-    if cell.method not in names_in("methods"):
-        return AuditLine(check, cell.cell, NOT_APPLICABLE, f"method {cell.method} is not of this repository")
-    wanted, listed = deviations(cell), record.deviations
+    check, experiment = "deviations listed", record.experiment()
+    if experiment.method not in names_in("methods"):
+        return AuditLine(
+            check, experiment.cell, NOT_APPLICABLE, f"method {experiment.method} is not of this repository"
+        )
+    wanted, listed = deviations(experiment), record.deviations
     missing = [item for item in wanted if item not in listed]
     stray = [item for item in listed if item not in wanted]
     if missing or stray:
         text = f"{missing[0]} is not listed" if missing else f"{stray[0]} is listed, but not so configured"
-        return AuditLine(check, cell.cell, FAIL, text)
-    return AuditLine(check, cell.cell, PASS, f"{len(listed)} of them")
+        return AuditLine(check, experiment.cell, FAIL, text)
+    return AuditLine(check, experiment.cell, PASS, f"{len(listed)} of them")
 
 
 def checkpoint_line(run: RunFolder, one: Attempt) -> AuditLine:
     """The weights that were scored are the last average at the end of the budget: the only ones that are kept."""
-    check, folder, record = "last average at budget end", run.cell_folder(one), one.record
+    check, folder, record = "last average at budget end", run.folder_of(one), one.record
     found = sorted(path.name for path in folder.glob("*.safetensors"))
     if found != [CHECKPOINT]:
         return AuditLine(check, record.cell, FAIL, f"weights {', '.join(found) or 'none'}, but wanted {CHECKPOINT}")
@@ -248,17 +254,18 @@ def commit_line(record: Record, strict: bool) -> AuditLine:
 def size_lines(run: RunFolder) -> Iterator[AuditLine]:
     """Rows that were to be as large as another method are so within 5 %, or flagged."""
     check, records = "parameters within tolerance or flagged", audited(run)
-    matched = {cell: record.config["model"].get("match_params") for cell, record in records.items()}
-    matched = {cell: name for cell, name in matched.items() if name}
-    for cell, name in matched.items():
-        record = records[cell]
-        base = next((r for r in records.values() if r.config["method"] == name), None)
+    matched = {name: record.config["model"].get("match_params") for name, record in records.items()}
+    matched = {name: reference for name, reference in matched.items() if reference}
+    for name, reference in matched.items():
+        record = records[name]
+        base = next((r for r in records.values() if r.config["method"] == reference), None)
         if base is None:
-            yield AuditLine(check, cell, NOT_APPLICABLE, f"{name} is no row of this run")
+            yield AuditLine(check, name, NOT_APPLICABLE, f"{reference} is no row of this run")
             continue
         ours, theirs = record.row.params_trained, base.row.params_trained
-        fine = abs(ours / theirs - 1) <= PARAMETER_TOLERANCE or bool(record.flag)
-        yield AuditLine(check, cell, PASS if fine else FAIL, f"{ours} trained, {theirs} of {name}")
+        near = ours is not None and theirs is not None and abs(ours - theirs) <= PARAMETER_TOLERANCE * theirs
+        fine = near or bool(record.flag)
+        yield AuditLine(check, name, PASS if fine else FAIL, f"{ours} trained, {theirs} of {reference}")
     if not matched:
         yield AuditLine(check, ALL, NOT_APPLICABLE, "no row was matched in size (model.match_params)")
 
@@ -268,10 +275,10 @@ def plan_lines(run: RunFolder) -> Iterator[AuditLine]:
     check = "every planned row is there"
     there = {record.cell: record for record in run.records}
     missing = sorted(set(run.plan.cells) - set(there))
-    for cell in missing:
-        yield AuditLine(check, cell, FAIL, "planned, but without a record")
-    for cell, record in there.items():
+    for name in missing:
+        yield AuditLine(check, name, FAIL, "planned, but without a record")
+    for name, record in there.items():
         if record.status != "ok" and not record.reason and record.status not in ("queued", "running"):
-            yield AuditLine(check, cell, FAIL, f"status {record.status}, but no reason")
+            yield AuditLine(check, name, FAIL, f"status {record.status}, but no reason")
     if not missing:
         yield AuditLine(check, ALL, PASS, f"{len(run.plan.cells)} planned, {len(there)} in the tables")

@@ -20,22 +20,24 @@ class Codec(nn.Module):
 
     def encode(self, video: Tensor, rng: SampleRNG) -> Tensor:
         """One draw of the latent of each clip, (B, F, C, h, w)."""
-        raise NotImplementedError("a codec defines encode")
+        raise NotImplementedError("an autoencoder defines encode")
 
     def moments(self, frames: Tensor) -> Tensor:
         """Mean and log-variance of the posterior of single frames: (n, 3, H, W) in [-1, 1] -> float32 (n, 2 C, h, w).
 
-        Raises ValueError for a codec that has none.
+        Raises ValueError for an autoencoder that has none.
         """
-        raise ValueError(f"data.latent_cache: codec {self.name} has no posterior to store; set data.latent_cache=false")
+        raise ValueError(
+            f"data.latent_cache: autoencoder {self.name} has no posterior to store; set data.latent_cache=false"
+        )
 
     def draw(self, moments: Tensor, rng: SampleRNG) -> Tensor:
         """The latent of each clip, (B, F, C, h, w), drawn from moments (B, F, 2 C, h, w) as `encode` draws it."""
-        raise ValueError(f"codec {self.name} has no posterior to draw from")
+        raise ValueError(f"autoencoder {self.name} has no posterior to draw from")
 
     def decode(self, latent: Tensor) -> Tensor:
         """Clip of each latent, (B, F, 3, H, W), clamped to [-1, 1]."""
-        raise NotImplementedError("a codec defines decode")
+        raise NotImplementedError("an autoencoder defines decode")
 
     def latent_side(self, resolution: int) -> int:
         """h of a clip of H = resolution pixels. Raises ValueError where it does not divide."""
@@ -44,8 +46,8 @@ class Codec(nn.Module):
         return resolution // self.downsample
 
     def latent_bound(self) -> float:
-        """How far from 0 real latents go: where sampling.clip_denoised holds a predicted x_0."""
-        raise NotImplementedError("a codec defines latent_bound")
+        """The largest magnitude of real latents: sampling.clip_denoised clips a predicted x_0 to it."""
+        raise NotImplementedError("an autoencoder defines latent_bound")
 
 
 class PixelCodec(Codec):

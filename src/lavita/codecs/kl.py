@@ -139,15 +139,16 @@ def save_codec(codec: KLCodec, folder: Path) -> None:
 
 
 def load_codec(folder: Path) -> KLCodec:
-    """A codec that the suite trained. Raises FileNotFoundError where the folder holds none, ValueError where one that
-    `save_codec` did not write."""
+    """An autoencoder that the suite trained. Raises FileNotFoundError where the folder holds none, ValueError where
+    `save_codec` did not write it.
+    """
     s = json.loads((folder / STATISTICS).read_text())
     try:
         autoencoder = AutoencoderKL.from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
         )
     except OSError as error:
-        raise ValueError(f"{folder}: no codec of the suite ({str(error).strip().splitlines()[0]})") from None
+        raise ValueError(f"{folder}: no autoencoder of the suite ({str(error).strip().splitlines()[0]})") from None
     return KLCodec(
         autoencoder, torch.tensor(s["mean"]), torch.tensor(s["std"]), s["bound"], s["name"], s["trained_clips"]
     )

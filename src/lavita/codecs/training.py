@@ -119,7 +119,7 @@ class CodecTraining(TrainedStage):
 
     loss = |x - y| + |edges of x - edges of y| + kl_weight * KL(posterior || N(0, 1)), means over entries.
     Source: Rombach et al. 2022, section 3.1, without the adversarial and the learned perceptual part: both need
-    external weights or a second network, and the suite's codec is to be small, closed and the same for all.
+    external weights or a second network, and the suite's autoencoder is to be small, closed and the same for all.
     """
 
     stage_name = "codec"

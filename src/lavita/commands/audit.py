@@ -19,7 +19,7 @@ differ. Scores are recomputed from the stored features, features of some clips f
 records, budgets from the logs of steps. Without --digest every edit that is not carried through consistently is found;
 with it, every edit, since whoever can edit a folder can edit all of it.
 Exit status: 0 all well, 1 a closed table holds a failing row or the run itself fails, 2 bad arguments or no results
-folder. A failure of a row in an open table alone is told, and is 0.
+folder. A failure of a row in an open table alone is reported, with exit status 0.
 """
 WIDTH = 5
 
@@ -30,7 +30,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--digest", metavar="HEX", help="64 hex digits; also checked: that the folder is the one meant")
     parser.add_argument("--strict", action="store_true", help="code with uncommitted changes, or of no commit, fails")
     parser.add_argument(
-        "--clips", type=int, default=4, help="clips a row whose features are recomputed, 0 for none (default: 4)"
+        "--clips", type=int, default=4, help="clips per row whose features are recomputed, 0 for none (default: 4)"
     )
     parser.add_argument("--failures", action="store_true", help="print only what fails")
     arguments = parser.parse(list(argv))

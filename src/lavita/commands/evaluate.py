@@ -134,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
     if results:
         print(table(results))
     for reason in reasons:
-        print(f"not made: {reason}")
+        print(f"failed: {reason}")
     if results and arguments.out is not None:
         write_results(arguments.out, results)
         print(f"written to {arguments.out}")

@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """The arguments, flags and overrides in any order; an unknown flag is met with the nearest known one."""
+        """The arguments, with flags and overrides in any order; an unknown flag names the nearest known one."""
         arguments, extra = self.parse_known_intermixed_args(argv)
         if extra:
             flags = [string for action in self._actions for string in action.option_strings]

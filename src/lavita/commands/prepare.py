@@ -15,12 +15,12 @@ EPILOG = """\
 examples:
   lavita prepare ucf101 /data/ucf101
   lavita prepare ucf101 /data/ucf101 --download
-      first fetch the videos and lists from where the data set is published, going on where a dead attempt stopped
+      first fetch the videos and lists from where the data set is published, resuming where a dead attempt stopped
   lavita prepare skytimelapse /readonly/sky --manifest sky.csv
   lavita prepare skytimelapse /readonly/sky --manifest sky.csv --verify
       is this copy still, file by file, the one that the manifest describes?
 
-The manifest is a CSV, one row a video: path,video_id,group,class,split,frames,fps,width,height,sha256,status,reason.
+The manifest is a CSV, one row per video: path,video_id,group,class,split,frames,fps,width,height,sha256,status,reason.
 status is ok, unreadable (broken or truncated), too_short, duplicate (same content or id as an earlier video, or a group
 that stands in both splits), empty or not_video. The fingerprint is the sha256 of the sorted lines "video_id sha256
 split"; it is the one that stands in every row of a table. Good results are remembered, so that run.py need not decode
@@ -41,7 +41,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--fold", type=int, help="fold of UCF101's lists, 1 to 3 (default: 1)")
     parser.add_argument("--frames", type=int, default=16, help="frames that a video must hold a clip of (default: 16)")
     parser.add_argument("--interval", type=int, default=1, help="frame interval of that clip (default: 1)")
-    parser.add_argument("--workers", type=int, help="files decoded at once (default: one a core)")
+    parser.add_argument("--workers", type=int, help="files decoded at once (default: one per core)")
     parser.add_argument(
         "--cache", type=Path, default=Path("results/cache"), help="where results are kept (default: results/cache)"
     )

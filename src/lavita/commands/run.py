@@ -22,29 +22,29 @@ examples:
   lavita run --suite skytimelapse data.root=DIR budget.clips=3200000
       the published setting (tier paper) with a smaller budget
   lavita run --suite ucf101 --dry-run
-      parameters, FLOPs and memory of every cell and stage of the published setting; needs no data
+      parameters, FLOPs and memory of every run and stage of the published setting; needs no data
   lavita run --suite ucf101 data.root=DIR --executor slurm --slurm partition=gpu --slurm gpus_per_node=1
-      the published setting, each cell a job of a Slurm cluster (docs/clusters.md)
+      the published setting, one job of a Slurm cluster per run (docs/clusters.md)
 
-Any value of the configuration can be overridden as section.key=value; the resolved configuration of every cell is
-written to its folder. The same command again skips finished cells and resumes the others where they were; a
-cell is finished only with the same code, libraries, configuration, data, weights and protocol. What failed stays so
+Any value of the configuration can be overridden as section.key=value; the resolved configuration of every run is
+written to its folder. The same command again skips finished runs and resumes the others where they were; a
+run is finished only with the same code, libraries, configuration, data, weights and protocol. What failed stays so
 unless --retry-failed is given. checkpoint.every_clips says how much training a kill may cost.
 With --executor slurm the same holds: this command submits the jobs, shows how far they are and waits for them. Results,
 cache, data and the environment must be on a file system that all nodes see. Ctrl-C ends the jobs where they can resume.
-Results go to results/<suite>-<tier>-<data name>/: rows.csv (one score a row), table.csv and
+Results go to results/<suite>-<tier>-<data name>/: rows.csv (one score per row), table.csv and
 table.md (one method a row), cells/<cell>/ (configuration, log, checkpoint, samples).
-Dry run: one line a cell and stage (codec, extractor, autoencoder, autoencoder-gan, train, sample, score). FLOPs are
-counted, 2 a multiply-add: forward is that of the network that the stage trains (codec: encoding and decoding; sample:
+Dry run: one line per run and stage (codec, extractor, autoencoder, autoencoder-gan, train, sample, score). FLOPs are
+counted, 2 per multiply-add: forward is that of the network that the stage trains (codec: encoding and decoding; sample:
 all steps of a clip; score: the feature network), train is forward and backward of the loss with encoding. steps of
-sample are network evaluations. est_disk_bytes: checkpoint, logs, features, lossless clips (taken as raw); what cells
+sample are network evaluations. est_disk_bytes: checkpoint, logs, features, lossless clips (taken as raw); what runs
 share is counted in each; empty for a latent cache whose frames nobody counted. With --probe: est_seconds of every stage
 (sample: trained and untrained) and est_sampling_seconds (the generated clips once: forward pass times steps, twice with
-guidance) at this machine's rate on a transformer block: lower bounds. done: the results folder holds the cell finished
-with the same configuration. On a terminal hours, disk and FLOPs of all cells and the largest ones follow the table.
+guidance) at this machine's rate on a transformer block: lower bounds. done: the results folder holds the run finished
+with the same configuration. On a terminal hours, disk and FLOPs of all runs and the largest ones follow the table.
 A run ends with its audit (lavita audit) and, last, its digest: quoted beside the numbers it lets anybody check
-that a folder is the one they came from. Nothing is written over: a cell that is run again is <cell>.2, <cell>.3, ...
-Exit status: 0 all well, 1 some cell or check of the audit failed, 2 bad arguments, no data, a folder that can't be
+that a folder is the one they came from. Nothing is written over: a run that is repeated is <cell>.2, <cell>.3, ...
+Exit status: 0 all well, 1 some run or check of the audit failed, 2 bad arguments, no data, a folder that can't be
 written or is in use, 130 interrupted.
 """
 
@@ -62,12 +62,12 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--workers",
         type=int,
-        help="cells at once (default: one an accelerator, else cores / compute.threads; with --executor slurm all)",
+        help="runs at once (default: one per accelerator, else cores / compute.threads; with --executor slurm all)",
     )
     parser.add_argument(
         "--executor",
         default="local",
-        help="local (default) or slurm: a cell a job of the cluster, requeued before its time limit and when preempted",
+        help="local (default) or slurm: one job per run, requeued before its time limit and when preempted",
     )
     parser.add_argument(
         "--slurm",
@@ -92,12 +92,12 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
         help="add a method from outside the repository: its folder, as docs/adding_a_method.md says (repeatable)",
     )
     parser.add_argument("--out", type=Path, help="results folder (default: results/<suite>-<tier>-<data name>)")
-    parser.add_argument("--cache", type=Path, help="folder for fitted codecs and extractors (default: results/cache)")
-    parser.add_argument("--fresh", action="store_true", help="run every cell from the start, finished ones too")
+    parser.add_argument("--cache", type=Path, help="folder for autoencoders and extractors (default: results/cache)")
+    parser.add_argument("--fresh", action="store_true", help="begin every run anew, finished ones too")
     parser.add_argument(
         "--retry-failed",
         action="store_true",
-        help="run failed cells again: on from where they were, or from the start after a divergence",
+        help="try failed runs again: from where they were, or from the start after a divergence",
     )
     parser.add_argument(
         "--hang-timeout",
@@ -112,7 +112,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
         "--publishable", action="store_true", help="mark the tables so; refused unless the code is a clean commit"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print what every cell would cost, stage by stage; needs no data"
+        "--dry-run", action="store_true", help="print what every run would cost, stage by stage; needs no data"
     )
     parser.add_argument("--csv", metavar="FILE", help="with --dry-run: write it as CSV too; - prints the CSV alone")
     parser.add_argument(
@@ -161,21 +161,22 @@ def run(arguments: argparse.Namespace) -> int:
     from lavita.suite.match import match_parameters
 
     asked = (arguments.suite, arguments.tier, methods, seeds, arguments.overrides)
-    cells = compose(*asked, plugins=arguments.plugin)
-    cells, flags = match_parameters(cells, arguments.overrides)
+    experiments = compose(*asked, plugins=arguments.plugin)
+    experiments, flags = match_parameters(experiments, arguments.overrides)
     if arguments.dry_run:
         from lavita.suite.dry_run import dry_run
 
-        dry_run(cells, arguments.csv, arguments.probe, arguments.out)
+        dry_run(experiments, arguments.csv, arguments.probe, arguments.out)
         return 0
     from lavita.suite.run import run_suite
-    from lavita.suite.run_cells import Options
+    from lavita.suite.run_experiments import Options
 
-    samples = samples_of(named_folders(arguments.samples), names_in("methods") + [cell.label for cell in cells])
+    labels = [experiment.label for experiment in experiments]
+    samples = samples_of(named_folders(arguments.samples), names_in("methods") + labels)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # ends a run as cleanly as Ctrl-C does
     finished = run_suite(
-        cells,
+        experiments,
         Options(
             out=arguments.out,
             cache=arguments.cache,

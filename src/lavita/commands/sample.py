@@ -31,14 +31,14 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
         type=Path,
         action="append",
         required=True,
-        help="a checkpoint.safetensors, a cell's folder, or an official file (twice for methods of two files)",
+        help="a checkpoint.safetensors, a run's folder, or an official file (twice for methods of two files)",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the clips; must not hold clips yet")
     parser.add_argument("--clips", type=int, required=True, help="how many clips")
     parser.add_argument("--seed-start", type=int, default=0, help="seed of the first clip (default: 0)")
-    parser.add_argument("--steps", help="sampling steps, as IDDPM respacing (default: the cell's)")
-    parser.add_argument("--sampler", help="ddpm, ddim or dpm-solver++ (default: the cell's)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance, 1 = none (default: the cell's)")
+    parser.add_argument("--steps", help="sampling steps, as IDDPM respacing (default: the run's)")
+    parser.add_argument("--sampler", help="ddpm, ddim or dpm-solver++ (default: the run's)")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance, 1 = none (default: the run's)")
     parser.add_argument("--classes", help="class names or indices separated by commas (default: all, in turn)")
     parser.add_argument("--task", help="what is made from the condition, for methods with several tasks")
     parser.add_argument("--condition", type=Path, help="a video to continue or complete, for methods that take one")
@@ -61,7 +61,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
         parser.error(f"--seed-start: got {arguments.seed_start}, wanted 0 or more")
     for path in arguments.checkpoint:
         if not path.exists():
-            parser.error(f"--checkpoint: no file {path}; give a checkpoint or a finished cell's folder")
+            parser.error(f"--checkpoint: no file {path}; give a checkpoint or a finished run's folder")
     return arguments
 
 

@@ -34,8 +34,8 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--other", action="append", default=[], metavar="DATASET=ROOT", help="clips of another data set (repeatable)"
     )
-    parser.add_argument("--resolution", type=int, default=64, help="pixels a side (default: 64)")
-    parser.add_argument("--frames", type=int, default=16, help="frames a clip (default: 16)")
+    parser.add_argument("--resolution", type=int, default=64, help="pixels per side (default: 64)")
+    parser.add_argument("--frames", type=int, default=16, help="frames per clip (default: 16)")
     parser.add_argument("--interval", type=int, default=1, help="frame interval (default: 1)")
     parser.add_argument("--hop", type=int, help="frames from one window to the next (default: no frame is shared)")
     by_video = "halves share no group of videos of one source; no video, where there are under 4 groups"

@@ -1,4 +1,4 @@
-"""Reads configs/ and composes a cell's configuration: method, then tier, data set, suite, command line."""
+"""Reads configs/ and composes a run's configuration: method, then tier, data set, suite, command line."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ TIER_SECTIONS = ("train", "sampling")  # sections in which a tier below paper re
 
 @dataclass(frozen=True)
 class RowSpec:
-    """A row of a suite: a method, and where the suite varies a choice, its name and what it changes."""
+    """A row of a suite: a method and, where the suite varies a choice, the choice's name and changes."""
 
     method: str
     choice: str
@@ -116,7 +116,7 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that decides a cell's numbers. model stays plain; the method reads it."""
+    """Everything that decides a run's numbers. model stays plain; the method reads it."""
 
     suite: str
     tier: str
@@ -141,25 +141,25 @@ class Experiment:
     weight_files: dict = field(default_factory=dict)
 
     @property
-    def outside(self) -> dict[str, str]:
-        """Files of weights that were trained elsewhere and are used in training, by the key that names them."""
-        given = {f"model.{key}": self.model[key] for key in self.weight_files}
-        given["pretraining.checkpoint"] = self.pretraining.checkpoint
-        return {key: path for key, path in given.items() if path}
+    def external_weights(self) -> dict[str, str]:
+        """Files of weights that the suite did not train and that training uses, by configuration key."""
+        files = {f"model.{key}": self.model[key] for key in self.weight_files}
+        files["pretraining.checkpoint"] = self.pretraining.checkpoint
+        return {key: path for key, path in files.items() if path}
 
     @property
     def division(self) -> str:
-        """open where the cell uses weights that the suite did not train."""
-        return "open" if self.codec.kind == "kl" or self.outside else "closed"
+        """open where the run uses weights that the suite did not train."""
+        return "open" if self.codec.kind == "kl" or self.external_weights else "closed"
 
     @property
     def origins(self) -> dict[str, str]:
-        """Where the files of `outside` come from, in words, by the same keys."""
+        """Where the files of `external_weights` come from, in words, by the same keys."""
         known = {f"model.{key}": origin for key, origin in self.weight_files.items()}
         return known | {"pretraining.checkpoint": self.pretraining.origin or ""}
 
     @property
-    def given(self) -> str:
+    def conditions(self) -> str:
         """What clips are made from besides noise: none, class, a task's name, or class+task."""
         words = [self.conditioning] if self.conditioning != "none" else []
         words += [self.sampling.task] if self.sampling.task != GENERATION else []
@@ -230,7 +230,7 @@ def merged(*layers: dict[str, Any]) -> DictConfig:
 
 
 def compose(suite: SuiteSpec, tier: str, method: MethodSpec) -> DictConfig:
-    """The cell's configuration before the command line's overrides."""
+    """The run's configuration before the command line's overrides."""
     tier_values = load_yaml("tiers", tier)
     protocol_name = tier_values.pop("protocol_name")
     dataset = load_yaml("datasets", suite.dataset)
@@ -287,10 +287,10 @@ def flat_keys(config: DictConfig) -> list[str]:
     return [f"{section}.{key}" for section, values in plain.items() for key in values]
 
 
-def read_cell(
+def read_experiment(
     suite: SuiteSpec, tier: str, method: MethodSpec, choice: str, seed: int, config: DictConfig
 ) -> Experiment:
-    """The frozen configuration of a cell. Raises ConfigError at the first wrong value."""
+    """The frozen configuration of a run. Raises ConfigError at the first wrong value."""
     plain = cast(dict[str, Any], OmegaConf.to_container(config))
     for section in plain:
         if section not in {*SECTIONS, "model"}:
@@ -315,7 +315,7 @@ def read_cell(
 
 
 def named_protocol(plain: dict[str, Any]) -> Protocol:
-    """The protocol of a cell; wherever it differs from the file of its name, its own name says so."""
+    """The protocol of a run; wherever it differs from the file of its name, its own name says so."""
     wanted = {key: tuple(value) if isinstance(value, list) else value for key, value in plain["protocol"].items()}
     name = wanted["name"]
     base = Protocol.from_dict(load_yaml("protocols", str(name)) | {"name": name})

@@ -1,4 +1,4 @@
-"""The plan of a run: which cells, with which configuration, and what deviates from the authors' settings."""
+"""The plan of a suite: which runs, with which configuration, and what deviates from the authors' settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lavita.config.compose import (
     flat_keys,
     load_method,
     load_suite,
-    read_cell,
+    read_experiment,
     rows_of_suite,
     seeds_of_suite,
 )
@@ -33,7 +33,7 @@ from lavita.files import atomic_write_text
 def make_plan(
     suite_name: str, tier: str, methods: Sequence[str] | None, seeds: Sequence[int] | None, overrides: Sequence[str]
 ) -> list[Experiment]:
-    """One CellConfig a row and seed, in the order of the table; seeds None means the suite's. Raises ConfigError.
+    """One Experiment per row and seed, in the order of the table; seeds None means the suite's. Raises ConfigError.
 
     methods picks rows by name (<method>[-<choice>]), or all rows of a method that is no row's name.
     """
@@ -51,17 +51,17 @@ def make_plan(
     specs = {row.method: load_method(row.method) for row in chosen}
     configs = {name: compose(suite, tier, spec) for name, spec in specs.items()}
     every_key = {key for config in configs.values() for key in flat_keys(config)}
-    cells = []
+    experiments = []
     for row in chosen:
         own = set(flat_keys(configs[row.method]))
         config = apply_overrides(configs[row.method], overrides, elsewhere=every_key - own)
         config = apply_changes(config, row, f"suites/{suite_name}")
         for seed in seeds if seeds is not None else seeds_of_suite(suite, tier):
-            cells.append(read_cell(suite, tier, specs[row.method], row.choice, seed, config))
-    if any(cell.fairness.batch == "equal" for cell in cells):
-        cells = with_equal_batch(cells, every_first(suite_name, tier, overrides))
-    check_identical(cells, {row.label: set(row.changes) for row in chosen})
-    return cells
+            experiments.append(read_experiment(suite, tier, specs[row.method], row.choice, seed, config))
+    if any(experiment.fairness.batch == "equal" for experiment in experiments):
+        experiments = with_equal_batch(experiments, every_first(suite_name, tier, overrides))
+    check_identical(experiments, {row.label: set(row.changes) for row in chosen})
+    return experiments
 
 
 def every_first(suite_name: str, tier: str, overrides: Sequence[str]) -> int:
@@ -74,38 +74,38 @@ def every_first(suite_name: str, tier: str, overrides: Sequence[str]) -> int:
     return int(apply_changes(config, row, f"suites/{suite_name}").train.batch_clips)
 
 
-def with_equal_batch(cells: Sequence[Experiment], batch_clips: int) -> list[Experiment]:
-    """The cells with one batch in their last stage; that of a first stage of a method's own stays its own."""
-    return [replace(cell, train=replace(cell.train, batch_clips=batch_clips)) for cell in cells]
+def with_equal_batch(experiments: Sequence[Experiment], batch_clips: int) -> list[Experiment]:
+    """The runs with one batch in their last stage; that of a first stage of a method's own stays its own."""
+    return [replace(experiment, train=replace(experiment.train, batch_clips=batch_clips)) for experiment in experiments]
 
 
-def check_identical(cells: Sequence[Experiment], varied: Mapping[str, set[str]]) -> None:
+def check_identical(experiments: Sequence[Experiment], varied: Mapping[str, set[str]]) -> None:
     """What fairness.md wants identical must be, except in sections that a row of the suite varies by name."""
-    for cell in cells[1:]:
-        allowed = varied[cell.label] | varied[cells[0].label]
+    for experiment in experiments[1:]:
+        allowed = varied[experiment.label] | varied[experiments[0].label]
         for section in {"data", "budget", "fairness", "codec", "compute", "extractor", "protocol"} - allowed:
-            if getattr(cell, section) != getattr(cells[0], section):
-                raise ConfigError(f"{section} of {cell.label} differs from that of {cells[0].label}")
+            if getattr(experiment, section) != getattr(experiments[0], section):
+                raise ConfigError(f"{section} of {experiment.label} differs from that of {experiments[0].label}")
 
 
-def deviations(cell: Experiment) -> list[str]:
+def deviations(experiment: Experiment) -> list[str]:
     """Every training and sampling value that is not the authors' own, as "train.learning_rate: 0.0001 -> 0.001"."""
-    method = load_method(cell.method)
-    of_dataset = method.datasets.get(cell.data.dataset) or {}
+    method = load_method(experiment.method)
+    of_dataset = method.datasets.get(experiment.data.dataset) or {}
     found = []
     for section in TIER_SECTIONS:
         authors = getattr(method, section) | (of_dataset.get(section) or {})
-        for key, value in asdict(getattr(cell, section)).items():
+        for key, value in asdict(getattr(experiment, section)).items():
             published = authors.get(key)
             if str(published) != str(value) and not same_number(published, value):
                 found.append(f"{section}.{key}: {published} -> {value}")
-    p = cell.pretraining
+    p = experiment.pretraining
     if p.method:
         found.append(f"pretraining: none -> {p.method} on {p.share:g} of the budget")
-    found += [f"{key}: none -> an external file" for key in cell.outside]
+    found += [f"{key}: none -> an external file" for key in experiment.external_weights]
     authors = method.model | (of_dataset.get("model") or {})
-    for key, value in cell.model.items():
-        if key not in cell.weight_files and str(authors.get(key)) != str(value):
+    for key, value in experiment.model.items():
+        if key not in experiment.weight_files and str(authors.get(key)) != str(value):
             found.append(f"model.{key}: {authors.get(key)} -> {value}")
     return found
 
@@ -114,20 +114,20 @@ def same_number(a: object, b: object) -> bool:
     return isinstance(a, int | float) and isinstance(b, int | float) and float(a) == float(b)
 
 
-def write_config(cell: Experiment, path: Path) -> None:
-    """The resolved configuration as YAML, complete: `read_config` gives the same CellConfig back."""
-    atomic_write_text(path, OmegaConf.to_yaml(OmegaConf.create(asdict(cell))))
+def write_config(experiment: Experiment, path: Path) -> None:
+    """The resolved configuration as YAML, complete: `read_config` gives the same Experiment back."""
+    atomic_write_text(path, OmegaConf.to_yaml(OmegaConf.create(asdict(experiment))))
 
 
 def read_config(path: Path) -> Experiment:
-    """A CellConfig from a file that `write_config` wrote."""
-    return cell_from_dict(read_yaml(path))
+    """An Experiment from a file that `write_config` wrote."""
+    return experiment_from_dict(read_yaml(path))
 
 
-def cell_from_dict(values: dict) -> Experiment:
-    """A CellConfig from the plain mapping that dataclasses.asdict makes of one. Raises ConfigError."""
+def experiment_from_dict(values: dict) -> Experiment:
+    """An Experiment from the plain mapping that dataclasses.asdict makes of one. Raises ConfigError."""
     parts = {key: read(SECTIONS[key], value, key) if key in SECTIONS else value for key, value in values.items()}
     try:
         return Experiment(**parts | {"weight_files": dict(values.get("weight_files", {}))})
     except TypeError as error:
-        raise ConfigError(f"configuration of a cell: {str(error).removeprefix('Experiment.__init__() ')}") from None
+        raise ConfigError(f"configuration of a run: {str(error).removeprefix('Experiment.__init__() ')}") from None

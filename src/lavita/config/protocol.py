@@ -46,7 +46,7 @@ class Protocol:
     is_extractor, is_extractor_hash: network of IS. resolution, resize_filter, resize_where, crop: how frames of another
     size come to the one that is scored. value_range: what the extractor is handed. frames: a clip. real_interval,
     generated_interval: video frames from one clip frame to the next; a model trained at interval 3 generates at 3.
-    clip_selection: a key of SELECTIONS. windows_per_video: real clips a video at most, None as many as it has.
+    clip_selection: a key of SELECTIONS. windows_per_video: real clips per video at most, None as many as it has.
     clip_seed: draws which. split: where real clips come from. mirror: real clips also mirrored. ddof, precision: of the
     statistics. is_splits, is_shuffle_seed: of IS. real_codec, generated_codec: what frames go through on disk.
     unspecified: fields of which the code that the protocol follows says nothing; their values are our choice.

@@ -77,8 +77,8 @@ class DataConfig:
     fold: of the data set's own lists (UCF101: 1 to 3, else null). frame_choice: exact takes every interval-th frame,
     linspace is the published rule (see data/clips.py). short_videos: what becomes of videos without room for a clip.
     max_unreadable: share of the videos that may be left out because they can't be read. latent_cache: train from stored
-    posterior moments of the suite's codec. num_workers: loader processes of a training process, null for its part of
-    the machine's cores.
+    posterior moments of the suite's autoencoder. num_workers: loader processes of a training process, null for its
+    part of the machine's cores.
     """
 
     dataset: str
@@ -153,10 +153,10 @@ class FairnessConfig:
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """The suite's codec. kind: pixels; kl (diffusers AutoencoderKL at path); suite (trained here on `clips` clips).
+    """The suite's autoencoder. kind: pixels; kl (diffusers AutoencoderKL at path); suite (trained on `clips` clips).
 
-    downsample: pixels a latent pixel, on a side. width, norm_groups: channels of the suite's own. scaling null: as the
-    codec's own configuration says, or measured on the training split.
+    downsample: pixels per latent pixel, per side. width, norm_groups: channels of the suite's own. scaling null: as the
+    autoencoder's own configuration says, or measured on the training split.
     """
 
     kind: str
@@ -214,13 +214,13 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How a cell uses its machine; identical for all cells of a run.
+    """How a run uses its machine; identical for all runs of a suite.
 
     precision: of the networks in training, 32-true or bf16-mixed (see lavita.nn.precision). compile: whether
     torch.compile makes one kernel of many in each block (true, false, or auto: on an accelerator only). threads: CPU
-    threads of a cell's process, since their number changes the last bits of sums. A batch is accumulated over
+    threads of a run's process, since their number changes the last bits of sums. A batch is accumulated over
     accumulate_batches passes. checkpoint_activations recomputes each transformer block in the backward pass: less
-    memory, same numbers. devices: processes a node, one device each, that train together on `nodes` nodes; strategy:
+    memory, same numbers. devices: processes per node, one device each, that train together on `nodes` nodes; strategy:
     what they share, gradients (ddp; auto where there are several) or weights and optimiser too (fsdp).
     """
 
@@ -254,7 +254,7 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """How much training a killed cell may lose: it keeps where it is every every_clips clips. No number
+    """How much training a killed run may lose: its state is saved every every_clips clips. No number
     depends on it.
     """
 
@@ -330,7 +330,7 @@ class SamplingConfig:
 
     @property
     def num_steps(self) -> int:
-        """Network evaluations a clip, guidance not counted twice."""
+        """Network evaluations per clip, guidance not counted twice."""
         if self.steps.startswith("ddim"):
             return int(self.steps[4:])
         return sum(int(part) for part in self.steps.split(","))
@@ -346,7 +346,7 @@ class WeightsConfig:
 
 @dataclass(frozen=True)
 class ExtractorConfig:
-    """How long the embedded feature network is trained; it belongs to the protocol and is charged to nobody."""
+    """How long the in-domain feature network is trained; it belongs to the protocol and is charged to nobody."""
 
     steps: int
 

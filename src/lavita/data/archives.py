@@ -261,7 +261,7 @@ _KINDS = {0: FILE, stat.S_IFREG: FILE, stat.S_IFDIR: FOLDER, stat.S_IFLNK: LINK}
 
 
 def _tar_entries(path: Path) -> Iterator[Entry]:
-    """Entries of a tar archive, plain or compressed; each is given before its bytes are passed over."""
+    """Entries of a tar archive, plain or compressed; each is yielded before its bytes are skipped."""
     with tarfile.open(path) as archive:
         for member in archive:
             kind = FILE if member.isreg() else FOLDER if member.isdir() else DEVICE

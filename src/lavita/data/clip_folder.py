@@ -39,8 +39,8 @@ def tile(pictures: np.ndarray, columns: int) -> np.ndarray:
 def write_grid(path: Path | str, clips: np.ndarray, columns: int = 4, fps: float = 8.0) -> Path:
     """Write clips, uint8 (N, F, H, W, 3), 0..255, as a picture to look at and return its path.
 
-    .gif and .mp4: a moving grid of `columns` clips a row at fps frames a second. .png: a still sheet, a row a
-    clip, a column a frame. Not for scoring. Raises ValueError for another suffix, shape or dtype, or no
+    .gif and .mp4: a moving grid of `columns` clips per row at fps frames per second. .png: a still sheet, one row per
+    clip, one column per frame. Not for scoring. Raises ValueError for another suffix, shape or dtype, or no
     clips.
     """
     path = Path(path)
@@ -86,9 +86,9 @@ def sprite_files(folder: Path, name: str) -> tuple[Path, Path]:
 def write_sprite(folder: Path, name: str, clips: np.ndarray, columns: int = 4) -> None:
     """Write clips, uint8 (N, F, H, W, 3), 0..255, as a moving grid: name.sprite.webp and name.sprite.json.
 
-    The picture holds one grid of `columns` clips a row for every frame: frame 0 at the top left, the next below it, and
-    after `down` of them at the top again, beside the first. The last place is filled with the last frame. Clips of more
-    than LARGEST_CLIP pixels are scaled down; what would be larger than MOST_BYTES is stored with loss, then smaller.
+    The picture holds one grid of `columns` clips per row for every frame: frame 0 at the top left, the next below it,
+    and after `down` of them at the top again, beside the first. The last place is filled with the last frame. Clips of
+    more than LARGEST_CLIP pixels are scaled down; a file above MOST_BYTES is stored with loss, then smaller.
     Not for scoring. Raises ValueError for another shape or dtype, and for no clips.
     """
     sizes = check(clips, "N F H W 3", "clips", dtype=np.uint8)
@@ -165,7 +165,7 @@ def write_clips(
     """Write each clip, uint8 (F, H, W, 3), 0..255, as FFV1 <name>.mkv, then clips.json; return the folder.
 
     names: unique, so that sorting by them is the order wanted; default 000000, 000001, ... sidecar: what else
-    to keep; its "seeds" and "classes", one value a clip, are written beside each clip, the rest as it is. A
+    to keep; its "seeds" and "classes", one value per clip, are written beside each clip, the rest as it is. A
     folder is finished when clips.json is there: it comes last, with size and sha256 of every file. clips may
     be a generator. Raises ValueError if the folder is finished already or holds other .mkv files, for clips
     of different sizes, and if names, seeds or classes are not as many as the clips.

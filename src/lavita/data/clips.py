@@ -195,7 +195,7 @@ def real_windows(
 def spread_windows(
     catalogue: Catalogue, split: str, frames: int, interval: int, most: int, seed: int
 ) -> list[tuple[VideoEntry, int]]:
-    """As `real_windows`, but as many as there are, at most `most`; [] where no video holds one."""
+    """As `real_windows`, but all that exist, up to `most`; [] where no video holds one."""
     videos = catalogue.split(split)
     found = sum(len(window_starts(video.frames, frames, interval)) for video in videos)
     return real_windows(catalogue, split, frames, interval, None, min(found, most), seed)

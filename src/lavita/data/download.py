@@ -55,7 +55,7 @@ class Broken(Exception):
 
 
 class Changed(Broken):
-    """The file on the server is another one than that of which bytes are kept: these are of no use."""
+    """The file on the server has changed since a part of it was kept, so that part is of no use."""
 
 
 class Unverified(Exception):
@@ -191,7 +191,7 @@ def _collect_patiently(address: str, part: PartialFile, wanted: Wanted, report: 
     from urllib3.exceptions import MaxRetryError
 
     pauses = {"backoff_factor": FIRST_PAUSE_SECONDS, "retry_after_max": LONGEST_PAUSE_SECONDS}
-    retries = patience = Retry(TRIES_WITHOUT_PROGRESS - 1, **pauses)
+    retries = allowed = Retry(TRIES_WITHOUT_PROGRESS - 1, **pauses)
     most_bytes, verify = part.num_bytes(), True
     while True:
         try:
@@ -204,7 +204,7 @@ def _collect_patiently(address: str, part: PartialFile, wanted: Wanted, report: 
             if isinstance(error, Changed):
                 part.drop()
             if part.num_bytes() > most_bytes:
-                retries, most_bytes = patience, part.num_bytes()
+                retries, most_bytes = allowed, part.num_bytes()
             try:
                 retries = retries.increment(error=error)
             except MaxRetryError:
@@ -295,8 +295,8 @@ def _raise_for(error: Exception) -> None:
         raise Refused("the server's name can't be resolved: is this machine on the network?") from None
     if any(isinstance(cause, TimeoutError) and not isinstance(cause, NewConnectionError) for cause in causes):
         raise Broken(f"nothing came for {TIMEOUT_SECONDS:g} seconds") from None
-    told = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
-    raise Broken(f"the connection broke ({told[0] if told else type(error).__name__})") from None
+    reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    raise Broken(f"the connection broke ({reasons[0] if reasons else type(error).__name__})") from None
 
 
 def _read_headers(address: str, have: int, response: requests.Response) -> tuple[int, Origin]:

@@ -30,14 +30,14 @@ from lavita.files import atomic_write_text
 from lavita.lock import waiting_lock
 
 VALUES, HEADER, PROGRESS = "moments.f32", "header.json", "progress.json"
-FRAMES_AT_ONCE = 16  # frames a call of the codec
+FRAMES_AT_ONCE = 16  # frames per call of the autoencoder
 SAFE_EVERY_SECONDS = 10.0  # work that a kill may cost
-TOLERANCE = 1e-4  # of a stored frame to one encoded now: float32 of another machine, far from another codec's values
+TOLERANCE = 1e-4  # of a stored frame to one encoded now: float32 differs by machine, but far less than by autoencoder
 Encode = Callable[[Tensor], Tensor]
 
 
 class StaleLatents(ValueError):
-    """A latent cache that was not made from this codec, data and setting, or is not whole."""
+    """A latent cache that was not made from this autoencoder, data and setting, or is not whole."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ class LatentCache:
             difference = float((now - stored).abs().max() / largest)
             if not difference <= TOLERANCE:
                 raise StaleLatents(
-                    f"{self.folder}: the stored moments of {video.video_id} differ from what the codec gives now by "
-                    f"{difference:.1e} of the largest, allowed {TOLERANCE:.0e}; delete the folder to fill it anew"
+                    f"{self.folder}: the stored moments of {video.video_id} differ from what the autoencoder gives now "
+                    f"by {difference:.1e} of the largest, allowed {TOLERANCE:.0e}; delete the folder to fill it anew"
                 )
 
 
@@ -193,7 +193,7 @@ def _fill(
     say(
         f"latent cache: {slots.shape[0]} frames{' in both directions' if slots.key.mirrored else ''}, "
         f"{slots.num_bytes / 2**30:.3g} GiB on disk, {free / 2**30:.3g} GiB free"
-        + (f"; going on after {done['videos']} of {len(videos)} videos" if done["videos"] else "")
+        + (f"; resuming after {done['videos']} of {len(videos)} videos" if done["videos"] else "")
     )
     if missing > free:
         raise ValueError(
@@ -252,5 +252,5 @@ def _bytes(moments: Tensor, key: LatentKey, frames: int) -> bytes:
     """Moments (n, 2 C, h, w) as they lie on disk. Raises ValueError for another shape and for values not finite."""
     wanted = (frames, key.channels, key.side, key.side)
     if tuple(moments.shape) != wanted or not torch.isfinite(moments).all():
-        raise ValueError(f"latent cache: the codec gave {tuple(moments.shape)}, wanted finite values {wanted}")
+        raise ValueError(f"latent cache: the autoencoder gave {tuple(moments.shape)}, wanted finite values {wanted}")
     return moments.detach().float().cpu().numpy().astype("<f4").tobytes()

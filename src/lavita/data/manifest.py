@@ -1,4 +1,4 @@
-"""What a copy of a data set consists of, one row a video, as a CSV that another copy can be held against."""
+"""What a copy of a data set consists of, one row per video, as a CSV to compare another copy with."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ Report = Callable[[int, int], None]
 @dataclass(frozen=True, slots=True)
 class Content:
     """What a video is: how many frames can be decoded; sha256 of a file's bytes, or of a frame folder's sorted names
-    and bytes; frames a second (None for a folder); pixels; entries as in VideoInfo; status ok, unreadable, empty or
+    and bytes; frames per second (None for a folder); pixels; entries as in VideoInfo; status ok, unreadable, empty or
     not_video, with the reason where it is not ok.
     """
 

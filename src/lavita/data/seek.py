@@ -16,7 +16,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-SPACING = 8  # frames from one entry to the next, at least: files of key frames only would have one a frame
+SPACING = 8  # frames from one entry to the next, at least: files of key frames only would have one per frame
 CHECKED = 3  # frames that are compared at each entry
 MOST_LEADING = 64  # frames that a decoder may put out before the one that was sought
 

@@ -110,7 +110,7 @@ def _performer(class_name: str, stem: str) -> str:
 
 
 def _reader(group_of: Callable[[str], str]) -> Callable[[Path, Places, int | None], Listing]:
-    """A reader for the sets without classes: a folder a split; group_of turns a video id into its group."""
+    """A reader for the sets without classes: one folder per split; group_of turns a video id into its group."""
 
     def read(root: Path, places: Places, fold: int | None) -> Listing:
         items = []

@@ -124,7 +124,7 @@ class UnreadableVideo(ValueError):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """frames: how many can be decoded; fps: frames a second (None for a frame folder); width, height: pixels, as shown;
+    """frames: how many can be decoded; fps: frames per second (None for a frame folder); width, height: pixels, shown;
     entries: where decoding may begin, packed by `entries.pack` (empty unless they were asked for).
     """
 

@@ -1,4 +1,4 @@
-"""Sampling by DDPM and DDIM on a respaced schedule, with classifier-free guidance and one generator a clip.
+"""Sampling by DDPM and DDIM on a respaced schedule, with classifier-free guidance and one generator per clip.
 
 These two are our own lines because diffusers 0.36 to 0.42 cannot repeat their recorded figures:
 - DDIMScheduler goes from t to t - 1000 // steps whatever the next time is, while IDDPM's "50" visits 0, 20, 41, 61,

@@ -174,7 +174,7 @@ class SlurmExecutor:
         return self.options.signal_delay_s * 2 / 3
 
     def submitted(self, tasks: Sequence[Task]) -> list[ClusterJob]:
-        """One array with a job a task."""
+        """One array with one job per task."""
         calls = [SlurmTask(task, self.hang_timeout, self.grace) for task in tasks]
         prefixed = len(tasks) > 1 and self.workers != 1
         parameters = submitit_parameters(tasks, self.workers, self.options) | {"name": self.queue.name}
@@ -255,7 +255,7 @@ def submitit_parameters(tasks: Sequence[Task], workers: int | None, options: Slu
     """submitit's parameters for an array of tasks. Raises ConfigError where they want different shapes of a job."""
     shapes = {(task.threads, task.devices, task.nodes) for task in tasks}
     if len(shapes) > 1:
-        raise ConfigError("compute.threads, devices and nodes: wanted the same for all cells with --executor slurm")
+        raise ConfigError("compute.threads, devices and nodes: wanted the same for all runs with --executor slurm")
     ((threads, devices, nodes),) = shapes
     cpus = options.cpus_per_task or threads
     folder = import_folder()

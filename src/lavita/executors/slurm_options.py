@@ -76,8 +76,8 @@ DECIDED = {
     "array_parallelism": "--workers N",
     "job_name": "nothing: the run finds its jobs again by their name",
     "name": "nothing: the run finds its jobs again by their name",
-    "output": "nothing: logs are in the cells' folders and in slurm/ of the results folder",
-    "error": "nothing: logs are in the cells' folders and in slurm/ of the results folder",
+    "output": "nothing: logs are in the runs' folders and in slurm/ of the results folder",
+    "error": "nothing: logs are in the runs' folders and in slurm/ of the results folder",
     "signal": "signal_delay_s=SECONDS",
     "requeue": "nothing: jobs are requeued",
 }
@@ -117,10 +117,10 @@ def check_key(item: str, key: str, has_value: bool) -> None:
         raise ConfigError(f"--slurm: unknown key {key!r}: did you mean {close[0]!r}?")
 
 
-def check_executor(name: str, items: Sequence[str], cells: Sequence[Experiment]) -> None:
+def check_executor(name: str, items: Sequence[str], experiments: Sequence[Experiment]) -> None:
     """Raise ConfigError, before anything is done, where runs can't go by an executor; items: of --slurm."""
     if name == LOCAL:
-        nodes = max((cell.compute.nodes for cell in cells), default=1)
+        nodes = max((experiment.compute.nodes for experiment in experiments), default=1)
         if nodes > 1:
             raise ConfigError(f"compute.nodes: got {nodes}, wanted 1 without --executor slurm")
         return

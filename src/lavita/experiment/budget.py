@@ -93,7 +93,7 @@ def clips_limits(stages: Sequence[StagePlan], clips: int) -> list[Limit]:
 
 
 def flops_limits(stages: Sequence[StagePlan], flops: float, flops_per_clip: FlopsPerClip) -> list[Limit]:
-    """Whole steps a stage, the last of which reaches the FLOPs; as the clips that these steps are."""
+    """Whole steps per stage, the last of which reaches the FLOPs; as the clips that these steps are."""
     per_step = [flops_per_clip(stage.module) * stage.module.train_config.batch_clips for stage in stages]
     steps = split_flops(flops, [s.share for s in stages], [s.name for s in stages], per_step)
     return [

@@ -96,17 +96,17 @@ def external_bytes(experiment: Experiment, method: VideoMethod) -> int:
     """Size of the external weights: the published autoencoder, and every file that a configuration names."""
     published = experiment.codec.kind == "kl" and not method.owns_first_stage
     codec = count(method.codec.parameters()) * 4 if published else 0
-    return codec + sum(Path(path).stat().st_size for path in set(experiment.outside.values()))
+    return codec + sum(Path(path).stat().st_size for path in set(experiment.external_weights.values()))
 
 
-def check_spent(cell: str, budget: BudgetConfig, spent: Spent) -> None:
+def check_spent(name: str, budget: BudgetConfig, spent: Spent) -> None:
     """Raise RuntimeError (OverBudget for more) unless the budget was met: exactly in clips, else by the last step."""
     currency, asked, last = budget.currency, budget.asked, spent.stages[-1]
     most = {"clips": 0.0, "flops": last.flops / last.steps, "seconds": math.inf}[currency]
     got = spent.total(currency)
     if not asked <= got <= asked + most:
         kind = RuntimeError if got < asked else OverBudget
-        raise kind(f"{cell} spent {got:g} {currency}, its budget is {asked:g}")
+        raise kind(f"{name} spent {got:g} {currency}, its budget is {asked:g}")
 
 
 def finish(folder: Path, processes: int) -> None:

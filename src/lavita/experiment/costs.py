@@ -24,7 +24,7 @@ from lavita.training.stage import TrainedStage
 
 
 def training_flops_per_clip(module: TrainedStage, batch: dict[str, torch.Tensor]) -> int:
-    """FLOPs (2 a multiply-add) of loss and backward for one clip with encoding, mean over alternating updates.
+    """FLOPs (2 per multiply-add) of loss and backward for one clip with encoding, mean over alternating updates.
 
     Gradients are cleared after. Attention is counted as its two matrix products: the fused CPU kernel is unknown to the
     counter, so the plain one runs here.
@@ -61,7 +61,7 @@ TRAINED_COPIES = 4
 
 @dataclass(frozen=True)
 class StageCost:
-    """params: trained by the stage. FLOPs a clip: forward of what is trained; forward and backward of the loss with
+    """params: trained by the stage. FLOPs per clip: forward of what is trained; forward and backward of the loss with
     encoding. peak_bytes: weights, optimiser, average and activations of one pass of a batch."""
 
     params: int
@@ -78,8 +78,8 @@ def shape_batch(data: DataConfig, module: TrainedStage, clips: int) -> dict[str,
 
     batch = {"video": frames(data.frames), "label": torch.zeros(clips, dtype=torch.int64, device="meta")}
     batch["clip_index"] = torch.arange(clips)
-    if module.past_frames:
-        batch["past"] = frames(module.past_frames)
+    if module.context_frames:
+        batch["past"] = frames(module.context_frames)
     if module.joint_images:
         batch["images"] = frames(module.joint_images)
         batch["image_labels"] = torch.zeros(clips, module.joint_images, dtype=torch.int64, device="meta")
@@ -87,7 +87,7 @@ def shape_batch(data: DataConfig, module: TrainedStage, clips: int) -> dict[str,
 
 
 def counted(call: Callable[[], Any]) -> int:
-    """FLOPs of a call, 2 a multiply-add, attention as its two products."""
+    """FLOPs of a call, 2 per multiply-add, attention as its two products."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()

@@ -1,4 +1,4 @@
-"""The processes that train one run together, one a device: started here where no scheduler has started them."""
+"""The processes that train one run together, one per device: started here where no scheduler has started them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL_GONE_SECONDS = 30.0  # after one has failed: what the others' own errors tak
 
 @contextmanager
 def together(compute: ComputeConfig, folder: Path) -> Iterator[None]:
-    """Inside, as many processes as compute.devices work on the cell of a folder: this one and, where nobody has started
+    """Inside, as many processes as compute.devices work on the run in a folder: this one and, where nobody has started
     them yet (a cluster's scheduler does), others that run the same command. Their output goes to
     progress/log-<rank>.txt.
     """
@@ -66,17 +66,17 @@ def start_other(rank: int, world: int, folder: Path) -> subprocess.Popen:
     progress = folder / PROGRESS
     progress.mkdir(parents=True, exist_ok=True)
     with (progress / f"log-{rank}.txt").open("a") as log:
-        command = [sys.executable, "-m", "lavita.experiment.cell", *sys.argv[1:]]
+        command = [sys.executable, "-m", "lavita.experiment.run", *sys.argv[1:]]
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
 
 
 def end_with_them(others: list[subprocess.Popen]) -> None:
-    """End this process some time after another has failed, where its own error has not: it would wait for ever."""
+    """End this process a while after another failed; it would otherwise wait for ever."""
     while all(process.poll() in (None, 0) for process in others):
         if all(process.poll() == 0 for process in others):
             return
         time.sleep(0.5)
     time.sleep(ALL_GONE_SECONDS)
     codes = [process.poll() for process in others]
-    print(f"other processes of this cell ended with {codes}; see progress/log-*.txt", file=sys.stderr, flush=True)
+    print(f"other processes of this run ended with {codes}; see progress/log-*.txt", file=sys.stderr, flush=True)
     os._exit(1)

@@ -27,7 +27,7 @@ REMARK = "training not audited"
 def external_clips(folder: Path, protocol: Protocol) -> np.ndarray:
     """The first clips of a folder by name, as many as the protocol scores: uint8 (N, F, H, W, 3).
 
-    The folder is one that sample.py wrote, or holds one video a clip. Raises ValueError for clips
+    The folder is one that sample.py wrote, or holds one video per clip. Raises ValueError for clips
     that sample.py made from a real one, for too few, and for one whose frames or size are not the protocol's: cutting
     and resizing would be a choice of ours.
     """

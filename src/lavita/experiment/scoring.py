@@ -33,11 +33,11 @@ CLIPS_AT_ONCE = 16  # whose features are extracted between two looks at whether 
 
 
 class Scorer:
-    """The feature networks and the real clips' features, loaded once a run of a method."""
+    """The feature networks and the real clips' features, loaded once per run of a method."""
 
-    def __init__(self, shared: SharedArtifacts, cell: Experiment, device: str) -> None:
-        self.protocol = cell.protocol
-        self.extractors = load_extractors(cell.protocol, cell.weights, shared.extractor, device)
+    def __init__(self, shared: SharedArtifacts, experiment: Experiment, device: str) -> None:
+        self.protocol = experiment.protocol
+        self.extractors = load_extractors(experiment.protocol, experiment.weights, shared.extractor, device)
         self.real = load_arrays(shared.real)
         self.splits = {split: load_arrays(path) for split, path in shared.splits.items()}
         # An inception score needs classes that mean something for this data set.

@@ -81,7 +81,7 @@ def session(folder: Path) -> Iterator[ResumeStore]:
     """
     progress = folder / PROGRESS
     progress.mkdir(parents=True, exist_ok=True)
-    with FolderLock(progress / LOCK, "the process of a cell"):
+    with FolderLock(progress / LOCK, "the process of a run"):
         yield from only_session(folder, progress)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lavita.config.compose import Experiment
-from lavita.config.plan import cell_from_dict
+from lavita.config.plan import experiment_from_dict
 from lavita.config.protocol import Protocol
 from lavita.data.catalogue import SPLITS, Catalogue, VideoEntry
 from lavita.data.clips import centre_crop_resize, load_window, real_windows, spread_windows
@@ -63,7 +63,7 @@ def external_hashes(experiments: list[Experiment]) -> dict[str, str]:
     """sha256 of every file of external weights that some run uses. Raises ValueError before anything is trained."""
     for path in sorted({one.pretraining.checkpoint for one in experiments} - {None}):
         read_state(path)
-    paths = {path for one in experiments for path in one.outside.values()}
+    paths = {path for one in experiments for path in one.external_weights.values()}
     return {path: sha256_of(Path(path)) for path in sorted(paths)}
 
 
@@ -80,7 +80,7 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
     weights.
     """
     spec = json.loads(spec_file.read_text())
-    experiments = [cell_from_dict(values) for values in spec["cells"]]
+    experiments = [experiment_from_dict(values) for values in spec["experiments"]]
     experiment, cache = experiments[0], Path(spec["cache"])
     catalogue = usable_catalogue(experiment.data, experiment.data.root, cache)
     num_classes = len(catalogue.class_names) or None
@@ -247,7 +247,7 @@ def real_clips(
 
 def split_features(protocol: Protocol, extractor: Extractor, catalogue: Catalogue, folder: Path) -> dict[str, Path]:
     """Features of windows of each split, spread evenly over its videos: what distances to train and to held-out clips
-    are made from, and what a generated clip is held against to see whether it was copied."""
+    are made from, and what a generated clip is compared with to see whether it was copied."""
     p = protocol
     for split in SPLITS:
         windows = spread_windows(catalogue, split, p.frames, p.real_interval, MEMORY_TIMES * p.n_real, p.clip_seed)

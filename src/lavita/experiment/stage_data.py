@@ -63,7 +63,7 @@ class StageData:
             num_workers=self.workers(),
             cache_bytes=d.cache_bytes,
             images=module.joint_images,
-            past=module.past_frames,
+            past=module.context_frames,
             frame_choice=d.frame_choice,
             latents=self.latents if module.reads_latents else None,
             rank=0 if whole else distributed.rank(),
@@ -104,10 +104,12 @@ class StageData:
         """
         d = self.data
         try:
-            return self.catalogue.long_enough(d.frames + module.past_frames, d.interval, d.short_videos, d.frame_choice)
+            return self.catalogue.long_enough(
+                d.frames + module.context_frames, d.interval, d.short_videos, d.frame_choice
+            )
         except ValueError as error:
-            note = f" ({module.past_frames} of these frames are those before each clip of {self.method})"
-            raise ValueError(f"{error}{note if module.past_frames else ''}") from None
+            note = f" ({module.context_frames} of these frames are those before each clip of {self.method})"
+            raise ValueError(f"{error}{note if module.context_frames else ''}") from None
 
     def reads_latents(self, module: TrainedStage) -> bool:
         """Whether a stage trains from stored latents."""

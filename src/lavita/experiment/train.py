@@ -74,7 +74,7 @@ def train(setup: Setup, folder: Path, store: ResumeStore) -> Spent:
 
 
 def complete_stage(stage: StagePlan, limit: Limit, resources: Resources, spent: Spent, later: Sequence[str]) -> None:
-    """Put a stage's cost on the ledger, its module as it ends: trained now, or as it was kept. later: stages' names."""
+    """Train a stage, or load it where it is finished, and record its cost. later: names of the stages after it."""
     name, store = f"end-{stage.name}", resources.store
     end, found = store.load(name, WEIGHTS), store.load_value(name)
     if end is None or found is None:

@@ -17,9 +17,9 @@ from lavita.training.stage import StagePlan, TrainedStage
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What the suite hands to every method: the shape of its clips, the shared codec and the training setting.
+    """What the suite hands to every method: the shape of its clips, the shared autoencoder and the training setting.
 
-    codec is the suite's codec, which a method with a first stage of its own ignores (owns_first_stage = True).
+    codec is the suite's autoencoder; a method with a first stage of its own ignores it (owns_first_stage = True).
     num_classes is None in an unconditional suite.
     """
 
@@ -49,9 +49,9 @@ class VideoMethod(TrainedStage):
 
     @property
     def clip_cost(self) -> Fraction:
-        """Clips that one clip of a batch costs: images and past frames count as frames / F (fairness rule)."""
+        """Clips that one clip of a batch costs: images and context frames count as frames / F (fairness rule)."""
         frames = self.context.num_frames
-        return Fraction(frames + self.joint_images + self.past_frames, frames)
+        return Fraction(frames + self.joint_images + self.context_frames, frames)
 
     def first_stage(self) -> Codec | None:
         """A first stage of the method's own as clip -> clip, for its reconstruction scores; None where it has none."""
@@ -82,7 +82,7 @@ class VideoMethod(TrainedStage):
         return type(self).__module__.split(".")[-2]
 
     def check_task(self, sampling: SamplingConfig) -> None:
-        """Raise ValueError for a task or chain that the method does not have: before training, and when it samples."""
+        """Raise ValueError for a task or chain that the method lacks; called before training and before sampling."""
         if sampling.task not in self.tasks:
             raise ValueError(f"sampling.task: got {sampling.task!r}, allowed for {self.name}: {', '.join(self.tasks)}")
         if sampling.num_clips_chained != 1:

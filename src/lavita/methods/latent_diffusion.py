@@ -1,4 +1,4 @@
-"""Diffusion in the suite's codec by IDDPM, video to loss: what all transformers of the comparison share."""
+"""Diffusion in the suite's autoencoder by IDDPM, video to loss: what all transformers of the comparison share."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class LatentDiffusion(VideoMethod):
 
     @torch.no_grad()
     def encode(self, video: Tensor, rng: SampleRNG) -> Tensor:
-        """Latent (B, F, C, h, w) of a clip, of which the codec gets no gradient."""
+        """Latent (B, F, C, h, w) of a clip, of which the autoencoder gets no gradient."""
         return self.codec.encode(video, rng)
 
     def clip_latent(self, batch: dict[str, Tensor], rng: SampleRNG) -> Tensor:
@@ -132,6 +132,6 @@ class LatentDiffusion(VideoMethod):
                 raise ValueError(f"sampling.guidance: got {sampling.guidance}, an unconditional suite allows 1 only")
             return lambda x, t: self.network(x, t, None)
         if classes is None:
-            raise ValueError("a class-conditional method samples with one class a clip, got none")
+            raise ValueError("a class-conditional method samples with one class per clip, got none")
         null = self.context.num_classes
         return guided(self.network, classes.to(self.device), null, sampling.guidance, sampling.guided_channels)

@@ -1,4 +1,4 @@
-"""What the video scores of `lavita.metrics.torchmetrics` share: one row a clip, in any order, from any process."""
+"""What the video scores of `lavita.metrics.torchmetrics` share: one row per clip, in any order, from any process."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def ordered(rows: Sequence[Tensor] | Tensor, indices: Sequence[Tensor] | Tensor,
     again = np.flatnonzero(first[place] != np.arange(len(order)))
     if len(again):
         one, other = values[again], values[first[place[again]]]
-        apart = np.abs(one - other).max(axis=1) > SAME_CLIP * np.abs(other).max(axis=1)  # never true of NaN
-        if apart.any():
+        differ = np.abs(one - other).max(axis=1) > SAME_CLIP * np.abs(other).max(axis=1)  # never true of NaN
+        if differ.any():
             raise ValueError(
-                f"{name} clips: index {order[again[apart][0]]} came with two clips; give each process its clips' own "
+                f"{name} clips: index {order[again[differ][0]]} came with two clips; give each process its clips' own "
                 "indices"
             )
     if len(kept) < n:
@@ -75,7 +75,7 @@ def overridden(protocol: str | Protocol, n: int | None, n_real: int | None, chan
 
 
 class ClipMetric(Metric):
-    """Keeps one row a clip and its index for the real and the generated clips; subclasses turn rows into a
+    """Keeps one row per clip and its index for the real and the generated clips; subclasses turn rows into a
     number.
 
     The state is lists of tensors gathered with 'cat', so the value does not depend on batch size or on how

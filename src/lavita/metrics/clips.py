@@ -221,11 +221,11 @@ class TooFew(ValueError):
 def _round_by_round(every: Sequence[Pick], order: Sequence[int]) -> list[int]:
     """A drawn order with the first window of each item before the second of any: n are spread as evenly as can be."""
     seen: Counter[int] = Counter()
-    turns = []
+    rounds = []
     for position in order:
-        turns.append((seen[every[position].item], len(turns), int(position)))
+        rounds.append((seen[every[position].item], len(rounds), int(position)))
         seen[every[position].item] += 1
-    return [position for _, _, position in sorted(turns)]
+    return [position for _, _, position in sorted(rounds)]
 
 
 def _windows(position: int, item: ClipItem, protocol: Protocol, cap: int | None) -> list[Pick]:

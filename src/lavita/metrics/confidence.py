@@ -1,5 +1,5 @@
-"""How sure a score is: intervals, values for infinitely many clips (FVD-infinity), comparisons of two rows, spread over
-seeds.
+"""How sure a score is: intervals, values in the limit of infinite samples (FVD-infinity), comparisons of two rows,
+spread over seeds.
 
 `resampling` says what random halves of the clips tell of a score's bias and variance, `distance_ends` how the ends of
 a distance's interval follow. Coverage is measured in docs/scoring.md.
@@ -28,9 +28,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Interval:
-    """value: the score of all clips, biased by their number; extrapolated: to infinitely many clips, by the line in
-    1/n; low, high: the interval of extrapolated; parabola: through n, n/2 and n/4 instead of the line; mean_at: mean
-    score at these three counts of generated clips; remark: what a reader must know, or "".
+    """value: the score of all clips, biased by their number; extrapolated: in the limit of infinite samples, by the
+    line in 1/n; low, high: the interval of extrapolated; parabola: through n, n/2 and n/4 instead of the line;
+    mean_at: mean score at these three counts of generated clips; remark: what a reader must know, or "".
     """
 
     value: float
@@ -50,7 +50,7 @@ class Interval:
 
 
 def interval(resampled: Resampled, is_distance: bool = True, level: float = LEVEL) -> Interval:
-    """The interval of a score in the limit of infinitely many clips.
+    """The interval of a score in the limit of infinite samples.
 
     is_distance: the score's limit is 0 for equal distributions and else above, see `distance_ends`. For any other
     score the ends are extrapolated -+ t V^(1/2).
@@ -80,7 +80,7 @@ def interval(resampled: Resampled, is_distance: bool = True, level: float = LEVE
         parabola,
         dict(zip((n, n // 2, n // 4), means, strict=True)),
         level,
-        f"{100 * level:g} % of the value at infinitely many clips, {len(gaps)} random halvings",
+        f"{100 * level:g} % of the value in the limit of infinite samples, {len(gaps)} random halvings",
         remark,
     )
 
@@ -189,7 +189,7 @@ def seed_spread(values: Sequence[float], level: float = LEVEL) -> SeedSpread:
 
 
 def with_interval(score: ScoreOfSubsets, value: float, is_distance: bool = True) -> Measurement:
-    """A value with its interval at its own number of clips, and in the limit of infinitely many, which another number
+    """A value with its interval at its own number of clips, and in the limit of infinite samples, which another number
     of clips can be compared with; without them for too few clips to be cut in parts.
 
     value: as the protocol computes it; the interval is laid around it.

@@ -1,6 +1,6 @@
-"""Ways to spoil a clip that a good video metric must notice: in time, in space, and two kept out of training.
+"""Corruptions of a clip that a good video metric must notice: in time, in space, and two kept out of training.
 
-Every change takes uint8 (F, H, W, 3), 0..255, and a numpy generator, and returns the same shape and dtype.
+Every corruption takes uint8 (F, H, W, 3), 0..255, and a numpy generator, and returns the same shape and dtype.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def blurred(clip: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def add_noise(clip: np.ndarray, std: float, generator: np.random.Generator) -> np.ndarray:
-    """White noise of std grey levels, independent a pixel, frame and channel."""
+    """White noise of `std` grey levels, independent per pixel, frame and channel."""
     noise = generator.standard_normal(clip.shape, dtype=np.float32)
     return np.clip(np.rint(clip + std * noise), 0, 255).astype(np.uint8)
 
@@ -81,7 +81,7 @@ def noisy(clip: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def blocks(clip: np.ndarray, size: int) -> np.ndarray:
-    """Every size x size block replaced by its mean; what is left at the edges makes smaller blocks."""
+    """Every size x size block replaced by its mean; blocks at the edges may be smaller."""
     rows, columns = (np.arange(0, n, size) for n in clip.shape[1:3])
     total = np.add.reduceat(np.add.reduceat(clip.astype(np.float32), rows, axis=1), columns, axis=2)
     heights, widths = (np.diff(np.append(e, n)) for e, n in ((rows, clip.shape[1]), (columns, clip.shape[2])))

@@ -17,7 +17,7 @@ KERNEL_ENTRIES = 2**22  # of a kernel matrix held at once, 32 MiB
 def check_features(features: np.ndarray, name: str, minimum: int = 2, names: Sequence[str] | None = None) -> np.ndarray:
     """Return features as contiguous float64 (n, d).
 
-    names: the clips' names, one a row, for messages. Raises ValueError for a wrong number of axes, fewer than
+    names: the clips' names, one per row, for messages. Raises ValueError for a wrong number of axes, fewer than
     `minimum` clips (says how many are missing), or a value that is not finite (names the first such clip, by its
     index where it has no name).
     """
@@ -146,10 +146,10 @@ def frechet_of_moments(a: Moments, b: Moments) -> tuple[float, float]:
     deviations the error found was at most 0.1 of the estimate, and at most 2e-11 of the distance wherever the estimate
     was below 1e-8 of it.
     """
-    apart = np.sum((a.mean - b.mean) ** 2) + (np.trace(a.covariance) + np.trace(b.covariance))
+    upper = np.sum((a.mean - b.mean) ** 2) + (np.trace(a.covariance) + np.trace(b.covariance))
     if np.trace(a.covariance) < np.trace(b.covariance):  # one order of the two, as in frechet_of_rows
         a, b = b, a
-    if not np.isfinite(apart):
+    if not np.isfinite(upper):
         return float("nan"), float("inf")
     s1, s2 = graded(a.covariance, b.covariance)
     try:
@@ -160,7 +160,7 @@ def frechet_of_moments(a: Moments, b: Moments) -> tuple[float, float]:
         return float("nan"), float("inf")
     roots = np.sqrt(squares)
     error = (a.rounding + b.rounding) * EPSILON * spectral_norm(s1) * spectral_norm(s2) * np.sum(1 / roots)
-    return float(apart - 2.0 * roots.sum()), float(error)
+    return float(upper - 2.0 * roots.sum()), float(error)
 
 
 def graded(s1: np.ndarray, s2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -275,7 +275,7 @@ def inception_score(probabilities: np.ndarray, splits: int = 10, shuffle_seed: i
         raise ValueError(f"probabilities: got {p.ndim} axes {p.shape}, wanted 2 (clips, classes)")
     n = len(p)
     if splits < 1 or n < splits:
-        raise ValueError(f"inception score: got {n} clips for {splits} splits, wanted at least one clip a split")
+        raise ValueError(f"inception score: got {n} clips for {splits} splits, wanted at least one clip per split")
     bad = np.flatnonzero(~np.isfinite(p).all(axis=1))
     if len(bad):
         raise ValueError(f"probabilities: clip {bad[0]} has a value that is not finite")

@@ -55,7 +55,7 @@ def compared(
     networks: Networks,
     jobs: dict[str, Job],
     paths: dict[str, Path | np.ndarray],
-    not_made: list[str],
+    failed: list[str],
 ) -> Comparison:
     """The comparison under one protocol. jobs, paths: by side (real, generated, and where given train, heldout)."""
     sides = {side: job.features.arrays() for side, job in jobs.items()}
@@ -74,7 +74,7 @@ def compared(
         "sanity": sanity_facts(protocol, jobs["real"]),
         "metric_names": metric_names(protocol, {key: named[key] for key, one in at_hand.items() if one is not None}),
         "frame_encoder": encoder,
-        "not_made": not_made,
+        "not_made": failed,
         "commit": head,
         "dirty": dirty,
         "hardware": provenance.hardware(),
@@ -229,7 +229,7 @@ def interval_text(low: float | None, high: float | None) -> str:
 
 
 def infinite_text(score: Score) -> str:
-    """The score extrapolated to infinitely many clips, with its interval; marked where the line is no good fit."""
+    """The score in the limit of infinite samples, with its interval; marked where the line is no good fit."""
     if score.extrapolated is None:
         return ""
     mark = " (?)" if score.interval_remark else ""

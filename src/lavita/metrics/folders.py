@@ -79,10 +79,10 @@ def evaluate(options: Options, say: Callable[[str], None]) -> tuple[list[Compari
         extract(items, jobs[split], True, options.workers, partial(counted, say, split))
     paths = {"real": options.real, "generated": options.generated, **options.splits}
     results = [
-        compared(one.protocol, one.networks, {side: jobs[side][number] for side in jobs}, paths, one.not_made)
+        compared(one.protocol, one.networks, {side: jobs[side][number] for side in jobs}, paths, one.failed)
         for number, one in enumerate(prepared)
     ]
-    reasons += [f"{one.protocol.name}: {why}" for one in prepared for why in one.not_made]
+    reasons += [f"{one.protocol.name}: {why}" for one in prepared for why in one.failed]
     return results, reasons
 
 
@@ -131,18 +131,18 @@ class Loader:
 
 @dataclass
 class Prepared:
-    """A protocol with its networks, ready to run; not_made: scores that can't be, and why."""
+    """A protocol with its networks, ready to run; failed: scores that can't be, and why."""
 
     protocol: Protocol
     networks: Networks
-    not_made: list[str]
+    failed: list[str]
 
 
 def prepare(options: Options, name: str, loader: Loader, sides: dict[bool, list[ClipItem]]) -> Prepared:
     """Derive the protocol, load its networks, and see whether there are clips enough. Raises NotScored, ConfigError."""
     protocol = derived_by_clips(name, options.clips, options.changes)
     arrays = {METRICS[name].array for name in options.metrics or selectable()}
-    not_made: list[str] = []
+    failed: list[str] = []
     if options.extractor is not None:
         network = loader.load(options.extractor, None)
         protocol = derived_by_extractor(protocol, network)
@@ -154,18 +154,18 @@ def prepare(options: Options, name: str, loader: Loader, sides: dict[bool, list[
             for preprocess in (protocol.real_preprocess, protocol.generated_preprocess)
         ]
         check_recorded(protocol, pair[0])
-        networks = Networks(*pair, class_network(options, protocol, loader, not_made))
+        networks = Networks(*pair, class_network(options, protocol, loader, failed))
     if "probabilities" not in arrays:
         networks = replace(networks, classes=None)
-    elif networks.classes is None and not not_made and options.metrics:
-        not_made.append(f"is: extractor {options.extractor} gives no class probabilities")
+    elif networks.classes is None and not failed and options.metrics:
+        failed.append(f"is: extractor {options.extractor} gives no class probabilities")
     if "features" not in arrays:
         networks = replace(networks, real=None, generated=None)
     if networks.real is None and networks.classes is None:
-        raise NotScored("; ".join(not_made) or f"extractor {options.extractor} gives neither features nor classes")
+        raise NotScored("; ".join(failed) or f"extractor {options.extractor} gives neither features nor classes")
     networks = replace(networks, frames=loader.frame_encoder())
     hashes = [network.weights_hash if network else None for network in (networks.real, networks.classes)]
-    prepared = Prepared(protocol.with_weights(*hashes), networks, not_made)
+    prepared = Prepared(protocol.with_weights(*hashes), networks, failed)
     for real in (True, False):
         try:
             picks(sides[real], prepared.protocol, real)
@@ -205,8 +205,8 @@ def check_recorded(protocol: Protocol, network: Extractor) -> None:
         )
 
 
-def class_network(options: Options, protocol: Protocol, loader: Loader, not_made: list[str]) -> Extractor | None:
-    """The network of IS; where it can't be had, not_made says why, if IS was asked for by name."""
+def class_network(options: Options, protocol: Protocol, loader: Loader, failed: list[str]) -> Extractor | None:
+    """The network of IS; where it can't be had, `failed` says why, if IS was asked for by name."""
     if options.metrics is not None and "is" not in options.metrics:
         return None
     offline = options.offline or options.metrics is None
@@ -214,7 +214,7 @@ def class_network(options: Options, protocol: Protocol, loader: Loader, not_made
         return Loader(replace(options, offline=offline)).load(protocol.is_extractor, None)
     except NotScored as error:
         if options.metrics is not None:
-            not_made.append(f"is: {error}")
+            failed.append(f"is: {error}")
         return None
 
 

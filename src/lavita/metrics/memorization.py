@@ -67,12 +67,12 @@ def memorization(
     if not x.shape[1] == t.shape[1] == h.shape[1]:
         raise ValueError(f"features: got widths {x.shape[1]}, {t.shape[1]} and {h.shape[1]}; use one extractor for all")
     if train_names is not None and len(train_names) != len(t):
-        raise ValueError(f"memorisation: got {len(train_names)} names for {len(t)} training clips")
+        raise ValueError(f"memorization: got {len(train_names)} names for {len(t)} training clips")
     index, distances = nearest_real(x, t)
     usual = nearest_real(h, t)[1]
     middle = float(np.median(usual))
     if middle == 0:
-        raise ValueError("memorisation: half of the held-out clips are training clips; hold other clips out")
+        raise ValueError("memorization: half of the held-out clips are training clips; hold other clips out")
     names = [str(i) if train_names is None else str(train_names[i]) for i in index]
     return Memorization(index, names, distances, distances / middle, usual)
 

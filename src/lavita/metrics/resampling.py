@@ -48,7 +48,7 @@ class ScoreOfSubsets(Protocol):
     def whole(self) -> float: ...
 
     def parts(
-        self, real: Sequence[np.ndarray], generated: Sequence[np.ndarray], turns: int
+        self, real: Sequence[np.ndarray], generated: Sequence[np.ndarray], pairings: int
     ) -> Sequence[Sequence[float]]: ...
 
 
@@ -96,18 +96,18 @@ def resample(score: ScoreOfSubsets, resamples: int = 400, seed: int = 0) -> Resa
         if n < LEAST_CLIPS and (n or name == "generated"):
             raise ValueError(f"interval: got {n} {name} clips, wanted {LEAST_CLIPS}; {LEAST_CLIPS - n} are missing")
     # Where there are real clips, each cut is used twice: real A with generated A, B with B; then A with B, B with A.
-    turns = 2 if score.num_real else 1
+    pairings = 2 if score.num_real else 1
     num_quarters = resamples // 40
-    num_halves = (resamples - 4 * num_quarters) // (2 * turns)
+    num_halves = (resamples - 4 * num_quarters) // (2 * pairings)
     draws = [(np.random.default_rng((seed, k)), n) for k, n in enumerate((score.num_real, score.num_generated))]
 
-    def scores(pieces: int, cuts: int, turns: int) -> np.ndarray:
+    def scores(pieces: int, cuts: int, pairings: int) -> np.ndarray:
         rows = []
         for _ in range(cuts):
-            rows += score.parts(*(np.array_split(rng.permutation(n), pieces) for rng, n in draws), turns)
+            rows += score.parts(*(np.array_split(rng.permutation(n), pieces) for rng, n in draws), pairings)
         return np.array(rows)
 
-    halves, quarters = scores(2, num_halves, turns), scores(4, num_quarters, 1)
+    halves, quarters = scores(2, num_halves, pairings), scores(4, num_quarters, 1)
     return Resampled(score.whole(), halves, quarters, score.num_real, score.num_generated, seed, score.key)
 
 
@@ -231,8 +231,8 @@ class FrechetOfSubsets:
         """The distance of all clips."""
         return frechet_distance(self.real.features, self.generated.features, self.ddof)
 
-    def parts(self, real: Parts, generated: Parts, turns: int = 1) -> list[list[float]]:
-        """The distance of each part of the real clips to a part of the generated ones, turn by turn."""
+    def parts(self, real: Parts, generated: Parts, pairings: int = 1) -> list[list[float]]:
+        """The distance of each part of the real clips to a part of the generated ones, one pairing after the other."""
         moments = None
         if min(map(len, [*real, *generated])) > len(self.real.mean):
             moments = self.real.moments(real), self.generated.moments(generated)
@@ -244,7 +244,7 @@ class FrechetOfSubsets:
                     return value
             return self.of_rows(real[i], generated[j])
 
-        return [[distance(i, (i + turn) % len(real)) for i in range(len(real))] for turn in range(turns)]
+        return [[distance(i, (i + shift) % len(real)) for i in range(len(real))] for shift in range(pairings)]
 
     def of_rows(self, i: np.ndarray, j: np.ndarray) -> float:
         """The distance of some real clips to some generated ones."""
@@ -268,10 +268,10 @@ class KernelOfSubsets:
         """The distance of all clips."""
         return kernel_distance(*self.features)
 
-    def parts(self, real: Parts, generated: Parts, turns: int = 1) -> list[list[float]]:
-        """The distance of each part of the real clips to a part of the generated ones, turn by turn."""
+    def parts(self, real: Parts, generated: Parts, pairings: int = 1) -> list[list[float]]:
+        """The distance of each part of the real clips to a part of the generated ones, one pairing after the other."""
         x, y = self.features
-        pairs = [[(i, (i + turn) % len(real)) for i in range(len(real))] for turn in range(turns)]
+        pairs = [[(i, (i + shift) % len(real)) for i in range(len(real))] for shift in range(pairings)]
         if self.matrices is None:
             return [[kernel_distance(x[real[i]], y[generated[j]]) for i, j in row] for row in pairs]
         one, other = membership(real, len(x)), membership(generated, len(y))  # (k, n) and (k, m)
@@ -306,6 +306,8 @@ class InceptionOfSubsets:
         """The score of all clips: the mean over the splits."""
         return inception_score(self.probabilities, self.splits, self.shuffle_seed)[0]
 
-    def parts(self, real: Parts, generated: Parts, turns: int = 1) -> list[list[float]]:
-        """The score of each part of the generated clips, in as many splits; the same in each turn."""
-        return [[inception_score(self.probabilities[j], self.splits, self.shuffle_seed)[0] for j in generated]] * turns
+    def parts(self, real: Parts, generated: Parts, pairings: int = 1) -> list[list[float]]:
+        """The score of each part of the generated clips, in as many splits; the same for each pairing."""
+        return [
+            [inception_score(self.probabilities[j], self.splits, self.shuffle_seed)[0] for j in generated]
+        ] * pairings

@@ -110,8 +110,8 @@ class Sensitivity:
     ) -> SanityReport:
         """The report as `sanity_rows` gives it; foreign: features (M, d) of other sets of clips, by name.
 
-        groups: one a clip, such as its video; then no group has clips in both halves, and each half is as large as the
-        smallest half of all splits.
+        groups: one per clip, such as its video; then no group has clips in both halves, and each half is as large as
+        the smallest half of all splits.
         """
         rng = np.random.default_rng(self.seed)
         halves = list(halvings(len(self.real), splits, rng, groups))

@@ -1,4 +1,4 @@
-"""The metric table: one row a metric, with all that run, evaluate, audit and report know of it. Loads no torch.
+"""The metric table: one row per metric, with all that run, evaluate, audit and report know of it. Loads no torch.
 
 To add a metric, write a function of stored arrays (see `lavita.metrics.measures`) and put one row into METRICS.
 """
@@ -192,7 +192,7 @@ def metric_key(row: MetricRow, n: int, frames: int, network: NetworkId | None = 
 
 @dataclass(frozen=True)
 class MetricKey:
-    """A full name taken apart. extractor: None where the name does not spell it."""
+    """A full name in its parts. extractor: None where the name does not spell it."""
 
     row: MetricRow
     extractor: str | None

@@ -1,7 +1,7 @@
 """Transformer blocks on tokens (B, M, N, D): attention runs over N, separately for each of the M groups.
 
 A spatial block gets M = frames and N = positions, a temporal block M = positions and N = frames. The conditioning
-c is (B, G, D) with G = 1 (one vector a clip, so shift, scale and gate are computed once a clip) or G = M.
+c is (B, G, D) with G = 1 (one vector per clip, so shift, scale and gate are computed once per clip) or G = M.
 """
 
 from __future__ import annotations

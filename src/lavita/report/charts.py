@@ -77,7 +77,7 @@ LETTER, LINE = 7.4, 15  # pixels that a letter and a line of text take
 
 @dataclass(frozen=True)
 class Point:
-    """One cell: its row's name, cost (x), score (y), both above 0, and the ends of the score's interval."""
+    """One run: its row's name, cost (x), score (y), both above 0, and the ends of the score's interval."""
 
     label: str
     x: float
@@ -149,7 +149,7 @@ def marks(points: Sequence[Point], xs: LogAxis, ys: LogAxis) -> list[str]:
         number = labels.index(point.label) % len(COLOURS)
         x, y = xs.at(point.x), ys.at(point.y)
         if point.low is not None and point.high is not None:
-            # An interval that reaches 0 goes on to the end of the axis.
+            # An interval that reaches 0 extends to the end of the axis.
             low, high = ys.at(point.low) if point.low > 0 else HEIGHT - BOTTOM, ys.at(point.high)
             way = f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 4:.1f} {low:.1f}h8M{x - 4:.1f} {high:.1f}h8"
             parts.append(f'<path class="s{number} line" stroke="{COLOURS[number]}" fill="none" d="{way}"/>')
@@ -195,19 +195,19 @@ class Cost:
 
 
 FLOPS = Cost(
-    "training, TFLOPs (codec included)",
+    "training, TFLOPs (autoencoder included)",
     lambda row: float(row.train_flops) * 1e-12 if row.train_flops else None,
 )
 
 
 def seconds_cost(records: Sequence[Record]) -> Cost:
-    """Seconds of all trained stages of a cell, the suite's codec too: they stand in the records, not in the rows."""
+    """Training seconds of a run, the suite's autoencoder included: they are in the records, not in the rows."""
     spent = {record.cell: training_seconds(record) for record in records}
-    return Cost("training, seconds (codec included)", lambda row: spent.get(row.cell))
+    return Cost("training, seconds (autoencoder included)", lambda row: spent.get(row.cell))
 
 
 def training_seconds(record: Record) -> float | None:
-    """Seconds of the stages that a cell is charged for, or None where none are recorded."""
+    """Seconds of the stages that a run is charged for, or None where none are recorded."""
     return sum(stage.seconds for stage in record.stages) or None
 
 
@@ -223,7 +223,7 @@ def speed_texts(stage: StageRecord | None) -> tuple[str, str]:
 
 
 def trained_rows(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows of trained cells' distances, those that may share a table together: only they may share a chart."""
+    """The rows of trained runs' distances, those that may share a table together: only they may share a chart."""
     found = [
         [row for row in block if row.stage == "train" and is_metric(row.metric, "fvd") and row.value > 0]
         for block in blocks(rows)

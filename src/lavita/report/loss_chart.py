@@ -1,4 +1,4 @@
-"""Losses of one cell on the axis of its budget, as SVG: one line per stage, dots for the held-out loss."""
+"""Losses of one run on the axis of its budget, as SVG: one line per stage, dots for the held-out loss."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 from lavita.report.charts import LinearAxis, LogAxis
-from lavita.results.training_log import CellLosses, StageLosses
+from lavita.results.training_log import RunLosses, StageLosses
 
 WIDTH, HEIGHT = 320, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 22, 34
 
 
-def loss_chart(losses: CellLosses, name: str) -> str:
+def loss_chart(losses: RunLosses, name: str) -> str:
     """An SVG element. x: share of the budget in clips, with the borders of the stages; y: loss, logarithmic where every
     loss is above 0. Stages are numbered above the frame. name: makes its identifiers unique in the page.
     """
@@ -75,7 +75,7 @@ def spread(ticks: Sequence[float], most: int = 5) -> list[float]:
     return list(ticks[::step]) if step else []
 
 
-def in_words(losses: CellLosses, kind: str) -> str:
+def in_words(losses: RunLosses, kind: str) -> str:
     """The curve in a few numbers; the table below the charts has more."""
     said = [f"Horizontal: share of {losses.budget:,.0f} clips; vertical: loss, {kind}."]
     for number, stage in enumerate(losses.stages, start=1):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lavita.metrics.confidence import seed_spread
-from lavita.report.significance import SIGNIFICANCE_TEXT as APART_TEXT
-from lavita.report.significance import significance_lines
+from lavita.report.significance import SIGNIFICANCE_TEXT, significance_lines
 from lavita.results.records import Record, StageRecord
 from lavita.results.rows import shown
 from lavita.results.run_folder import AbsentSystem, RunFolder
@@ -29,15 +28,17 @@ def notes_of(run: RunFolder) -> dict[str, str]:
     notes["Deviations from the authors' settings"] = "\n".join(
         f"* {record.cell}: " + "; ".join(record.deviations) for record in records
     )
-    apart = significance_lines(records)
-    if apart:
-        notes["Which rows differ"] = APART_TEXT + "\n" + "\n".join(apart)
+    lines = significance_lines(records)
+    if lines:
+        notes["Which rows differ"] = SIGNIFICANCE_TEXT + "\n" + "\n".join(lines)
     seeds = seeds_note(records)
     if seeds:
         notes["Spread over training seeds"] = seeds
     absent = run.plan.not_yet
     if absent:
-        notes[NOT_YET] = "\n".join(f"* {one.name}: {one.left_out or 'not yet'}. {told(one)}" for one in absent)
+        notes[NOT_YET] = "\n".join(
+            f"* {one.name}: {one.left_out or 'not yet'}. {title_and_source(one)}" for one in absent
+        )
     sessions = [line for record in records for line in session_lines(record)]
     if sessions:
         notes["Sessions"] = SESSIONS_TEXT + "\n" + "\n".join(sessions)
@@ -53,18 +54,18 @@ from the last checkpoint, to the same numbers; wall_seconds counts all of them.
 
 
 def session_lines(record: Record) -> list[str]:
-    """The processes that worked on a cell, where they were more than one."""
+    """The processes that worked on a run, where they were more than one."""
     if len(record.sessions) < 2:
         return []
-    told = [
+    parts = [
         f"{one.ended or 'running'} at {one.stage} {one.done:g} after {one.seconds:.0f} s on {one.host}"
         + (f" (job {one.job})" if one.job else "")
         for one in record.sessions
     ]
-    return [f"* {record.cell}: " + "; ".join(told)]
+    return [f"* {record.cell}: " + "; ".join(parts)]
 
 
-def told(system: AbsentSystem) -> str:
+def title_and_source(system: AbsentSystem) -> str:
     """Title and paper of a system."""
     return " ".join(part for part in (system.title, system.source) if part)
 
@@ -107,7 +108,7 @@ that work on its latents (shared/<key>/codec.gif); `autoencoder` is a method's o
 
 
 def first_stages(records: Sequence[Record]) -> str:
-    """The reconstruction scores: of every codec with the rows that share it, of each method's own autoencoder."""
+    """The reconstruction scores: of the suite's autoencoder with the rows that share it, and of each method's own."""
     shared: dict[str, list[str]] = {}
     own = []
     for record in records:
@@ -120,12 +121,12 @@ def first_stages(records: Sequence[Record]) -> str:
                 own.append(f"* {record.cell}, autoencoder: {text}")
     if not shared and not own:
         return "No method has one here: all work in pixels."
-    codecs = [f"* codec of {', '.join(dict.fromkeys(labels))}: {text}" for text, labels in shared.items()]
+    codecs = [f"* autoencoder of {', '.join(dict.fromkeys(labels))}: {text}" for text, labels in shared.items()]
     return FIRST_STAGES_TEXT + "\n" + "\n".join(codecs + own)
 
 
 def stages_line(record: Record) -> str:
-    """Clips by stage and the held-out loss of a cell."""
+    """Clips by stage and the held-out loss of a run."""
     stages = ", ".join(stage_text(stage) for stage in record.stages)
     loss = record.heldout_losses
     ends = f"; held-out loss {loss[0][1]:.4g} -> {loss[-1][1]:.4g}" if loss else ""
@@ -133,14 +134,14 @@ def stages_line(record: Record) -> str:
 
 
 def stage_text(stage: StageRecord) -> str:
-    """A stage and its clips; of a latent cache, which sees none, what it cost otherwise."""
+    """A stage with its clips; a latent cache trains on none, so its other cost is named."""
     if stage.bytes is None:
         return f"{stage.name} {stage.clips}"
     return f"{stage.name} 0 ({stage.seconds:.0f} s, {stage.flops:.3g} FLOPs, {stage.bytes / 2**20:.0f} MiB)"
 
 
 def start_lines(record: Record) -> list[str]:
-    """Where a cell's weights began, if not at random: how much was taken, what was not."""
+    """Where a run's weights began, if not at random: how much was taken, what was not."""
     start = record.starting_weights
     if start is None:
         return []

@@ -29,7 +29,7 @@ class Score:
 
 
 def score_of(rows: Sequence[Row]) -> Score:
-    """Tidy rows of one metric and protocol, one a seed, as a score."""
+    """Tidy rows of one metric and protocol, one per seed, as a score."""
     ends = [row.interval for row in rows if row.interval is not None]
     whole = len(ends) == len(rows)
     low, high = (min(low for low, _ in ends), max(high for _, high in ends)) if whole else (None, None)
@@ -133,7 +133,7 @@ def own_rows(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def published_of(method: str, dataset: str, reported: Sequence[Reported], known: Known) -> list[Reported]:
-    """What the authors of a method print of it on a data set, by the metrics that a run can have."""
+    """A method's published scores on a data set, by the metrics that a run can have."""
     names, title = known.published_as.get(method, ()), known.titles.get(dataset, dataset)
     return [
         one

@@ -1,4 +1,4 @@
-"""Whether a run can tell two of its rows apart: the ratio of their scores against the spread from seed to seed."""
+"""Whether a suite can distinguish two of its rows: the ratio of their scores against the spread from seed to seed."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def pairs_of_rows(rows: Sequence[Row], order: Sequence[str]) -> list[Pair]:
     return pairs
 
 
-PAIRS_HEADING = "Which rows this size can tell apart"
+PAIRS_HEADING = "Which rows this size can distinguish"
 PAIRS_TEXT = """\
 Each row against the first: ratio of the scores (geometric mean over the seeds) with its 95 % interval from the spread
 from seed to seed, pooled over all rows. The interval is of one pair: of twenty equal choices about one is
@@ -136,7 +136,7 @@ significant by chance.
 
 
 def pairs_csv(pairs: list[Pair]) -> str:
-    """pairs.csv, a line a pair."""
+    """pairs.csv, one line per pair."""
     lines = [[text_of(value) for value in astuple(pair)] for pair in pairs]
     return csv_text([list(COLUMNS), *lines])
 
@@ -157,17 +157,17 @@ def sentence(pair: Pair) -> str:
 
 
 SIGNIFICANCE_TEXT = """\
-FVD extrapolated to infinitely many clips, with 95 % intervals from random halves of the clips; each row against the
-one with the smallest. Rows share their real clips, so intervals of differences are rather too wide than too narrow.
+FVD-infinity (FVD in the limit of infinite samples) with 95 % intervals from random halves of the clips; each row
+against the smallest. Rows share their real clips, so intervals of differences are rather too wide than too narrow.
 The spread of training seeds is not in them.
 """
 
 
 def significance_lines(records: Sequence[Record], metric: str = "fvd_") -> list[str]:
     """One line per finished run: its score and whether it differs significantly from the best; [] for fewer than two
-    cells.
+    runs.
 
-    Only cells of one table are compared with each other.
+    Only runs of one table are compared with each other.
     """
     lines = []
     for mark in dict.fromkeys(setting_of(record.row) for record in records):
@@ -179,15 +179,15 @@ def significance_lines(records: Sequence[Record], metric: str = "fvd_") -> list[
             if score.metric.startswith(metric) and score.extrapolated is not None
         }
         if len(found) > 1:
-            best = min(found, key=lambda cell: found[cell].extrapolated)
-            lines += [significance_line(cell, one, best, found[best]) for cell, one in found.items()]
+            best = min(found, key=lambda name: found[name].extrapolated)
+            lines += [significance_line(name, one, best, found[best]) for name, one in found.items()]
     return lines
 
 
-def significance_line(cell: str, one: Interval, best: str, other: Interval) -> str:
-    """What is said of one cell."""
-    said = f"* {cell}: {one.value:.4g}, extrapolated {one.extrapolated:.4g} ({one.low:.4g} to {one.high:.4g})"
-    if cell == best:
+def significance_line(name: str, one: Interval, best: str, other: Interval) -> str:
+    """What is said of one run."""
+    said = f"* {name}: {one.value:.4g}, extrapolated {one.extrapolated:.4g} ({one.low:.4g} to {one.high:.4g})"
+    if name == best:
         return f"{said}: the smallest"
     verdict = compare_intervals(one, other).verdict
     return f"{said}: {verdict} {'from' if verdict == NOT_SIGNIFICANT else 'than'} {best}"
@@ -215,7 +215,7 @@ BySeed = dict[str, dict[int | None, Row]]  # rows of one metric by label and tra
 def significant_best(rows: Sequence[Row], scores: Mapping[Key, Score]) -> set[Key]:
     """(cell, metric) of each block's best row, where the 95 % interval of its difference to every other row excludes 0.
 
-    scores: of trained rows, by cell and metric. Where all rows have the same two
+    scores: of trained rows, by run and metric. Where all rows have the same two
     or more training seeds, these decide; else the intervals that random halves of the clips gave.
     """
     found: set[Key] = set()

@@ -37,7 +37,7 @@ SCALE = {"train_flops": 1e-12, "params_trained": 1e-6, "params_total": 1e-6, "pe
 
 
 def wide(rows: Sequence[Row], order: Sequence[str]) -> pd.DataFrame:
-    """One row a cell, named <method>[-<choice>]: scores of the trained method, of its untrained start, costs, remark.
+    """One row per run, named <method>[-<choice>]: scores of the trained method, of its untrained start, costs, remark.
 
     Raises ValueError where rows that can't be compared would share a table.
     """
@@ -58,7 +58,7 @@ def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def wide_row(group: pd.DataFrame) -> dict[str, Any]:
-    """The table row of one cell."""
+    """The table row of one run."""
     first = group.iloc[0]
     line: dict[str, Any] = {"method": label_of(first["cell"]), "seed": first["seed"], "status": first["status"]}
     trained = group[group["stage"] == "train"]
@@ -78,7 +78,7 @@ def wide_row(group: pd.DataFrame) -> dict[str, Any]:
 
 
 def remark(group: pd.DataFrame) -> str:
-    """What a reader must know of a cell: why it failed, or that training did not help by some metric."""
+    """What a reader must know of a run: why it failed, or that training did not help by some metric."""
     if group.iloc[0]["status"] != "ok":
         return f"{group.iloc[0]['status']}: {group.iloc[0]['reason']}"
     said, worse = str(group.iloc[0]["reason"] or ""), []
@@ -202,15 +202,15 @@ LEGEND = """\
 * **bold**: significantly different, at 95 %, from every other row of its table: by seeds where every row has the same
   two or more, else by the clips alone, and then the spread of training seeds is not in it. Nothing else is bold.
 * untrained: the same network at its starting weights, zero steps, same protocol.
-* clips: training clips seen, all stages together; the suite's own codec is charged in full to each method that uses it.
-* train TFLOPs: counted forward and backward of all trained stages, codec included, 1e12 floating-point operations,
-  2 a multiply-add; wall: seconds of the cell's process; peak: peak resident memory of the cell's process;
-  NFE: network evaluations a clip; guidance doubles their cost.
+* clips: training clips seen, all stages together; each method that uses the suite's autoencoder is charged all of it.
+* train TFLOPs: counted forward and backward of all trained stages with the autoencoder, 1e12 floating-point operations,
+  2 per multiply-add; wall: seconds of the run's process; peak: peak resident memory of the run's process;
+  NFE: network evaluations per clip; guidance doubles their cost.
 """
 
 
 def legend(columns: Sequence[str]) -> str:
-    """What a reader of tables with these columns must know: a line a metric, then what all have in common."""
+    """What a reader of tables with these columns must know: one line per metric, then what all have in common."""
     rows = {key.row.name: key.row.legend for key in map(parse_key, columns) if key is not None}
     lines = [textwrap.fill(f"* {name}: {text}", 120, subsequent_indent="  ") for name, text in rows.items()]
     return "\n".join([*lines, LEGEND])

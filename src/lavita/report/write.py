@@ -122,7 +122,7 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def wide_csv(frames: list[pd.DataFrame], cut: list[list[Row]], digest: str) -> str:
-    """All blocks in one CSV: a later block's scores stand in columns of their own, named with what sets it apart."""
+    """All blocks in one CSV: a later block's scores stand in columns of their own, named with what distinguishes it."""
     texts = [plain(frame) for frame in frames]
     later = [renamed(text, block[0]) for text, block in zip(texts[1:], cut[1:], strict=True)]
     whole = pd.concat([texts[0], *later]).assign(digest=digest)
@@ -131,10 +131,10 @@ def wide_csv(frames: list[pd.DataFrame], cut: list[list[Row]], digest: str) -> s
 
 
 def renamed(frame: pd.DataFrame, first: Row) -> pd.DataFrame:
-    """A later block's table, its score columns named with what sets the block apart."""
-    apart = f"[{first.division}; {first.conditioning}; guidance {text_of(first.guidance)}; {first.protocol}]"
+    """A later block's table, its score columns named with what distinguishes the block."""
+    setting = f"[{first.division}; {first.conditioning}; guidance {text_of(first.guidance)}; {first.protocol}]"
     scores = [name for name in frame.columns if parse_key(name)]
-    return frame.rename(columns={name: f"{name} {apart}" for name in scores})
+    return frame.rename(columns={name: f"{name} {setting}" for name in scores})
 
 
 TABLES = ("rows.csv", "table.csv", "table.md", "table.tex", "quality_cost.svg", "pairs.csv", "published.csv")

@@ -13,7 +13,7 @@ ALL = "all rows"
 
 @dataclass(frozen=True)
 class AuditLine:
-    """check: the rule; where: the cell, file or "run"; text: what was found, at a failure the values that differ."""
+    """check: the rule; where: the run, file or "run"; text: what was found, at a failure the values that differ."""
 
     check: str
     where: str
@@ -22,20 +22,20 @@ class AuditLine:
 
 
 def same(check: str, values: Mapping[str, Any]) -> Iterator[AuditLine]:
-    """One line if every cell has the same value; else a failure for each cell that differs from most (from the first,
+    """One line if every run has the same value; else a failure for each run that differs from most (from the first,
     where none is in the majority).
     """
     if not values:
         yield AuditLine(check, ALL, NOT_APPLICABLE, "no row completed")
         return
-    texts = {cell: str(value) for cell, value in values.items()}
+    texts = {name: str(value) for name, value in values.items()}
     usual = Counter(texts.values()).most_common(1)[0][0]
-    first = next(cell for cell, text in texts.items() if text == usual)
-    others = [cell for cell, text in texts.items() if text != usual]
+    first = next(name for name, text in texts.items() if text == usual)
+    others = [name for name, text in texts.items() if text != usual]
     if not others:
         yield AuditLine(check, ALL, PASS, short(usual))
-    for cell in others:
-        yield AuditLine(check, cell, FAIL, f"{short(texts[cell])}, but {short(usual)} of {first}")
+    for name in others:
+        yield AuditLine(check, name, FAIL, f"{short(texts[name])}, but {short(usual)} of {first}")
 
 
 def equal(check: str, where: str, found: Any, wanted: Any, of: str) -> AuditLine:

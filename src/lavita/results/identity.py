@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lavita.config.compose import Experiment, load_method
-from lavita.config.plan import cell_from_dict
+from lavita.config.plan import experiment_from_dict
 from lavita.config.registry import (
     BASELINES,
     BUILT_IN,
@@ -27,33 +27,33 @@ from lavita.config.schema import ConfigError
 DATA_ELSEWHERE = ("root", "num_workers", "cache_bytes", "max_unreadable")
 
 
-def deciding(cell: Experiment) -> dict[str, Any]:
+def deciding(experiment: Experiment) -> dict[str, Any]:
     """The configuration without what no number depends on, and without paths: hashes stand for files."""
-    values = asdict(cell)
+    values = asdict(experiment)
     values.pop("weights")
     values.pop("checkpoint")
     for key in DATA_ELSEWHERE:
         values["data"].pop(key)
     values["codec"].pop("path")
-    values["pretraining"]["checkpoint"] = bool(cell.pretraining.checkpoint)
+    values["pretraining"]["checkpoint"] = bool(experiment.pretraining.checkpoint)
     values["pretraining"].pop("origin")
-    values["model"] |= {key: bool(cell.model[key]) or None for key in values.pop("weight_files")}
+    values["model"] |= {key: bool(experiment.model[key]) or None for key in values.pop("weight_files")}
     return values
 
 
-def canonical(cell: Experiment) -> str:
+def canonical(experiment: Experiment) -> str:
     """The same as canonical JSON."""
-    return json.dumps(deciding(cell), sort_keys=True)
+    return json.dumps(deciding(experiment), sort_keys=True)
 
 
-def changed_keys(cell: Experiment, before: Mapping[str, Any]) -> list[str]:
+def changed_keys(experiment: Experiment, before: Mapping[str, Any]) -> list[str]:
     """What of a configuration is another than in a record's, as "train.learning_rate: 0.001 -> 0.002"."""
     try:
-        old = deciding(cell_from_dict(dict(before)))
+        old = deciding(experiment_from_dict(dict(before)))
     except (ConfigError, KeyError, TypeError):
         return []
     found = []
-    for section, values in deciding(cell).items():
+    for section, values in deciding(experiment).items():
         if not isinstance(values, dict):
             values, old[section] = {"": values}, {"": old[section]}
         for key, value in values.items():
@@ -62,8 +62,8 @@ def changed_keys(cell: Experiment, before: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def config_hash(cell: Experiment) -> str:
-    return hashlib.sha256(canonical(cell).encode()).hexdigest()[:16]
+def config_hash(experiment: Experiment) -> str:
+    return hashlib.sha256(canonical(experiment).encode()).hexdigest()[:16]
 
 
 # The packages that decide numbers. The launcher, executors, records, tables, page and audit are not among them.
@@ -74,9 +74,9 @@ FILES = ("files.py", "shapes.py")
 NO_SOURCE = {".pyc", ".md"}
 
 
-def code_hash(cell: Experiment) -> str:
-    """sha256 over every source file that can change a cell's numbers, wherever a plugin's folder lies."""
-    return hash_of_sources(source_files(cell))
+def code_hash(experiment: Experiment) -> str:
+    """sha256 over every source file that can change a run's numbers, wherever a plugin's folder lies."""
+    return hash_of_sources(source_files(experiment))
 
 
 def shared_code_hash() -> str:
@@ -84,21 +84,21 @@ def shared_code_hash() -> str:
     return hash_of_sources(source_files())
 
 
-def source_files(cell: Experiment | None = None) -> dict[str, Path]:
-    """The files that can change the numbers of a cell, or (None) of what all cells share, by names that say no place.
+def source_files(experiment: Experiment | None = None) -> dict[str, Path]:
+    """The files that can change the numbers of a run, or (None) of what all runs share, by names that say no place.
 
-    These are the packages of DECIDING, without the methods' own folders, and of a cell the folders of its methods. A
+    These are the packages of DECIDING, without the methods' own folders, and of a run the folders of its methods. A
     method from elsewhere may import any of ours: all of these count for it.
     """
     found = package_files(*DECIDING) | {f"lavita/{name}": PACKAGE / name for name in FILES}
     found = {name: path for name, path in found.items() if not name.startswith(f"lavita/methods/{BUILT_IN}/")}
-    for method in [] if cell is None else methods_of(cell):
+    for method in [] if experiment is None else methods_of(experiment):
         package = implementation_package(method)
         found |= files_of(implementation_folder(method), package.replace(".", "/"))
         if not package.startswith("lavita."):
             found |= files_of(BASELINES, "lavita/baselines") | files_of(PACKAGE / "methods", "lavita/methods")
-    if cell is not None and cell.pretraining.method:
-        found["pretraining.yaml"] = config_path("methods", cell.pretraining.method)  # read in the cell's process
+    if experiment is not None and experiment.pretraining.method:
+        found["pretraining.yaml"] = config_path("methods", experiment.pretraining.method)  # read in the run's process
     return found
 
 
@@ -130,10 +130,10 @@ def visible(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def methods_of(cell: Experiment) -> list[str]:
-    """The implementations that a cell's process loads: its own and that of the method it is pretrained by."""
-    other = cell.pretraining.method
-    return [cell.implementation, *([load_method(other).implementation] if other else [])]
+def methods_of(experiment: Experiment) -> list[str]:
+    """The implementations that a run's process loads: its own and that of the method it is pretrained by."""
+    other = experiment.pretraining.method
+    return [experiment.implementation, *([load_method(other).implementation] if other else [])]
 
 
 def hash_of_sources(files: Mapping[str, Path]) -> str:

@@ -1,4 +1,4 @@
-"""record.json: what is known of one attempt at a run (a cell's folder) or at shared artifacts, as frozen dataclasses
+"""record.json: what is known of one attempt at a run (in cells/) or at shared artifacts, as frozen dataclasses
 with one reader and one writer. A record is written whole or not at all, and changes by `dataclasses.replace`.
 """
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from lavita.config.protocol import Protocol
 from lavita.results.devices import Speed
@@ -171,9 +171,9 @@ class Record(AttemptRecord):
 
     def experiment(self) -> Experiment:
         """The configuration. Raises ConfigError, TypeError for one that this version does not know."""
-        from lavita.config.plan import cell_from_dict  # reading a record needs no YAML
+        from lavita.config.plan import experiment_from_dict  # reading a record needs no YAML
 
-        return cell_from_dict(self.config)
+        return experiment_from_dict(self.config)
 
     def scores_of(self, stage: str) -> list[Score]:
         """The scores of a stage."""
@@ -216,12 +216,12 @@ def read_record(folder: Path, kind: type[SomeRecord] = Record) -> SomeRecord | N
     path = folder / RECORD
     if not path.is_file():
         return None
-    values = read_values(path, "a record", "; remove the cell's folder to run it again")
+    values = read_values(path, "a record", "; remove the run's folder to run it again")
     found = values.pop(KIND, None)
     known = {one.kind: one for one in KINDS if issubclass(one, kind)}
     if not isinstance(found, str) or found not in known:
         raise wrong(str(path), KIND, found, " or ".join(map(repr, known)))
-    record = from_json(known[found], values, str(path))
+    record = cast(SomeRecord, from_json(known[found], values, str(path)))
     check_status(record, path)
     return record
 

@@ -59,7 +59,7 @@ class ResumeStore:
         return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
     def names(self, start: str, suffix: str) -> list[str]:
-        """Names that begin with `start`, sorted; whether their files are whole is for `load` to say."""
+        """Names that begin with `start`, sorted; `load` checks whether their files are whole."""
         found = self.folder.glob(f"{escape(start)}*.{'[0-9a-f]' * HASH_DIGITS}{suffix}")
         return sorted({path.name.removesuffix(suffix).rpartition(".")[0] for path in found})
 

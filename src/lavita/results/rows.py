@@ -101,9 +101,9 @@ def score_columns(score: Score) -> dict[str, Any]:
     return columns | (UNTRAINED if score.stage == "untrained" else {})
 
 
-def label_of(cell: str) -> str:
+def label_of(name: str) -> str:
     """<method>[-<choice>] of <method>[-<choice>]-s<seed>."""
-    return cell.rpartition("-s")[0]
+    return name.rpartition("-s")[0]
 
 
 def rows_csv(rows: Iterable[Row]) -> str:

@@ -14,7 +14,7 @@ from lavita.results.typed_json import from_json, read_values, to_json, write_val
 
 
 @dataclass(frozen=True)
-class PlannedCell:
+class PlannedRun:
     """A run that stands in the tables; identity: of the attempt that counts, "" of external samples."""
 
     label: str
@@ -37,7 +37,7 @@ class AbsentSystem:
 class RunPlan:
     """run.json. order: labels of the suite's rows; varied: sections that rows vary by name; compares_rows: whether the
     suite compares choices of one method, each with the first, and not methods; not_yet: systems that are no method yet;
-    cells: by name; comparisons: hashes of settings whose rows may stand in these tables; published: numbers
+    cells: its runs by name; comparisons: hashes of settings whose rows may stand in these tables; published: numbers
     that stand beside ours; publishable: whether the tables may be published.
     """
 
@@ -46,7 +46,7 @@ class RunPlan:
     title: str
     order: tuple[str, ...]
     compares_rows: bool
-    cells: dict[str, PlannedCell]
+    cells: dict[str, PlannedRun]
     comparisons: tuple[str, ...]
     varied: tuple[str, ...] = ()
     not_yet: tuple[AbsentSystem, ...] = ()
@@ -77,21 +77,21 @@ class SharedFolder:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """shared: by folder name below shared/; cells: the attempts that stand in the tables, in their order; others: the
+    """shared: by folder name below shared/; attempts: those that stand in the tables, in their order; others: the
     rest.
     """
 
     path: Path
     plan: RunPlan
     shared: dict[str, SharedFolder]
-    cells: list[Attempt]
+    attempts: list[Attempt]
     others: list[Attempt]
     digest: str
 
     @property
     def records(self) -> list[Record]:
         """The records that the tables are made from, in the order of the rows."""
-        return [attempt.record for attempt in self.cells]
+        return [attempt.record for attempt in self.attempts]
 
     @property
     def used_shared(self) -> dict[str, SharedFolder]:
@@ -104,7 +104,7 @@ class RunFolder:
         """Those of them whose protocols differ, one each."""
         return list({one.artifacts.protocol_hash: one for one in self.used_shared.values()}.values())
 
-    def cell_folder(self, attempt: Attempt) -> Path:
+    def folder_of(self, attempt: Attempt) -> Path:
         """Where an attempt lies."""
         return self.path / "cells" / attempt.name
 
@@ -136,14 +136,14 @@ def read_run(run: Path) -> RunFolder:
         if (record := read_record(path.parent, SharedRecord)) is not None
     }
     names = dict.fromkeys(part_of(path.parent)[0] for path in sorted((run / "cells").glob(f"*/{RECORD}")))
-    cells: list[Attempt] = []
+    chosen: list[Attempt] = []
     others: list[Attempt] = []
     for name in names:
         kept, left = counted(name, every_attempt(run, name), plan)
-        cells += kept
+        chosen += kept
         others += left
-    cells.sort(key=lambda one: (plan.place(one.record.label), one.record.row.seed or 0))
-    return RunFolder(run, plan, shared, cells, others, digest_of(run))
+    chosen.sort(key=lambda one: (plan.place(one.record.label), one.record.row.seed or 0))
+    return RunFolder(run, plan, shared, chosen, others, digest_of(run))
 
 
 def refuse_links(run: Path) -> None:
@@ -158,11 +158,13 @@ def refuse_links(run: Path) -> None:
 
 def every_attempt(run: Path, name: str) -> list[Attempt]:
     """The attempts at a run, oldest first."""
-    found = [(path, read_record(path)) for path in attempts(run / "cells", name)]
-    for path, record in found:
+    found: list[Attempt] = []
+    for path in attempts(run / "cells", name):
+        record = read_record(path)
         if record is not None:
             require_inside(run / "shared", record.shared, f"{path / RECORD}: shared")
-    return [Attempt(path.name, record) for path, record in found if record is not None]
+            found.append(Attempt(path.name, record))
+    return found
 
 
 def counted(name: str, tries: list[Attempt], plan: RunPlan) -> tuple[list[Attempt], list[Attempt]]:
@@ -179,7 +181,8 @@ def counted(name: str, tries: list[Attempt], plan: RunPlan) -> tuple[list[Attemp
             else one.record.status == "ok" and one.record.comparison in plan.comparisons)
     ]  # fmt: skip
     good = [one for one in fitting if one.record.status == "ok"]
-    chosen = (good or fitting or [None])[-1]
+    candidates = good or fitting
+    chosen = candidates[-1] if candidates else None
     others = [
         Attempt(one.name, one.record, why_not(one, chosen, fitting)) for one in tries if one is not chosen
     ]  # fmt: skip

@@ -26,7 +26,7 @@ class Measurement:
     """A number and what is known of it; None for what is not.
 
     ci_low, ci_high, ci_kind: its interval at the same number of clips. extrapolated, with extrapolated_low and _high:
-    in the limit of infinitely many; interval_remark: where that limit is no good fit. n_real, n_generated: clips, where
+    in the limit of infinite samples; interval_remark: where its line fits badly. n_real, n_generated: clips, where
     they are not the protocol's. copies: generated clips that are training clips. closest: the clips nearest to these.
     """
 
@@ -60,7 +60,7 @@ class Score(Measurement):
     sampling_seconds_per_clip: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As a record holds it: what is not known is left out, but for the direction."""
+        """As a record holds it, without unknown values (None), except the direction."""
         return to_json(self)
 
     @classmethod

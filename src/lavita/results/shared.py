@@ -89,7 +89,7 @@ def read_shared(folder: Path) -> SharedArtifacts:
     """
     path = folder / SHARED
     values = read_values(path, "the list of shared artifacts")
-    paths = {key: str(inside(path, key, values[key])) for key in PATHS if values.get(key) is not None}
+    paths: dict[str, Any] = {key: str(inside(path, key, values[key])) for key in PATHS if values.get(key) is not None}
     splits = values.get("splits")
     if isinstance(splits, Mapping):
         paths |= {"splits": {split: str(inside(path, str(split), name)) for split, name in splits.items()}}

@@ -1,4 +1,4 @@
-"""The losses of a cell along its budget: what each stage's step log and the record say."""
+"""The losses of a run along its budget: what each stage's step log and the record say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lavita.results.records import Record
 from lavita.results.run_folder import Attempt, RunFolder
 
 STEPS = "steps.csv"
-CODEC = "codec"  # the stage, and the folder of shared artifacts, that hold the log of the suite's own codec
+CODEC = "codec"  # the stage, and the folder of shared artifacts, that hold the log of the suite's own autoencoder
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class StageLosses:
 
 
 @dataclass(frozen=True)
-class CellLosses:
-    """The stages of a cell in their order; remark: what a reader must know of the curve.
+class RunLosses:
+    """The stages of a run in their order; remark: what a reader must know of the curve.
 
     budget: in clips; where it is in another unit, the clips that were seen.
     """
@@ -78,10 +78,10 @@ class CellLosses:
     remark: str
 
 
-def losses_of(run: RunFolder, attempt: Attempt) -> CellLosses | None:
+def losses_of(run: RunFolder, attempt: Attempt) -> RunLosses | None:
     """The losses of an attempt, None where nothing was logged. A run that did not complete has those up to there."""
     record = attempt.record
-    logs = logged(run.cell_folder(attempt) / STEPS)
+    logs = logged(run.folder_of(attempt) / STEPS)
     last = list(logs)[-1:]  # the record has the held-out losses of the last stage only
     heldout = [(float(clips), float(loss)) for clips, loss in record.heldout_losses]
     stages, start, remark = [], 0.0, ""
@@ -98,8 +98,8 @@ def losses_of(run: RunFolder, attempt: Attempt) -> CellLosses | None:
     if not any(stage.train or stage.heldout for stage in stages):
         return None
     if record.status != "ok":
-        remark = f"{record.status}: the log ends there, and the codec's share before it is not drawn"
-    return CellLosses(record.cell, float(record.config["budget"]["clips"] or start), stages, remark)
+        remark = f"{record.status}: the log ends there, and the autoencoder's share before it is not drawn"
+    return RunLosses(record.cell, float(record.config["budget"]["clips"] or start), stages, remark)
 
 
 def stage_lengths(record: Record, logs: dict[str, Series]) -> list[tuple[str, float]]:

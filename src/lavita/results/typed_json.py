@@ -40,7 +40,7 @@ def from_json(kind: type[T], value: Any, where: str, key: str = "") -> T:
     """
     if not isinstance(value, Mapping):
         raise wrong(where, key, value, "a mapping")
-    hints, fields = hints_of(kind), {field.name: field for field in dataclasses.fields(kind)}
+    hints, fields = hints_of(kind), {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in value:
         if name not in fields:
             raise ValueError(f"{where}: unknown key {dotted(key, str(name))[:SHOWN]!r}: {nearest(str(name), fields)}")
@@ -86,7 +86,7 @@ def converted(hint: Any, value: Any, where: str, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise wrong(where, key, value, "a mapping")
         return {name: converted(arguments[1], one, where, dotted(key, str(name))) for name, one in value.items()}
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_json(hint, value, where, key)
     if hint is Any or is_plainly(hint, value):
         return value
@@ -96,7 +96,7 @@ def converted(hint: Any, value: Any, where: str, key: str) -> Any:
 
 
 def is_plainly(hint: Any, value: Any) -> bool:
-    """Whether a value is of a plain type; true and false are no numbers, whole numbers stand for others."""
+    """Whether a value is of a plain type; a bool is no number, an int counts as a float."""
     if hint is type(None) or isinstance(value, bool):
         return value is None if hint is type(None) else hint is bool
     return isinstance(value, int | float) if hint is float else hint in (int, str) and isinstance(value, hint)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lavita.config.compose import Experiment, load_yaml
-from lavita.config.plan import cell_from_dict, make_plan
+from lavita.config.plan import experiment_from_dict, make_plan
 from lavita.config.registry import load_implementation
 from lavita.config.schema import ConfigError, DataConfig, SamplingConfig, nearest, read
 from lavita.data.clips import centre_crop_resize, frame_indices, to_tensor
@@ -25,16 +25,16 @@ from lavita.sampling.generate import generate, save_samples
 def load_method(
     paths: Sequence[Path], suite: str | None, tier: str, method: str | None, overrides: Sequence[str]
 ) -> Loaded:
-    """The method of a finished cell's folder, of a checkpoint of ours, or of official files, which suite, tier, method
+    """The method of a finished run's folder, of a checkpoint of ours, or of official files, which suite, tier, method
     and overrides describe. Raises ValueError.
     """
     if is_official(paths):
         return load_official_method(paths, suite, tier, method, overrides)
-    return load_cell(paths, suite, method, overrides)
+    return load_run(paths, suite, method, overrides)
 
 
 def is_official(paths: Sequence[Path]) -> bool:
-    """Whether these files are weights alone, not a cell's folder or a checkpoint of ours with its configuration."""
+    """Whether the files hold weights only: neither a run's folder nor a checkpoint with its configuration."""
     return all(path.is_file() and not path.with_suffix(".json").is_file() for path in paths)
 
 
@@ -56,7 +56,7 @@ def load_official_method(
     implementation = load_implementation(experiment.implementation)
     if experiment.codec.kind == "suite" and not implementation.Method.owns_first_stage:
         raise ConfigError(
-            "codec.kind=suite: an official file was trained in another codec's latents; give codec.kind=kl "
+            "codec.kind=suite: an official file was trained in the latents of another autoencoder; give codec.kind=kl "
             "codec.path=FOLDER (or codec.kind=pixels)"
         )
     codec = load_suite_codec(experiment.codec, None) if not implementation.Method.owns_first_stage else None
@@ -85,7 +85,7 @@ class Loaded:
     classes: list[int]
 
 
-def load_cell(paths: Sequence[Path], suite: str | None, method: str | None, overrides: Sequence[str]) -> Loaded:
+def load_run(paths: Sequence[Path], suite: str | None, method: str | None, overrides: Sequence[str]) -> Loaded:
     """The method of a checkpoint of ours, which says all of itself.
 
     Raises ValueError for a file that is no checkpoint of ours, or whose weights do not fit its configuration, and
@@ -98,15 +98,15 @@ def load_cell(paths: Sequence[Path], suite: str | None, method: str | None, over
         )
     file = paths[0] / "checkpoint.safetensors" if paths[0].is_dir() else paths[0]
     if not file.is_file():
-        raise ConfigError(f"--checkpoint: no file {file}; give a checkpoint or a finished cell's folder")
+        raise ConfigError(f"--checkpoint: no file {file}; give a checkpoint or a finished run's folder")
     state, config = load(file)
     missing = {"cell", "num_classes", "class_names", "classes"} - set(config)
     if missing:
         raise ValueError(f"{file}: its configuration lacks {', '.join(sorted(missing))}: not a checkpoint of a cell")
     try:
-        experiment = cell_from_dict(config["cell"])
+        experiment = experiment_from_dict(config["cell"])
     except (ConfigError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: its configuration is no cell's ({error})") from None
+        raise ValueError(f"{file}: its configuration is no run's ({error})") from None
     external = experiment.codec.kind == "kl"
     codec = load_suite_codec(experiment.codec, None) if external else empty_codec(experiment.codec)
     built = build_method(experiment, config["num_classes"], codec)

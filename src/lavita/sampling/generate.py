@@ -1,4 +1,4 @@
-"""Noise to clips: a method sampled in batches, one seed a clip, stored for scoring and for looking."""
+"""Noise to clips: a method sampled in batches, one seed per clip, stored for scoring and for looking."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def in_parts(
 ) -> list[Arrays]:
     """What make gives for clips 0 .. total - 1, `size` at a time, in order; every part from kept where it is there.
 
-    Every part begins from the same state of chance, whichever process makes it. shared: processes that work together
+    Every part begins from the same RNG state, whichever process makes it. shared: processes that work together
     make every world-th part each, and the first has them all (the others none): the parts are the same, and so are the
     clips. Raises Stopped between two parts where the process is asked to end.
     """

@@ -1,4 +1,4 @@
-"""speed.py data: seconds a clip of the loader, of decoding a whole video for each clip, and of cached latents."""
+"""speed.py data: seconds per clip of the loader, of decoding a whole video for each clip, and of cached latents."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the subcommand."""
     parser.add_argument("root", metavar="ROOT", type=Path, help="a data set of video files, as run.py takes it")
     parser.add_argument("--dataset", help="which data set it is (default: the first whose tree is found)")
-    parser.add_argument("--frames", type=int, default=16, help="frames a clip (default: 16)")
+    parser.add_argument("--frames", type=int, default=16, help="frames per clip (default: 16)")
     parser.add_argument("--interval", type=int, default=3, help="frame interval (default: 3)")
-    parser.add_argument("--resolutions", default="64,128,256", help="pixels a side (default: 64,128,256)")
+    parser.add_argument("--resolutions", default="64,128,256", help="pixels per side (default: 64,128,256)")
     parser.add_argument("--videos", type=int, default=4, help="at most so many videos, evenly spaced (default: 4)")
-    parser.add_argument("--rounds", type=int, default=25, help="timed clips a video and contestant (default: 25)")
+    parser.add_argument("--rounds", type=int, default=25, help="timed clips per video and contestant (default: 25)")
     parser.add_argument("--long-frames", type=int, default=3000, help="length of the long file (default: 3000)")
     parser.add_argument("--csv", metavar="FILE", help="also write CSV; - for CSV alone on standard output")
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def resolutions(options: argparse.Namespace) -> list[int]:
-    """The sides to measure at. Raises ValueError, naming the option, for a value that can't be measured with."""
+    """The resolutions to measure. Raises ValueError, naming the option, for an invalid value."""
     for name in ("frames", "interval", "videos", "rounds", "long_frames"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}: got {getattr(options, name)}, wanted at least 1")
@@ -129,7 +129,7 @@ def stored(videos: list[Any], side: int, folder: Path) -> Any:
 
 
 def one_video(options: argparse.Namespace, video: Any, side: int, latents: Any) -> dict[str, Any]:
-    """Seconds a clip of each contestant, which take turns on the same windows of one video."""
+    """Seconds per clip of each contestant, which take turns on the same windows of one video."""
     import numpy as np
     import torch
 
@@ -173,7 +173,7 @@ def means(rows: list[dict[str, Any]], side: int) -> dict[str, Any]:
 
 
 def long_file(options: argparse.Namespace, folder: Path) -> str:
-    """How many frames a window near the end of a long file with a key frame every 12 costs, counted."""
+    """Counts the frames decoded for a window near the end of a long file with a key frame every 12 frames."""
     from unittest.mock import patch
 
     import numpy as np

@@ -1,6 +1,6 @@
 """LAVITA as one writes it down first: attention written out, modulation computed again for every frame and position.
 
-The same function as `lavita.methods.lavita.model` with the same parameters, kept apart from it on purpose: what the
+The same function as `lavita.methods.lavita.model` with the same parameters, kept separate from it on purpose: what the
 network is measured against shares its weights, its MLP and its embeddings, not the way it handles tokens.
 """
 
@@ -69,7 +69,7 @@ class TrainingStep:
 
     @torch.no_grad()
     def output(self) -> Tensor:
-        """What the network makes of the batch in float32, (B, F, 2C, H, W)."""
+        """The network's float32 output for the batch, (B, F, 2C, H, W)."""
         return self.network(self.batch.x0, self.batch.t)
 
 
@@ -230,7 +230,7 @@ def official_network(checkout: Path, shape: LavitaConfig) -> nn.Module:
 
 
 def counted_flops(loss: Callable[[], Tensor]) -> int:
-    """FLOPs (2 a multiply-add, matrix products only) of a loss and its backward pass, by torch's counter.
+    """FLOPs (2 per multiply-add, matrix products only) of a loss and its backward pass, by torch's counter.
 
     The fused CPU attention is unknown to the counter, so the plain one runs here: it has the same two products.
     """

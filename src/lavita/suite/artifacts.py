@@ -32,7 +32,7 @@ class Group:
     """Runs with the same shared artifacts, which lie in shared/<key>/ of the results folder."""
 
     key: str
-    cells: list[Experiment]
+    experiments: list[Experiment]
     source: DataSource
 
 
@@ -61,7 +61,7 @@ def grouped(experiments: Sequence[Experiment], cache: Path, report: Report | Non
 
 @dataclass(frozen=True)
 class GroupArtifacts:
-    """What the cells of a group share, and where it lies. external: sha256 of each external file that they use."""
+    """What the runs of a group share, and where it lies. external: sha256 of each external file that they use."""
 
     group: Group
     folder: Path
@@ -81,8 +81,9 @@ def make_shared_artifacts(work: Work, groups: Sequence[Group]) -> list[GroupArti
 
 def title_of(group: Group, groups: int) -> str:
     """What the display calls the fitting of a group's artifacts."""
-    of = "" if groups == 1 else f" of {', '.join(dict.fromkeys(cell.label for cell in group.cells))}"
-    return f"shared artifacts: codec, extractor, real clips{of}"
+    labels = dict.fromkeys(experiment.label for experiment in group.experiments)
+    of = "" if groups == 1 else f" of {', '.join(labels)}"
+    return f"shared artifacts: autoencoder, extractor, real clips{of}"
 
 
 def checked(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -> dict[str, GroupArtifacts]:
@@ -120,10 +121,10 @@ def shared_of(group: Group, folder: Path, ended: Ended) -> GroupArtifacts:
 
 def task_of(work: Work, group: Group, title: str, folder: Path, notes: Path, reuse: bool) -> Task:
     """The process that fits the artifacts into folder, or with reuse only checks that they serve; notes: of its log."""
-    spec = {"cells": [asdict(cell) for cell in group.cells], "cache": str(work.cache), "reuse": reuse}
+    spec = {"experiments": [asdict(one) for one in group.experiments], "cache": str(work.cache), "reuse": reuse}
     atomic_write_text(notes / "spec.json", json.dumps(spec, indent=1) + "\n")
     arguments = (str(notes / "spec.json"), str(folder))
-    return Task(title, "", notes, "lavita.experiment.shared", arguments, group.cells[0].compute.threads)
+    return Task(title, "", notes, "lavita.experiment.shared", arguments, group.experiments[0].compute.threads)
 
 
 def raise_unless_ok(ended: Ended, notes: Path) -> None:
@@ -168,5 +169,5 @@ def first_record(group: Group, mark: str) -> SharedRecord:
         fingerprint=catalogue.fingerprint,
         splits={split: len(catalogue.split(split)) for split in SPLITS},
         left_out=tuple(catalogue.notes),
-        protocol=group.cells[0].protocol,
+        protocol=group.experiments[0].protocol,
     )

@@ -1,4 +1,4 @@
-"""What becomes of each cell when a command is given: finished before, resumed, begun, or left as it failed."""
+"""What becomes of each run when a command is given: finished before, resumed, begun, or left as it failed."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Decision:
 
 
 def made_from(experiment: Experiment, shared: GroupArtifacts) -> dict[str, str]:
-    """Hashes of everything that decides a cell's numbers, by what each is of."""
+    """Hashes of everything that decides a run's numbers, by what each is of."""
     values = shared.values
-    external = [f"{key} {shared.external[path]}" for key, path in experiment.outside.items()]
+    external = [f"{key} {shared.external[path]}" for key, path in experiment.external_weights.items()]
     return {
         "configuration": config_hash(experiment),
         "code": code_hash(experiment),
@@ -51,14 +51,14 @@ def identity(parts: Mapping[str, str]) -> str:
     return hashlib.sha256("\n".join(parts.values()).encode()).hexdigest()[:16]
 
 
-def decide(cells_folder: Path, experiment: Experiment, parts: Mapping[str, str], fresh: bool, retry: bool) -> Decision:
-    """What becomes of a cell whose numbers would be made from `parts`.
+def decide(runs_folder: Path, experiment: Experiment, parts: Mapping[str, str], fresh: bool, retry: bool) -> Decision:
+    """What becomes of a run whose numbers would be made from `parts`.
 
     fresh: begin anew whatever is there. retry: run again what failed as it is: resumed where a process ended
     unexpectedly, from the start where training itself ended it (diverged, over budget). Raises ValueError for a broken
     record.
     """
-    tries = [(folder, record) for folder in attempts(cells_folder, experiment.cell) if (record := read_record(folder))]
+    tries = [(folder, record) for folder in attempts(runs_folder, experiment.cell) if (record := read_record(folder))]
     if not tries:
         return Decision(BEGIN, None, "")
     if fresh:
@@ -99,9 +99,9 @@ def samples_made_from(clips: Path, shared: GroupArtifacts) -> dict[str, str]:
     }
 
 
-def samples_scored(cells_folder: Path, name: str, parts: Mapping[str, str]) -> bool:
+def samples_scored(runs_folder: Path, name: str, parts: Mapping[str, str]) -> bool:
     """Whether the newest attempt at such a row completed and was made from the same."""
-    record = next((one for path in reversed(attempts(cells_folder, name)) if (one := read_record(path))), None)
+    record = next((one for path in reversed(attempts(runs_folder, name)) if (one := read_record(path))), None)
     return record is not None and record.status == "ok" and record.made_from == dict(parts)
 
 

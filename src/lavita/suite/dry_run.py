@@ -1,4 +1,4 @@
-"""What a run would do and cost, before it starts and without data: one line a cell and stage."""
+"""What a suite would do and cost, before it starts and without data: one line per run and stage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lavita.results.records import read_record
 from lavita.results.rows import csv_text, text_of
 from lavita.suite.artifacts import group_key
 from lavita.suite.estimate import (
-    CELL_BYTES,
+    RUN_BYTES,
     checkpoint_bytes,
     codec_bytes,
     extractor_bytes,
@@ -67,13 +67,13 @@ def is_done(experiment: Experiment, folder: Path | None) -> bool:
     return any(one and one.status == "ok" and one.row.config_hash == mark for one in records)
 
 
-LARGEST = 3  # cells that the summary names
+LARGEST = 3  # runs that the summary names
 HOUR = 3600
-SHARED = ("codec", "extractor")  # stages that are run once for all cells of a setting
+SHARED = ("codec", "extractor")  # stages that happen once for all runs of a setting
 
 
 def table(rows: Sequence[Mapping[str, Any]], probed: bool) -> str:
-    """The plan: one line a cell and stage; "?" for what is not known beforehand."""
+    """The plan: one line per run and stage; "?" for what is not known beforehand."""
     head = ["cell", "stage", "params (M)", "forward GFLOPs/clip", "train GFLOPs/clip", "clips", "steps", "batch"]
     head += ["peak GiB", "disk GiB", "done"] + (["est. hours"] if probed else [])
     lines = [head]
@@ -129,9 +129,9 @@ def training_flops(row: Mapping[str, Any]) -> float:
 
 
 def last_line(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Number of cells and FLOPs, for what is not read on a terminal."""
-    cells = len({row["cell"] for row in rows})
-    return f"{cells} cells, about {totals(rows)['tflops']:.4g} TFLOPs of training in all{without(rows)}"
+    """Number of runs and FLOPs, for what is not read on a terminal."""
+    count = len({row["cell"] for row in rows})
+    return f"{count} runs, about {totals(rows)['tflops']:.4g} TFLOPs of training in all{without(rows)}"
 
 
 def without(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -140,17 +140,17 @@ def without(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def summary(rows: Sequence[Mapping[str, Any]], probed: bool) -> str:
-    """Some lines: what all cells come to, what is left of it, the largest cells, what is not counted."""
-    cells = list(dict.fromkeys(row["cell"] for row in rows))
+    """Some lines: the total of all runs, what is left of it, the largest runs, what is not counted."""
+    names = list(dict.fromkeys(row["cell"] for row in rows))
     left = [row for row in rows if not row["done"]]
-    lines = [f"{len(cells)} cells: {amounts(rows, probed)}{without(rows)}"]
-    finished = len(cells) - len({row["cell"] for row in left})
+    lines = [f"{len(names)} runs: {amounts(rows, probed)}{without(rows)}"]
+    finished = len(names) - len({row["cell"] for row in left})
     if finished:
         lines.append(f"{finished} finished already; left: {amounts(left, probed)}")
-    sizes = {cell: totals([row for row in rows if row["cell"] == cell]) for cell in cells}
+    sizes = {name: totals([row for row in rows if row["cell"] == name]) for name in names}
     measure = "seconds" if probed else "tflops"
-    largest = sorted(cells, key=lambda cell: -sizes[cell][measure])[:LARGEST]
-    parts = [f"{cell} ({amounts([row for row in rows if row['cell'] == cell], probed)})" for cell in largest]
+    largest = sorted(names, key=lambda name: -sizes[name][measure])[:LARGEST]
+    parts = [f"{name} ({amounts([row for row in rows if row['cell'] == name], probed)})" for name in largest]
     lines.append(f"largest: {'; '.join(parts)}")
     unknown = dict.fromkeys(row["stage"] for row in rows if row["est_disk_bytes"] is None)
     if unknown:
@@ -159,7 +159,7 @@ def summary(rows: Sequence[Mapping[str, Any]], probed: bool) -> str:
             f"{invocation('prepare')} writes how many there are)"
         )
     if probed:
-        lines.append("hours: one cell at a time, at this machine's rate on a transformer block: a lower bound")
+        lines.append("hours: one run at a time, at this machine's rate on a transformer block: a lower bound")
     else:
         lines.append("--probe measures this machine's rate and says hours")
     return "\n".join(lines)
@@ -189,9 +189,9 @@ STAGES = ("codec", "extractor", "autoencoder", "autoencoder-gan", "train", "samp
 
 @dataclass(frozen=True)
 class Line:
-    """One stage of one cell; None where a number is not known without data or weights.
+    """One stage of one run; None where a number is not known without data or weights.
 
-    disk: bytes that the cell keeps of it; shared_disk: those that all cells of its setting share. sampling_seconds: of
+    disk: bytes that the run keeps of it; shared_disk: those that all runs of its setting share. sampling_seconds: of
     the protocol's generated clips, once.
     """
 
@@ -213,7 +213,7 @@ class Line:
 def dry_run(experiments: Sequence[Experiment], csv: str | None, probe: bool, out: Path | None = None) -> None:
     """Print the plan as a table, or as CSV where csv is "-"; any other csv is a file to write besides the table.
 
-    On a terminal a summary follows the table. out: the results folder that may hold finished cells, None for the usual
+    On a terminal a summary follows the table. out: the results folder that may hold finished runs, None for the usual
     one. Raises ValueError where a budget does not go into whole batches.
     """
     rate = Probe() if probe else None
@@ -273,7 +273,7 @@ def lines_of(experiment: Experiment, rate: Probe | None) -> Iterator[Line]:
             steps, seconds = drawn // batch, None if rate is None else rate.seconds(cost.flops_train * drawn)
         kept = log_bytes(steps)
         if module is method:
-            kept += checkpoint_bytes(method, external_codec=e.codec.kind == "kl") + CELL_BYTES
+            kept += checkpoint_bytes(method, external_codec=e.codec.kind == "kl") + RUN_BYTES
         elif stage.name == "autoencoder":
             kept += grid_bytes(protocol)
         yield Line(
@@ -325,7 +325,7 @@ def codec_line(experiment: Experiment, codec: Codec, rate: Probe | None) -> Line
 
 
 def extractor_cost(protocol: Protocol, num_classes: int | None) -> tuple[int, int] | None:
-    """(parameters, forward FLOPs a clip) of the in-domain feature network; None for another one."""
+    """(parameters, forward FLOPs per clip) of the in-domain feature network; None for another one."""
     if protocol.extractor != "embedded":
         return None
     from lavita.metrics.features.in_domain import InDomainNet

@@ -26,7 +26,7 @@ from lavita.sampling.generate import GRID_CLIPS
 COLUMNS_OF_GRID = 4
 STEP_BYTES = 55  # a line of steps.csv (about 40) and, every tenth step, of tensorboard (150)
 STAGE_BYTES = 2**13  # what tensorboard writes of a stage at once
-CELL_BYTES = 2**16  # configuration, record with the method's card, log, and what the page says of it
+RUN_BYTES = 2**16  # configuration, record with the method's card, log, and what the page says of it
 IN_THE_PAGE = 4 / 3  # base64
 CLIP_BYTES = 200  # of a clip in clips.json
 NAME_BYTES = 160  # of a clip's name beside its features

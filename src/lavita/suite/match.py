@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from lavita.config.compose import Experiment, load_yaml
-from lavita.config.plan import cell_from_dict, make_plan
+from lavita.config.plan import experiment_from_dict, make_plan
 from lavita.config.registry import names_in
 from lavita.config.schema import ConfigError
 from lavita.executors.process import environment_of_processes
@@ -24,13 +24,13 @@ def match_parameters(
     """`resolve` in a process of its own, where some run wants it, since it needs torch. Raises ConfigError."""
     if not any(experiment.model.get(KEY) for experiment in experiments):
         return list(experiments), {}
-    spec = json.dumps({"cells": [asdict(one) for one in experiments], "overrides": list(overrides)})
+    spec = json.dumps({"experiments": [asdict(one) for one in experiments], "overrides": list(overrides)})
     command = [sys.executable, "-m", "lavita.suite.match"]
     done = subprocess.run(command, input=spec, capture_output=True, text=True, env=environment_of_processes({}))
     if done.returncode:
         raise ConfigError(done.stderr.strip().splitlines()[-1].removeprefix("lavita.config.schema.ConfigError: "))
     found = json.loads(done.stdout)
-    return [cell_from_dict(values) for values in found["cells"]], found["flags"]
+    return [experiment_from_dict(values) for values in found["experiments"]], found["flags"]
 
 
 def resolve(experiments: Sequence[Experiment], overrides: Sequence[str]) -> tuple[list[Experiment], dict[str, str]]:
@@ -112,5 +112,5 @@ def trained_parameters(experiment: Experiment) -> int:
 
 if __name__ == "__main__":
     given = json.load(sys.stdin)
-    found, flags = resolve([cell_from_dict(values) for values in given["cells"]], given["overrides"])
-    json.dump({"cells": [asdict(one) for one in found], "flags": flags}, sys.stdout)
+    found, flags = resolve([experiment_from_dict(values) for values in given["experiments"]], given["overrides"])
+    json.dump({"experiments": [asdict(one) for one in found], "flags": flags}, sys.stdout)

@@ -1,4 +1,4 @@
-"""The record of a cell before it runs: all that is known by then."""
+"""The record of a run before it starts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COMMAND_LINE = "the command line"
 
 
 def card_of(experiment: Experiment) -> MethodCard:
-    """What a reader must know of a cell's method; about: the README's sections that stand in SECTIONS, {} where the
+    """What a reader must know of a run's method; about: the README's sections that stand in SECTIONS, {} where the
     folder has none.
     """
     method = load_method(experiment.method)
@@ -95,7 +95,7 @@ def origins(experiment: Experiment, method: MethodSpec, names: Sequence[str]) ->
 
 
 def sets(values: Mapping[str, Any], experiment: Experiment, name: str) -> bool:
-    """Whether a layer sets "section.key" (or a whole section) to the value that the cell has."""
+    """Whether a layer sets "section.key" (or a whole section) to the value that the run has."""
     section, _, key = name.partition(".")
     given, here = values.get(section), getattr(experiment, section, None)
     if not isinstance(given, Mapping):
@@ -105,7 +105,7 @@ def sets(values: Mapping[str, Any], experiment: Experiment, name: str) -> bool:
 
 
 def first_record(experiment: Experiment, shared: GroupArtifacts, mark: str) -> Record:
-    """The record of a cell that is about to run; mark: its identity."""
+    """The record of a run that is about to start; mark: its identity."""
     known = experiment.method in names_in("methods")
     return Record(
         cell=experiment.cell,
@@ -128,7 +128,7 @@ def external_names(experiment: Experiment, shared: GroupArtifacts) -> dict[str, 
     origins = experiment.origins
     names = {
         key: f"{Path(path).name} (sha256 {shared.external[path][:16]}; {origins[key]})"
-        for key, path in experiment.outside.items()
+        for key, path in experiment.external_weights.items()
     }
     if experiment.codec.kind == "kl":
         mark = shared.values.codec_hash[:16]
@@ -156,7 +156,7 @@ def first_record_of_samples(experiment: Experiment, shared: GroupArtifacts) -> R
 
 
 def first_row(experiment: Experiment, shared: GroupArtifacts) -> Row:
-    """The columns of rows.csv that are the same for every score of the cell, as far as known before it runs."""
+    """The columns of rows.csv that are the same for every score of the run, as far as known before it starts."""
     head, dirty = commit()
     source, values = shared.group.source, shared.values
     return Row(
@@ -167,7 +167,7 @@ def first_row(experiment: Experiment, shared: GroupArtifacts) -> Row:
         dataset=source.label,
         data_fingerprint=source.catalogue.fingerprint,
         division=experiment.division,
-        conditioning=experiment.given,
+        conditioning=experiment.conditions,
         guidance=experiment.sampling.guidance,
         seed=experiment.seed,
         protocol=values.protocol_name,

@@ -1,4 +1,4 @@
-"""A whole run: plan, data, shared artifacts, one process a cell, tables. No torch in this process."""
+"""A whole suite: plan, data, shared artifacts, one process per run, tables. No torch in this process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lavita.results.audit_line import FAIL
 from lavita.results.provenance import commit
 from lavita.results.run_folder import RunFolder, read_run, refuse_links
 from lavita.suite.artifacts import CHECK, Group, grouped, make_shared_artifacts
-from lavita.suite.run_cells import Options, run_cells
+from lavita.suite.run_experiments import Options, run_experiments
 
 
 def show_results(folder: Path, display: Display) -> bool:
@@ -83,7 +83,7 @@ INTERRUPTED = 130  # exit status, as shells have it of a Ctrl-C
 
 @dataclass(frozen=True)
 class Finished:
-    """How a run ended. status: 0 where every cell is ok and the audit passes, else 1; INTERRUPTED after a Ctrl-C or
+    """How a suite run ended. status: 0 where every run is ok and the audit passes, else 1; INTERRUPTED after Ctrl-C or
     SIGTERM. folder: of the results, None where it was interrupted before.
     """
 
@@ -91,15 +91,15 @@ class Finished:
     folder: Path | None = None
 
 
-def run_suite(cells: Sequence[Experiment], options: Options) -> Finished:
-    """Run the cells of a plan and write their tables. Raises ValueError, OSError."""
+def run_suite(experiments: Sequence[Experiment], options: Options) -> Finished:
+    """Run a plan and write its tables. Raises ValueError, OSError."""
     check_commit(options.publishable)
-    check_executor(options.executor, options.slurm, cells)
+    check_executor(options.executor, options.slurm, experiments)
     display = Display()
     try:
         cache = (options.cache or Path("results/cache")).resolve()
-        groups = found_data(cells, cache, display)
-        work = work_of(cells, groups[0].source, cache, options, display)
+        groups = found_data(experiments, cache, display)
+        work = work_of(experiments, groups[0].source, cache, options, display)
         with FolderLock(work.folder / LOCK, "run.py"):
             refuse_links(work.folder)
             Queue(work.folder / SLURM_FOLDER).refuse_unfinished()
@@ -129,19 +129,21 @@ def clear(run: Path) -> None:
         remove_begun(run / part)
 
 
-def work_of(cells: Sequence[Experiment], source: DataSource, cache: Path, options: Options, display: Display) -> Work:
+def work_of(
+    experiments: Sequence[Experiment], source: DataSource, cache: Path, options: Options, display: Display
+) -> Work:
     """Where the run writes and what it starts processes with. Raises ConfigError, OSError."""
-    suite, tier, threads = cells[0].suite, cells[0].tier, cells[0].compute.threads
+    suite, tier, threads = experiments[0].suite, experiments[0].tier, experiments[0].compute.threads
     folder = (options.out or Path("results") / f"{suite}-{tier}-{source.name}").resolve()
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out: {folder} is a file, wanted a folder")
     folder.mkdir(parents=True, exist_ok=True)
     local = options.executor == LOCAL
-    here_at_once = default_workers(threads, cells[0].compute.devices)
-    workers = min(options.workers or (here_at_once if local else len(cells)), len(cells))
+    here_at_once = default_workers(threads, experiments[0].compute.devices)
+    workers = min(options.workers or (here_at_once if local else len(experiments)), len(experiments))
     where = "" if local else " as jobs of Slurm"
     display.line(
-        f"{suite}, tier {tier}, {source.label}: {len(cells)} cells, {workers} at a time{where}, {threads} threads "
+        f"{suite}, tier {tier}, {source.label}: {len(experiments)} runs, {workers} at a time{where}, {threads} threads "
         f"each; results in {shown(folder)}"
     )
     here = LocalExecutor(workers if local else here_at_once, Launcher(options.hang_timeout), display)
@@ -150,7 +152,7 @@ def work_of(cells: Sequence[Experiment], source: DataSource, cache: Path, option
 
 
 def slurm_executor(folder: Path, options: Options, display: Display) -> Executor:
-    """Runs the cells as jobs of a cluster."""
+    """Starts the runs as jobs of a cluster."""
     from lavita.executors.slurm import SlurmExecutor
 
     slurm = read_slurm_options(options.slurm)
@@ -158,9 +160,9 @@ def slurm_executor(folder: Path, options: Options, display: Display) -> Executor
 
 
 def run_locked(work: Work, groups: Sequence[Group], options: Options) -> int:
-    """Shared artifacts, cells, tables; 0 where every cell is ok and the audit passes, else 1."""
+    """Shared artifacts, runs, tables; 0 where every run is ok and the audit passes, else 1."""
     try:
-        bad = run_cells(work, make_shared_artifacts(work, groups), options)
+        bad = run_experiments(work, make_shared_artifacts(work, groups), options)
     except (KeyboardInterrupt, Interrupted):
         work.display.end()
         if (work.folder / PLAN).is_file():
@@ -169,12 +171,12 @@ def run_locked(work: Work, groups: Sequence[Group], options: Options) -> int:
     return 1 if not show_results(work.folder, work.display) or bad else 0
 
 
-def found_data(cells: Sequence[Experiment], cache: Path, display: Display) -> list[Group]:
-    """The groups of the cells with their data; each video that is left out is said once, with its reason."""
+def found_data(experiments: Sequence[Experiment], cache: Path, display: Display) -> list[Group]:
+    """The groups of the runs with their data; each video that is left out is said once, with its reason."""
     channel = display.channel("data")
     try:
         groups = grouped(
-            cells,
+            experiments,
             cache,
             lambda done, total: channel.show(Progress("checked", done, total)),
         )

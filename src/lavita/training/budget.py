@@ -53,7 +53,7 @@ def split_flops(total: float, shares: list[float], names: list[str], per_step: l
 
 @dataclass(frozen=True)
 class Limit:
-    """What ends a stage: clips, or where these are not known beforehand (None) seconds of training."""
+    """What ends a stage: a number of clips, or (clips None) seconds of training."""
 
     clips: int | Fraction | None
     seconds: float | None = None
@@ -70,7 +70,7 @@ def loss_of(outputs: Any) -> float:
 
 
 class Clock(lightning.Callback):
-    """Counts the clips a stage has seen, images and past frames included, and its seconds, and ends it at its limit:
+    """Counts the clips a stage has seen, images and context frames included, and its seconds, and ends it at its limit:
     exactly at its clips, or with the step in which its seconds are over.
 
     report(stage, clips seen, clips in all, loss) is called at most every `every_seconds` and at the end; clips in all

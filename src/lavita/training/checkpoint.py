@@ -53,7 +53,7 @@ def check() -> None:
 SUFFIX = ".ckpt"
 COUNT = re.compile(r"[0-9.]+")
 AGREE_EVERY = 5  # steps of several processes
-KEPT_AT_ONCE = 2  # the newest, and the one before it in case the disk spoils the newest
+KEPT_AT_ONCE = 2  # the newest, and the one before it in case the disk damages the newest
 
 
 class StageCheckpoints(CheckpointIO):

@@ -44,7 +44,7 @@ def is_first() -> bool:
 
 
 def start_group() -> None:
-    """Join the others, once a process; NCCL where there are GPUs, and this process's GPU is then its current one."""
+    """Join the others, once per process; NCCL where there are GPUs, and this process's GPU is then its current one."""
     if world() == 1 or distributed.is_initialized():
         return
     if torch.cuda.is_available():
@@ -80,9 +80,9 @@ def of_first(value: float) -> float:
     """The first process's value, on every process."""
     if world() == 1:
         return value
-    told = torch.tensor(value, dtype=torch.float64, device=device())
-    distributed.broadcast(told, src=0)
-    return float(told)
+    shared = torch.tensor(value, dtype=torch.float64, device=device())
+    distributed.broadcast(shared, src=0)
+    return float(shared)
 
 
 def total(value: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def whole(value: Tensor) -> Tensor:
 
 
 def cut_like(value: Tensor, parameter: Tensor) -> Tensor:
-    """This process's shard of a whole tensor, as a parameter is cut; the value itself where that is not cut."""
+    """This process's shard of a whole tensor, cut like the parameter; the whole tensor if that is not sharded."""
     if not isinstance(parameter, DTensor):
         return value.to(parameter.device)
     return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)

@@ -1,4 +1,4 @@
-"""One stage through one Lightning Trainer: the same lines for every method and for the suite's own codec."""
+"""One stage through one Lightning Trainer: the same lines for every method and for the suite's own autoencoder."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def placement(compute: ComputeConfig, module: TrainedStage) -> dict[str, Any]:
     if compute.strategy == "fsdp":
         strategy = ModelParallelStrategy(compute.processes, 1, save_distributed_checkpoint=False)
     else:
-        # In a stage that updates in turn a part of the weights has no gradient, and its gradient must stay None.
+        # In a stage that updates alternately a part of the weights has no gradient, and its gradient must stay None.
         strategy = DDPStrategy(find_unused_parameters=module.alternating_updates > 1)
     plugins = [TorchElasticEnvironment()]
     return {"devices": compute.devices, "num_nodes": compute.nodes, "strategy": strategy, "plugins": plugins}

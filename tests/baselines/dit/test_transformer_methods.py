@@ -101,10 +101,10 @@ def test_a_size_that_does_not_go_is_one_line_that_names_the_key(name, model, num
 
 
 def test_joint_dit_trains_in_the_demo_setting():
-    # Patches of 8 pixels make as many tokens as the demo's codec (4 pixels a latent) does with patches of 2.
-    (cell,) = make_plan("skytimelapse", "demo", ["dit-joint"], [0], ["codec.kind=pixels", "model.patch_size=8"])
-    method = build_method(cell, None, PixelCodec()).train()
-    d = cell.data
+    # Patches of 8 pixels make as many tokens as the demo's autoencoder (4 pixels per latent) does with patches of 2.
+    (experiment,) = make_plan("skytimelapse", "demo", ["dit-joint"], [0], ["codec.kind=pixels", "model.patch_size=8"])
+    method = build_method(experiment, None, PixelCodec()).train()
+    d = experiment.data
     pixels = torch.rand(2, d.frames, 3, d.resolution, d.resolution, generator=torch.Generator().manual_seed(0))
     batch = {"video": pixels * 2 - 1, "label": torch.full((2,), -1), "clip_index": torch.arange(2)}
     optimiser = torch.optim.AdamW(method.trained_parameters(), lr=1e-3)

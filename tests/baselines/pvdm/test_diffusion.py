@@ -132,7 +132,7 @@ def test_a_gaussian_follows_the_sampling_equations(schedule, alphas_bar, eta):
         sigma2 = eta**2 * (1 - b) / (1 - a) * (1 - a / b)
         fresh = drawn[i + 1].double().numpy() if following >= 0 else 0.0
         z = np.sqrt(b) * x0 + np.sqrt(1 - b - sigma2) * eps + np.sqrt(sigma2) * fresh
-    assert len(drawn) == count  # one to start, one a step but the last
+    assert len(drawn) == count  # one to start, one per step but the last
     # Ten float32 steps, the first magnifying rounding by up to 84 (see above) before x0 is shrunk again.
     np.testing.assert_allclose(got.numpy(), z, rtol=1e-4, atol=1e-5)
 

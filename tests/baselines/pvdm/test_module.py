@@ -1,4 +1,4 @@
-"""PVDM under the contract of a method: stages and budget, turns of the adversarial phase, sampling."""
+"""PVDM under the contract of a method: stages and budget, alternating updates of the adversarial phase, sampling."""
 
 from __future__ import annotations
 
@@ -192,9 +192,9 @@ def with_past(first: int = 0) -> dict[str, torch.Tensor]:
 def test_long_video_is_trained_on_pairs_and_chained():
     method = build(previous_clip=True)
     fill_by_formula(method.network)
-    assert method.past_frames == 4 and method.tasks == ("generation", "continuation")
+    assert method.context_frames == 4 and method.tasks == ("generation", "continuation")
     assert [stage.module.clip_cost for stage in method.stages()] == [1, 1, 2]
-    assert [stage.module.past_frames for stage in method.stages()] == [0, 0, 4]
+    assert [stage.module.context_frames for stage in method.stages()] == [0, 0, 4]
     assert method.loss(with_past(), SampleRNG([0, 1]))["loss"].shape == (2,)
     with pytest.raises(ValueError, match="model.previous_clip"):
         method.loss(batch(), SampleRNG([0, 1]))
@@ -216,7 +216,7 @@ def test_the_clip_before_the_first_decides_a_continuation():
     # One seed, two clips before: every frame knows of them. Alone: float32 rounding through 2 x 3 steps.
     assert (clips[0] - clips[1]).abs().amax(dim=(1, 2, 3)).min() > 1e-4
     torch.testing.assert_close(method.sample([8], None, task, before[2:])[0], clips[2], rtol=0, atol=1e-4)
-    # A chain goes on as a continuation of its own first clip would, but with its own later noise.
+    # A chain proceeds as a continuation of its own first clip would, but with its own later noise.
     seen = []
     method.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[2]))
     method.sample([7, 7, 8], None, task, before)
@@ -330,7 +330,7 @@ def test_bad_settings_are_refused():
     ):
         with pytest.raises(ValueError, match=word):
             method.sample([0], None, dataclasses.replace(SAMPLING, **changes))
-    with pytest.raises(ValueError, match="one class a clip"):
+    with pytest.raises(ValueError, match="one class per clip"):
         build(num_classes=3).sample([0], None, SAMPLING)
     with pytest.raises(ValueError, match="sum below 1"):
         dataclasses.replace(TINY, autoencoder_share=0.9, adversarial_share=0.1)

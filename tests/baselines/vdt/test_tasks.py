@@ -187,7 +187,7 @@ def test_wrong_tasks_and_conditions_are_refused():
             r"'animation', allowed for vdt: generation, prediction.* give model.tasks=\[animation\]",
         ),
         (dataclasses.replace(SAMPLING, task="painting"), None, "'painting', allowed for vdt: generation, prediction"),
-        (prediction, None, "needs one real clip a seed as condition .--condition VIDEO"),
+        (prediction, None, "needs one real clip per seed as condition .--condition VIDEO"),
         (prediction, video[:, :4], r"condition: axis 1 \(F\) is 4, wanted 8"),
         (prediction, video[:1], r"condition: axis 0 \(B\) is 1, wanted 2"),
         (dataclasses.replace(prediction, num_clips_chained=2), video, "num_clips_chained: got 2"),

@@ -110,7 +110,7 @@ class Cluster:
 
 
 class Run:
-    """A run of tiny cells, as it goes on."""
+    """A suite of tiny runs while it is at work."""
 
     def __init__(self, out: Path, environment: dict[str, str], *more: str) -> None:
         self.out = out
@@ -136,7 +136,7 @@ class Run:
         return self.log.read_text()
 
     def until_trained(self, *cells: str, steps: int = 10) -> None:
-        """Wait until each cell has made some steps of training, of the 56 that it makes."""
+        """Wait until each run has made some steps of training, of the 56 that it makes."""
         for cell in cells:
             path = self.out / "cells" / cell / "steps.csv"
             wait_until(

@@ -1,5 +1,5 @@
-"""`python -m tests.soak.slurm.together FOLDER`: processes that count together over gloo as cells train together: the
-first one alone writes, all stop in the same step when it is asked to, and go on from where it was.
+"""`python -m tests.soak.slurm.together FOLDER`: processes that count together over gloo as runs train together: the
+first one alone writes, all stop in the same step when it is asked to, and resume from there.
 """
 
 from __future__ import annotations

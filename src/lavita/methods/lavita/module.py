@@ -1,4 +1,4 @@
-"""LAVITA as a method of the suite: the four variants of one network under IDDPM in the suite's codec."""
+"""LAVITA as a method of the suite: the four variants of one network under IDDPM in the suite's autoencoder."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def transform(name: str, allowed: tuple[str, ...]) -> Callable[[Tensor, int], Te
 
 
 class Extractor(ABC):
-    """A network that describes clips.
+    """A network that gives features of clips.
 
     name: as in metric names; weights_hash: of exactly these weights; num_features: width of a feature vector,
     0 if it gives none; num_classes: None if it gives no probabilities; preprocess: how clips are brought to the
@@ -149,7 +149,7 @@ class Extractor(ABC):
 
 
 class FrameExtractor(ABC):
-    """A network that describes single frames, for a Frechet distance of images (FID).
+    """A network that gives features of single frames, for a Frechet distance of images (FID).
 
     name: as in metric names; weights_hash: of exactly these weights; num_features: width of a feature vector.
     """

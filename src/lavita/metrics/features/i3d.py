@@ -213,7 +213,7 @@ class FoldedPool(nn.Module):
 
 
 class FoldedMixed(nn.Module):
-    """An Inception block; see `Mixed`. One ReLU for all branches: b0 has no negative left by then."""
+    """An Inception block; see `Mixed`. One ReLU for all branches: b0 is already non-negative."""
 
     def __init__(self, block: Mixed) -> None:
         super().__init__()

@@ -26,8 +26,8 @@ KINDS = ("real", "shuffled", "static", "slow", "fast", "blurred", "noisy", "bloc
 NUM_SCALES, NUM_ENERGIES, NUM_COLOURS = 3, 7, 6
 # (half a grey level)^2 / 15 in units of -1..1: below it a difference is rounding.
 ENERGY_FLOOR = 1e-6
-# Mean and deviation of each colour are worth half of a whitened feature each: seen, but not the floor of the
-# distance.
+# Mean and deviation of each colour are worth half of a whitened feature each: seen, without raising the
+# real-vs-real baseline.
 COLOUR_WEIGHT = 0.5
 MIN_FRAMES, MIN_SIZE = 4, 16
 
@@ -75,12 +75,12 @@ class InDomainNet(nn.Module):
         self.down_norm = nn.BatchNorm2d(32)
         self.deep = nn.Conv2d(32, 48, 3, padding=1)
         self.deep_norm = nn.BatchNorm2d(48)
-        described = NUM_SCALES * NUM_ENERGIES + channels + 2 * 48
-        self.describe_norm = nn.BatchNorm1d(described, momentum=0.05)
-        self.mix = nn.Conv1d(described, hidden, 3, padding=1)
+        num_features = NUM_SCALES * NUM_ENERGIES + channels + 2 * 48
+        self.describe_norm = nn.BatchNorm1d(num_features, momentum=0.05)
+        self.mix = nn.Conv1d(num_features, hidden, 3, padding=1)
         self.mix_norm = nn.BatchNorm1d(hidden, momentum=0.05)
-        self.pool_norm = nn.BatchNorm1d(2 * hidden + 2 * described, momentum=0.05)
-        self.penultimate = nn.Linear(2 * hidden + 2 * described, width)
+        self.pool_norm = nn.BatchNorm1d(2 * hidden + 2 * num_features, momentum=0.05)
+        self.penultimate = nn.Linear(2 * hidden + 2 * num_features, width)
         self.dropout = nn.Dropout(0.2)
         self.kind_head = nn.Linear(width, len(KINDS))
         self.class_head = nn.Linear(width, num_classes) if num_classes else None
@@ -90,8 +90,8 @@ class InDomainNet(nn.Module):
         self.register_buffer("colour_mean", torch.zeros(NUM_COLOURS))
         self.register_buffer("colour_std", torch.ones(NUM_COLOURS))
 
-    def describe(self, video: Tensor) -> Tensor:
-        """What each inner frame and its two neighbours look like: (B, described, F - 2)."""
+    def frame_features(self, video: Tensor) -> Tensor:
+        """Features of each inner frame with its two neighbours: (B, num_features, F - 2)."""
         inner = video.shape[1] - 2
         triples = torch.cat([video[:, :-2], video[:, 1:-1], video[:, 2:]], dim=2)  # (B, F - 2, 9, H, W)
         hidden = self.stem(
@@ -103,12 +103,12 @@ class InDomainNet(nn.Module):
         hidden = functional.relu(self.deep_norm(self.deep(hidden)))  # (B (F-2), 48, H/4, W/4)
         columns += mean_and_deviation(hidden, (2, 3))
         seen = torch.cat(columns, dim=1).unflatten(0, (-1, inner)).transpose(1, 2)  # (B, 120, F - 2)
-        return torch.cat([difference_energies(video), seen], dim=1)  # (B, described, F - 2)
+        return torch.cat([difference_energies(video), seen], dim=1)  # (B, num_features, F - 2)
 
     def forward(self, video: Tensor) -> Tensor:
-        described = self.describe_norm(self.describe(video))  # (B, described, F - 2)
-        mixed = functional.relu(self.mix_norm(self.mix(described)))  # (B, hidden, F - 2)
-        pooled = torch.cat([*mean_and_deviation(mixed, 2), *mean_and_deviation(described, 2)], dim=1)
+        features = self.describe_norm(self.frame_features(video))  # (B, num_features, F - 2)
+        mixed = functional.relu(self.mix_norm(self.mix(features)))  # (B, hidden, F - 2)
+        pooled = torch.cat([*mean_and_deviation(mixed, 2), *mean_and_deviation(features, 2)], dim=1)
         return self.penultimate(self.pool_norm(pooled))  # (B, width)
 
     def heads(self, features: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -15,7 +15,7 @@ from lavita.metrics.corruptions import add_noise, blocks, blur, shuffled, slowed
 from lavita.metrics.features.in_domain import KINDS, InDomainExtractor, InDomainNet, colours, video_from_clips
 from lavita.shapes import check
 
-# How often each kind is drawn: real ones most (all others are told from them), shuffled next (the hardest).
+# How often each kind is drawn: real ones most (all others are distinguished from them), shuffled next (the hardest).
 SHARES = {
     "real": 0.30, "shuffled": 0.16, "static": 0.08, "slow": 0.10, "fast": 0.10, "blurred": 0.10, "noisy": 0.08,
     "blocky": 0.08,
@@ -127,7 +127,7 @@ def whiten(net: InDomainNet, draw: Callable[[Sequence[str]], Tensor], rng: np.ra
     """Set the network's last linear map, from fresh draws of training clips of every kind.
 
     Real clips become white (their covariance, shrunk, becomes the identity), so that a feature counts by how
-    rarely real clips vary in it. Then the directions that tell the kinds apart keep their size l = between /
+    rarely real clips vary in it. Then the directions that separate the kinds keep their size l = between /
     within variance as sqrt(l / (1 + l)), and the others shrink to a tenth: with few clips the distance of two
     real halves grows with every direction that says nothing. Source: Fisher 1936 (linear discriminants);
     Ledoit & Wolf 2004 (shrinkage).
@@ -234,7 +234,7 @@ def train_in_domain(
     rng: np.random.Generator,
     report: Callable[[int, int, float], None] | None,
 ) -> float:
-    """Run all steps; return the share of kinds told right over the last tenth of them."""
+    """Run all steps; return the share of kinds classified right over the last tenth of them."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     of_class = None if labels is None else torch.tensor(labels)
     shares = []

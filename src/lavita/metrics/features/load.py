@@ -105,7 +105,9 @@ def load_script(path: Path, device: str, preprocess: str | None) -> Extractor:
     if len(arguments) == 1:
         return with_usual_preprocess("c3d", preprocess, lambda: TorchScriptC3D(path, device))
     if "return_features" in arguments:
-        raise ValueError(f"extractor: {path} describes images, not clips; it can serve a frame distance only")
+        raise ValueError(
+            f"extractor: {path} gives features of images, not of clips; it can serve a frame distance only"
+        )
     raise ValueError(f"extractor: {path} is called with ({', '.join(arguments)}), neither as I3D nor as C3D")
 
 

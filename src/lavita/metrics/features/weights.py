@@ -271,7 +271,7 @@ def fetched(known: KnownFile, folder: Path, fetch: Fetch) -> Path:
 
 
 def check_file(known: KnownFile, path: Path, folder: Path, address: str | None = None) -> FileHashes:
-    """Raise ValueError unless path holds weights and is the known file; record it in folder if that is new."""
+    """Raise ValueError unless path holds the weights known by this name; a new file is recorded in folder."""
     kind = file_kind(path)
     if kind not in (SAFETENSORS, TORCHSCRIPT, CHECKPOINT):
         raise ValueError(f"{known.title}: {path} is {kind}, no network; {what_to_do(kind)} ({known.addresses[0]})")

@@ -12,16 +12,16 @@ from lavita.report.loss_chart import loss_chart
 from lavita.report.page.text import Table, table
 from lavita.results.rows import Row, shown
 from lavita.results.run_folder import RunFolder
-from lavita.results.training_log import CellLosses, losses_of
+from lavita.results.training_log import RunLosses, losses_of
 
 
 @dataclass(frozen=True)
 class CostCharts:
     """The charts of the rows of one protocol, each with the name of its box; none where the cost is not known, and
-    then cells names the rows.
+    then `names` says whose it is.
     """
 
-    cells: str
+    names: str
     protocol: str
     charts: tuple[tuple[str, Markup], ...]
     numbers: Table
@@ -39,7 +39,7 @@ class LossChart:
 
 @dataclass(frozen=True)
 class Losses:
-    """The charts, one per cell, and their numbers, None where no log was kept."""
+    """The charts, one per run, and their numbers, None where no log was kept."""
 
     charts: tuple[LossChart, ...]
     numbers: Table | None
@@ -72,7 +72,7 @@ def pair_of_charts(rows: Sequence[Row], seconds: Cost, number: int) -> CostChart
     ]
     columns = ("cell", metric, "95 % interval", "training TFLOPs", "training seconds")
     return CostCharts(
-        cells=", ".join(row.cell for row in rows),
+        names=", ".join(row.cell for row in rows),
         protocol=f"Protocol {first.protocol}, extractor {first.extractor}.",
         charts=tuple(drawn),
         numbers=table("What the charts show.", columns, lines, f"Numbers of the charts, {place}"),
@@ -84,8 +84,8 @@ def value(number: float | None) -> str:
 
 
 def loss_charts(run: RunFolder) -> Losses:
-    """A chart for each cell that has a log, and the numbers."""
-    found = [losses for attempt in run.cells if (losses := losses_of(run, attempt))]
+    """A chart for each run that has a log, and the numbers."""
+    found = [losses for attempt in run.attempts if (losses := losses_of(run, attempt))]
     charts = [
         LossChart(
             cell=losses.cell,
@@ -98,7 +98,7 @@ def loss_charts(run: RunFolder) -> Losses:
     return Losses(tuple(charts), losses_table(found) if found else None)
 
 
-def losses_table(found: Sequence[CellLosses]) -> Table:
+def losses_table(found: Sequence[RunLosses]) -> Table:
     """One line per stage: mean training loss of each quarter, and the losses on held-out clips."""
     lines = []
     for losses in found:

@@ -114,12 +114,12 @@ def clip_figures(run: RunFolder) -> list[Figure]:
         )
         for name, one in run.used_shared.items()
     ]
-    return real + [generated(run, attempt) for attempt in run.cells]
+    return real + [generated(run, attempt) for attempt in run.attempts]
 
 
 def generated(run: RunFolder, attempt: Attempt) -> Figure:
     """The figure of one run."""
-    record, folder = attempt.record, run.cell_folder(attempt)
+    record, folder = attempt.record, run.folder_of(attempt)
     if record.status != "ok":
         reason = f"{record.status}: {record.reason or 'no reason is recorded'}"
         return Figure(record.cell, "", None, f"No clips. {reason}")
@@ -152,9 +152,9 @@ def sampling_seeds(folder: Path, count: int) -> str:
 
 
 def first_stage_figures(run: RunFolder) -> list[Figure]:
-    """Held-out clips through every codec and autoencoder of which a picture was kept."""
-    places = [(run.shared_folder(name), "codec", f"the suite’s codec ({name})") for name in run.used_shared]
-    places += [(run.cell_folder(one), "autoencoder", f"the first stage of {one.record.cell}") for one in run.cells]
+    """Held-out clips through every autoencoder of which a picture was kept."""
+    places = [(run.shared_folder(name), "codec", f"the suite’s autoencoder ({name})") for name in run.used_shared]
+    places += [(run.folder_of(one), "autoencoder", f"the first stage of {one.record.cell}") for one in run.attempts]
     found = [(read_sprite(folder, name), stage) for folder, name, stage in places]
     return [
         figure(sprite, f"Held-out clips through {stage}. {COLUMNS}", f"{stage[0].upper()}{stage[1:]}", f". {COLUMNS}")
@@ -164,7 +164,7 @@ def first_stage_figures(run: RunFolder) -> list[Figure]:
 
 
 def first_stages_table(records: Sequence[Record]) -> Table | None:
-    """One row per first stage, one column per metric; a codec that several rows share stands once."""
+    """One row per first stage, one column per metric; an autoencoder that several rows share stands once."""
     found: dict[tuple[Any, ...], list[str]] = {}
     for record in records:
         for stage in ("codec", "autoencoder"):

@@ -51,8 +51,8 @@ class Card:
 
 def cards_of(run: RunFolder) -> list[Card]:
     """A card for each method of the tables, over its seeds."""
-    told: dict[str, str] = {}
-    return [card(label, records, told) for label, records in by_label(run).items()]
+    printed: dict[str, str] = {}
+    return [card(label, records, printed) for label, records in by_label(run).items()]
 
 
 def by_label(run: RunFolder) -> dict[str, list[Record]]:
@@ -96,8 +96,8 @@ def plain(value: Any) -> str:
     return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
-def card(label: str, records: Sequence[Record], told: dict[str, str]) -> Card:
-    """One method; told: the texts that an earlier card holds, with its label, so that none is printed twice."""
+def card(label: str, records: Sequence[Record], printed: dict[str, str]) -> Card:
+    """One method; printed: the texts that an earlier card holds, with its label, so that none is printed twice."""
     record, known = records[0], records[0].card
     return Card(
         name=f"card-{slug(label)}",
@@ -106,7 +106,7 @@ def card(label: str, records: Sequence[Record], told: dict[str, str]) -> Card:
         facts=tuple(facts(records)),
         stages=stages_table(label, records),
         settings=settings(label, record, known) if known else None,
-        texts=texts(label, known.about, told) if known else None,
+        texts=texts(label, known.about, printed) if known else None,
     )
 
 
@@ -169,14 +169,14 @@ def settings(label: str, record: Record, known: MethodCard) -> Settings:
     return Settings(table("Settings that differ.", columns, lines, title, "settings") if lines else None, same)
 
 
-def texts(label: str, about: Mapping[str, str], told: dict[str, str]) -> Texts:
+def texts(label: str, about: Mapping[str, str], printed: dict[str, str]) -> Texts:
     """What the method's README says; a text that stands in an earlier card is named, not repeated."""
     if not about:
         return Texts()
     key = "\n".join(f"{heading}\n{about[heading]}" for heading in sorted(about))
-    if key in told:
-        return Texts(same_as=told[key], same_as_name=f"card-{slug(told[key])}")
-    told[key] = label
+    if key in printed:
+        return Texts(same_as=printed[key], same_as_name=f"card-{slug(printed[key])}")
+    printed[key] = label
     return Texts(
         open=tuple((heading, prose(about[heading], heading)) for heading in OPEN if heading in about),
         folded=tuple(

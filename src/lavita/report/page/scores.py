@@ -125,7 +125,7 @@ def comparison(
 
 
 def comparability(metrics: Collection[str]) -> str:
-    """The caution that stands at a table whose scores no published number may be held against."""
+    """The warning at a table whose scores must not be compared with published numbers."""
     keys = [parse_key(name) for name in metrics if is_metric(name, "fvd")]
     other = sorted(key.extractor for key in keys if not key.is_standard)
     if not other:

@@ -37,7 +37,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Origin:
-    """Everything that decided a cell's numbers. place: of its folder, as an address; facts: beside its record."""
+    """Everything that decided a run's numbers. place: address of its folder; facts: what stands beside its record."""
 
     title: str
     place: str
@@ -75,7 +75,7 @@ def sources_of(run: RunFolder, rows: Sequence[Row], notes: Mapping[str, str]) ->
     return Sources(
         files=tuple(files),
         rows=ledger(rows),
-        origins=tuple(origin(attempt) for attempt in run.cells),
+        origins=tuple(origin(attempt) for attempt in run.attempts),
         protocols=tuple(protocols(run)),
         others=prose(notes.get(OTHERS, ""), OTHERS),
     )

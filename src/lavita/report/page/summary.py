@@ -80,7 +80,7 @@ def budget(run: RunFolder) -> Point:
         return Point(
             "Budget", f"Rows saw different numbers of clips: {clips[0]:,} to {clips[-1]:,}.{end}", True, "methods"
         )
-    said = f"Every row that was trained here saw exactly {clips[0]:,} clips, all stages and the suite’s codec together."
+    said = f"Every row that was trained here saw exactly {clips[0]:,} clips, all stages and the autoencoder together."
     return Point("Budget", said + end, bool(unknown), "methods")
 
 
@@ -149,17 +149,17 @@ def against_first(tables: Tables) -> Point:
 
 
 def not_significant(run: RunFolder, first: Row, others: Sequence[Row]) -> list[str]:
-    """The cells of other rows that, by the clips' intervals, do not differ significantly from the smallest distance."""
+    """The runs of other rows that, by the clips' intervals, do not differ significantly from the smallest distance."""
     scores = {
         record.cell: interval_of(score)
         for record in run.records
         for score in record.scores_of("train")
         if score.metric == first.metric and score.extrapolated is not None
     }
-    cells = [row.cell for row in others if row.label != first.label and row.cell in scores]
+    names = [row.cell for row in others if row.label != first.label and row.cell in scores]
     if first.cell not in scores:
         return []
-    return [cell for cell in cells if compare_intervals(scores[first.cell], scores[cell]).verdict != BETTER]
+    return [name for name in names if compare_intervals(scores[first.cell], scores[name]).verdict != BETTER]
 
 
 def sensitivity(run: RunFolder) -> list[Point]:
@@ -205,7 +205,7 @@ def external(run: RunFolder) -> Point:
     """Rows that used external data or weights."""
     helped = [record.cell for record in run.records if record.row.division == "open"]
     if not helped:
-        said = "Closed division: every row used this run’s data, codec and budget only."
+        said = "Closed division: every row used this run’s data, autoencoder and budget only."
         return Point("External data and weights", said, False, "methods")
     return Point(
         "External data and weights",

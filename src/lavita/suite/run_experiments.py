@@ -1,4 +1,4 @@
-"""The cells of a run: each with what becomes of it and why, those that are to run run, and the plan for the tables."""
+"""The runs of a suite: which are finished, resumed or begun and why, their processes, and the plan for the tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lavita.report.reproduction import published_facts
 from lavita.results.attempts import finalize_record, new_attempt
 from lavita.results.records import Record, read_record, write_record
 from lavita.results.rows import label_of
-from lavita.results.run_folder import PlannedCell, RunPlan, write_plan
+from lavita.results.run_folder import PlannedRun, RunPlan, write_plan
 from lavita.suite.artifacts import GroupArtifacts
 from lavita.suite.decide import (
     BEGIN,
@@ -34,11 +34,11 @@ from lavita.suite.record import first_record, first_record_of_samples
 
 @dataclass(frozen=True)
 class Options:
-    """out, cache: folders, None for the usual ones. fresh: begin every cell anew; retry: run again what failed.
+    """out, cache: folders, None for the usual ones. fresh: begin every run anew; retry: run again what failed.
 
-    workers None: as many cells at once as there are accelerators, or as the cores have room for. hang_timeout:
+    workers None: as many runs at once as there are accelerators, or as the cores have room for. hang_timeout:
     seconds without a heartbeat after which a process is ended as hung. samples: folders of external samples, by the
-    names of their rows. executor, slurm: what runs the cells, and what of Slurm is asked for. flags: what rows must say
+    names of their rows. executor, slurm: what starts the runs, and Slurm's options. flags: what rows must say
     of themselves, by their names. publishable: the tables are marked so, and only a clean commit makes them.
     """
 
@@ -57,22 +57,22 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """A cell of the plan, with what it shares, what its numbers are made from, and what becomes of it."""
+    """A planned run: its configuration, shared artifacts, hashes of its inputs, and the decision about it."""
 
     title: str
-    cell: Experiment
+    experiment: Experiment
     shared: GroupArtifacts
     parts: Mapping[str, str]
     decision: Decision
 
 
-def run_cells(work: Work, shared: Sequence[GroupArtifacts], options: Options) -> int:
-    """Run what is not finished, saying of each cell why; returns how many are not ok."""
+def run_experiments(work: Work, shared: Sequence[GroupArtifacts], options: Options) -> int:
+    """Run what is not finished, saying of each run why; returns how many are not ok."""
     jobs = planned(work, shared, options)
-    every = [job.cell for job in jobs]
+    every = [job.experiment for job in jobs]
     external = {name: replace(every[0], method=name, choice="", seed=0) for name in options.samples}
-    marks = {job.cell.cell: identity(job.parts) for job in jobs}
-    write_plan(work.folder, plan_of(shared, marks, [cell.cell for cell in external.values()], options.publishable))
+    marks = {job.experiment.cell: identity(job.parts) for job in jobs}
+    write_plan(work.folder, plan_of(shared, marks, [one.cell for one in external.values()], options.publishable))
     by_folder = {}
     for job in jobs:
         if job.decision.action == FINISHED and read_record(job.decision.folder).files is None:
@@ -89,38 +89,38 @@ def run_cells(work: Work, shared: Sequence[GroupArtifacts], options: Options) ->
     work.executor.run([task_of(job, folder) for folder, job in by_folder.items()], done)
     bad = sum(job.decision.action == LEAVE for job in jobs)
     bad += sum(read_record(folder).status != "ok" for folder in by_folder)
-    for name, cell in external.items():
-        bad += not run_samples(work, shared[0], cell, options.samples[name], options.fresh)
+    for name, experiment in external.items():
+        bad += not run_samples(work, shared[0], experiment, options.samples[name], options.fresh)
     return bad
 
 
 def planned(work: Work, shared: Sequence[GroupArtifacts], options: Options) -> list[Job]:
-    """Every cell with what becomes of it."""
-    every = [(one, cell) for one in shared for cell in one.group.cells]
+    """Every run with what becomes of it."""
+    every = [(one, experiment) for one in shared for experiment in one.group.experiments]
     jobs = []
-    for number, (one, cell) in enumerate(every, start=1):
-        parts = made_from(cell, one)
-        decision = decide(work.folder / "cells", cell, parts, options.fresh, options.retry)
-        jobs.append(Job(f"[{number}/{len(every)}] {cell.cell}", cell, one, parts, decision))
+    for number, (one, experiment) in enumerate(every, start=1):
+        parts = made_from(experiment, one)
+        decision = decide(work.folder / "cells", experiment, parts, options.fresh, options.retry)
+        jobs.append(Job(f"[{number}/{len(every)}] {experiment.cell}", experiment, one, parts, decision))
     return jobs
 
 
 def queue(work: Work, job: Job, flags: Mapping[str, str]) -> Path:
-    """The folder of a cell that is to run, its record saying so: a new attempt, or the one that is resumed."""
+    """The folder of a run that is to start, its record saying so: a new attempt, or the one that is resumed."""
     if job.decision.action != BEGIN:
         folder = job.decision.folder
         record = read_record(folder)
-        write_config(job.cell, folder / "config.yaml")  # the same, but for where things lie now
-        write_record(folder, replace(record, status="queued", reason="", config=asdict(job.cell), files=None))
+        write_config(job.experiment, folder / "config.yaml")  # the same, but for where things lie now
+        write_record(folder, replace(record, status="queued", reason="", config=asdict(job.experiment), files=None))
         return folder
     record = replace(
-        first_record(job.cell, job.shared, identity(job.parts)),
+        first_record(job.experiment, job.shared, identity(job.parts)),
         status="queued",
-        flag=flags.get(job.cell.label, ""),
+        flag=flags.get(job.experiment.label, ""),
         made_from=dict(job.parts),
         why=job.decision.why,
     )
-    return new_attempt(work.folder / "cells", job.cell.cell, lambda folder: begin(folder, job.cell, record))
+    return new_attempt(work.folder / "cells", job.experiment.cell, lambda folder: begin(folder, job.experiment, record))
 
 
 def begin(folder: Path, experiment: Experiment, record: Record) -> None:
@@ -130,15 +130,15 @@ def begin(folder: Path, experiment: Experiment, record: Record) -> None:
 
 
 def task_of(job: Job, folder: Path) -> Task:
-    """The process of a cell."""
+    """The process of a run."""
     arguments = (str(folder), str(job.shared.folder))
-    prefix = f"{job.cell.cell}: "
-    compute = job.cell.compute
+    prefix = f"{job.experiment.cell}: "
+    compute = job.experiment.compute
     return Task(
         job.title,
         prefix,
         folder,
-        "lavita.experiment.cell",
+        "lavita.experiment.run",
         arguments,
         compute.threads,
         compute.devices,
@@ -150,11 +150,11 @@ def plan_of(
     shared: Sequence[GroupArtifacts], marks: Mapping[str, str], external: Sequence[str], publishable: bool
 ) -> RunPlan:
     """What stands in the tables, in which order, and what the suite says of itself; marks: identities."""
-    first = shared[0].group.cells[0]
+    first = shared[0].group.experiments[0]
     suite = load_suite(first.suite)
     rows = rows_of_suite(suite, first.tier)
-    every = [cell for one in shared for cell in one.group.cells]
-    cells = {cell.cell: PlannedCell(cell.label, marks[cell.cell]) for cell in every}
+    every = [experiment for one in shared for experiment in one.group.experiments]
+    runs = {experiment.cell: PlannedRun(experiment.label, marks[experiment.cell]) for experiment in every}
     return RunPlan(
         suite=first.suite,
         tier=first.tier,
@@ -163,15 +163,15 @@ def plan_of(
         varied=tuple(sorted({section for row in rows for section in row.changes})),
         compares_rows=suite.rows is not None,
         not_yet=tuple(not_yet()) if suite.rows is None else (),
-        cells=cells | {name: PlannedCell(label_of(name), "") for name in external},
+        cells=runs | {name: PlannedRun(label_of(name), "") for name in external},
         comparisons=tuple(sorted({one.values.comparison for one in shared})),
-        published=published_facts({cell.method for cell in every}, suite.dataset),
+        published=published_facts({experiment.method for experiment in every}, suite.dataset),
         publishable=publishable,
     )
 
 
 def run_samples(work: Work, shared: GroupArtifacts, experiment: Experiment, path: Path, fresh: bool) -> bool:
-    """Score a folder of external samples by the protocol of the first cells; True where that completed."""
+    """Score a folder of external samples by the protocol of the first runs; True where that completed."""
     parts = samples_made_from(path, shared)
     if not fresh and samples_scored(work.folder / "cells", experiment.cell, parts):
         work.display.line(

@@ -54,7 +54,7 @@ def work(setup: Setup, folder: Path, store: ResumeStore) -> None:
 
 
 def score_method(setup: Setup, scorer: Scorer | None, stage: str, out: Path, store: ResumeStore) -> list[Score]:
-    """Sample the protocol's clips, keep them without loss, and score them; one score a metric.
+    """Sample the protocol's clips, keep them without loss, and score them; one score per metric.
 
     Every process samples its part; scorer None: another one scores.
     """
@@ -111,7 +111,7 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
         emit(Result("ok"))
-    except Exception as error:  # whatever it is, the record must say so and the other runs go on
+    except Exception as error:  # whatever it is, the record must say so and the other runs continue
         traceback.print_exc()
         emit(Result(status_of(error), reason_of(error, sys.argv[1])))
         raise SystemExit(1) from None

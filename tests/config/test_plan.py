@@ -152,9 +152,9 @@ def test_arithmetic_is_part_of_a_runs_identity():
 def test_demo_computes_as_ever_and_the_other_tiers_fast():
     for tier, precision, compiled in (("demo", "32-true", False), ("small", MIXED, "auto"), ("paper", MIXED, "auto")):
         for experiment in make_plan("ucf101", tier, None, [0], []):
-            e = experiment
-            assert (e.compute.precision, e.sampling.precision, e.compute.compile) == (precision, precision, compiled)
-            assert e.data.num_workers == (0 if tier == "demo" else None)
+            found = (experiment.compute.precision, experiment.sampling.precision, experiment.compute.compile)
+            assert found == (precision, precision, compiled)
+            assert experiment.data.num_workers == (0 if tier == "demo" else None)
 
 
 def test_suites_of_choices_compare_with_their_first_row():

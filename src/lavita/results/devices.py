@@ -1,4 +1,4 @@
-"""How fast a stage was trained: clips a second, and the share of what its devices can do (MFU)."""
+"""How fast a stage was trained: clips per second, and the share of what its devices can do (MFU)."""
 
 from __future__ import annotations
 

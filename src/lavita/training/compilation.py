@@ -23,8 +23,8 @@ def compiles(wanted: str | bool) -> bool:
 
 @contextmanager
 def compiled_blocks(module: nn.Module, wanted: str | bool) -> Iterator[int]:
-    """Inside, every block of a ModuleList named `blocks` is compiled for the shapes that it meets, once a shape and not
-    once a block; yields how many blocks are. A network without such a list (a U-Net) yields 0 and runs as it is.
+    """Inside, every block of a ModuleList named `blocks` is compiled for the shapes that it meets, once per shape and
+    not once per block; yields how many blocks are. A network without such a list (a U-Net) yields 0 and runs as it is.
 
     wanted: compute.compile. Names in the state dict stay as they are. Numbers are those of the uncompiled block but for
     the order of sums. To be entered before `recomputed_blocks`, which then recomputes the compiled block.

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lavita.config.plan import make_plan
-from lavita.config.schema import CheckpointConfig
+from lavita.config.schema import CheckpointConfig, ComputeConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.experiment import run, train
+from lavita.experiment.costs import StageFacts
+from lavita.results.records import Passes
 from lavita.results.resume_store import ResumeStore
 from lavita.results.scores import Score
 from lavita.sampling.generate import Generated, in_parts
@@ -102,6 +104,7 @@ class Source:
     """Stands in for StageData: eight batches of numbers."""
 
     seed, compute = 0, COMPUTE
+    facts = {"train": StageFacts(7, None, Passes(2, False))}
 
     def clips(self, module: TrainedStage, start: int, stop: int) -> SimpleNamespace:
         numbers = range(start + distributed.rank(), stop, distributed.world())
@@ -111,11 +114,8 @@ class Source:
             heldout_batch=lambda count: heldout, train_dataloader=lambda: DataLoader(items, batch_size=2)
         )
 
-    def flops_per_clip(self, module: TrainedStage, start: int = 0) -> int:
-        return 7
-
-    def reads_latents(self, module: TrainedStage) -> bool:
-        return True
+    def compute_of(self, module: TrainedStage) -> ComputeConfig:
+        return self.compute
 
 
 def stage(out: Path) -> dict[str, Any]:

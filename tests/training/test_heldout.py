@@ -43,7 +43,7 @@ def test_images_and_earlier_frames_count_as_pixels(monkeypatch):
 def test_it_is_measured_in_the_precision_of_training(tmp_path, precision, dtype):
     """What matrix products give, in training and in the held-out loss, told apart by the number of clips."""
     module, seen = method(), {}
-    layer = [layer for layer in module.network.blocks.modules() if isinstance(layer, torch.nn.Linear)][-1]
+    layer = [layer for layer in module.network.blocks[-1].mlp.modules() if isinstance(layer, torch.nn.Linear)][-1]
 
     def note(layer, given, output) -> None:
         seen.setdefault(torch.is_grad_enabled(), output.dtype)

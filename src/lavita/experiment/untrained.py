@@ -106,7 +106,7 @@ class SharedPlace:
         path = self.cache / f".untrained-{self.key}.lock"
         lock = FileLock(path, fallback_to_soft=False)
         try:
-            acquire(lock, path, wait=False)
+            acquire(lock, path, timeout=0)
         except Timeout:
             return HELD
         if self.folder.is_dir():  # made meanwhile

@@ -109,12 +109,12 @@ def manifest(folder: Path, *videos: tuple[str, str, str]) -> None:
 
 @pytest.mark.parametrize(("suite", "directions"), [("ucf101", 2), ("skytimelapse", 1)])
 def test_frames_of_the_cache_are_those_of_the_manifest(script, tmp_path, suite, directions):
-    """Stable Diffusion's latents of 256 pixels: mean and log-variance of 4 channels of 32 x 32."""
+    """Stable Diffusion's latents of 256 pixels: float16 mean and log-variance of 4 channels of 32 x 32."""
     manifest(tmp_path, ("train", "100", "ok"), ("train", "50", "ok"), ("heldout", "70", "ok"), ("train", "", "empty"))
     arguments = ["--suite", suite, "--methods", "lavita-v1", "model.size=S", f"data.root={tmp_path}"]
     plans = [planned(script, *arguments, f"data.latent_cache={on}") for on in ("true", "false")]
     with_cache, without = (int(plan["codec"]["est_disk_bytes"]) for plan in plans)
-    assert with_cache - without == 150 * directions * 4 * 2 * 4 * 32 * 32
+    assert with_cache - without == 150 * directions * 2 * 2 * 4 * 32 * 32
 
 
 def test_a_cache_of_frames_that_nobody_counted_is_not_estimated(script, tmp_path):

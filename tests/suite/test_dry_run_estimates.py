@@ -161,11 +161,11 @@ def test_a_budget_in_seconds_is_the_seconds_of_a_stage(script):
 
 
 def test_a_plan_for_a_device_says_passes_hours_and_what_does_not_fit(script):
-    """S/2 at the published size, on a device that takes one clip at a time, and on one that takes none."""
+    """S/2 at the published size, on a device that takes a quarter of a batch at a time, and on one that takes none."""
     arguments = ["--methods", "lavita-v1", "model.size=S", "compute.precision=32-true", "--dry-run"]
     said = script("run")(*SUITE, *arguments, "--memory", 24).out.splitlines()
     assert said[-1].startswith("fits a device of 24 GiB, of which 0.85 are planned with: largest peak ")
-    assert "lavita-v1: train 4 clips a pass (" in said[-3] and " hours, " in said[-3]
+    assert "lavita-v1: train 10 clips a pass (" in said[-3] and " hours, " in said[-3]
     none = script("run")(*SUITE, *arguments, "--memory", 4).out.splitlines()
     assert none[-1].startswith("does not fit a device of 4 GiB, of which 0.85 are planned with: ")
     assert "lavita-v1, train needs " in none[-1] and "smaller sampling.batch_clips" in none[-1]

@@ -12,6 +12,7 @@ from lavita.config.plan import make_plan
 from lavita.data import clips as data_clips
 from lavita.data.catalogue import VideoEntry
 from lavita.experiment import reconstruction, shared, shared_codec, shared_features
+from lavita.experiment.peaks import Memory
 from lavita.experiment.reconstruction import FirstStage, reconstruction_features
 from lavita.experiment.scoring import Scorer
 from lavita.experiment.shared_features import FeatureCache, real_clips, split_features
@@ -248,6 +249,7 @@ def test_real_split_and_generated_clips_go_to_one_accelerator(tmp_path, clock, e
         "fit_codec": shared_codec.SharedCodec(tmp_path, "c" * 64, None),
         "fill_cache": (None, None),
         "fit_extractor": None,
+        "device_memory": Memory(2**34),
     }.items():
         monkeypatch.setattr(shared, name, lambda *_, value=value: value)
     with pytest.raises(InterruptedError):

@@ -123,10 +123,10 @@ class Method(VideoMethod):
         self.check_batch(batch)
         if not self.config.previous_clip:
             return self.autoencoder.encode(batch["video"]), None
-        if "past" not in batch:
-            raise ValueError("model.previous_clip=true trains on batches with the frames before each clip, got no past")
-        c, past = self.context, batch["past"]
-        check(past, "B F 3 H W", "past (model.previous_clip)", F=c.num_frames, H=c.resolution, W=c.resolution)
+        if "context_frames" not in batch:
+            raise ValueError("model.previous_clip=true: got a batch without context_frames, those before each clip")
+        c, past = self.context, batch["context_frames"]
+        check(past, "B F 3 H W", "context_frames (model.previous_clip)", F=c.num_frames, H=c.resolution, W=c.resolution)
         frames, both = c.num_frames, torch.cat([past, batch["video"]], dim=1)  # (B, 2 F, 3, H, W)
         given = rng.uniform() < self.config.previous_clip_probability  # (B,)
         start = rng.integers(frames + 1).masked_fill(given, frames)  # (B,)

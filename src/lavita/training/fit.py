@@ -74,7 +74,7 @@ def placement(compute: ComputeConfig, module: TrainedStage) -> dict[str, Any]:
     if compute.strategy == "fsdp":
         strategy = ModelParallelStrategy(compute.processes, 1, save_distributed_checkpoint=False)
     else:
-        # In a stage that updates alternately a part of the weights has no gradient, and its gradient must stay None.
+        # Of alternating updates, one leaves a part of the weights without gradient, and its gradient must stay None.
         strategy = DDPStrategy(find_unused_parameters=module.alternating_updates > 1)
     plugins = [TorchElasticEnvironment()]
     return {"devices": compute.devices, "num_nodes": compute.nodes, "strategy": strategy, "plugins": plugins}

@@ -36,8 +36,9 @@ class TrainedStage(lightning.LightningModule):
     Batches are {"video": float32 (B, F, 3, H, W) in [-1, 1], "label": int64 (B,), -1 where there is no class,
     "clip_index": int64 (B,), counted over the run}; with joint_images = n also {"images": (B, n, 3, H, W),
     "image_labels": int64 (B, n)}, single frames drawn from the whole training split; with context_frames = P also
-    {"past": (B, P, 3, H, W)}, the frames before the clip at the same interval. A stage that reads_latents may be given
-    the posterior moments of the suite's autoencoder in place of pixels: "moments" (B, F, 2 C, h, w), "image_moments".
+    {"context_frames": (B, P, 3, H, W)}, the frames before the clip at the same interval. A stage that reads_latents may
+    be given the posterior moments of the suite's autoencoder in place of pixels: "moments" (B, F, 2 C, h, w) and
+    "image_moments".
     """
 
     stage_name = "train"

@@ -22,7 +22,7 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# What tests/data/test_unpack.py needs beside: a program that decompresses rar, Debian's unar where root may install it.
+# What tests/data/test_unpack_rar.py needs beside: a program that decompresses rar, Debian's unar where root may install it.
 # Without one its tests of real programs skip and say so.
 unar: $(READY)
 	command -v unar || command -v unrar || test "$$(id -u)" != 0 || \

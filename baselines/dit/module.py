@@ -43,7 +43,7 @@ class Method(LatentDiffusion):
     """DiT trained with its authors' loss (IDDPM hybrid) on clips.
 
     All frames of a clip share one diffusion time and one class; their noise is independent. In frame mode a
-    clip is therefore F images of one class that know nothing of each other: the baseline of the comparison.
+    clip is therefore F images of one class that know nothing of each other: the lower bound of the comparison.
     """
 
     def build_network(self) -> nn.Module:

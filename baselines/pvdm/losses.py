@@ -203,7 +203,7 @@ class GradientPyramid(nn.Module):
 
     At each of up to four scales (full size, then halved by averaging) the mean absolute difference of
     horizontal and vertical gradients, so that a blurred edge costs more than under the pixel loss alone. It
-    has seen no data, so it is no external help; it does not replace LPIPS's judgement of texture.
+    has seen no data, so it counts as no external weights; it does not replace LPIPS's judgement of texture.
     Source: ours, after the gradient difference loss of Mathieu et al. 2016, equation 6.
     """
 

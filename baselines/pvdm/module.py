@@ -124,10 +124,10 @@ class Method(VideoMethod):
         self.check_batch(batch)
         if not self.config.previous_clip:
             return self.autoencoder.encode(batch["video"]), None
-        if "past" not in batch:
-            raise ValueError("model.previous_clip=true trains on batches with the frames before each clip, got no past")
-        c, past = self.context, batch["past"]
-        check(past, "B F 3 H W", "past (model.previous_clip)", F=c.num_frames, H=c.resolution, W=c.resolution)
+        if "context_frames" not in batch:
+            raise ValueError("model.previous_clip=true: got a batch without context_frames, those before each clip")
+        c, past = self.context, batch["context_frames"]
+        check(past, "B F 3 H W", "context_frames (model.previous_clip)", F=c.num_frames, H=c.resolution, W=c.resolution)
         frames, both = c.num_frames, torch.cat([past, batch["video"]], dim=1)  # (B, 2 F, 3, H, W)
         given = rng.uniform() < self.config.previous_clip_probability  # (B,)
         start = rng.integers(frames + 1).masked_fill(given, frames)  # (B,)
@@ -135,13 +135,6 @@ class Method(VideoMethod):
         clip = both[torch.arange(len(both), device=both.device)[:, None], position]  # (B, F, 3, H, W)
         previous = self.autoencoder.encode(past) * given[:, None, None]  # (B, C, N)
         return self.autoencoder.encode(clip), previous
-
-    def labels(self, label: Tensor, rng: SampleRNG) -> Tensor | None:
-        """Class of each clip, the null class with probability train.class_dropout; None without classes."""
-        if self.context.num_classes is None:
-            return None
-        dropped = rng.uniform() < self.train_config.class_dropout
-        return torch.where(dropped, torch.full_like(label, self.context.num_classes), label)
 
     @torch.no_grad()
     def sample(

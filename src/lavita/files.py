@@ -101,7 +101,7 @@ def when_visible(path: Path, seconds: float = VISIBLE_SECONDS) -> Path:
 
 
 def raise_disk_error(part: Path) -> None:
-    """Raise the OSError that further use of a file gives; it is of no more use."""
+    """Raise the OSError that writing to a file gives, where the disk is the cause; the file is of no more use."""
     with open(part, "ab") as file:
         file.write(bytes(2**16))
         file.flush()

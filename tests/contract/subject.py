@@ -97,7 +97,7 @@ def batch_of(subject: Subject, stage: TrainedStage, size: int, start: int = 0) -
     if stage.joint_images:
         images = {"images": video(stage.joint_images), "image_labels": label[:, None].expand(-1, stage.joint_images)}
         batch |= images
-    return batch | ({"past": video(stage.context_frames)} if stage.context_frames else {})
+    return batch | ({"context_frames": video(stage.context_frames)} if stage.context_frames else {})
 
 
 def draws_of(batch: dict[str, Tensor]) -> SampleRNG:

@@ -1,10 +1,15 @@
-"""Archives written byte by byte: rar of versions 4 and 5, and zip in volumes."""
+"""Archives written byte by byte (rar of versions 4 and 5, zip in volumes), and what unpacking them must leave."""
 
 from __future__ import annotations
 
 import stat
 import struct
 import zlib
+from pathlib import Path
+
+import pytest
+
+from lavita.data.archives import UnpackError, unpack
 
 FILE, FOLDER, LINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
 
@@ -110,3 +115,28 @@ def split_zip(files: dict[str, bytes], volume_bytes: int, in_64_bits: bool = Fal
         end = end[:4] + struct.pack("<H", len(volumes) - 1) + end[6:]
     volumes[-1] += end
     return volumes
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, hidden ones too; nothing else may be there but folders."""
+    paths = sorted(folder.rglob("*"))
+    assert not any(path.is_symlink() or not (path.is_file() or path.is_dir()) for path in paths)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+
+
+def refused(match: str, archive: Path, target: Path, error: type = UnpackError, **options) -> str:
+    """Unpacking raises one line that names the archive and matches, and changes nothing beside it or in the target."""
+
+    def state() -> list[Path]:
+        return sorted(path for path in archive.parent.rglob("*") if path.name != "calls" and path != target)
+
+    before = state()
+    with pytest.raises(error, match=match) as caught:
+        unpack(archive, target, **options)
+    assert "\n" not in str(caught.value) and archive.name in str(caught.value)
+    assert state() == before
+    return str(caught.value)
+
+
+def damaged(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]

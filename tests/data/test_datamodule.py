@@ -96,12 +96,12 @@ def test_heldout_clips_are_fixed_and_cover_the_classes(catalogue):
     assert len(first.heldout_batch(99)["video"]) == 48  # there are no more
 
 
-def test_past_frames_are_those_before_the_clip(catalogue):
-    """8 frames of clip after 8 of past are the two halves of one window of 16 frames, which has draws of its own."""
-    both, whole = loaded(catalogue, past=8), loaded(catalogue, frames=16)
-    assert torch.equal(torch.cat([both["past"], both["video"]], dim=1), whole["video"])
-    heldout = ClipDataModule(catalogue, **SETTING, batch=8, start=0, stop=8, past=8).heldout_batch(8)
-    assert heldout["past"].shape == heldout["video"].shape == (8, 8, 3, 16, 16)
+def test_context_frames_are_those_before_the_clip(catalogue):
+    """8 context frames and the clip of 8 after them are one window of 16 frames, which has draws of its own."""
+    both, whole = loaded(catalogue, context_frames=8), loaded(catalogue, frames=16)
+    assert torch.equal(torch.cat([both["context_frames"], both["video"]], dim=1), whole["video"])
+    heldout = ClipDataModule(catalogue, **SETTING, batch=8, start=0, stop=8, context_frames=8).heldout_batch(8)
+    assert heldout["context_frames"].shape == heldout["video"].shape == (8, 8, 3, 16, 16)
 
 
 def test_images_are_single_frames_of_the_whole_split(catalogue, clips):

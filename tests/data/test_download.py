@@ -88,7 +88,7 @@ def test_a_connection_that_breaks_often_is_not_given_up_while_bytes_come(web, ta
     assert target.read_bytes() == DATA and len(web.requests) == 15
 
 
-def test_a_second_call_goes_on_where_the_first_stopped(web, target):
+def test_a_second_call_resumes_where_the_first_stopped(web, target):
     address = web.add("set.zip", DATA, drops=[120_000])
     assert interrupted(address, target) == 120_000
     assert not target.exists()

@@ -84,10 +84,10 @@ def test_clips_are_those_of_training_from_pixels(tmp_path, key, catalogue):
                 assert torch.equal(one[same], other[same])
 
 
-def test_past_frames_are_not_cached(tmp_path, key, catalogue):
+def test_context_frames_are_not_cached(tmp_path, key, catalogue):
     cache, _ = fill(tmp_path, key, catalogue)
     with pytest.raises(ValueError, match="wanted as pixels"):
-        TrainClips(catalogue, 8, 3, RESOLUTION, True, 0, past=8, latents=cache)
+        TrainClips(catalogue, 8, 3, RESOLUTION, True, 0, context_frames=8, latents=cache)
 
 
 def test_the_disk_it_needs_is_said_first_and_refused_where_it_is_not_there(tmp_path, key, catalogue, monkeypatch):
@@ -105,7 +105,7 @@ def test_a_full_cache_is_not_filled_again(tmp_path, key, catalogue):
     assert fill(tmp_path, key, catalogue, encode=None)[1] == cost
 
 
-def test_a_failed_fill_goes_on_where_it_was_safe(tmp_path, key, catalogue, monkeypatch):
+def test_a_failed_fill_resumes_where_it_was_safe(tmp_path, key, catalogue, monkeypatch):
     monkeypatch.setattr(latent_filling, "SAFE_EVERY_SECONDS", -1.0)
     whole, _ = fill(tmp_path / "whole", key, catalogue)
     calls = []

@@ -86,7 +86,7 @@ def test_a_damaged_or_foreign_cache_is_not_believed(folder, tmp_path, damage):
     assert scan([folder / "a.mkv"], folder, cache)[0].frames == 6
 
 
-def test_a_killed_scan_goes_on(folder, tmp_path, counting_frames, probed):
+def test_a_killed_scan_resumes(folder, tmp_path, counting_frames, probed):
     """What was written before the kill is not decoded again, a line cut in the middle is."""
     for name in ("c.mkv", "d.mkv"):
         write_video(folder / name, counting_frames(4), 25, lossless=True)

@@ -54,7 +54,7 @@ def test_two_that_ask_at_once_get_folders_of_their_own(tmp_path):
     assert len(set(made)) == 40
 
 
-def test_the_newest_that_ended_well_under_the_plan_counts(folder):
+def test_the_newest_that_completed_under_the_plan_counts(folder):
     attempt(folder, "dit-s0", "ok", "old")
     good = attempt(folder, "dit-s0", "ok", "new")
     attempt(folder, "dit-s0", "failed", "new")
@@ -68,7 +68,7 @@ def test_the_newest_that_ended_well_under_the_plan_counts(folder):
     assert {one.name: one.left_out for one in run.others}[good.name] == f"superseded by {newest.name}"
 
 
-def test_a_failed_run_stands_in_the_table_where_none_ended_well(folder):
+def test_a_failed_run_stands_in_the_table_where_none_completed(folder):
     attempt(folder, "dit-s0", "ok", "old")
     failed = attempt(folder, "dit-s0", "failed", "new")
     assert [one.name for one in read_run(folder).attempts] == [failed.name]

@@ -102,7 +102,7 @@ def test_parts_that_are_links(run, tmp_path, script, place):
     assert script("audit")(run, "--clips", 0).code == 2
 
 
-def test_a_sealed_folder_is_none_that_lies_elsewhere(run, tmp_path):
+def test_a_run_folder_is_no_link_to_another_place(run, tmp_path):
     (tmp_path / "link").symlink_to(run / "cells" / "dit-s0")
     refused(lambda: files_of(tmp_path / "link"), "is a link")
 

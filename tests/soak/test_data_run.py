@@ -84,7 +84,7 @@ def test_the_latent_cache_is_said_filled_and_on_the_ledger(done):
     assert [stage["name"] for stage in record(base / "out", "pvdm-s0")["stages"]][0] == "autoencoder"
 
 
-def test_the_same_command_goes_on(done):
+def test_the_same_command_resumes(done):
     base, _, _, allowed = done
     again = run(*allowed)
     assert again.returncode == 0 and again.stdout.count("finished before") == 2, again.stdout + again.stderr

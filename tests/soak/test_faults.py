@@ -65,7 +65,7 @@ def words(out: Path, quiet: Quiet, methods: str = METHODS) -> list[str]:
     return command(out, quiet.cache, "--methods", methods, "--workers", "2", *SETTING)
 
 
-def assert_ends_well(again: list[str], out: Path, quiet: Quiet) -> None:
+def assert_completes(again: list[str], out: Path, quiet: Quiet) -> None:
     """The command now ends with the table of the undisturbed run, and leaves nothing behind."""
     done = run(again)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -91,7 +91,7 @@ def record(out: Path, cell: str) -> dict:
     return json.loads((out / "cells" / cell / "record.json").read_text())
 
 
-def goes_on(process: subprocess.Popen, said: Path, what: Callable[[], object]) -> None:
+def wait_while_it_runs(process: subprocess.Popen, said: Path, what: Callable[[], object]) -> None:
     """Wait for a moment of a run that has not ended before it."""
 
     def look() -> object:
@@ -145,7 +145,7 @@ def test_a_full_disk(moment, quiet, tmp_path):
             process = start(again, said)
         else:
             process = start(again, said)
-            goes_on(process, said, lambda: FULL[moment](out / "cells" / CELL))
+            wait_while_it_runs(process, said, lambda: FULL[moment](out / "cells" / CELL))
             ballast = fill(disk)
         deadline = time.monotonic() + 180
         while process.poll() is None and time.monotonic() < deadline:
@@ -156,7 +156,7 @@ def test_a_full_disk(moment, quiet, tmp_path):
         assert re.search(rf"No space left on device: {disk}/\S+|{disk}/\S+: No space left on device", lines), lines
         assert_one_line(lines)
         ballast.unlink()
-        assert_ends_well(again, out, quiet)
+        assert_completes(again, out, quiet)
 
 
 def test_a_read_only_results_folder(quiet, tmp_path):
@@ -176,7 +176,7 @@ def test_a_results_folder_that_becomes_read_only(quiet, tmp_path):
         assert_one_line(done.stdout + done.stderr)
         assert_same_run(out, quiet.out)
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-        assert_ends_well(words(out, quiet), out, quiet)
+        assert_completes(words(out, quiet), out, quiet)
 
 
 def test_a_read_only_cache(quiet, tmp_path):
@@ -184,7 +184,7 @@ def test_a_read_only_cache(quiet, tmp_path):
         done = run(command(tmp_path / "out", disk / "cache", "--methods", METHODS, *SETTING))
     assert done.returncode == 2 and "Read-only file system" in done.stderr and str(disk) in done.stderr
     assert_one_line(done.stdout + done.stderr)
-    assert_ends_well(words(tmp_path / "out", quiet), tmp_path / "out", quiet)
+    assert_completes(words(tmp_path / "out", quiet), tmp_path / "out", quiet)
 
 
 BACKWARDS = """
@@ -201,7 +201,7 @@ def test_a_clock_that_goes_backwards(quiet, tmp_path):
     (tmp_path / "site" / "sitecustomize.py").write_text(BACKWARDS)
     more, out, said = {"PYTHONPATH": str(tmp_path / "site")}, tmp_path / "out", tmp_path / "said.txt"
     process = start(words(out, quiet), said, more)
-    goes_on(process, said, lambda: kept_something(out / "cells" / CELL))
+    wait_while_it_runs(process, said, lambda: kept_something(out / "cells" / CELL))
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) == 130
     done = run(words(out, quiet), more)
@@ -214,9 +214,9 @@ def test_a_clock_that_goes_backwards(quiet, tmp_path):
 def test_two_runs_into_one_folder(quiet, tmp_path):
     out, said = tmp_path / "out", tmp_path / "said.txt"
     first = start(words(out, quiet), said)
-    goes_on(first, said, lambda: (out / ".lock").exists() and (out / ".lock").stat().st_size)
+    wait_while_it_runs(first, said, lambda: (out / ".lock").exists() and (out / ".lock").stat().st_size)
     for moment in (lambda: True, lambda: kept_something(out / "cells" / CELL)):
-        goes_on(first, said, moment)
+        wait_while_it_runs(first, said, moment)
         second = run(words(out, quiet, "dit"))
         wanted = rf"run.py: {out}: in use by run.py on {socket.gethostname()} \(pid {first.pid}, since "
         assert second.returncode == 2 and re.match(wanted, second.stderr), second.stderr
@@ -230,7 +230,7 @@ def test_a_process_that_hangs(quiet, tmp_path):
     """It is ended after the time that was asked for, the other run is well, and the retry is as if it had not."""
     out, said = tmp_path / "out", tmp_path / "said.txt"
     process = start([*words(out, quiet), "--hang-timeout", "0.75"], said)
-    goes_on(process, said, lambda: kept_something(out / "cells" / CELL))
+    wait_while_it_runs(process, said, lambda: kept_something(out / "cells" / CELL))
     pid = processes_of(process.pid)[CELL]
     os.kill(pid, signal.SIGSTOP)
     assert process.wait(timeout=240) == 1
@@ -245,7 +245,7 @@ def test_a_process_that_hangs(quiet, tmp_path):
     assert lines[OTHER]["status"] == "ok"
     same = run(words(out, quiet))
     assert same.returncode == 1 and "--retry-failed runs it again" in same.stdout
-    assert_ends_well([*words(out, quiet), "--retry-failed"], out, quiet)
+    assert_completes([*words(out, quiet), "--retry-failed"], out, quiet)
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "Ctrl-C twice"])
@@ -253,7 +253,7 @@ def test_asked_to_stop(how, quiet, tmp_path):
     """Both runs keep where they are; one that does not listen is killed by the second Ctrl-C."""
     out, said = tmp_path / "out", tmp_path / "said.txt"
     process = start(words(out, quiet), said)
-    goes_on(process, said, lambda: all(kept_something(out / "cells" / cell) for cell in (CELL, OTHER)))
+    wait_while_it_runs(process, said, lambda: all(kept_something(out / "cells" / cell) for cell in (CELL, OTHER)))
     pids = processes_of(process.pid)
     deaf = how == "Ctrl-C twice"
     if deaf:
@@ -261,7 +261,7 @@ def test_asked_to_stop(how, quiet, tmp_path):
         wait_for(lambda: state_of(pids[CELL]) == "T", 10)
     process.send_signal(signal.SIGTERM if how == "SIGTERM" else signal.SIGINT)
     if deaf:
-        goes_on(process, said, lambda: "Ctrl-C again kills them" in said.read_text())
+        wait_while_it_runs(process, said, lambda: "Ctrl-C again kills them" in said.read_text())
         time.sleep(1)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 130
@@ -276,7 +276,7 @@ def test_asked_to_stop(how, quiet, tmp_path):
         last = found["sessions"][-1]
         if cell == CELL and not deaf and found["status"] == "interrupted":
             assert last["ended"] == "interrupted" and last["stage"] == "train"
-    assert_ends_well(words(out, quiet), out, quiet)
+    assert_completes(words(out, quiet), out, quiet)
 
 
 def plugin(folder: Path, name: str, loss: str) -> Path:
@@ -323,7 +323,9 @@ def interrupted(quiet, tmp_path_factory) -> Path:
     out, said = base / "out", base / "said.txt"
     process = start(words(out, quiet), said)
     second = out / "cells" / OTHER / "progress"
-    goes_on(process, said, lambda: kept_something(out / "cells" / CELL) and any(second.glob("at-train-*.ckpt")))
+    wait_while_it_runs(
+        process, said, lambda: kept_something(out / "cells" / CELL) and any(second.glob("at-train-*.ckpt"))
+    )
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) == 130
     assert {record(out, cell)["status"] for cell in (CELL, OTHER)} == {"interrupted"}
@@ -339,7 +341,7 @@ def test_a_record_that_was_cut(interrupted, quiet, tmp_path):
     assert done.returncode == 2
     assert re.search(rf"run.py: {path}: not a record \(.*\); remove the run's folder to run it again", done.stderr)
     shutil.rmtree(path.parent)
-    assert_ends_well(words(out, quiet), out, quiet)
+    assert_completes(words(out, quiet), out, quiet)
 
 
 def test_everything_that_was_kept_was_cut(interrupted, quiet, tmp_path):
@@ -354,7 +356,7 @@ def test_everything_that_was_kept_was_cut(interrupted, quiet, tmp_path):
                 damaged.append(path)
     assert any(path.name.startswith("end-autoencoder.") for path in damaged)
     assert any(path.name.startswith("at-train") for path in damaged)
-    assert_ends_well(words(out, quiet), out, quiet)
+    assert_completes(words(out, quiet), out, quiet)
     for cell in (CELL, OTHER):
         assert "damaged, recomputed" in (out / "cells" / cell / "log.txt").read_text()
 
@@ -365,4 +367,4 @@ def test_the_end_of_an_earlier_stage_was_cut(interrupted, quiet, tmp_path):
     progress = out / "cells" / OTHER / "progress"
     (value,) = progress.glob("end-autoencoder.*.json")
     value.write_text("")
-    assert_ends_well(words(out, quiet), out, quiet)
+    assert_completes(words(out, quiet), out, quiet)

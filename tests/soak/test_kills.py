@@ -209,7 +209,7 @@ class Hunt:
         if not aims or not aims[0].ready(cell, pid, time.monotonic() - self.began[pid]):
             return False
         if not halted(pid) or not aims[0].ready(cell, pid, time.monotonic() - self.began[pid]):
-            go_on(pid)
+            continue_process(pid)
             return False
         aim, place = aims.pop(0), place_of(cell, pid)
         assert is_alive(pid)
@@ -235,7 +235,7 @@ def ended_with_their_run(pids: list[int]) -> None:
     """Wait until processes have ended whose run was killed; no hand of ours may be needed."""
     time.sleep(0.2)
     for pid in pids:
-        go_on(pid)  # one that was stopped before it had told the kernel ends as soon as it looks
+        continue_process(pid)  # one that was stopped before it had told the kernel ends as soon as it looks
     wait_for(lambda: not any(is_alive(pid) for pid in pids), 20)
 
 
@@ -249,7 +249,7 @@ def halted(pid: int) -> bool:
     return state_of(pid) in ("T", "t")
 
 
-def go_on(pid: int) -> None:
+def continue_process(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGCONT)
     except ProcessLookupError:

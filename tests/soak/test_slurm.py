@@ -98,7 +98,7 @@ def test_a_job_is_requeued_before_its_time_limit(base, cluster, here):
     assert len({one["job"] for one in sessions}) == 1
 
 
-def test_ctrl_c_ends_the_jobs_and_the_same_command_goes_on(base, cluster, here):
+def test_ctrl_c_ends_the_jobs_and_the_same_command_resumes(base, cluster, here):
     run = cluster.start(base / "interrupted", "--methods", "dit")
     run.until_trained("dit-s0")
     run.process.send_signal(signal.SIGINT)
@@ -136,7 +136,7 @@ def test_jobs_outlive_a_killed_run_and_no_second_one_works_on_their_runs(base, c
     assert rows(run.out, "dit") == rows(here, "dit")
 
 
-def test_a_job_of_two_nodes_stops_on_both_and_goes_on(base, cluster, monkeypatch):
+def test_a_job_of_two_nodes_stops_on_both_and_resumes(base, cluster, monkeypatch):
     """Processes that count 3 a step together, asked to go by a job that wants the second node alone."""
     for key in ("PATH", "SLURM_CONF", "MASTER_ADDR", "GLOO_SOCKET_IFNAME"):
         monkeypatch.setenv(key, cluster.environment[key])

@@ -42,7 +42,7 @@ def done(tmp_path_factory):
     return base, arguments, process
 
 
-def test_ends_well(done):
+def test_completes(done):
     _, _, process = done
     assert process.returncode == 0, process.stdout + process.stderr
     assert "Traceback" not in process.stdout + process.stderr
@@ -103,7 +103,7 @@ def test_the_report_holds_every_picture_as_it_is(done):
     assert str(base) not in page and "0 fail" in page
 
 
-def test_same_command_goes_on(done):
+def test_the_same_command_skips_what_is_finished(done):
     base, arguments, _ = done
     before = (base / "out" / "rows.csv").read_bytes()
     again = run(base, *arguments)

@@ -123,7 +123,7 @@ def ranks_of(out: Path, cell: str) -> list[int]:
     return sorted(map(int, said.stdout.split()))
 
 
-def test_stopped_and_gone_on_with_is_as_if_it_had_not_been(tmp_path, cache, two):
+def test_stopped_and_resumed_is_as_if_it_had_not_been(tmp_path, cache, two):
     out = tmp_path / "out"
     process = start(out, cache, "compute.devices=2")
     wait_for(out, CELLS[0], "train", 60, process)

@@ -125,7 +125,7 @@ def test_an_older_one_of_the_same_counts_before_a_newer_one_of_another_setting(f
 
 @pytest.mark.parametrize("retry", [False, True])
 @pytest.mark.parametrize("status", UNFINISHED)
-def test_unfinished_goes_on(folder, experiment, status, retry):
+def test_unfinished_resumes(folder, experiment, status, retry):
     mine = attempt(folder, experiment, status)
     why = "" if status == "queued" else f"resumes ({status})"
     assert decide(folder, experiment, PARTS, fresh=False, retry=retry) == Decision(RESUME, mine, why)
@@ -224,7 +224,7 @@ def test_a_run_whose_suite_was_killed_before_it_was_finalized_is_finalized_late(
     assert work.lines == [f"t: {job.decision.why}"]
 
 
-def test_a_sealed_one_stays_as_it_is(work, experiment, folder, monkeypatch):
+def test_a_finalized_one_stays_as_it_is(work, experiment, folder, monkeypatch):
     mine = attempt(folder, experiment, "ok")
     finalize_record(mine)
     (mine / "added").write_text("later")
@@ -233,7 +233,7 @@ def test_a_sealed_one_stays_as_it_is(work, experiment, folder, monkeypatch):
     assert read_record(mine).files == {}  # for the audit to find
 
 
-def test_what_goes_on_is_not_sealed_any_more(work, experiment, folder, monkeypatch):
+def test_what_resumes_is_no_longer_finalized(work, experiment, folder, monkeypatch):
     """Else a suite killed just before it finalizes the finished run would leave the hashes of its unfinished files."""
     mine = attempt(folder, experiment, "interrupted", reason="stopped from outside")
     finalize_record(mine)

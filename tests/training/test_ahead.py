@@ -151,15 +151,15 @@ def test_training_from_pixels_is_training_from_floats(tmp_path: Path):
 
 def test_a_loss_gets_floats_and_the_clips_numbers_stay_on_the_host():
     batch = default_collate([Pixels()[index] for index in range(2)]) | {DRAWN: [torch.zeros(2)]}
-    batch["past"] = batch["images"] = batch["video"]
+    batch["context_frames"] = batch["images"] = batch["video"]
     read = inputs_of(batch)
-    assert set(read) == {"video", "past", "images", "label", "clip_index"}
-    for key in ("video", "past", "images"):
+    assert set(read) == {"video", "context_frames", "images", "label", "clip_index"}
+    for key in ("video", "context_frames", "images"):
         assert read[key].dtype == torch.float32 and -1 <= float(read[key].min()) < float(read[key].max()) <= 1
     assert torch.equal(read["label"], batch["label"])
     moved = method().transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert moved["clip_index"].device.type == "cpu"
-    assert {moved[key].device.type for key in ("video", "past", "images", "label")} == {"meta"}
+    assert {moved[key].device.type for key in ("video", "context_frames", "images", "label")} == {"meta"}
     assert moved[DRAWN][0].device.type == "meta"
 
 

@@ -45,7 +45,7 @@ def test_clock_counts_clips_and_refuses_another_total():
         clock.on_train_end(trainer, module)
 
 
-def test_clock_counts_images_and_past_frames():
+def test_clock_counts_images_and_context_frames():
     """4 clips of 8 frames with 4 images each are 6 clips; 3 x 4 clips that cost 4/3 are exactly 16, not 15.999."""
     for cost, steps, total in ((Fraction(12, 8), 1, 6), (Fraction(4, 3), 3, 16)):
         module = SimpleNamespace(num_clips_seen=0, stage_name="train", clip_cost=cost)

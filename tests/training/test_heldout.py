@@ -32,7 +32,7 @@ def test_chunks_have_the_draws_of_the_whole_batch(monkeypatch):
 def test_images_and_earlier_frames_count_as_pixels(monkeypatch):
     module, sizes = method(), []
     module.loss = lambda own, rng: (sizes.append(len(own["video"])), {"loss": own["video"].mean(dim=(1, 2, 3, 4))})[1]
-    more = batch(0, 4) | {"past": torch.zeros(4, 4, 3, 8, 8), "images": torch.zeros(4, 8, 3, 8, 8)}
+    more = batch(0, 4) | {"context_frames": torch.zeros(4, 4, 3, 8, 8), "images": torch.zeros(4, 8, 3, 8, 8)}
     monkeypatch.setattr(stage, "HELDOUT_PIXELS", 2 * 4 * 8 * 8)
     module.heldout_loss(batch(0, 4))
     module.heldout_loss(more)

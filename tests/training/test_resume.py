@@ -129,7 +129,7 @@ class Clips(Dataset):
 
         item = {"video": frames(self.frames), "label": index % 3, "clip_index": index}
         if self.past:
-            item["past"] = frames(self.past)
+            item["context_frames"] = frames(self.past)
         if self.images:
             item |= {"images": frames(self.images), "image_labels": torch.arange(self.images) % 3}
         return item
@@ -337,7 +337,7 @@ def killed(case: Case, step: int, damage: Callable[[Path], None] = lambda _: Non
 
 @pytest.mark.parametrize("passes", [1, 2])
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_that_is_stopped_goes_on_bit_for_bit(name, passes, tmp_path, undisturbed):
+def test_a_stage_that_is_stopped_resumes_bit_for_bit(name, passes, tmp_path, undisturbed):
     """Stopped once or twice, the first step included: no step is taken twice, and none is missing."""
     case = Case(name, tmp_path / "stage", replace(PLAIN, pass_clips=BATCH // passes))
     expected, clips = undisturbed(case)
@@ -348,7 +348,7 @@ def test_a_stage_that_is_stopped_goes_on_bit_for_bit(name, passes, tmp_path, und
 
 @pytest.mark.parametrize(("passes", "step"), [(1, 6), (2, 4)])
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_that_is_killed_goes_on_from_its_last_checkpoint(name, passes, step, tmp_path, undisturbed):
+def test_a_stage_that_is_killed_resumes_from_its_last_checkpoint(name, passes, step, tmp_path, undisturbed):
     """The logs are ahead of the checkpoint then, by one step; what is taken again stands there once."""
     case = Case(name, tmp_path / "stage", replace(PLAIN, pass_clips=BATCH // passes))
     expected, clips = undisturbed(case)

@@ -22,7 +22,7 @@ DATA_KEYS = ("frames", "interval", "resolution", "flip", "frame_choice", "short_
 
 
 def good(run: RunFolder) -> dict[str, Record]:
-    """Records of the runs that count and completed, by run."""
+    """Records of the runs that count and completed, by name."""
     return {record.cell: record for record in run.records if record.status == "ok"}
 
 

@@ -34,7 +34,7 @@ cost.
 With --executor slurm the same holds: this command submits the jobs, shows how far they are and waits for them. Results,
 cache, data and the environment must be on a file system that all nodes see. Ctrl-C ends the jobs where they can resume.
 Results go to results/<suite>-<tier>-<data name>/: rows.csv (one score per row), table.csv and
-table.md (one method a row), cells/<cell>/ (configuration, log, checkpoint, samples).
+table.md (one method per row), cells/<cell>/ (configuration, log, checkpoint, samples).
 Dry run: one line per run and stage (codec, extractor, autoencoder, autoencoder-gan, train, sample, score). FLOPs are
 counted, 2 per multiply-add: forward is that of the network that the stage trains (codec: encoding and decoding; sample:
 all steps of a clip; score: the feature network), train is forward and backward of the loss with encoding. steps of

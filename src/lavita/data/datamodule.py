@@ -77,11 +77,11 @@ class TrainClips(Dataset):
     """Training clips of the train split by global clip index, which counts on over epochs and has no end.
 
     An item is {'video': uint8 (F, 3, H, W), 0..255, 'label': int64 class index or -1, 'clip_index': int}; with
-    past > 0 also 'past' (past, 3, H, W), the frames before the clip at its interval; with images > 0 also 'images'
-    (images, 3, H, W) and 'image_labels' int64 (images,), single frames drawn from the whole split. With a latent cache
-    'moments' float32 (F, 2 C, h, w) and 'image_moments' take the place of 'video' and 'images'.
-    frame_choice: exact or linspace (see `clip.clip_indices`).
-    Raises ValueError for a video too short for past and clip: see Catalogue.long_enough.
+    context_frames = P > 0 also 'context_frames' (P, 3, H, W), those before the clip at its interval; with images = n
+    also 'images' (n, 3, H, W) and 'image_labels' int64 (n,), single frames drawn from the whole split. With a latent
+    cache 'moments' float32 (F, 2 C, h, w) and 'image_moments' take the place of 'video' and 'images'.
+    frame_choice: exact or linspace (see `lavita.data.clips.clip_indices`).
+    Raises ValueError for a video too short for context frames and clip: see Catalogue.long_enough.
     """
 
     def __init__(
@@ -94,20 +94,20 @@ class TrainClips(Dataset):
         seed: int,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         images: int = 0,
-        past: int = 0,
+        context_frames: int = 0,
         frame_choice: str = "exact",
         latents: LatentCache | None = None,
     ) -> None:
-        self.videos = catalogue.long_enough(frames + past, interval, frame_choice=frame_choice).split("train")
+        self.videos = catalogue.long_enough(frames + context_frames, interval, frame_choice=frame_choice).split("train")
         if not self.videos:
             raise ValueError(f"{catalogue.dataset} at {catalogue.root}: got no training video, wanted at least 1")
-        if latents is not None and past:
+        if latents is not None and context_frames:
             raise ValueError("latent cache: it holds latents, and the frames before a clip are wanted as pixels")
         self.frames, self.interval, self.flip, self.seed = frames, interval, flip, seed
-        self.images, self.past, self.frame_choice = images, past, frame_choice
+        self.images, self.context_frames, self.frame_choice = images, context_frames, frame_choice
         # Arrays, not lists: each loader process would copy the objects of a list just by looking at them.
         self.num_frames = np.fromiter((video.frames for video in self.videos), np.int64, len(self.videos))
-        starts = (clip_starts(video.frames, frames + past, interval, frame_choice) for video in self.videos)
+        starts = (clip_starts(video.frames, frames + context_frames, interval, frame_choice) for video in self.videos)
         self.num_starts = np.fromiter(starts, np.int64, len(self.videos))
         self.frame_ends = np.cumsum(self.num_frames)
         self.store = latents or ResizedFrames(resolution, cache_bytes)
@@ -115,12 +115,12 @@ class TrainClips(Dataset):
     def __getitem__(self, clip_index: int) -> dict[str, Tensor | int]:
         position, start, mirrored = training_draw(self.seed, clip_index, self.num_starts, self.flip)
         video = self.videos[position]
-        total = self.past + self.frames
+        total = self.context_frames + self.frames
         indices = clip_indices(start, video.frames, total, self.interval, self.frame_choice)
-        frames = self.store.clip(video, indices, mirrored)  # (past + F, 3, H, W)
-        item = {self.store.item_key: frames[self.past :], "label": _label(video), "clip_index": clip_index}
-        if self.past:
-            item["past"] = frames[: self.past]
+        frames = self.store.clip(video, indices, mirrored)  # (context_frames + F, 3, H, W)
+        item = {self.store.item_key: frames[self.context_frames :], "label": _label(video), "clip_index": clip_index}
+        if self.context_frames:
+            item["context_frames"] = frames[: self.context_frames]
         if self.images:
             item |= self._images(clip_index)
         return item
@@ -156,7 +156,7 @@ class ClipDataModule(lightning.LightningDataModule):
         num_workers: int = 0,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         images: int = 0,
-        past: int = 0,
+        context_frames: int = 0,
         frame_choice: str = "exact",
         latents: LatentCache | None = None,
         rank: int = 0,
@@ -173,7 +173,17 @@ class ClipDataModule(lightning.LightningDataModule):
         self.batch, self.start, self.stop, self.num_workers = batch, start, stop, num_workers
         self.rank, self.world = rank, world
         self.clips = TrainClips(
-            catalogue, frames, interval, resolution, flip, seed, cache_bytes, images, past, frame_choice, latents
+            catalogue,
+            frames,
+            interval,
+            resolution,
+            flip,
+            seed,
+            cache_bytes,
+            images,
+            context_frames,
+            frame_choice,
+            latents,
         )
 
     def train_dataloader(self) -> DataLoader:
@@ -193,11 +203,12 @@ class ClipDataModule(lightning.LightningDataModule):
 
     def heldout_batch(self, most: int) -> dict[str, Tensor]:
         """At most `most` fixed clips of the held-out split, as a training batch would hold them but that videos, images
-        and past frames are float32 in [-1, 1]; no seed has a part.
+        and context frames are float32 in [-1, 1]; no seed has a part.
 
         Raises ValueError where the split has no window long enough.
         """
-        total, past = self.clips.past + self.frames, self.clips.past
+        before = self.clips.context_frames
+        total = before + self.frames
         videos = self.catalogue.split("heldout")
         every = [(video, start) for video in videos for start in window_starts(video.frames, total, self.interval)]
         n = min(most, len(every))
@@ -208,10 +219,10 @@ class ClipDataModule(lightning.LightningDataModule):
         # Evenly spaced over the sorted windows, so that a few clips still cover videos and classes.
         chosen = [every[i * len(every) // n] for i in range(n)]
         clips = torch.stack([to_tensor(self._load(video, start, total)) for video, start in chosen])
-        batch = {"video": clips[:, past:], "clip_index": torch.arange(n)}
+        batch = {"video": clips[:, before:], "clip_index": torch.arange(n)}
         batch["label"] = torch.tensor([_label(video) for video, _ in chosen])
-        if past:
-            batch["past"] = clips[:, :past]
+        if before:
+            batch["context_frames"] = clips[:, :before]
         if self.clips.images:
             # The last frames of the other held-out clips are the images: fixed, and not those of the clip itself.
             others = [(torch.arange(self.clips.images) + i + 1) % n for i in range(n)]

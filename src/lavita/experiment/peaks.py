@@ -67,7 +67,7 @@ def shape_batch(
     batch = {video: frames(data.frames), "label": torch.zeros(clips, dtype=torch.int64, device=META)}
     batch["clip_index"] = first + torch.arange(clips)
     if module.context_frames:
-        batch["past"] = frames(module.context_frames)
+        batch["context_frames"] = frames(module.context_frames)
     if module.joint_images:
         batch[images] = frames(module.joint_images)
         batch["image_labels"] = torch.zeros(clips, module.joint_images, dtype=torch.int64, device=META)

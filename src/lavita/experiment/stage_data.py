@@ -70,7 +70,7 @@ class StageData:
             num_workers=loader_processes(d, self.compute),
             cache_bytes=d.cache_bytes,
             images=module.joint_images,
-            past=module.context_frames,
+            context_frames=module.context_frames,
             frame_choice=d.frame_choice,
             latents=self.latents if module.reads_latents else None,
             rank=0 if whole else distributed.rank(),

@@ -146,10 +146,10 @@ def frechet_of_moments(a: Moments, b: Moments) -> tuple[float, float]:
     deviations the error found was at most 0.1 of the estimate, and at most 2e-11 of the distance wherever the estimate
     was below 1e-8 of it.
     """
-    upper = np.sum((a.mean - b.mean) ** 2) + (np.trace(a.covariance) + np.trace(b.covariance))
+    without_cross = np.sum((a.mean - b.mean) ** 2) + (np.trace(a.covariance) + np.trace(b.covariance))
     if np.trace(a.covariance) < np.trace(b.covariance):  # one order of the two, as in frechet_of_rows
         a, b = b, a
-    if not np.isfinite(upper):
+    if not np.isfinite(without_cross):
         return float("nan"), float("inf")
     s1, s2 = graded(a.covariance, b.covariance)
     try:
@@ -160,7 +160,7 @@ def frechet_of_moments(a: Moments, b: Moments) -> tuple[float, float]:
         return float("nan"), float("inf")
     roots = np.sqrt(squares)
     error = (a.rounding + b.rounding) * EPSILON * spectral_norm(s1) * spectral_norm(s2) * np.sum(1 / roots)
-    return float(upper - 2.0 * roots.sum()), float(error)
+    return float(without_cross - 2.0 * roots.sum()), float(error)
 
 
 def graded(s1: np.ndarray, s2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

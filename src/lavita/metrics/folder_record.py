@@ -74,7 +74,7 @@ def compared(
         "sanity": sanity_facts(protocol, jobs["real"]),
         "metric_names": metric_names(protocol, {key: named[key] for key, one in at_hand.items() if one is not None}),
         "frame_encoder": encoder,
-        "not_made": failed,
+        "failed": failed,
         "commit": head,
         "dirty": dirty,
         "hardware": provenance.hardware(),

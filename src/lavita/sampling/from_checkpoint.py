@@ -103,7 +103,7 @@ def load_run(paths: Sequence[Path], suite: str | None, method: str | None, overr
     state, config = load(file)
     missing = {"cell", "num_classes", "class_names", "classes"} - set(config)
     if missing:
-        raise ValueError(f"{file}: its configuration lacks {', '.join(sorted(missing))}: not a checkpoint of a cell")
+        raise ValueError(f"{file}: its configuration lacks {', '.join(sorted(missing))}: not a checkpoint of a run")
     try:
         experiment = experiment_from_dict(config["cell"])
     except (ConfigError, TypeError, AttributeError) as error:

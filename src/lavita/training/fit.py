@@ -72,7 +72,7 @@ def placement(compute: ComputeConfig, module: TrainedStage) -> dict[str, Any]:
     if compute.strategy == "fsdp":
         strategy = ModelParallelStrategy(compute.processes, 1, save_distributed_checkpoint=False)
     else:
-        # In a stage that updates alternately a part of the weights has no gradient, and its gradient must stay None.
+        # Of alternating updates, one leaves a part of the weights without gradient, and its gradient must stay None.
         alternates = module.alternating_updates > 1
         # torch's static graph fails where the first of several passes is not sent.
         static = not alternates and compute.passes(module.train_config.batch_clips) == 1

@@ -43,8 +43,9 @@ class TrainedStage(lightning.LightningModule):
     `loss` gets {"video": float32 (B, F, 3, H, W) in [-1, 1], "label": int64 (B,), -1 where there is no class,
     "clip_index": int64 (B,), counted over the run}; with joint_images = n also {"images": (B, n, 3, H, W),
     "image_labels": int64 (B, n)}, single frames drawn from the whole training split; with context_frames = P also
-    {"past": (B, P, 3, H, W)}, the frames before the clip at the same interval. A stage that reads_latents may be given
-    the posterior moments of the suite's autoencoder in place of pixels: "moments" (B, F, 2 C, h, w), "image_moments".
+    {"context_frames": (B, P, 3, H, W)}, the frames before the clip at the same interval. A stage that reads_latents may
+    be given the posterior moments of the suite's autoencoder in place of pixels: "moments" (B, F, 2 C, h, w),
+    "image_moments".
     All lie on the stage's device but clip_index, which stays on the host: reading it there makes nobody wait.
 
     The loader's batches hold pixels as uint8, 0 to 255, of which training_step makes those numbers on the device, and

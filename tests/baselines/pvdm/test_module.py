@@ -189,7 +189,7 @@ def test_labels_are_dropped_at_the_published_rate():
 
 def with_past(first: int = 0) -> dict[str, torch.Tensor]:
     """A batch with the 4 frames before each clip."""
-    return batch(first) | {"past": batch(first + 50)["video"]}
+    return batch(first) | {"context_frames": batch(first + 50)["video"]}
 
 
 def test_long_video_is_trained_on_pairs_and_chained():
@@ -242,7 +242,7 @@ def test_the_clip_before_the_first_decides_a_continuation():
 def test_the_condition_is_the_past_or_the_window_starts_anywhere(probability):
     method = build(previous_clip=True, previous_clip_probability=probability)
     data = with_past()
-    windows = torch.cat([data["past"], data["video"]], dim=1)
+    windows = torch.cat([data["context_frames"], data["video"]], dim=1)
     every = [method.autoencoder.encode(windows[:, start : start + 4]) for start in range(5)]
     starts = set()
     for seed in range(20):

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.soak.runs import defaults
+
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue", "scancel")
 PLACES = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
@@ -125,9 +127,8 @@ class Run:
     def go(self) -> None:
         """Give the command, once more where it has ended."""
         with open(self.log, "a") as log:
-            self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, env=self.environment, stdin=subprocess.DEVNULL
-            )
+            pipes = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            self.process = subprocess.Popen(self.command, env=self.environment, preexec_fn=defaults, **pipes)
 
     def end(self, code: int = 0, seconds: float = 240) -> str:
         """Wait for its end; what it has said. Raises AssertionError for another exit status."""

@@ -254,7 +254,7 @@ def sample(
         condition=as_path(condition),
         out=as_path(out),
         report=lambda done, total: silent(say)(f"sampled {done}/{total}"),
-    )
+    ).array()
 
 
 def evaluate(

@@ -111,11 +111,11 @@ def test_a_part_on_disk_is_the_part(tmp_path):
 
 
 def external(tmp_path: Path):
-    """The demo's protocol for 40 clips of 8 frames, and a folder of as many."""
-    overrides = ["protocol.n_real=40", "protocol.n_generated=40"]
+    """The demo's protocol for as many clips, and clips of its frames and size."""
+    overrides = [f"protocol.n_real={CLIPS}", f"protocol.n_generated={CLIPS}"]
     (experiment,) = make_plan("ucf101", "demo", ["dit"], [0], overrides)
     p = experiment.protocol
-    clips = np.random.default_rng(0).integers(0, 256, (40, p.frames, p.resolution, p.resolution, 3), dtype=np.uint8)
+    clips = np.random.default_rng(0).integers(0, 256, (CLIPS, p.frames, p.resolution, p.resolution, 3), dtype=np.uint8)
     return p, clips
 
 

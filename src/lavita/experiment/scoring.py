@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,14 +36,15 @@ class Scorer:
 
     def score(
         self,
-        clips: np.ndarray,
+        clips: Sequence[np.ndarray],
         keep: Path,
         by_split: bool = False,
         kept: ResumeStore | None = None,
         name: str = "score",
         stage: str = "generated",
     ) -> list[Score]:
-        """Every score that the protocol has of clips uint8 (N, F, H, W, 3).
+        """Every score that the protocol has of clips uint8 (N, F, H, W, 3), a slice of which is an array; a few are in
+        memory at a time.
 
         keep: the .npz that takes what the scores are made from (features, probabilities, names), so that anybody can
         make them again. by_split: also the distances to train and to held-out clips, and how near clips come to
@@ -58,7 +60,7 @@ class Scorer:
         save_arrays(keep, arrays)
         return scores
 
-    def features(self, clips: np.ndarray, kept: ResumeStore | None, name: str) -> dict[str, np.ndarray]:
+    def features(self, clips: Sequence[np.ndarray], kept: ResumeStore | None, name: str) -> dict[str, np.ndarray]:
         """Features and, where they mean something, class probabilities of clips."""
 
         def make(part: slice) -> dict[str, np.ndarray]:

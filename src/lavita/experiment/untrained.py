@@ -183,7 +183,7 @@ def probe(setup: Setup) -> str | None:
         return None
     finally:
         hook.remove()
-    return hashlib.sha256(made.clips.tobytes()).hexdigest() if outputs.calls else None
+    return hashlib.sha256(made.clips.array().tobytes()).hexdigest() if outputs.calls else None
 
 
 class NotZero(Exception):

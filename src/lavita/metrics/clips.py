@@ -148,7 +148,7 @@ def mapped_member(path: Path) -> np.ndarray:
         if KEY not in names:
             raise ValueError(f"{path}: got keys {', '.join(names) or 'none'}, wanted {KEY}")
         with archive.open(f"{KEY}.npy") as member:
-            shutil.copyfileobj(member, file, 1 << 20)
+            shutil.copyfileobj(member, file)
         file.seek(0)
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lavita.config.compose import Experiment, load_yaml
@@ -19,7 +18,7 @@ from lavita.data.video import read_frames
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, empty_codec, load_suite_codec
 from lavita.methods.checkpoints import load, load_official
-from lavita.sampling.generate import generate, save_samples
+from lavita.sampling.generate import ClipsInParts, generate, save_samples
 from lavita.training.arithmetic import arithmetic
 
 
@@ -165,7 +164,7 @@ def sample_checkpoint(
     condition: Path | None,
     out: Path | None,
     report: Callable[[int, int], None],
-) -> np.ndarray:
+) -> ClipsInParts:
     """Clips uint8 (N, F, H, W, 3), 0..255, of seeds seed_start .. seed_start + N - 1; where out is given they are
     written there, and a grid beside it. report is told how many are done. Raises ValueError.
     """

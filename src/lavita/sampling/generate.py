@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,30 @@ SUFFIX = ".npz"
 Arrays = dict[str, np.ndarray]
 
 
+class Part(Mapping[str, np.ndarray]):
+    """The arrays of a part by name: in memory, or in the file that keeps them, where each is read when it is asked for
+    and not kept: the clips of thousands would fill the memory.
+    """
+
+    def __init__(self, source: Arrays | Path) -> None:
+        self.source = source
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        if not isinstance(self.source, Path):
+            return self.source[key]
+        with np.load(self.source, allow_pickle=False) as file:
+            return file[key]
+
+    def __iter__(self) -> Iterator[str]:
+        if not isinstance(self.source, Path):
+            return iter(self.source)
+        with np.load(self.source, allow_pickle=False) as file:
+            return iter(list(file.files))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
 def in_parts(
     name: str,
     total: int,
@@ -35,7 +59,7 @@ def in_parts(
     report: Callable[[int, int], None],
     kept: ResumeStore | None = None,
     shared: bool = False,
-) -> list[Arrays]:
+) -> list[Part]:
     """What make gives for clips 0 .. total - 1, `size` at a time, in order; every part from kept where it is there.
 
     Every part begins from the same RNG state, whichever process makes it. shared: processes that work together
@@ -48,7 +72,7 @@ def in_parts(
     found = []
     for part_name, part in parts.items():
         path = None if kept is None else kept.load(part_name, SUFFIX)
-        found.append(read_part(path) if path is not None else make_part(part_name, part, make, kept)[0])
+        found.append(Part(path) if path is not None else make_part(part_name, part, make, kept))
         if path is None:
             checkpoint.check()
         report(part.stop, total)
@@ -61,7 +85,7 @@ def parts_of_all(
     make: Callable[[slice], Arrays],
     report: Callable[[int, int], None],
     kept: ResumeStore,
-) -> list[Arrays]:
+) -> list[Part]:
     """The parts of `in_parts`, made by all processes. The first one says what is there already, and is told the file of
     every part that another one makes: a network file system may list new files late."""
     total = max(part.stop for part in parts.values())
@@ -81,17 +105,13 @@ def parts_of_all(
         checkpoint.check()
 
     made: dict[str, str] = {}
-    own: dict[str, Arrays] = {}
     for part_name in missing[distributed.rank() :: distributed.world()]:
-        arrays, path = make_part(part_name, parts[part_name], make, kept)
-        made[part_name] = path.name
-        if distributed.is_first():
-            own[part_name] = arrays
+        made[part_name] = make_part(part_name, parts[part_name], make, kept).source.name
         look(clips[part_name])
     files = there | {key: file for told in distributed.to_first(made, look) for key, file in told.items()}
     if not distributed.is_first():
         return []
-    return [own[part_name] if part_name in own else read_part(kept.named(files[part_name])) for part_name in parts]
+    return [Part(kept.named(files[part_name])) for part_name in parts]
 
 
 def whole_files(kept: ResumeStore, names: Iterable[str]) -> dict[str, str]:
@@ -105,30 +125,16 @@ def named(name: str, start: int) -> str:
     return f"{name}-{start:06d}"
 
 
-def read_part(path: Path) -> Arrays:
-    """A part as it was kept."""
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
-
-
-def make_part(
-    name: str, part: slice, make: Callable[[slice], Arrays], kept: ResumeStore | None
-) -> tuple[Arrays, Path | None]:
-    """A part made from the RNG state that its name gives, kept, and where."""
+def make_part(name: str, part: slice, make: Callable[[slice], Arrays], kept: ResumeStore | None) -> Part:
+    """A part made from the RNG state that its name gives, and kept where there is a place for it."""
     seed_everything(derive_seed("part", name))
     arrays = make(part)
-    return arrays, None if kept is None else kept.save(name, SUFFIX, lambda file: np.savez(file, **arrays))
+    return Part(arrays if kept is None else kept.save(name, SUFFIX, lambda file: np.savez(file, **arrays)))
 
 
-def joined(parts: Sequence[Arrays], key: str) -> np.ndarray:
-    """One array of all parts, along the first axis; taken out of them, so that only one is in memory twice."""
-    first = parts[0][key]
-    whole, start = np.empty((sum(len(part[key]) for part in parts), *first.shape[1:]), first.dtype), 0
-    for part in parts:
-        rows = part.pop(key)
-        whole[start : start + len(rows)] = rows
-        start += len(rows)
-    return whole
+def joined(parts: Sequence[Part], key: str) -> np.ndarray:
+    """One array of all parts, along the first axis: for features; clips stay in their parts (`ClipsInParts`)."""
+    return np.concatenate([part[key] for part in parts])
 
 
 def drop_parts(kept: ResumeStore, name: str) -> None:
@@ -137,7 +143,7 @@ def drop_parts(kept: ResumeStore, name: str) -> None:
         kept.delete(part, SUFFIX)
 
 
-def seconds_of(parts: Sequence[dict[str, Any]]) -> float:
+def seconds_of(parts: Sequence[Part]) -> float:
     """What all parts took, whichever processes made them."""
     return float(sum(float(part["seconds"]) for part in parts))
 
@@ -184,10 +190,41 @@ def conditions_of(data: DataConfig, protocol: Protocol, task: str, catalogue: Ca
 GRID_CLIPS = 16
 
 
+class ClipsInParts(Sequence[np.ndarray]):
+    """Clips uint8 (F, H, W, 3) in parts of `size`, of which the last one that was asked for is in memory. A slice of
+    them is an array (n, F, H, W, 3).
+    """
+
+    def __init__(self, parts: list[Part], size: int, total: int) -> None:
+        self.parts, self.size, self.total = parts, size, total
+        self.at, self.clips = -1, np.empty(0)
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return np.stack([self[number] for number in range(self.total)[index]])
+        number, place = divmod(range(self.total)[index], self.size)
+        if number != self.at:
+            self.clips = np.empty(0)  # before the next one is read
+            self.at, self.clips = number, self.parts[number]["clips"]
+        return self.clips[place]
+
+    def array(self) -> np.ndarray:
+        """All of them, uint8 (N, F, H, W, 3); what is in memory is let go of meanwhile, so that this is of use once."""
+        first = self[0]
+        whole = np.empty((self.total, *first.shape), first.dtype)
+        for number, part in enumerate(self.parts):
+            whole[number * self.size : (number + 1) * self.size] = part["clips"]
+            self.parts[number] = Part({})
+        return whole
+
+
 class Generated(NamedTuple):
     """clips uint8 (N, F, H, W, 3), their classes (None without) and seeds, and the seconds that making them took."""
 
-    clips: np.ndarray
+    clips: ClipsInParts
     labels: list[int] | None
     seeds: list[int]
     seconds: float
@@ -228,8 +265,8 @@ def generate(
     with compiled_blocks(method, compile), mixed_precision(method.networks(), sampling.precision):
         parts = in_parts(name, num_clips, sampling.batch_clips, make, report, kept, shared=kept is not None)
     if not parts:
-        return Generated(np.empty(0), labels, seeds, 0.0)  # the first process has them
-    return Generated(joined(parts, "clips"), labels, seeds, seconds_of(parts))
+        return Generated(ClipsInParts([], 1, 0), labels, seeds, 0.0)  # the first process has them
+    return Generated(ClipsInParts(parts, sampling.batch_clips, num_clips), labels, seeds, seconds_of(parts))
 
 
 def save_samples(

@@ -91,10 +91,10 @@ def grid_bytes(protocol: Protocol, clips: int = GRID_CLIPS) -> int:
     return protocol.frames * (rows * side + GAP) * (COLUMNS_OF_GRID * side + GAP)
 
 
-def sprite_bytes(protocol: Protocol, clips: int = GRID_CLIPS) -> int:
-    """The sprite of some clips, and its copy in the page."""
+def sprite_bytes(protocol: Protocol, clips: int = GRID_CLIPS, files: int = 1) -> int:
+    """The sprite of some clips in so many files, and its copy in the page."""
     raw = 3 * min(clips, GRID_CLIPS) * protocol.frames * protocol.resolution**2
-    return round(min(MOST_BYTES, raw) * (1 + IN_THE_PAGE))
+    return round(min(MOST_BYTES, raw) * (files + IN_THE_PAGE))
 
 
 def samples_bytes(protocol: Protocol) -> int:
@@ -110,8 +110,8 @@ def features_bytes(protocol: Protocol) -> tuple[int, int]:
     """
     p = protocol
     row = 4 * FEATURES.get(p.extractor, max(FEATURES.values())) + NAME_BYTES
-    shared = p.n_real * (1 + SPLITS_TIMES) * row + grid_bytes(p, p.n_real) + sprite_bytes(p, p.n_real)
-    return 2 * p.n_generated * row, KEPT_TWICE * shared
+    shared = KEPT_TWICE * (p.n_real * (1 + SPLITS_TIMES) * row + grid_bytes(p, p.n_real))
+    return 2 * p.n_generated * row, shared + sprite_bytes(p, p.n_real, KEPT_TWICE)
 
 
 def codec_bytes(experiment: Experiment, codec: Codec, steps: int) -> int | None:
@@ -121,7 +121,8 @@ def codec_bytes(experiment: Experiment, codec: Codec, steps: int) -> int | None:
     own = KEPT_TWICE * (state_bytes(codec) + log_bytes(steps)) if experiment.codec.kind == "suite" else 0
     data, protocol = experiment.data, experiment.protocol
     latents = latent_bytes(data, experiment.tier, codec) if data.latent_cache else 0
-    return None if latents is None else own + KEPT_TWICE * (grid_bytes(protocol) + sprite_bytes(protocol)) + latents
+    shown = KEPT_TWICE * grid_bytes(protocol) + sprite_bytes(protocol, files=KEPT_TWICE)
+    return None if latents is None else own + shown + latents
 
 
 def extractor_bytes(protocol: Protocol, num_classes: int | None) -> int:

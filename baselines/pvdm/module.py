@@ -135,13 +135,6 @@ class Method(VideoMethod):
         previous = self.autoencoder.encode(past) * given[:, None, None]  # (B, C, N)
         return self.autoencoder.encode(clip), previous
 
-    def labels(self, label: Tensor, rng: SampleRNG) -> Tensor | None:
-        """Class of each clip, the null class with probability train.class_dropout; None without classes."""
-        if self.context.num_classes is None:
-            return None
-        dropped = rng.uniform() < self.train_config.class_dropout
-        return torch.where(dropped, torch.full_like(label, self.context.num_classes), label)
-
     @torch.no_grad()
     def sample(
         self,

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lavita.codecs.base import Codec
 from lavita.config.schema import GENERATION, SamplingConfig, TrainConfig
+from lavita.diffusion.rng import SampleRNG
 from lavita.shapes import check
 from lavita.training.stage import StagePlan, TrainedStage
 
@@ -52,6 +54,16 @@ class VideoMethod(TrainedStage):
         """Clips that one clip of a batch costs: images and context frames count as frames / F (fairness rule)."""
         frames = self.context.num_frames
         return Fraction(frames + self.joint_images + self.context_frames, frames)
+
+    def labels(self, label: Tensor, rng: SampleRNG) -> Tensor | None:
+        """Class of each clip (B,), the null class with probability train.class_dropout; None without classes.
+
+        Source: Ho & Salimans 2022, algorithm 1.
+        """
+        if self.context.num_classes is None:
+            return None
+        dropped = rng.uniform() < self.train_config.class_dropout
+        return torch.where(dropped, torch.full_like(label, self.context.num_classes), label)
 
     def first_stage(self) -> Codec | None:
         """A first stage of the method's own as clip -> clip, for its reconstruction scores; None where it has none."""

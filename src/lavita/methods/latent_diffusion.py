@@ -95,13 +95,6 @@ class LatentDiffusion(VideoMethod):
         labels = [self.labels(label, rng) for label in batch["image_labels"].unbind(1)]  # n of (B,)
         return latents, torch.stack(labels, dim=1)  # (B, n)
 
-    def labels(self, label: Tensor, rng: SampleRNG) -> Tensor | None:
-        """Class of each clip, replaced by the null class with probability train.class_dropout; None without classes."""
-        if self.context.num_classes is None:
-            return None
-        dropped = rng.uniform() < self.train_config.class_dropout
-        return torch.where(dropped, torch.full_like(label, self.context.num_classes), label)
-
     @torch.no_grad()
     def sample(
         self,

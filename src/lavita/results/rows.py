@@ -88,10 +88,7 @@ COLUMNS = tuple(field.name for field in fields(Row))
 UNTRAINED = {
     "clips_seen": 0, "train_flops": 0, "wall_seconds": None, "accelerator_seconds": None, "weights_hash": "",
 }  # fmt: skip
-SCORE_COLUMNS = (
-    "stage", "metric", "value", "unit", "lower_is_better", "ci_low", "ci_high", "ci_kind", "n_real", "n_generated",
-    "extractor", "extractor_hash", "sampling_seconds_per_clip",
-)  # fmt: skip
+SCORE_COLUMNS = tuple(name for name in COLUMNS if name in {field.name for field in fields(Score)})
 
 
 def score_columns(score: Score) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """One of the processes of test_two_processes.py: trains small stages and writes what came of them.
 
-python tests/training/together.py OUT CASE...
+python tests/soak/together.py OUT CASE...
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ class PatchEmbed(nn.Module):
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return rearrange(self.proj(x), "b d h w -> b (h w) d")  # (B, N, D)
+        # Contiguous: blocks are compiled once for each layout of their tokens.
+        return rearrange(self.proj(x), "b d h w -> b (h w) d").contiguous()  # (B, N, D)
 
 
 class TimestepFeatures(nn.Module):

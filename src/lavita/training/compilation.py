@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lavita.config.schema import AUTO
-from lavita.training.distributed import blocks_of
+from lavita.training.distributed import blocks_of, replaced_forwards
 
 # Graphs of one block's code: spatial and temporal tokens, with gradients and without, batches and their rests.
 GRAPHS = 32
@@ -33,14 +33,13 @@ def compiled_blocks(module: nn.Module, wanted: str | bool) -> Iterator[int]:
     blocks = blocks_of(module) if compiles(wanted) else []
     if blocks:
         check_compiler(next(module.parameters()).device)
-    for block in blocks:
-        block.forward = torch.compile(block.forward, dynamic=False)
-    try:
-        with torch._dynamo.config.patch(recompile_limit=GRAPHS):
-            yield len(blocks)
-    finally:
-        for block in blocks:
-            del block.forward
+    with (
+        replaced_forwards(blocks, lambda forward: torch.compile(forward, dynamic=False)),
+        torch._dynamo.config.patch(recompile_limit=GRAPHS),
+        # Autocast ends with the forward pass, as it does without compilation: float32 layers have float32 gradients.
+        torch._functorch.config.patch(backward_pass_autocast="off"),
+    ):
+        yield len(blocks)
 
 
 @cache

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -218,6 +218,24 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
+def replaced_forwards(blocks: Sequence[Any], replaced: Callable[[Callable], Callable]) -> Iterator[None]:
+    """Inside, the forward of each block is what `replaced` makes of it; afterwards it is what it was before, also where
+    another one was put in its place outside.
+    """
+    own = [vars(block).get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = replaced(block.forward)
+    try:
+        yield
+    finally:
+        for block, before in zip(blocks, own, strict=True):
+            if before is None:
+                del block.forward
+            else:
+                block.forward = before
+
+
+@contextmanager
 def recomputed_blocks(module: Any, wanted: bool) -> Iterator[int]:
     """Inside, the blocks that a stage names (`TrainedStage.recomputed`) run again in the backward pass; yields how many
     do.
@@ -225,13 +243,8 @@ def recomputed_blocks(module: Any, wanted: bool) -> Iterator[int]:
     Numbers stay the same bit for bit. A network without such blocks (a U-Net) yields 0 and runs as it is.
     """
     blocks = module.recomputed() if wanted else []
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    try:
+    with replaced_forwards(blocks, partial(partial, checkpoint, use_reentrant=False)):
         yield len(blocks)
-    finally:
-        for block in blocks:
-            del block.forward
 
 
 def shard(module: Any, mesh: DeviceMesh) -> None:

@@ -182,7 +182,7 @@ class Lavita(nn.Module):
         """Patches of each frame, or tubelets of `compress` frames: (B, F, C, H, W) -> (B, T, N, D)."""
         if self.compress > 1:
             tubelets = self.x_embedder(rearrange(x, "b f c h w -> b c f h w"))
-            return rearrange(tubelets, "b d t h w -> b t (h w) d")
+            return rearrange(tubelets, "b d t h w -> b t (h w) d").contiguous()  # as those of PatchEmbed
         patches = self.x_embedder(rearrange(x, "b f c h w -> (b f) c h w"))
         return rearrange(patches, "(b f) n d -> b f n d", b=len(x))
 

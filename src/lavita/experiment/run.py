@@ -14,8 +14,8 @@ from lavita.config.plan import read_config
 from lavita.data.clips import real_windows
 from lavita.executors.heartbeat import Result, emit, progress
 from lavita.executors.process import end_with_parent
+from lavita.executors.ranks import together
 from lavita.experiment.completion import complete, finish, save_method
-from lavita.experiment.devices import together
 from lavita.experiment.reconstruction import PARTS, FirstStage, reconstruction_scores
 from lavita.experiment.scoring import Scorer
 from lavita.experiment.sessions import reason_of, session, status_of

@@ -76,8 +76,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def step(name: str) -> list[str]:
     """What the loss and the backward pass of a stage wait for, on a batch as its loader gives it."""
     module, clips = build(name), Clips(name, build(name))
-    module.requests = requests_of(module, default_collate([clips[0]]))
-    items = WithDraws(clips, 0, module.stage_name, module.requests)
+    module.draw_requests = requests_of(module, default_collate([clips[0]]))
+    items = WithDraws(clips, 0, module.stage_name, module.draw_requests)
     batch = default_collate([items[10], items[11]])
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         batch = on_device(module, batch, mode)

@@ -81,7 +81,7 @@ def test_a_step_with_numbers_drawn_by_workers_is_the_same_bit_for_bit(name, monk
     ahead = with_draws(loader, module, heldout)
     assert ahead is not loader and isinstance(ahead.dataset, WithDraws)
     batches = list(ahead)
-    assert all(len(batch[DRAWN]) == len(module.requests) > 0 for batch in batches)
+    assert all(len(batch[DRAWN]) == len(module.draw_requests) > 0 for batch in batches)
     again = [{key: float(v.detach()) for key, v in module.training_step(batch, 0).items()} for batch in batches]
     assert again == plain
     assert Watched.drawn_here == drawn_in_steps > 0  # nothing was drawn in these steps
@@ -93,7 +93,7 @@ def test_wrong_numbers_are_noticed(monkeypatch):
     requests = requests_of(module, default_collate([clips[0]]))
     losses = []
     for stage in (module.stage_name, "another"):
-        module.requests = requests
+        module.draw_requests = requests
         item = WithDraws(clips, module.seed, stage, requests)[4]
         losses.append(float(module.training_step(default_collate([item]), 0)["loss"].detach()))
     assert losses[0] != losses[1]
@@ -103,7 +103,7 @@ def test_what_cannot_be_drawn_ahead_is_drawn_in_the_step():
     module, clips = clips_of("lavita-v1")
     heldout = default_collate([clips[0]])
     here = DataLoader(clips, batch_size=BATCH, sampler=range(4))
-    assert with_draws(here, module, heldout) is here and module.requests == ()
+    assert with_draws(here, module, heldout) is here and module.draw_requests == ()
 
     class Stream(IterableDataset):
         def __iter__(self):
@@ -143,7 +143,7 @@ def test_training_from_pixels_is_training_from_floats(tmp_path: Path):
         done = fit_stage(module, loader, Limit(24), tmp_path / str(number), heldout, lambda *_: None, PLAIN)
         lines = (tmp_path / str(number) / "steps.csv").read_text().splitlines()
         ends.append((done.heldout_losses, [line.split(",")[4] for line in lines], module.state_dict()))
-        assert bool(module.requests) == bool(workers)
+        assert bool(module.draw_requests) == bool(workers)
     for losses, curve, state in ends[1:]:
         assert losses == ends[0][0] and curve == ends[0][1]
         assert all(torch.equal(state[key], value) for key, value in ends[0][2].items())

@@ -78,12 +78,12 @@ def loaded_batch(
     data: DataConfig, module: TrainedStage, clips: int, stored: bool = False, first: int = 0
 ) -> dict[str, Any]:
     """A batch as the loader gives it, as shapes: pixels as bytes, and where processes load also the random numbers of
-    the step, as many as the stage's `requests` are.
+    the step, as many as the stage's `draw_requests` are.
     """
     batch = shape_batch(data, module, clips, stored, first, torch.uint8)
-    if not module.requests:
+    if not module.draw_requests:
         return batch
-    drawn = [request.draw(torch.Generator()) for request in module.requests]  # of one clip
+    drawn = [request.draw(torch.Generator()) for request in module.draw_requests]  # of one clip
     return batch | {DRAWN: [torch.empty(clips, *one.shape, dtype=one.dtype, device=META) for one in drawn]}
 
 
@@ -142,14 +142,14 @@ def training_peak(
     finally:
         for parameter in module.parameters():
             parameter.grad = None
-        module.requests = ()
+        module.draw_requests = ()
     # AdamW, fused, and the average change what there is, and need nothing beside it.
     return peak.beside(states_bytes(compute, module) - (bytes_of(trained) if once else 0))
 
 
 def ask_ahead(data: DataConfig, module: TrainedStage) -> None:
     """Tell a stage on the meta device what its loader's processes draw for it, as `with_draws` does."""
-    module.requests = () if data.num_workers == 0 else requests_of(module, shape_batch(data, module, 1))
+    module.draw_requests = () if data.num_workers == 0 else requests_of(module, shape_batch(data, module, 1))
 
 
 def heldout_pass(data: DataConfig, module: TrainedStage) -> int:

@@ -75,8 +75,8 @@ def score_method(setup: Setup, scorer: Scorer | None, stage: str, out: Path, sto
     def sample() -> Generated:
         report = partial(progress, name)
         clips, classes = experiment.protocol.n_generated, setup.shared.classes
-        compile = experiment.compute.compile
-        return generate(setup.method, sampling, clips, 0, classes, report, conditions, store, name, compile)
+        compiled = experiment.compute.compile
+        return generate(setup.method, sampling, clips, 0, classes, report, conditions, store, name, compiled)
 
     def make() -> list[dict[str, Any]]:
         made = sample()

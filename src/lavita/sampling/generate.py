@@ -240,14 +240,14 @@ def generate(
     condition: torch.Tensor | Conditions | None = None,
     kept: ResumeStore | None = None,
     name: str = "sample",
-    compile: str | bool = False,
+    compiled: str | bool = False,
 ) -> Generated:
     """Clips of seeds seed_start .. seed_start + N - 1; each batch is kept under the name as soon as it is made.
 
     Of several processes with one place to keep them each makes a part, and the first has them all.
 
     condition, float32 (N, F, 3, H, W) in [-1, 1] or what gives it batch by batch, holds the real clip that each is
-    made from, where a task wants one. compile: as compute.compile says.
+    made from, where a task wants one. compiled: as compute.compile says.
     In a class suite the clip of seed s has class classes[s modulo their number]; elsewhere classes are not used.
     """
     seeds = list(range(seed_start, seed_start + num_clips))
@@ -262,7 +262,7 @@ def generate(
         clips = np.stack([to_uint8(clip) for clip in method.sample(seeds[part], y, sampling, own)])
         return {"clips": clips, "seconds": np.array(time.monotonic() - started)}
 
-    with compiled_blocks(method, compile), mixed_precision(method.networks(), sampling.precision):
+    with compiled_blocks(method, compiled), mixed_precision(method.networks(), sampling.precision):
         parts = in_parts(name, num_clips, sampling.batch_clips, make, report, kept, shared=kept is not None)
     if not parts:
         return Generated(ClipsInParts([], 1, 0), labels, seeds, 0.0)  # the first process has them

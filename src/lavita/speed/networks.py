@@ -244,13 +244,13 @@ def draw_seconds(shape: LavitaConfig, clips: int, rounds: int = 3) -> tuple[floa
     and drawn before by the loader's processes. The fastest of some rounds.
     """
     latent = (shape.num_frames, shape.channels, shape.side, shape.side)
-    requests = (Request("normal", latent), Request("integers", (1000,)), Request("normal", latent))
+    draw_requests = (Request("normal", latent), Request("integers", (1000,)), Request("normal", latent))
 
     def step(drawn: list[tuple[Request, Tensor]]) -> list[Tensor]:
         rng = SampleRNG.for_training(0, "train", torch.arange(clips), "cpu", drawn)
         return [rng.normal(latent), rng.integers(1000), rng.normal(latent)]
 
-    ahead = list(zip(requests, step([]), strict=True))
+    ahead = list(zip(draw_requests, step([]), strict=True))
     found = take_turns({"step": lambda: step([]), "ahead": lambda: step(ahead)}, rounds)
     return min(found["step"]), min(found["ahead"])
 

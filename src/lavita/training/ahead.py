@@ -56,13 +56,13 @@ def requests_of(module: TrainedStage, batch: dict[str, Tensor]) -> tuple[Request
 class WithDraws(Dataset):
     """A data set's items with the random numbers of their step under DRAWN."""
 
-    def __init__(self, items: Dataset, seed: int, stage: str, requests: Iterable[Request]) -> None:
-        self.items, self.seed, self.stage, self.requests = items, seed, stage, tuple(requests)
+    def __init__(self, items: Dataset, seed: int, stage: str, draw_requests: Iterable[Request]) -> None:
+        self.items, self.seed, self.stage, self.draw_requests = items, seed, stage, tuple(draw_requests)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self.items[index]
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.stage, int(item["clip_index"])))
-        return item | {DRAWN: [request.draw(generator) for request in self.requests]}
+        return item | {DRAWN: [request.draw(generator) for request in self.draw_requests]}
 
 
 def changed_loader(loader: DataLoader, **attributes: Any) -> DataLoader:
@@ -83,8 +83,8 @@ def with_draws(loader: DataLoader, module: TrainedStage, heldout: dict[str, Tens
     """
     if not loader.num_workers or isinstance(loader.dataset, IterableDataset):
         return loader
-    module.requests = requests_of(module, heldout)
-    if not module.requests:
+    module.draw_requests = requests_of(module, heldout)
+    if not module.draw_requests:
         return loader
-    items = WithDraws(loader.dataset, module.seed, module.stage_name, module.requests)
+    items = WithDraws(loader.dataset, module.seed, module.stage_name, module.draw_requests)
     return changed_loader(loader, dataset=items)

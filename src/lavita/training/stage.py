@@ -63,7 +63,7 @@ class TrainedStage(lightning.LightningModule):
     # Names of submodules that the stage uses as they are, such as a frozen autoencoder: its checkpoints leave them out.
     unchanged: tuple[str, ...] = ()
     batch_statistics = False  # whether the loss takes statistics over a pass, so that its size is more than memory
-    requests: tuple[Request, ...] = ()  # what the loader's batches hold under DRAWN
+    draw_requests: tuple[Request, ...] = ()  # what the loader's batches hold under DRAWN
     clip_cost = Fraction(1)  # of the budget, for one clip of a batch with all frames that come with it
 
     def __init__(self, train: TrainConfig, seed: int) -> None:
@@ -78,7 +78,7 @@ class TrainedStage(lightning.LightningModule):
         raise NotImplementedError("a stage defines loss")
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Tensor]:
-        drawn = zip(self.requests, batch.get(DRAWN, ()), strict=False)
+        drawn = zip(self.draw_requests, batch.get(DRAWN, ()), strict=False)
         rng = SampleRNG.for_training(self.seed, self.stage_name, batch["clip_index"], self.device, drawn)
         return {key: value.mean() for key, value in self.loss(inputs_of(batch), rng).items()}
 

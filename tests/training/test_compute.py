@@ -3,6 +3,7 @@
 import itertools
 import os
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -16,8 +17,9 @@ from lavita.methods.build import build_method
 from lavita.training import distributed, fit
 from lavita.training.arithmetic import arithmetic
 from lavita.training.budget import Limit
+from lavita.training.callbacks import Ema
 from lavita.training.distributed import recomputed_blocks
-from lavita.training.fit import fit_stage, placement
+from lavita.training.fit import fit_stage, placement, release
 
 PLAIN = ComputeConfig(
     "32-true",
@@ -57,6 +59,26 @@ def trained(tmp_path, compute: ComputeConfig) -> tuple[torch.nn.Module, list]:
     loader = DataLoader(clips, batch_size=4 // compute.passes(4))
     done = fit_stage(module, loader, Limit(24), tmp_path, batch(99, 4), lambda *_: None, compute)
     return module, done.heldout_losses
+
+
+def test_released_a_stage_keeps_its_weights_alone(tmp_path, monkeypatch):
+    """Neither the optimiser with its moments, nor the average, nor gradients."""
+    found, own = [], {kind: kind.__init__ for kind in (torch.optim.Optimizer, Ema)}
+
+    def remember(kind):
+        def init(self, *args, **kwargs):
+            found.append(weakref.ref(self))
+            own[kind](self, *args, **kwargs)
+
+        monkeypatch.setattr(kind, "__init__", init)
+
+    for kind in own:
+        remember(kind)
+    module, _ = trained(tmp_path, PLAIN)
+    assert len(found) == 2 and any(one() is not None for one in found)
+    release(module)
+    assert [one() for one in found] == [None, None]
+    assert all(parameter.grad is None for parameter in module.parameters())
 
 
 def test_every_step_is_logged_with_its_clips(tmp_path):

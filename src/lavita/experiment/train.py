@@ -21,8 +21,8 @@ from lavita.results.resume_store import ResumeStore
 from lavita.results.typed_json import from_json, to_json
 from lavita.training import distributed
 from lavita.training.budget import Limit
-from lavita.training.checkpoint import StageCheckpoints, host_copy, load_changed, without_unchanged
-from lavita.training.fit import fit_stage
+from lavita.training.checkpoint import StageCheckpoints, load_changed, without_unchanged
+from lavita.training.fit import fit_stage, release
 from lavita.training.stage import StagePlan
 
 WEIGHTS = ".pt"
@@ -109,7 +109,7 @@ def kept_end(name: str, store: ResumeStore) -> tuple[str, dict[str, Any]] | None
 def keep_end(stage: StagePlan, name: str, facts: dict[str, Any], store: ResumeStore) -> tuple[str, dict[str, Any]]:
     """Keep the end of a stage; its weights come last: where they are, the rest is too."""
     store.save_value(name, facts)
-    state = host_copy(without_unchanged(stage.module, stage.module.state_dict()))
+    state = {key: value.cpu() for key, value in without_unchanged(stage.module, stage.module.state_dict()).items()}
     path = store.save(name, WEIGHTS, lambda file: torch.save(state, file))
     StageCheckpoints(store, stage.name).delete()
     return path.name, store.load_value(name)
@@ -139,6 +139,7 @@ def train_stage(
         store,
         resources.checkpoint,
     )
+    release(module)
     facts, drawn = source.facts[module.stage_name], done.steps * batch
     entry = StageRecord(
         stage.name,

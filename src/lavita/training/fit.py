@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -209,6 +210,18 @@ def fit_stage(
     module.eval()
     trainer.logger.finalize("success")
     return Fitted(number(clock.seen), clock.steps, distributed.of_first(clock.seconds), heldout_loss.values, compiled)
+
+
+def release(module: TrainedStage) -> None:
+    """Let go of what only training needed: gradients, the average and the optimiser's moments are four times the
+    weights, and sampling follows in the same process. The trainer, which has them, refers to itself. To be called
+    once `fit_stage` has returned.
+    """
+    module.zero_grad(set_to_none=True)
+    module.trainer = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -116,7 +116,7 @@ def test_recomputed_blocks_need_the_memory_of_one_and_the_inputs_of_all(lower):
     model, rows = Blocks().to("meta"), 4096
 
     def step(again: bool) -> None:
-        with recomputed_blocks(model, again):
+        with recomputed_blocks(model.recomputed(), again):
             with torch.autocast("cpu", torch.bfloat16, enabled=lower):
                 loss = model(empty(rows, 32)).sum()
             loss.backward()

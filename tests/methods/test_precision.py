@@ -126,7 +126,7 @@ def test_blocks_run_in_bfloat16_when_recomputed_too(recomputed):
     module.network.blocks[0].attn.register_forward_hook(
         lambda *_: found.append(torch.is_autocast_enabled("cpu")) or None
     )
-    with recomputed_blocks(module, recomputed), mixed_precision(module.networks(), MIXED):
+    with recomputed_blocks(module.recomputed(), recomputed), mixed_precision(module.networks(), MIXED):
         batch = golden.batch(0, module, "lavita-v1")
         module.loss(batch, golden.FormulaDraws("precision"))["loss"].mean().backward()
     assert found == [True] * (2 if recomputed else 1)
@@ -194,7 +194,7 @@ def test_sampling_keeps_state_and_schedule_in_float32(system, monkeypatch):
     seen, clips = Seen(method), {}
     for precision in ("32-true", MIXED):
         made = generate(method, replace(sampling, precision=precision), 3, 0, [0, 1, 2], lambda *_: None)
-        clips[precision] = made.clips.astype(int)
+        clips[precision] = made.clips.array().astype(int)
     assert dtypes(inputs) == {torch.float32} and seen.given["network"] == {torch.float32}
     assert getattr(method, "codec", Watched()).autocast in ([], [False] * 4)
     difference = abs(clips["32-true"] - clips[MIXED])

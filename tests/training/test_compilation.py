@@ -119,7 +119,7 @@ def test_compiled_is_eager_bit_for_bit(name, mixed, recomputed, whole_graphs):
     with mixed_precision([network], mixed):
         expected = gradients(network, inputs)
     stage = Stage(network)
-    with compiled_blocks(stage, True) as count, recomputed_blocks(stage, recomputed):
+    with compiled_blocks(stage, True) as count, recomputed_blocks(stage.recomputed(), recomputed):
         assert count == len(network.blocks) and list(network.state_dict()) == names
         with mixed_precision([network], mixed):
             found = gradients(network, inputs)

@@ -137,11 +137,11 @@ def test_blocks_run_again_in_the_backward_pass_and_are_left_as_they_were():
         block.register_forward_hook(lambda *_: calls.append(1))
     from lavita.diffusion.rng import SampleRNG
 
-    with recomputed_blocks(module, True) as count:
+    with recomputed_blocks(module.recomputed(), True) as count:
         assert count == len(module.network.blocks) == 2
         module.loss(batch(0, 2), SampleRNG([0, 1]))["loss"].mean().backward()
     assert all("forward" not in vars(block) for block in module.network.blocks)
-    with recomputed_blocks(module, False) as count:
+    with recomputed_blocks(module.recomputed(), False) as count:
         assert count == 0
 
 

@@ -121,7 +121,10 @@ def training_peak(
 
     def step(update: int) -> None:
         batch = loaded_batch(data, module, passes.clips, stored, update * batch_clips)
-        with recomputed_blocks(module, passes.recomputed), mixed_precision(module.networks(), compute.precision):
+        with (
+            recomputed_blocks(module.recomputed(), passes.recomputed),
+            mixed_precision(module.networks(), compute.precision),
+        ):
             module.training_step(batch, 0)["loss"].backward()
 
     heldout_clips = heldout_pass(data, module)

@@ -134,7 +134,7 @@ def one_video(options: argparse.Namespace, video: Any, side: int, latents: Any) 
     import numpy as np
     import torch
 
-    from lavita.data.clips import centre_crop_resize, clip_starts, frame_indices, to_tensor
+    from lavita.data.clips import centre_crop_resize, clip_starts, frame_indices, normalised, to_tensor
     from lavita.data.datamodule import ResizedFrames
     from lavita.data.seek import unpack
     from lavita.data.video import read_frames
@@ -149,7 +149,7 @@ def one_video(options: argparse.Namespace, video: Any, side: int, latents: Any) 
 
     decoded = read_frames(video.path, frame_indices(0, options.frames, options.interval))
     one = frame_indices(int(starts[0]), options.frames, options.interval)
-    if not torch.equal(whole_video(video.path, one, side), loader.clip(video, one, False)):
+    if not torch.equal(whole_video(video.path, one, side), normalised(loader.clip(video, one, False))):
         raise ValueError(f"{video.path}: the loader's frames are not those of a whole decode")
     seconds = timing.take_turns(
         {

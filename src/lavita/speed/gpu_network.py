@@ -30,7 +30,7 @@ from lavita.speed.networks import Batch, TrainingStep, official_network
 from lavita.training.callbacks import Ema
 from lavita.training.checkpoint import StageCheckpoints
 from lavita.training.compilation import compiled_blocks
-from lavita.training.distributed import recomputed_blocks
+from lavita.training.distributed import blocks_of, recomputed_blocks
 
 PRECISIONS = ("32", "tf32", "bf16")
 EAGER, COMPILED, RECOMPUTED, OFFICIAL = "eager", "compiled blocks", "recomputed", "official"
@@ -57,7 +57,7 @@ def placed(network: nn.Module, precision: str, mode: str) -> Iterator[None]:
     with (
         arithmetic("32" if precision == "bf16" else precision, next(network.parameters()).device),
         compiled_blocks(network, mode == COMPILED),
-        recomputed_blocks(network, mode == RECOMPUTED),
+        recomputed_blocks(blocks_of(network), mode == RECOMPUTED),
         mixed_precision([network], MIXED if precision == "bf16" else ""),
     ):
         yield

@@ -117,7 +117,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         waiter,
     )
     from lavita.training.compilation import compiled_blocks
-    from lavita.training.distributed import recomputed_blocks
+    from lavita.training.distributed import blocks_of, recomputed_blocks
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -133,14 +133,14 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             raise ValueError(f"{name} is another function: outputs differ by {value:.1e}, allowed {AGREEMENT:.0e}")
     with ExitStack() as stack:
         for step in steps.values():
-            stack.enter_context(recomputed_blocks(step.network, options.checkpoint_activations))
+            stack.enter_context(recomputed_blocks(blocks_of(step.network), options.checkpoint_activations))
         flops = {name: counted_flops(step.loss) for name, step in steps.items()}
         for step in steps.values():
             step.optimiser.zero_grad(set_to_none=True)
     with ExitStack() as stack:
         for name, step in steps.items():
             stack.enter_context(compiled_blocks(step.network, chosen[name][1]))
-            stack.enter_context(recomputed_blocks(step.network, options.checkpoint_activations))
+            stack.enter_context(recomputed_blocks(blocks_of(step.network), options.checkpoint_activations))
         seconds = timing.take_turns(steps, options.steps, waiter(device))
     rate = matmul_rate(device, torch.bfloat16 if options.precision == "bf16-mixed" else torch.float32)
     commit, changed = provenance.commit()

@@ -236,13 +236,13 @@ def replaced_forwards(blocks: Sequence[Any], replaced: Callable[[Callable], Call
 
 
 @contextmanager
-def recomputed_blocks(module: Any, wanted: bool) -> Iterator[int]:
-    """Inside, the blocks that a stage names (`TrainedStage.recomputed`) run again in the backward pass; yields how many
-    do.
+def recomputed_blocks(blocks: Sequence[nn.Module], wanted: bool) -> Iterator[int]:
+    """Inside, the blocks run again in the backward pass where that is wanted; yields how many do. Those of a stage are
+    what it names (`TrainedStage.recomputed`).
 
-    Numbers stay the same bit for bit. A network without such blocks (a U-Net) yields 0 and runs as it is.
+    Numbers stay the same bit for bit.
     """
-    blocks = module.recomputed() if wanted else []
+    blocks = blocks if wanted else []
     with replaced_forwards(blocks, partial(partial, checkpoint, use_reentrant=False)):
         yield len(blocks)
 

@@ -203,7 +203,7 @@ def fit_stage(
         stack.enter_context(arithmetic(compute.deterministic))
         fitted = stack.enter_context(placed(module, compute))
         compiled = stack.enter_context(compiled_blocks(fitted, compute.compile))
-        stack.enter_context(recomputed_blocks(fitted, compute.checkpoint_activations))
+        stack.enter_context(recomputed_blocks(fitted.recomputed(), compute.checkpoint_activations))
         stack.enter_context(mixed_precision(fitted.networks(), compute.precision))
         stack.enter_context(written(slots))
         trainer.fit(fitted, train_dataloaders=loader, ckpt_path=start, weights_only=True)

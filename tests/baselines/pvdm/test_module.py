@@ -327,7 +327,7 @@ def test_recomputed_layers_give_the_same_gradients_bit_for_bit():
     found = []
     for again in (False, True):
         stage = build().stages()[1].module.train()
-        with recomputed_blocks(stage, again) as count:
+        with recomputed_blocks(stage.recomputed(), again) as count:
             stage.loss(batch(), SampleRNG([0, 1]))["loss"].mean().backward()
         # Encoder and decoder with three layers a block, three projections with two.
         assert count == again * (2 * 3 * TINY.depth + 3 * 2 * TINY.projection_depth)

@@ -145,14 +145,14 @@ def training_peak(
     finally:
         for parameter in module.parameters():
             parameter.grad = None
-        module.draw_requests = ()
     # AdamW, fused, and the average change what there is, and need nothing beside it.
     return peak.beside(states_bytes(compute, module) - (bytes_of(trained) if once else 0))
 
 
 def ask_ahead(data: DataConfig, module: TrainedStage) -> None:
-    """Tell a stage on the meta device what its loader's processes draw for it, as `with_draws` does."""
-    module.draw_requests = () if data.num_workers == 0 else requests_of(module, shape_batch(data, module, 1))
+    """Tell a stage on the meta device, once, what its loader's processes draw for it, as `with_draws` does."""
+    if data.num_workers != 0 and not module.draw_requests:
+        module.draw_requests = requests_of(module, shape_batch(data, module, 1))
 
 
 def heldout_pass(data: DataConfig, module: TrainedStage) -> int:

@@ -123,7 +123,6 @@ def loader_bytes(data: DataConfig, compute: ComputeConfig, module: TrainedStage,
     stored = data.latent_cache and module.reads_latents
     ask_ahead(data, module)
     batch = loaded_batch(data, module, passes.clips, stored)
-    module.draw_requests = ()
     tensors = [one for value in batch.values() for one in (value if isinstance(value, list) else [value])]
     size = sum(one.numel() * one.element_size() for one in tensors)
     return compute.devices * loader_processes(data, compute) * PREFETCHED * size

@@ -13,6 +13,7 @@ from lavita.experiment.costs import stage_facts, training_flops_per_clip
 from lavita.experiment.memory import MOST_ELEMENTS, Peak
 from lavita.experiment.peaks import Memory, choose_passes, meta_copy
 from lavita.experiment.preflight import check_machine
+from lavita.experiment.shared import check_experiments
 from lavita.methods.build import build_method, empty_codec
 from lavita.results.records import Passes, Record
 from lavita.results.rows import Row
@@ -162,3 +163,10 @@ def test_a_shape_of_a_run_is_not_changed_by_counting():
     before = list(method.state_dict())
     stage_facts(e.data, e.compute, method, Memory(2**34))
     assert list(method.state_dict()) == before and all(p.grad is None for p in method.parameters())
+
+
+@pytest.mark.parametrize("key", ["n_real", "n_generated"])
+def test_too_few_clips_to_score_are_refused_before_anything_is_read(key):
+    experiments = make_plan("ucf101", "demo", ["vdt"], [0], [f"protocol.{key}=3", "protocol.is_splits=1"])
+    with pytest.raises(ValueError, match=rf"^protocol.{key}: got 3, a run is scored with 4 clips or more$"):
+        check_experiments(experiments, None, None)

@@ -39,6 +39,9 @@ from lavita.training import checkpoint, distributed
 from lavita.training.arithmetic import arithmetic
 from lavita.training.checkpoint import Stopped
 
+# Kernel distances and sanity rows compare halves of two clips.
+FEWEST_CLIPS = 4
+
 
 def check_experiments(
     experiments: list[Experiment],
@@ -54,6 +57,11 @@ def check_experiments(
     first, p = experiments[0], experiments[0].protocol
     if first.conditioning == "class" and num_classes is None:
         raise ValueError(f"suite {first.suite} is class-conditional, but {first.data.dataset} has no classes")
+    for key in ("n_real", "n_generated"):
+        if getattr(p, key) < FEWEST_CLIPS:
+            raise ValueError(
+                f"protocol.{key}: got {getattr(p, key)}, a run is scored with {FEWEST_CLIPS} clips or more"
+            )
     fitting, methods = set(), []
     for one in experiments:
         source = StageData(one.data, one.compute, catalogue, one.seed, one.method)

@@ -6,8 +6,9 @@ import time
 import pytest
 
 from lavita.console import Display
+from lavita.data.ahead import usable_cores
 from lavita.executors import base
-from lavita.executors.base import LocalExecutor, Task, default_workers, environment_of, usable_cores
+from lavita.executors.base import LocalExecutor, Task, default_workers, environment_of
 from lavita.executors.process import Interrupted, Launcher
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from lavita.data.datamodule import MOST_WORKERS, default_workers
+from lavita.data.datamodule import MOST_WORKERS, loader_workers
 from lavita.diffusion.rng import SampleRNG
 from lavita.training import stage as stage_module
 from lavita.training.ahead import WithDraws, changed_loader, requests_of, with_draws
@@ -188,8 +188,8 @@ def test_a_resumed_loader_has_every_option(recwarn):
 
 def test_cores_are_shared_out(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(96)), raising=False)
-    assert [default_workers(devices) for devices in (8, 96, 200)] == [12, 1, 1]
-    assert default_workers(1) == default_workers(0) == MOST_WORKERS
+    assert [loader_workers(devices) for devices in (8, 96, 200)] == [12, 1, 1]
+    assert loader_workers(1) == loader_workers(0) == MOST_WORKERS
 
 
 def test_adamw_is_fused_on_a_gpu_only(monkeypatch):

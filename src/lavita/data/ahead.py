@@ -15,10 +15,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def usual_threads() -> int:
-    """As many as this process has cores, MOST_THREADS at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_THREADS)
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usual_threads(processes: int = 1) -> int:
+    """Of each of so many processes: its part of the cores, 1 at least and MOST_THREADS at most."""
+    return max(1, min(MOST_THREADS, usable_cores() // processes))
 
 
 def in_threads(

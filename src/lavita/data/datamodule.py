@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import lightning
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lavita.data.ahead import usable_cores
 from lavita.data.catalogue import Catalogue, VideoEntry
 from lavita.data.clips import (
     ClipShare,
@@ -33,11 +33,10 @@ PREFETCHED = 4  # batches that each loader process has ready
 MOST_WORKERS = 16
 
 
-def default_workers(devices: int) -> int:
+def loader_workers(devices: int) -> int:
     """Loader processes of one training process among `devices` on this machine: its part of the cores that may be used,
     at least 1; more than MOST_WORKERS would only fill the memory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST_WORKERS, cores // max(devices, 1)))
+    return max(1, min(MOST_WORKERS, usable_cores() // max(devices, 1)))
 
 
 class ResizedFrames:

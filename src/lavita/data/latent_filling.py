@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lavita.data.ahead import usual_threads
 from lavita.data.catalogue import VideoEntry
 from lavita.data.clips import to_tensor
 from lavita.data.latent_cache import HEADER, STORED, Encode, LatentKey, Slots, check_header, pixels_of
@@ -35,7 +36,6 @@ from lavita.lock import waiting_lock
 COST, FILLED = "cost.json", "filled.f8"
 SAFE_EVERY_SECONDS = 10.0  # work that a kill may cost
 LOOK_SECONDS = 0.5  # between two looks at what other processes have filled
-MOST_THREADS = 8  # that decode, of one process
 CHUNKS_AHEAD = 2  # of one video, of FRAMES_AT_ONCE frames each, that wait for the codec
 
 
@@ -165,7 +165,7 @@ def fill_share(
     with (
         open(filling.part / filling.key.file, "r+b") as values,
         open(filling.part / FILLED, "r+b") as filled,
-        decoded(chosen, filling.key.resolution, threads_of(count)) as pixels,
+        decoded(chosen, filling.key.resolution, usual_threads(count)) as pixels,
     ):
         safe = began = time.monotonic()
         for place, (index, video) in enumerate(zip(share, chosen, strict=True), start=1):
@@ -257,12 +257,6 @@ def stored(moments: Tensor, key: LatentKey, frames: int) -> bytes:
             "(data.latent_dtype)"
         )
     return values.tobytes()
-
-
-def threads_of(processes: int) -> int:
-    """How many threads of each process decode."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST_THREADS, cores // processes))
 
 
 @contextmanager

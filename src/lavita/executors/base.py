@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from lavita.console import Display
+from lavita.data.ahead import usable_cores
 from lavita.executors.heartbeat import HEARTBEAT, Event
 from lavita.executors.process import Ended, Interrupted, Launcher
 from lavita.results.attempts import PROGRESS, finalize_record
@@ -80,11 +81,6 @@ def accelerators() -> list[str]:
         return [name for name in visible.split(",") if name.strip() and name.strip() != "-1"]
     found = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
     return sorted((name for name in found if name.isdigit()), key=int)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers(threads: int, devices: int = 1) -> int:

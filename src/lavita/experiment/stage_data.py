@@ -17,7 +17,7 @@ from lavita.codecs.base import Codec
 from lavita.config.protocol import Protocol
 from lavita.config.schema import AUTO, CodecConfig, ComputeConfig, DataConfig
 from lavita.data.catalogue import Catalogue, VideoEntry
-from lavita.data.datamodule import ClipDataModule, default_workers
+from lavita.data.datamodule import ClipDataModule, loader_workers
 from lavita.data.latent_cache import LatentCache, LatentKey, videos_hash
 from lavita.data.latent_filling import bytes_missing, fill_latents, free_bytes
 from lavita.executors.base import TASKS
@@ -134,7 +134,7 @@ def loader_processes(data: DataConfig, compute: ComputeConfig) -> int:
     """
     if data.num_workers is not None:
         return data.num_workers
-    return default_workers(compute.devices * int(os.environ.get(TASKS, "1")))
+    return loader_workers(compute.devices * int(os.environ.get(TASKS, "1")))
 
 
 def latent_key(data: DataConfig, protocol: Protocol, catalogue: Catalogue, codec: Codec, codec_hash: str) -> LatentKey:

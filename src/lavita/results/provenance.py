@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import resource
 import subprocess
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 
 from lavita.config.registry import checkout
+from lavita.data.ahead import usable_cores
 
 PACKAGES = ("torch", "lightning", "diffusers", "torchmetrics", "numpy", "av")
 
@@ -49,8 +49,7 @@ def versions() -> str:
 
 def hardware() -> str:
     """The processor, its usable cores, and the accelerator where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    text = f"{processor_name()}, {cores} cores"
+    text = f"{processor_name()}, {usable_cores()} cores"
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         text += f"; {torch.cuda.get_device_name()}"

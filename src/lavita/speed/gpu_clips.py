@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lavita.codecs.kl import KLCodec
+from lavita.data.ahead import usable_cores
 from lavita.data.datamodule import ClipDataModule
 from lavita.data.layouts import read_layout
 from lavita.diffusion.rng import SampleRNG
@@ -104,8 +104,7 @@ def moments_of(codec: KLCodec, frames: Tensor) -> Tensor:
 
 def feed_cases(setting: Setting) -> Iterable[Case]:
     """What stands between the videos and the device."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for workers in sorted({0, *setting.choose((4, min(cores, 16)), (1,))}):
+    for workers in sorted({0, *setting.choose((4, min(usable_cores(), 16)), (1,))}):
         yield Case(f"loader, {workers} workers", partial(loaded, setting, workers))
     clips, side = setting.choose((40, 256), (2, 32))
     for dtype, pinned in product((torch.float32, torch.uint8), (False, True)):

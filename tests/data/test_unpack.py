@@ -162,19 +162,20 @@ def test_damaged_cut_and_foreign_archives_are_refused(tmp_path):
     noise = [("set/a", random.Random(0).randbytes(5_000))]
     good = write_zip(tmp_path / "good.zip", noise, zipfile.ZIP_STORED).read_bytes()
     gzip = write_tar(tmp_path / "good.tar.gz", noise, "w:gz").read_bytes()
-    for name, data in {
-        "crc.zip": damaged(good, 2_000),
-        "cut.zip": good[:-100],
-        "cut.tar.gz": gzip[:3_000],
-        "crc.tar.gz": damaged(gzip, len(gzip) - 5),
-        "page.zip": b"<html>sign in</html>",
-        "page.tar": b"<html>sign in</html>",
-        "empty.zip": b"",
-        "empty.rar": b"",
-    }.items():
+    cut, foreign = "no table of contents", "neither a zip nor a tar nor a rar archive"
+    for name, data, reason in [
+        ("crc.zip", damaged(good, 2_000), "Bad CRC-32 for file 'set/a'.*nothing was unpacked"),
+        ("cut.zip", good[:-100], f"{cut}.*nothing was unpacked"),
+        ("cut.tar.gz", gzip[:3_000], "ended before.*nothing was unpacked"),
+        ("crc.tar.gz", damaged(gzip, len(gzip) - 5), "CRC check failed.*nothing was unpacked"),
+        ("page.zip", b"<html>sign in</html>", cut),
+        ("page.tar", b"<html>sign in</html>", f"{foreign}.*<html>"),
+        ("empty.zip", b"", cut),
+        ("empty.rar", b"", foreign),
+    ]:
         path = tmp_path / name
         path.write_bytes(data)
-        refused(".", path, tmp_path / "data")
+        refused(reason, path, tmp_path / "data")
     refused("No such file", tmp_path / "none.zip", tmp_path / "data")
 
 

@@ -16,7 +16,7 @@ import pytest
 from lavita.config.plan import make_plan
 from lavita.config.schema import ConfigError
 from lavita.console import Display
-from lavita.executors import slurm, slurm_options, slurm_queue
+from lavita.executors import slurm, slurm_node, slurm_options, slurm_queue
 from lavita.executors.base import Task, supervise
 from lavita.executors.process import Launcher
 from lavita.executors.slurm import SlurmExecutor, submitit_executor, submitit_parameters
@@ -319,6 +319,19 @@ def test_a_folder_that_cannot_be_written_fails_the_job(modules, own_handlers):
     (task.folder / "log.txt").mkdir()
     with pytest.raises(IsADirectoryError):
         SlurmTask(task, 60.0, 20.0)()
+
+
+@pytest.mark.parametrize("error", [ValueError("record.json: holds no JSON"), RuntimeError("can't start new thread")])
+def test_whatever_else_goes_wrong_fails_the_job_too(modules, own_handlers, monkeypatch, error):
+    """It happens in another thread, where nobody would hear of it and Slurm would see a job that completed."""
+
+    def raises(*_):
+        raise error
+
+    monkeypatch.setattr(slurm_node, "supervise", raises)
+    with pytest.raises(type(error)) as caught:
+        SlurmTask(task_in(modules / "cell"), 60.0, 20.0)()
+    assert caught.value is error
 
 
 def test_a_job_that_slurm_starts_again_after_its_end_does_nothing(modules, own_handlers):

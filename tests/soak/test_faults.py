@@ -5,6 +5,7 @@ The same command, once the fault is mended, ends with the table of a run that no
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -122,8 +123,9 @@ def fill(disk: Path) -> Path:
             try:
                 while file.write(bytes(size)) == size:
                     pass
-            except OSError:
-                pass
+            except OSError as error:
+                if error.errno != errno.ENOSPC:  # then the disk is not full, and what follows would test nothing
+                    raise
     return ballast
 
 

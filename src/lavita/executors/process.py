@@ -262,4 +262,4 @@ def end_group(process: subprocess.Popen) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
-        pass
+        pass  # nothing is left, or (as macOS says it) only what has ended and was not waited for

@@ -33,14 +33,15 @@ class SlurmTask:
         # The main thread must stay free for signals, whose handlers wait for the process.
         self.thread = threading.Thread(target=self.work)
         self.ended: Ended | None = None
-        self.error: OSError | None = None
+        self.error: Exception | None = None
 
     def __reduce__(self) -> tuple:
         return SlurmTask, (self.task, self.hang_timeout, self.grace)
 
     def __call__(self) -> None:
-        """Run the task on this node; its end is in its record and log. Raises OSError where these can't be written,
-        RuntimeError where a process other than the job's first one fails unnoticed: Slurm then ends the job.
+        """Run the task on this node; its end is in its record and log. Raises what went wrong on the way, such as
+        OSError where these can't be written, and RuntimeError where a process other than the job's first one fails
+        unnoticed: Slurm then ends the job.
         """
         record = read_record(self.task.folder, AttemptRecord)
         if record is not None and record.status == "ok":
@@ -63,8 +64,8 @@ class SlurmTask:
         try:
             self.ended = supervise(self.launcher, self.task, lambda _: None, environment, job_rank())
         except Interrupted:
-            pass
-        except OSError as error:
+            pass  # it was asked to stop: `ended` stays None, which __call__ looks at
+        except Exception as error:  # raised in the main thread: here it would end the thread alone, and the job as done
             self.error = error
 
     def wait(self) -> None:

@@ -203,7 +203,7 @@ class ClipMetric(Metric):
 
     def score(self) -> float:
         """The number of all clips. Raises MissingClips, and ValueError for features that are not finite."""
-        raise NotImplementedError
+        raise NotImplementedError("a metric of clips defines score")
 
     def compute(self) -> Tensor:
         """Return the score, a float64 scalar. Raises ValueError for missing clips, unless `incomplete` says nan, and

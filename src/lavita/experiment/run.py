@@ -28,6 +28,7 @@ from lavita.results.scores import Score
 from lavita.sampling.generate import Generated, drop_parts, generate, save_samples
 from lavita.training import checkpoint, distributed
 from lavita.training.arithmetic import arithmetic
+from lavita.training.fit import free_memory
 from lavita.training.stage import TrainedStage
 
 
@@ -52,6 +53,7 @@ def work(setup: Setup, folder: Path, store: ResumeStore) -> None:
         return score_method(at_start, scorer, STAGE, out, store)
 
     untrained = untrained_scores(setup, out, store, score, key, wait=False)
+    free_memory()
     spent = train(setup, folder, store)
     if untrained is None:  # another run was making them
         untrained = untrained_scores(at_its_start(setup), out, store, score, key, wait=True)

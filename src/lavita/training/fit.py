@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import gc
 import logging
 import warnings
@@ -219,9 +220,18 @@ def release(module: TrainedStage) -> None:
     """
     module.zero_grad(set_to_none=True)
     module.trainer = None
+    free_memory()
+
+
+def free_memory() -> None:
+    """Hand back what nothing refers to any more, to the GPU's driver and to the kernel: between two stages, whose
+    largest tensors are of other sizes. glibc keeps what it was given (see executors/process.py), in pieces.
+    """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from lavita.experiment.costs import stage_facts, training_flops_per_clip
 from lavita.experiment.memory import MOST_ELEMENTS, Peak
 from lavita.experiment.peaks import Memory, choose_passes, meta_copy
 from lavita.experiment.preflight import check_machine
-from lavita.experiment.shared import check_experiments
+from lavita.experiment.shared import check_experiments, check_fitting
 from lavita.methods.build import build_method, empty_codec
 from lavita.results.records import Passes, Record
 from lavita.results.rows import Row
@@ -170,3 +170,15 @@ def test_too_few_clips_to_score_are_refused_before_anything_is_read(key):
     experiments = make_plan("ucf101", "demo", ["vdt"], [0], [f"protocol.{key}=3", "protocol.is_splits=1"])
     with pytest.raises(ValueError, match=rf"^protocol.{key}: got 3, a run is scored with 4 clips or more$"):
         check_experiments(experiments, None, None)
+
+
+def test_a_method_whose_own_code_fails_is_left_to_its_run(monkeypatch, capsys):
+    """One that does not fit ends the command; one that can't be counted must not end the others."""
+    (one,) = make_plan("ucf101", "demo", ["vdt"], [0], TINY)
+    (module,) = on_meta(one, None)[0].stages()
+    monkeypatch.setattr(type(module.module), "loss", lambda *_: {}["nothing"])
+    check_fitting(one, [module], None, Memory(2**40))
+    assert "vdt: its memory could not be counted: KeyError: 'nothing'" in capsys.readouterr().out
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"vdt"):
+        check_fitting(one, [module], None, Memory(2**10))

@@ -40,6 +40,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="pr
 SETTING = [
     "budget.clips=160", "codec.clips=32", "checkpoint.every_clips=16", "train.warmup_clips=8", "extractor.steps=4",
     "sampling.steps=4", "sampling.batch_clips=4", "protocol.n_real=16", "protocol.n_generated=16",
+    "data.frames=4", "protocol.frames=4",
 ]  # fmt: skip
 METHODS = "lavita-v1,pvdm"
 CELL, OTHER = "lavita-v1-s0", "pvdm-s0"
@@ -320,15 +321,22 @@ def test_a_run_that_diverges_and_one_that_raises_leave_the_others(quiet, tmp_pat
 
 @pytest.fixture(scope="module")
 def interrupted(quiet, tmp_path_factory) -> Path:
-    """A results folder whose runs are not finished: one in training, one in the stage after its first."""
+    """A results folder whose runs are not finished: one in training, one in the stage after its first. Each stands
+    still from where it should be until both have been asked to end."""
     base = tmp_path_factory.mktemp("interrupted")
     out, said = base / "out", base / "said.txt"
     process = start(words(out, quiet), said)
     second = out / "cells" / OTHER / "progress"
-    wait_while_it_runs(
-        process, said, lambda: kept_something(out / "cells" / CELL) and any(second.glob("at-train-*.ckpt"))
-    )
+    for cell, there in (
+        (CELL, lambda: kept_something(out / "cells" / CELL)),
+        (OTHER, lambda: any(second.glob("at-train-*.ckpt"))),
+    ):
+        wait_while_it_runs(process, said, there)
+        os.kill(processes_of(process.pid)[cell], signal.SIGSTOP)
     process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    for pid in processes_of(process.pid).values():
+        os.kill(pid, signal.SIGCONT)
     assert process.wait(timeout=120) == 130
     assert {record(out, cell)["status"] for cell in (CELL, OTHER)} == {"interrupted"}
     return out

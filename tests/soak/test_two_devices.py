@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "codec.clips=32", "budget.clips=320", "train.warmup_clips=8", "extractor.steps=4", "sampling.steps=4",
     "sampling.batch_clips=2", "protocol.n_real=8", "protocol.n_generated=8", "checkpoint.every_clips=32",
+    "data.frames=4", "protocol.frames=4",
 ]  # fmt: skip
 CELLS = ("lavita-v1-s0", "pvdm-s0")
 # Two processes sum a batch in another order: the losses of single steps differ by 5e-7 (tests/train/

@@ -38,6 +38,7 @@ from lavita.results.shared import SharedArtifacts, read_shared, write_shared, wr
 from lavita.training import checkpoint, distributed
 from lavita.training.arithmetic import arithmetic
 from lavita.training.checkpoint import Stopped
+from lavita.training.stage import StagePlan
 
 # Kernel distances and sanity rows compare halves of two clips.
 FEWEST_CLIPS = 4
@@ -71,11 +72,24 @@ def check_experiments(
             source.clips(stage.module, 0, 0)
         methods.append((one, stages[-1].module))
         if machine is not None and one.label not in fitting:
-            check_machine(one, stages, num_classes, machine[0])
+            check_fitting(one, stages, num_classes, machine[0])
             fitting.add(one.label)
     if machine is not None:
         check_disk(methods, machine[1])
     return real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
+
+
+def check_fitting(one: Experiment, stages: list[StagePlan], num_classes: int | None, memory: Memory) -> None:
+    """Raise ValueError where a run does not fit the machine. A method whose own code fails is left to its own run,
+    which says so in its row while the others go on.
+    """
+    try:
+        check_machine(one, stages, num_classes, memory)
+    except ValueError:
+        raise
+    except Exception as error:
+        said = str(error).strip().splitlines()[:1]
+        emit(Note(f"{one.label}: its memory could not be counted: {': '.join([type(error).__name__, *said])}"))
 
 
 def reads_latents(experiment: Experiment, num_classes: int | None) -> bool:

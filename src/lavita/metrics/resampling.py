@@ -174,9 +174,9 @@ def chi_squared_factor(freedom: float, t: float) -> float:
     """The value that a chi-squared variable exceeds as often as a normal one exceeds t, in standard deviations from
     the mean. t: below 38, where the probability becomes 0 in float64.
     """
-    from scipy import stats  # half a second, which a table without intervals need not take
+    from scipy.special import chdtri, ndtr  # a moment, which a table without intervals need not take
 
-    return float(stats.chi2.isf(stats.norm.sf(t), freedom) - freedom) / math.sqrt(2 * freedom)
+    return float(chdtri(freedom, ndtr(-t)) - freedom) / math.sqrt(2 * freedom)
 
 
 # Of a part's distance. The spread that parts are drawn for is known to some per cent.

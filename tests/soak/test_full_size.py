@@ -21,7 +21,8 @@ from lavita.speed.stand_ins import write_ucf101
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
-MINUTES, MOST_BYTES = 15, 24 * GIB
+# Alone on two cores with AVX-512 it takes some minutes, on older ones a quarter of an hour; after this it hangs.
+HANGING_MINUTES, MOST_BYTES = 60, 24 * GIB
 # I3D halves time three times: no clip is shorter. Two clips of training, two steps of sampling; four clips of the
 # untrained network and four of the trained one are scored, the fewest that a score takes.
 FRAMES = 9
@@ -35,7 +36,7 @@ FAST_BF16 = ("avx512_bf16", "amx_bf16")
 FLOAT32 = ["compute.precision=32-true", "sampling.precision=32-true"]
 # Fold 1 of UCF101, and the protocol's number of clips.
 TRAIN, HELDOUT, CLIPS = 9537, 3783, 2048
-TINY_MINUTES, TINY_BYTES = 20, 2 * GIB
+TINY_BYTES = 2 * GIB
 TINY = [
     "data.frames=4", "protocol.frames=4", "data.interval=1", "protocol.real_interval=1",
     "protocol.generated_interval=1", "budget.clips=96", "codec.clips=32", "train.warmup_clips=8", "extractor.steps=4",
@@ -95,7 +96,7 @@ def rehearsed(tmp_path_factory):
     base = tmp_path_factory.mktemp("full-size")
     inputs = rehearsal.write_inputs(base / "inputs", train=4, heldout=1, frames=26, clip_frames=FRAMES)
     words = rehearsal.command(inputs, base / "out", base / "cache", [*SMALL, *arithmetic()])
-    done = run(words, base / "said.txt", MINUTES)
+    done = run(words, base / "said.txt", HANGING_MINUTES)
     report("tier paper", done)
     assert done.status == 0, done.said[-3000:]
     return base / "out", done
@@ -106,7 +107,7 @@ def test_the_published_setting_ends_with_a_table_row(rehearsed):
     with open(out / "table.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["method"] == "lavita-v1" and float(row[next(key for key in row if key.startswith("fvd_"))]) >= 0
-    assert done.peak_bytes < MOST_BYTES and done.seconds < 60 * MINUTES
+    assert done.peak_bytes < MOST_BYTES
 
 
 def test_no_network_was_replaced(rehearsed):
@@ -123,7 +124,7 @@ def test_no_network_was_replaced(rehearsed):
 def test_the_stages_are_timed(rehearsed):
     found = {one.name: one.value for one in rehearsal.stages(rehearsed[0])}
     print("\n".join(f"{name}: {value:.4g}" for name, value in found.items()))
-    assert found["stage train"] > 0 and found["sampling (train)"] > 0 and found["sampling (untrained)"] >= 0
+    assert found["stage train"] > 0 and found["sampling (train)"] > 0 and "sampling (untrained)" not in found
 
 
 def test_its_audit_has_no_failure(rehearsed):
@@ -137,7 +138,7 @@ def test_all_videos_and_all_clips_end_in_minutes(tmp_path):
     root = write_ucf101(tmp_path / "videos", TRAIN, HELDOUT, frames=8, files=64, side=48)
     words = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--suite", "ucf101", "--tier", "demo"]
     words += ["--methods", "lavita-v1", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    done = run([*words, f"data.root={root}", *TINY], tmp_path / "said.txt", TINY_MINUTES)
+    done = run([*words, f"data.root={root}", *TINY], tmp_path / "said.txt", HANGING_MINUTES)
     report("9,537 videos, 2,048 clips", done)
     assert done.status == 0, done.said[-3000:]
     assert done.peak_bytes < TINY_BYTES

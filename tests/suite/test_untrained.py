@@ -12,15 +12,28 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from lavita.config.plan import make_plan
 from lavita.experiment import untrained
-from lavita.experiment.untrained import HELD, MINE, SCORES, THERE, SharedPlace, key_of, probe, untrained_scores
+from lavita.experiment.untrained import (
+    HELD,
+    MINE,
+    SCORES,
+    THERE,
+    NotZero,
+    SharedPlace,
+    key_of,
+    known_zeros,
+    probe,
+    untrained_scores,
+)
 from lavita.methods.build import build_method, empty_codec
 from lavita.results.resume_store import ResumeStore
 from lavita.results.scores import Score
+from lavita.sampling.generate import generate
 from lavita.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +89,37 @@ def test_a_network_that_gives_anything_else_shares_nothing(tmp_path):
     assert not one.method.network._forward_hooks
     given = replace(one.experiment, sampling=replace(one.experiment.sampling, task="prediction"))
     assert untrained.shared_key(SimpleNamespace(**vars(one) | {"experiment": given})) is None
+
+
+@pytest.mark.parametrize("name", ["lavita-v3", "pvdm"])
+def test_known_zeros_give_the_same_clips_without_computing_them(name, tmp_path):
+    one = setup(tmp_path, name)
+    network, calls = one.method.network, []
+    counted = next(network.children()).register_forward_hook(lambda *_: calls.append(1))
+    whole = made(one)
+    asked = len(calls)
+    with known_zeros(network, wanted=True):
+        short = made(one)
+    assert np.array_equal(whole, short) and 0 < len(calls) - asked < asked
+    counted.remove()
+    assert "forward" not in vars(network)
+    assert np.array_equal(made(one), whole)
+
+
+def made(one: SimpleNamespace) -> np.ndarray:
+    """Six clips in passes of four and two."""
+    e = one.experiment
+    return generate(one.method, e.sampling, 6, 0, one.shared.classes, lambda *_: None).clips.array()
+
+
+def test_what_is_no_longer_zero_is_not_taken_for_it(tmp_path):
+    one = setup(tmp_path, "dit")
+    with torch.no_grad():
+        one.method.network.final_layer.linear.bias[-1] = 1e-30
+    with known_zeros(one.method.network, wanted=False):
+        assert np.isfinite(made(one)).all()
+    with known_zeros(one.method.network, wanted=True), pytest.raises(NotZero):
+        made(one)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from lavita.experiment.scoring import Scorer
 from lavita.experiment.sessions import reason_of, session, status_of
 from lavita.experiment.setup import Setup, set_up
 from lavita.experiment.train import HELDOUT_CLIPS, train
-from lavita.experiment.untrained import STAGE, at_its_start, shared_key, untrained_scores
+from lavita.experiment.untrained import STAGE, at_its_start, known_zeros, shared_key, untrained_scores
 from lavita.results.attempts import PROGRESS
 from lavita.results.resume_store import ResumeStore
 from lavita.results.scores import Score
@@ -50,7 +50,9 @@ def work(setup: Setup, folder: Path, store: ResumeStore) -> None:
     out, key = folder / STAGE, shared_key(setup)
 
     def score(at_start: Setup) -> list[Score]:
-        return score_method(at_start, scorer, STAGE, out, store)
+        zeros = key is not None
+        with known_zeros(getattr(at_start.method, "network", None), zeros):
+            return score_method(at_start, scorer, STAGE, out, store, timed=not zeros)
 
     untrained = untrained_scores(setup, out, store, score, key, wait=False)
     free_memory()
@@ -65,10 +67,12 @@ def work(setup: Setup, folder: Path, store: ResumeStore) -> None:
         complete(folder, setup, spent, scores, weights_hash)
 
 
-def score_method(setup: Setup, scorer: Scorer | None, stage: str, out: Path, store: ResumeStore) -> list[Score]:
+def score_method(
+    setup: Setup, scorer: Scorer | None, stage: str, out: Path, store: ResumeStore, timed: bool = True
+) -> list[Score]:
     """Sample the protocol's clips, keep them without loss, and score them; one score per metric.
 
-    Every process samples its part; scorer None: another one scores.
+    Every process samples its part; scorer None: another one scores. timed: the scores say how long sampling took.
     """
     name = "sample" if stage == "train" else "sample untrained"
     experiment, conditions = setup.experiment, setup.conditions
@@ -85,7 +89,7 @@ def score_method(setup: Setup, scorer: Scorer | None, stage: str, out: Path, sto
         if out.is_dir():
             shutil.rmtree(out)  # of a process that was killed while it wrote them
         save_samples(out, made, experiment.method, experiment.cell, sampling, stage == "train", condition=remark)
-        seconds = made.seconds / len(made.clips)
+        seconds = made.seconds / len(made.clips) if timed else None
         scored = scorer.score(made.clips, out.with_suffix(".npz"), stage == "train", store, f"score of {name}", stage)
         return [replace(score, sampling_seconds_per_clip=seconds).to_json() for score in scored]
 

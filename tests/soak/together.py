@@ -144,7 +144,8 @@ SPECIAL = {"diverge": diverge, "by-seconds": by_seconds, "apart": apart}
 def run(case: str, out: Path) -> dict[str, Any]:
     """A case, STRATEGY_PASSES_DTYPE_SYSTEM, by as many processes as there are."""
     strategy, passes, dtype, system = case.split("_")
-    compute = ComputeConfig("32-true", False, 1, int(passes), passes == "2", distributed.world(), 1, strategy, False)
+    a_pass = BATCH // (int(passes) * distributed.world())
+    compute = ComputeConfig("32-true", False, 1, a_pass, passes == "2", distributed.world(), 1, strategy, False)
     usual, every = torch.get_default_dtype(), callbacks.LOSS_EVERY
     torch.set_default_dtype(getattr(torch, dtype))
     callbacks.LOSS_EVERY = 1

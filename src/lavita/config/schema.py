@@ -213,7 +213,6 @@ class TrainConfig:
 
 
 PRECISIONS = ("32-true", "bf16-mixed")
-AUTO = "auto"
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ class Fidelity:
     """
 
     def __init__(self) -> None:
-        self.noise = PeakSignalNoiseRatio(data_range=255.0)
+        # Of several processes the first one scores: it must not wait for values of the others.
+        self.noise = PeakSignalNoiseRatio(data_range=255.0, sync_on_compute=False)
         self.similarities: list[Tensor] = []
 
     def add(self, before: np.ndarray, after: np.ndarray) -> None:

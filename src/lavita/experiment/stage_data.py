@@ -194,13 +194,13 @@ def store_latents(
     cache: Path,
 ) -> tuple[Path | None, StageRecord | None]:
     """Where the cache lies, filled, and the stage that it stands for on the ledger; None twice where it is only wanted
-    if the disk has room (data.latent_cache=auto) and it has not, or where the autoencoder has nothing to store.
+    if the disk has room (data.latent_cache=auto) and it has not.
 
     codec_folder: of an autoencoder that the suite trained. Raises ValueError.
     """
     codec, began, last = load_suite_codec(config, codec_folder).eval(), time.monotonic(), 0.0
     key, videos = latent_key(data, protocol, catalogue, codec, codec_hash), catalogue.split("train")
-    if data.latent_cache == AUTO and (why := reason_against(key, videos, config, cache)):
+    if data.latent_cache == AUTO and (why := reason_against(key, videos, cache)):
         emit(Note(f"latent cache: left out, {why}"))
         return None, None
 
@@ -219,10 +219,8 @@ def store_latents(
     return cache / key.name(), stage
 
 
-def reason_against(key: LatentKey, videos: Sequence[VideoEntry], config: CodecConfig, cache: Path) -> str:
+def reason_against(key: LatentKey, videos: Sequence[VideoEntry], cache: Path) -> str:
     """Why a latent cache is not made where it may be left out; "" for none."""
-    if config.kind == "pixels":
-        return "codec.kind=pixels has nothing to store"
     missing, free = bytes_missing(cache, key, videos), free_bytes(cache)
     if missing <= FREE_SHARE * free:
         return ""

@@ -187,12 +187,10 @@ def test_a_choice_wins_over_the_command_line_and_all_rows_of_a_method_can_be_nam
     assert [experiment.codec.kind for experiment in experiments] == ["suite", "pixels", "pixels"]
 
 
-def test_what_has_no_posterior_is_not_stored_unless_that_is_asked():
-    """Pixels: auto is no; yes stays yes, and is refused where they would be stored."""
-    stored = {e.label: e.data.latent_cache for e in make_plan("space", "paper", None, [0], [])}
-    assert stored == {"lavita-v1-latents": "auto", "lavita-v1-pixels-p16": False, "lavita-v1-pixels-p8": False}
-    asked = make_plan("space", "paper", None, [0], ["data.latent_cache=true"])
-    assert {e.data.latent_cache for e in asked} == {True}
+def test_pixels_are_not_to_be_stored():
+    assert {e.data.latent_cache for e in make_plan("space", "paper", None, [0], [])} == {"auto"}
+    with pytest.raises(ConfigError, match="data.latent_cache: got true, but pixels have no latents to store"):
+        make_plan("space", "paper", None, [0], ["data.latent_cache=true"])
 
 
 def test_only_what_a_row_varies_by_name_may_differ():

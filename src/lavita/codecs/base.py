@@ -46,6 +46,7 @@ class Codec(nn.Module):
     latent_channels: int
     downsample: int
     trained_clips: int = 0
+    has_posterior = True  # whether there are moments of a frame, from which its latent is drawn
 
     def encode(self, video: Tensor, rng: SampleRNG) -> Tensor:
         """One draw of the latent of each clip, (B, F, C, h, w)."""
@@ -85,6 +86,7 @@ class PixelCodec(Codec):
     name = "pixels"
     latent_channels = 3
     downsample = 1
+    has_posterior = False
 
     def encode(self, video: Tensor, rng: SampleRNG) -> Tensor:
         return video

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,7 +12,6 @@ from omegaconf.errors import OmegaConfBaseException
 from lavita.config.protocol import Protocol
 from lavita.config.registry import config_path, implementation_folder, names_in, read_yaml
 from lavita.config.schema import (
-    AUTO,
     GENERATION,
     BudgetConfig,
     CheckpointConfig,
@@ -300,8 +299,8 @@ def read_experiment(
     for name, cls in SECTIONS.items():
         if name != "protocol":
             sections[name] = read(cls, plain[name], name)
-    if sections["codec"].kind == "pixels" and sections["data"].latent_cache == AUTO:
-        sections["data"] = replace(sections["data"], latent_cache=False)  # pixels have no posterior to store
+    if sections["codec"].kind == "pixels" and sections["data"].latent_cache is True:
+        raise ConfigError("data.latent_cache: got true, but pixels have no latents to store; set auto or false")
     return Experiment(
         suite=suite.name,
         tier=tier,

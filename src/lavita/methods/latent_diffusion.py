@@ -24,12 +24,12 @@ class LatentDiffusion(VideoMethod):
     Source: Nichol & Dhariwal 2021; Peebles & Xie 2023.
     """
 
-    reads_latents = True
     unchanged = ("codec",)
 
     def __init__(self, context: MethodContext, config: Any) -> None:
         super().__init__(context, config)
         self.codec = context.codec.requires_grad_(False).eval()
+        self.reads_latents = self.codec.has_posterior
         self.schedule = Schedule.linear()
         side = self.codec.latent_side(context.resolution)
         self.latent_shape = (context.num_frames, self.codec.latent_channels, side, side)

@@ -1,4 +1,7 @@
-"""A data set -> its tree below a root, fetched from the addresses in configs/sources. Only this opens a connection."""
+"""A data set -> its tree below a root, fetched from the addresses in configs/sources and configs/small_sets.
+
+Only this opens a connection.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,11 @@ import yaml
 
 from lavita.config.registry import CONFIGS
 from lavita.config.schema import ConfigError, read
-from lavita.data.archives import NoUnpacker, check_rar_program, find_tree, finish, unpack
+from lavita.data.archives import NoUnpacker, check_rar_program, fill_hidden, find_tree, finish, unpack
 from lavita.data.catalogue import dataset_facts
 from lavita.data.download import DownloadError, NoSpace, PartialFile, download, file_sha256
+from lavita.data.recorded import SmallSet, read_small_set
+from lavita.data.small_sets import write_small_set
 from lavita.files import atomic_write_text
 
 FOLDER = CONFIGS / "sources"
@@ -105,6 +110,28 @@ def fetch_dataset(dataset: str, root: Path | str, say: Say = print, progress: Pr
     Raises ValueError for an unknown data set, and what fetch_source raises.
     """
     return fetch_source(read_source(dataset), root, say, progress)
+
+
+def fetch_small_set(name: str, root: Path | str, say: Say = print, progress: Progress | None = None) -> bool:
+    """fetch_source for a small set of configs/small_sets, whose one part is cut from published files.
+
+    Raises ValueError for an unknown set, NotAsRecorded where a frame that was cut is not the recorded one (nothing is
+    put in place then), and what fetch_source raises.
+    """
+    small = read_small_set(name)
+    return fetch_source(source_of(small), root, say, progress, partial(_cut, small))
+
+
+def source_of(small: SmallSet) -> Source:
+    """A small set as fetch_source takes it: one part, made from all of the published files."""
+    files = {
+        video.source: RemoteFile(
+            Path(video.source).name, (small.address + video.source,), video.source_bytes, video.source_sha256
+        )
+        for video in small.videos()
+    }
+    part = Part(small.holds, small.tree, (), small.unpacked_bytes, (Copy(small.by, tuple(files.values())),))
+    return Source(small.name, small.terms, small.how_to_get, (part,))
 
 
 def fetch_source(
@@ -233,6 +260,17 @@ def _unpack(part: Part, copy: Copy, root: Path, say: Say, progress: Progress) ->
     archive = root / DOWNLOADS / copy.files[-1].name
     say(f"{archive.name}: unpacking")
     unpack(archive, root, part.tree, partial(progress, f"{archive.name}, unpacked"))
+
+
+def _cut(small: SmallSet, part: Part, copy: Copy, root: Path, say: Say, progress: Progress) -> None:
+    say(f"{small.name}: cutting {len(small.videos())} videos")
+
+    def fill(content: Path) -> Path:
+        write_small_set(small, root / DOWNLOADS, content)
+        return content
+
+    fill_hidden(small.name, root, {path.split("/")[0] for path in part.tree}, fill)
+    finish(root)
 
 
 def _known(part: Part, copy: Copy, folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from lavita.commands.parser import Parser, exit_status
 from lavita.config.schema import one_of
 from lavita.data.catalogue import dataset_names
-from lavita.data.recorded import read_small_set, small_set_names
+from lavita.data.small_sets.recorded import read_small_set, small_set_names
 
 EPILOG = """\
 examples:

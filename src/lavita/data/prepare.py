@@ -20,8 +20,8 @@ from lavita.data.manifest import (
     rows_of,
     write_manifest,
 )
-from lavita.data.recorded import read_small_set, small_set_names
 from lavita.data.scan import scan
+from lavita.data.small_sets.recorded import read_small_set, small_set_names
 from lavita.data.trees import Listing
 
 
@@ -102,7 +102,7 @@ def prepare(options: Options, say: Callable[[str], None] = print) -> int:
 
 def other_frames(small_set: str, listing: Listing) -> list[str]:
     """A line "path: reason" for each video of a copy that has not the frames recorded for a small set."""
-    from lavita.data.small_sets import differences as frame_differences
+    from lavita.data.small_sets.cutting import differences as frame_differences
 
     found = [Path(item.path).relative_to(listing.base).as_posix() for item in listing.items]
     return frame_differences(read_small_set(small_set), listing.base, found)

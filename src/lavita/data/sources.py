@@ -22,8 +22,8 @@ from lavita.config.schema import ConfigError, read
 from lavita.data.archives import NoUnpacker, check_rar_program, fill_hidden, find_tree, finish, unpack
 from lavita.data.catalogue import dataset_facts
 from lavita.data.download import DownloadError, NoSpace, PartialFile, download, file_sha256
-from lavita.data.recorded import SmallSet, read_small_set
-from lavita.data.small_sets import write_small_set
+from lavita.data.small_sets.cutting import write_small_set
+from lavita.data.small_sets.recorded import SmallSet, read_small_set
 from lavita.files import atomic_write_text
 
 FOLDER = CONFIGS / "sources"

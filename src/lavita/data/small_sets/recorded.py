@@ -18,7 +18,7 @@ class RecordedVideo:
     """The columns of configs/small_sets/<name>.csv, one row per video.
 
     path: of the file or frame folder, below the root; frames: how many; rgb_sha256: of the frames before they are
-    written, uint8 (F, H, W, 3) RGB; decoded_sha256: of what the written video decodes to (small_sets.decoded_sha256);
+    written, uint8 (F, H, W, 3) RGB; decoded_sha256: of what the written video decodes to (cutting.decoded_sha256);
     source, source_bytes, source_sha256: the published file that it is cut from, below the set's address.
     """
 

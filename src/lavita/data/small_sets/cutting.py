@@ -20,7 +20,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from lavita.data.recorded import RecordedVideo, SmallSet
+from lavita.data.small_sets.recorded import RecordedVideo, SmallSet
 from lavita.data.video import UnreadableVideo, decode, each_frame
 
 WEIZMANN_SIDE = 64

@@ -102,6 +102,13 @@ def test_links_lead_to_files(page):
         assert (ROOT / page).parent.joinpath(target).exists(), target
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/choices.md", "docs/data.md"])
+def test_commands_need_nothing_from_outside_the_clone(page):
+    """Links of a page in docs/ may lead to the top of the clone; its commands begin there."""
+    text = re.sub(r"\]\([^)]*\)", "", (ROOT / page).read_text(encoding="utf-8"))
+    assert "../" not in text
+
+
 def test_systems_that_are_not_built_are_named_as_such():
     """What the comparison must hold, spelled out again: each is a method, or stands under `not yet` on both pages."""
     names = ["LVDM", "MCVD", "Video LDM", "Long Video GAN", "MoStGAN-V"]

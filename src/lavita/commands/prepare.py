@@ -10,12 +10,15 @@ from pathlib import Path
 from lavita.commands.parser import Parser, exit_status
 from lavita.config.schema import one_of
 from lavita.data.catalogue import dataset_names
+from lavita.data.small_sets.recorded import read_small_set, small_set_names
 
 EPILOG = """\
 examples:
   lavita prepare ucf101 /data/ucf101
   lavita prepare ucf101 /data/ucf101 --download
       first fetch the videos and lists from where the data set is published, resuming where a dead attempt stopped
+  lavita prepare weizmann data/weizmann --download
+      a small set for a first run, made from what others published: 72 clips, in UCF101's layout
   lavita prepare skytimelapse /readonly/sky --manifest sky.csv
   lavita prepare skytimelapse /readonly/sky --manifest sky.csv --verify
       is this copy still, file by file, the one that the manifest describes?
@@ -24,14 +27,16 @@ The manifest is a CSV, one row per video: path,video_id,group,class,split,frames
 status is ok, unreadable (broken or truncated), too_short, duplicate (same content or id as an earlier video, or a group
 that stands in both splits), empty or not_video. The fingerprint is the sha256 of the sorted lines "video_id sha256
 split"; it is the one that stands in every row of a table. Good results are remembered, so that run.py need not decode
-again what did not change.
-Exit status: 0 all videos are ok (with --verify: and equal to the manifest), 1 otherwise, 2 bad arguments or data.
+again what did not change. Of a small set, every frame is also compared with the recorded hashes.
+Exit status: 0 all videos are ok (with --verify: and equal to the manifest; of a small set: and as recorded), 1
+otherwise, 2 bad arguments or data.
 """
 
 
 def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser = Parser(prog, __doc__, EPILOG)
-    parser.add_argument("dataset", metavar="DATASET", help=f"one of {', '.join(dataset_names())}")
+    sets = f"one of {', '.join(dataset_names())}, or a small set: {', '.join(small_set_names())}"
+    parser.add_argument("dataset", metavar="DATASET", help=sets)
     parser.add_argument("root", metavar="ROOT", type=Path, help="the folder that holds the data set's tree")
     parser.add_argument(
         "--manifest", type=Path, metavar="FILE", help="where the manifest is (default: ROOT/manifest.csv)"
@@ -51,7 +56,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
         if value is not None and value < 1:
             parser.error(f"--{name}: got {value}, wanted at least 1")
     try:
-        one_of("DATASET", arguments.dataset, dataset_names())
+        one_of("DATASET", arguments.dataset, (*dataset_names(), *small_set_names()))
     except ValueError as error:
         parser.error(str(error))
     return arguments
@@ -67,7 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
 
         if not fetched(arguments.dataset, arguments.root):
             return 1
-    return prepare(Options(**{key: value for key, value in vars(arguments).items() if key != "download"}))
+    values = {key: value for key, value in vars(arguments).items() if key != "download"} | {"small_set": None}
+    if arguments.dataset in small_set_names():
+        values |= {"small_set": arguments.dataset, "dataset": read_small_set(arguments.dataset).dataset}
+    return prepare(Options(**values))
 
 
 def main(argv: Sequence[str], prog: str = "lavita prepare") -> int:

@@ -123,25 +123,40 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _unpack_hidden(archive: Path, target: Path, tree: Sequence[str], report: Report) -> None:
-    """Check the list, unpack into a hidden folder of target, and write the plan that makes it count."""
+    """Check the list, and unpack into a hidden folder of target."""
     read = _reader(archive)
     with closing(read(archive)) as entries:
         expected = checked_paths(archive, entries, shutil.disk_usage(target).free)
-    names = sorted({path.split("/")[0] for path in tree or expected})
-    for name in names:
-        if os.path.lexists(target / name):
-            raise UnpackError(f"{target / name}: is already there, so {archive.name} is not unpacked; move it away")
-    hidden = Path(tempfile.mkdtemp(prefix=f".{archive.name}.", suffix=SUFFIX, dir=target))
-    try:
-        content = hidden / "content"
-        content.mkdir()
+
+    def fill(content: Path) -> Path:
         with closing(read(archive)) as entries:
             _write(archive, entries, expected, content, report)
         base = find_tree(content, tree, depth=2)
         if base is None:
             tops = sorted({path.split("/")[0] for path in expected})
             raise UnpackError(f"{archive}: holds {', '.join(tops[:5])}, expected {', '.join(tree)}")
-        plan = {"archive": archive.name, "base": base.relative_to(hidden).as_posix(), "names": names}
+        return base
+
+    fill_hidden(archive.name, target, {path.split("/")[0] for path in tree or expected}, fill)
+
+
+def fill_hidden(label: str, target: Path, names: Iterable[str], fill: Callable[[Path], Path]) -> None:
+    """Have a hidden folder of target filled, and write the plan that makes it count; finish moves it into place.
+
+    label: what it is made from; names: the files and folders to be put into target; fill: given an empty folder, puts
+    these names into it or below and returns the folder that holds them.
+    Raises UnpackError where one of the names is in target already. Nothing is left where anything is raised.
+    """
+    names = sorted(names)
+    for name in names:
+        if os.path.lexists(target / name):
+            raise UnpackError(f"{target / name}: is already there, so {label} is not unpacked; move it away")
+    hidden = Path(tempfile.mkdtemp(prefix=f".{label}.", suffix=SUFFIX, dir=target))
+    try:
+        content = hidden / "content"
+        content.mkdir()
+        base = fill(content)
+        plan = {"archive": label, "base": base.relative_to(hidden).as_posix(), "names": names}
         atomic_write_text(hidden / PLAN, json.dumps(plan))
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)

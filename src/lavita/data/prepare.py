@@ -21,16 +21,18 @@ from lavita.data.manifest import (
     write_manifest,
 )
 from lavita.data.scan import scan
+from lavita.data.small_sets.recorded import read_small_set, small_set_names
 from lavita.data.trees import Listing
 
 
 def fetched(dataset: str, root: Path) -> bool:
-    """Whether a data set's tree is in root now; where it must be asked for, how to ask has been printed.
+    """Whether the tree of a data set, or of a small set, is in root now; where it must be asked for, how to ask has
+    been printed.
 
     Raises ValueError, in one line, for what went wrong; the same command then resumes.
     """
     # Imported here, so that nothing else ever loads the code that opens a connection.
-    from lavita.data.sources import fetch_dataset
+    from lavita.data.sources import fetch_dataset, fetch_small_set
 
     display = Display()
     channel = display.channel(f"download of {dataset}")
@@ -41,7 +43,8 @@ def fetched(dataset: str, root: Path) -> bool:
         channel.show(Progress(f"{name} (MiB)", done // unit, -(-(total or done + unit) // unit)))
 
     try:
-        return fetch_dataset(dataset, root, display.line, progress)
+        fetch = fetch_small_set if dataset in small_set_names() else fetch_dataset
+        return fetch(dataset, root, display.line, progress)
     finally:
         channel.close()
         display.end()
@@ -49,9 +52,13 @@ def fetched(dataset: str, root: Path) -> bool:
 
 @dataclass(frozen=True)
 class Options:
-    """What prepare.py is asked for. manifest None: in the root. frames, interval: the shortest clip that must fit."""
+    """What prepare.py is asked for. manifest None: in the root. frames, interval: the shortest clip that must fit.
+
+    small_set: whose recorded frames the copy must have, None for a data set as it is published.
+    """
 
     dataset: str
+    small_set: str | None
     root: Path
     manifest: Path | None
     verify: bool
@@ -63,7 +70,8 @@ class Options:
 
 
 def prepare(options: Options, say: Callable[[str], None] = print) -> int:
-    """Check every video by decoding it; returns 0 where all are well (and equal to the manifest), else 1.
+    """Check every video by decoding it; returns 0 where all are well (and equal to the manifest and to the recorded
+    frames of a small set), else 1.
 
     Raises ValueError for a root, fold or manifest that can't be used, before anything is decoded.
     """
@@ -86,7 +94,28 @@ def prepare(options: Options, say: Callable[[str], None] = print) -> int:
         for line in changed:
             say(f"differs: {line}")
         say(f"manifest     {path}: {f'{len(changed)} videos differ' if changed else 'equal'}")
-    return 0 if all_well(listing, rows) and not changed else 1
+    others = other_frames(options.small_set, listing) if options.small_set else []
+    if options.small_set:
+        say(f"recorded     {recorded_line(options.small_set, others)}")
+    return 0 if all_well(listing, rows) and not changed and not others else 1
+
+
+def other_frames(small_set: str, listing: Listing) -> list[str]:
+    """A line "path: reason" for each video of a copy that has not the frames recorded for a small set."""
+    from lavita.data.small_sets.cutting import differences as frame_differences
+
+    found = [Path(item.path).relative_to(listing.base).as_posix() for item in listing.items]
+    return frame_differences(read_small_set(small_set), listing.base, found)
+
+
+def recorded_line(small_set: str, others: list[str]) -> str:
+    """Whether a copy has the recorded frames of a small set, and what to do where it has not."""
+    if not others:
+        return f"{small_set}: equal, frame by frame"
+    return (
+        f"{small_set}: {len(others)} videos differ, such as {others[0]}; fetch it into an empty folder; if it still "
+        "differs, this machine's encoder rounds otherwise (docs/data.md) and the documents' numbers are of another copy"
+    )
 
 
 def checked_rows(options: Options, listing: Listing) -> list[Row]:

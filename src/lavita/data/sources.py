@@ -1,4 +1,7 @@
-"""A data set -> its tree below a root, fetched from the addresses in configs/sources. Only this opens a connection."""
+"""A data set -> its tree below a root, fetched from the addresses in configs/sources and configs/small_sets.
+
+Only this opens a connection.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,11 @@ import yaml
 
 from lavita.config.registry import CONFIGS
 from lavita.config.schema import ConfigError, read
-from lavita.data.archives import NoUnpacker, check_rar_program, find_tree, finish, unpack
+from lavita.data.archives import NoUnpacker, check_rar_program, fill_hidden, find_tree, finish, unpack
 from lavita.data.catalogue import dataset_facts
 from lavita.data.download import DownloadError, NoSpace, PartialFile, download, file_sha256
+from lavita.data.small_sets.cutting import write_small_set
+from lavita.data.small_sets.recorded import SmallSet, read_small_set
 from lavita.files import atomic_write_text
 
 FOLDER = CONFIGS / "sources"
@@ -26,6 +31,7 @@ DOWNLOADS = ".download"  # below the root; layouts leave hidden names out
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int | None], None]
+Make = Callable[["Part", "Copy", Path, Say, Progress], None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,9 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Copy:
-    """An archive with the files of a part: one file, or volumes of which the last is the one to open. by: whose."""
+    """The files of a part: an archive, in one file or in volumes of which the last is the one to open, or files that a
+    part is made from. by: whose.
+    """
 
     by: str
     files: tuple[RemoteFile, ...]
@@ -56,7 +64,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class Part:
-    """What comes in one archive.
+    """What comes in one archive, or is made from the files of one publication.
 
     holds: a word on it; tree: its paths below the root; other_trees: how it stands where the root is another folder of
     the published tree; unpacked_bytes: null where no source says; copies: to be tried in turn, none: not fetched.
@@ -97,16 +105,49 @@ def _read_part_list(cls: type, values: dict[str, Any], where: str) -> Any:
 
 
 def fetch_dataset(dataset: str, root: Path | str, say: Say = print, progress: Progress | None = None) -> bool:
-    """Put what is missing of a data set's tree below root; True if all is there now, False if it must be asked for.
+    """fetch_source for a data set of configs/datasets, whose parts are archives.
+
+    Raises ValueError for an unknown data set, and what fetch_source raises.
+    """
+    return fetch_source(read_source(dataset), root, say, progress)
+
+
+def fetch_small_set(name: str, root: Path | str, say: Say = print, progress: Progress | None = None) -> bool:
+    """fetch_source for a small set of configs/small_sets, whose one part is cut from published files.
+
+    Raises ValueError for an unknown set, NotAsRecorded where a frame that was cut is not the recorded one (nothing is
+    put in place then), and what fetch_source raises.
+    """
+    small = read_small_set(name)
+    return fetch_source(source_of(small), root, say, progress, partial(_cut, small))
+
+
+def source_of(small: SmallSet) -> Source:
+    """A small set as fetch_source takes it: one part, made from all of the published files."""
+    files = {
+        video.source: RemoteFile(
+            Path(video.source).name, (small.address + video.source,), video.source_bytes, video.source_sha256
+        )
+        for video in small.videos()
+    }
+    part = Part(small.holds, small.tree, (), small.unpacked_bytes, (Copy(small.by, tuple(files.values())),))
+    return Source(small.name, small.terms, small.how_to_get, (part,))
+
+
+def fetch_source(
+    source: Source, root: Path | str, say: Say = print, progress: Progress | None = None, make: Make | None = None
+) -> bool:
+    """Put what is missing of a source's tree below root; True if all is there now, False if it must be asked for.
 
     A part that stands below root, or in a folder of it, is left alone; for False, say gets the text on how to ask.
-    Terms and space are said first. Archives are collected in ROOT/.download, where one put by hand is used too, and
-    removed once their tree is in place; ROOT/.download/<archive>.json keeps their size and sha256. A call that was
+    Terms and space are said first. Files are collected in ROOT/.download, where one put by hand is used too, and
+    removed once their tree is in place; ROOT/.download/<file>.json keeps their size and sha256. A call that was
     killed or failed is resumed by the next.
-    say: takes a line of text; progress: a file's name, bytes done and in all (None if unknown).
-    Raises DownloadError (NoSpace), UnpackError (NoUnpacker), each one line; ValueError for an unknown data set.
+    say: takes a line of text; progress: a file's name, bytes done and in all (None if unknown); make: puts the tree of
+    a part below root from the files of a copy of it, None where they are an archive to be unpacked.
+    Raises DownloadError (NoSpace), UnpackError (NoUnpacker), each one line, and what make raises.
     """
-    source, root = read_source(dataset), Path(root).expanduser().resolve()
+    root, make = Path(root).expanduser().resolve(), make or _unpack
     missing = _missing(source, root)
     if not all(part.copies for part in missing):
         say(source.how_to_get.replace("ROOT", str(root)))
@@ -114,21 +155,21 @@ def fetch_dataset(dataset: str, root: Path | str, say: Say = print, progress: Pr
     try:
         if missing or _used_archives(source, root):
             with _alone(root / DOWNLOADS):
-                _fetch_missing(source, root, say, progress or (lambda name, done, total: None))
+                _fetch_missing(source, root, say, progress or (lambda name, done, total: None), make)
     except OSError as error:
         reason = f"{error.filename or root}: {error.strerror or error}"
         raise DownloadError(f"{reason}; mend that, then the same command resumes") from None
-    say(f"{dataset}: all its folders are in {root}")
+    say(f"{source.name}: all its folders are in {root}")
     return True
 
 
-def _fetch_missing(source: Source, root: Path, say: Say, progress: Progress) -> None:
+def _fetch_missing(source: Source, root: Path, say: Say, progress: Progress, make: Make) -> None:
     finish(root)
     missing = _missing(source, root)
     if missing:
         _announce(source, missing, root, say)
     for part in missing:
-        _fetch_part(source, part, root, say, progress)
+        _fetch_part(source, part, root, say, progress, make)
     for path in _used_archives(source, root):
         path.unlink()
 
@@ -187,11 +228,11 @@ def _kept(folder: Path, copy: Copy) -> int:
     return sum(target.stat().st_size if target.exists() else PartialFile(target).num_bytes() for target in targets)
 
 
-def _fetch_part(source: Source, part: Part, root: Path, say: Say, progress: Progress) -> None:
+def _fetch_part(source: Source, part: Part, root: Path, say: Say, progress: Progress, make: Make) -> None:
     """Try the copies in turn; one of which some bytes have come is stayed with. Raises what the last one raised."""
     for number, copy in enumerate(part.copies, start=1):
         try:
-            return _fetch_copy(part, copy, root, say, progress)
+            return _fetch_copy(part, copy, root, say, progress, make)
         except (DownloadError, NoUnpacker) as error:
             if isinstance(error, NoSpace):
                 raise
@@ -201,18 +242,35 @@ def _fetch_part(source: Source, part: Part, root: Path, say: Say, progress: Prog
             say(f"{error}; taking the copy by {part.copies[number].by}")
 
 
-def _fetch_copy(part: Part, copy: Copy, root: Path, say: Say, progress: Progress) -> None:
+def _fetch_copy(part: Part, copy: Copy, root: Path, say: Say, progress: Progress, make: Make) -> None:
     folder = root / DOWNLOADS
     archive = folder / copy.files[-1].name
     if archive.suffix == ".rar":
         check_rar_program(archive)  # raises before the gigabytes come, not after
+    what = archive.name if len(copy.files) == 1 else f"{len(copy.files)} files up to {archive.name}"
+    say(f"{what}, by {copy.by} ({part.holds}): downloading")
     for file in copy.files:
-        say(f"{file.name}, by {copy.by} ({part.holds}): downloading")
         report = partial(progress, file.name)
         download(file.addresses, folder / file.name, file.num_bytes, file.sha256, report)
     atomic_write_text(copy.record(folder), json.dumps(_known(part, copy, folder), indent=1) + "\n")
+    make(part, copy, root, say, progress)
+
+
+def _unpack(part: Part, copy: Copy, root: Path, say: Say, progress: Progress) -> None:
+    archive = root / DOWNLOADS / copy.files[-1].name
     say(f"{archive.name}: unpacking")
     unpack(archive, root, part.tree, partial(progress, f"{archive.name}, unpacked"))
+
+
+def _cut(small: SmallSet, part: Part, copy: Copy, root: Path, say: Say, progress: Progress) -> None:
+    say(f"{small.name}: cutting {len(small.videos())} videos")
+
+    def fill(content: Path) -> Path:
+        write_small_set(small, root / DOWNLOADS, content)
+        return content
+
+    fill_hidden(small.name, root, {path.split("/")[0] for path in part.tree}, fill)
+    finish(root)
 
 
 def _known(part: Part, copy: Copy, folder: Path) -> dict[str, Any]:

@@ -14,10 +14,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -93,14 +93,28 @@ def record(out: Path, cell: str) -> dict:
     return json.loads((out / "cells" / cell / "record.json").read_text())
 
 
-def wait_while_it_runs(process: subprocess.Popen, said: Path, what: Callable[[], object]) -> None:
-    """Wait for a moment of a run that has not ended before it."""
+def wait_while_it_runs(process: subprocess.Popen, said: Path, what: Callable[[], Any]) -> Any:
+    """Wait for a moment of a run that has not ended before it; what the function gave then."""
 
-    def look() -> object:
+    def look() -> Any:
         assert process.poll() is None, said.read_text()[-3000:]
         return what()
 
-    wait_for(look, 240)
+    return wait_for(look, 240)
+
+
+def stopped_where(process: subprocess.Popen, said: Path, there: Mapping[str, Callable[[], object]]) -> dict[str, int]:
+    """The processes of runs, each made to stand still as soon as it is where it should be: none is long past that when
+    the last one comes to it."""
+    pids = {}
+    while there.keys() - pids.keys():
+        cell = wait_while_it_runs(
+            process, said, lambda: next((cell for cell in there if cell not in pids and there[cell]()), None)
+        )
+        pids[cell] = processes_of(process.pid)[cell]
+        os.kill(pids[cell], signal.SIGSTOP)
+        wait_for(lambda cell=cell: state_of(pids[cell]) == "T", 10)
+    return pids
 
 
 @contextmanager
@@ -256,12 +270,12 @@ def test_asked_to_stop(how, quiet, tmp_path):
     """Both runs keep where they are; one that does not listen is killed by the second Ctrl-C."""
     out, said = tmp_path / "out", tmp_path / "said.txt"
     process = start(words(out, quiet), said)
-    wait_while_it_runs(process, said, lambda: all(kept_something(out / "cells" / cell) for cell in (CELL, OTHER)))
-    pids = processes_of(process.pid)
+    there = {cell: lambda cell=cell: kept_something(out / "cells" / cell) for cell in (CELL, OTHER)}
+    pids = stopped_where(process, said, there)
     deaf = how == "Ctrl-C twice"
-    if deaf:
-        os.kill(pids[CELL], signal.SIGSTOP)
-        wait_for(lambda: state_of(pids[CELL]) == "T", 10)
+    for cell, pid in pids.items():
+        if cell == OTHER or not deaf:
+            os.kill(pid, signal.SIGCONT)
     process.send_signal(signal.SIGTERM if how == "SIGTERM" else signal.SIGINT)
     if deaf:
         wait_while_it_runs(process, said, lambda: "Ctrl-C again kills them" in said.read_text())
@@ -327,15 +341,11 @@ def interrupted(quiet, tmp_path_factory) -> Path:
     out, said = base / "out", base / "said.txt"
     process = start(words(out, quiet), said)
     second = out / "cells" / OTHER / "progress"
-    for cell, there in (
-        (CELL, lambda: kept_something(out / "cells" / CELL)),
-        (OTHER, lambda: any(second.glob("at-train-*.ckpt"))),
-    ):
-        wait_while_it_runs(process, said, there)
-        os.kill(processes_of(process.pid)[cell], signal.SIGSTOP)
+    there = {CELL: lambda: kept_something(out / "cells" / CELL), OTHER: lambda: any(second.glob("at-train-*.ckpt"))}
+    pids = stopped_where(process, said, there)
     process.send_signal(signal.SIGTERM)
     time.sleep(1)
-    for pid in processes_of(process.pid).values():
+    for pid in pids.values():
         os.kill(pid, signal.SIGCONT)
     assert process.wait(timeout=120) == 130
     assert {record(out, cell)["status"] for cell in (CELL, OTHER)} == {"interrupted"}

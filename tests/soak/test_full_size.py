@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
 # Alone on two cores with AVX-512 it takes some minutes, on older ones a quarter of an hour; after this it hangs.
 HANGING_MINUTES, MOST_BYTES = 60, 24 * GIB
-# No loader processes: each would keep the memory that the run had when it began, weights and average, which on a CPU are
-# then changed. I3D halves time three times: no clip is shorter. Two clips of training, two steps of sampling; four clips of the
-# untrained network and four of the trained one are scored, the fewest that a score takes.
+# No loader processes: each would keep the memory that the run had when it began, weights and average, which on a CPU
+# are then changed. I3D halves time three times: no clip is shorter. Two clips of training, two steps of sampling; four
+# clips of the untrained network and four of the trained one are scored, the fewest that a score takes.
 FRAMES = 9
 SMALL = [
     f"data.frames={FRAMES}", f"protocol.frames={FRAMES}", "budget.clips=2", "train.batch_clips=2", "sampling.steps=2",

@@ -42,7 +42,7 @@ EVERY, BATCH = 16, 8
 SETTING = [
     "budget.clips=192", "codec.clips=64", f"checkpoint.every_clips={EVERY}", "train.warmup_clips=8",
     "extractor.steps=4", "sampling.steps=4", "sampling.batch_clips=4", "protocol.n_real=24", "protocol.n_generated=24",
-    "data.frames=4", "protocol.frames=4", "model.autoencoder_share=0.3", "model.adversarial_share=0.2",
+    "model.autoencoder_share=0.3", "model.adversarial_share=0.2",
 ]  # fmt: skip
 METHODS = ["pvdm", "lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "dit-joint", "vdt"]
 COLUMNS = ["number", "cell", "killed", "aim", "stage", "clips_logged", "clips_kept", "part_file", "resumed_from"]

@@ -102,7 +102,7 @@ def write_c3d(path: Path, network: C3D | None = None) -> Path:
 def write_ucf101(root: Path, train: int, heldout: int, frames: int, files: int | None = None, side: int = 240) -> Path:
     """A tree of UCF101 with so many videos a split, 4/3 as wide as high, 101 classes, 10 videos a performer.
 
-    files: how many different videos are encoded, the others being links to them with some bytes added, since no two
+    files: how many different videos of a split are encoded, the others being those with some bytes added, since no two
     videos of a data set may be equal; None: all.
     """
     lists = root / "ucfTrainTestlist"
@@ -110,20 +110,20 @@ def write_ucf101(root: Path, train: int, heldout: int, frames: int, files: int |
     names = [f"Class{number:03d}" for number in range(1, 102)]
     (lists / "classInd.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(names, start=1)))
     number = 0
-    made: list[bytes] = []
     for split, count, first_group in (("train", train, 8), ("test", heldout, 1)):
         lines = []
+        made: list[bytes] = []
         for position in range(count):
             name = names[position % len(names)]
             group, clip = divmod(position // len(names), 10)
             video = f"{name}/v_{name}_g{first_group + group:02d}_c{clip + 1:02d}.avi"
             path = root / "UCF-101" / video
             path.parent.mkdir(parents=True, exist_ok=True)
-            if files is None or number < files:
+            if files is None or position < files:
                 write_video(path, drawn(number, frames, side), 25, lossless=False)
                 made.append(path.read_bytes() if files is not None else b"")
             else:
-                path.write_bytes(made[number % len(made)] + number.to_bytes(8, "big"))
+                path.write_bytes(made[position % len(made)] + number.to_bytes(8, "big"))
             number += 1
             lines.append(video + (f" {names.index(name) + 1}" if split == "train" else "") + "\n")
         (lists / f"{split}list01.txt").write_text("".join(lines))

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 MOST_BYTES = 400  # of a lock file's line
-WAITING_SECONDS = 60.0  # between two signs of life of a process that waits
+WAITING_SECONDS = 60.0  # between two heartbeats of a process that waits
 
 
 class Held(ValueError):

@@ -21,7 +21,7 @@ from lavita.speed.stand_ins import write_ucf101
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
-# Alone on two cores with AVX-512 it takes some minutes, on older ones twenty; after this it hangs.
+# On two cores without AVX-512 it takes 35 minutes of processor time; after this it hangs.
 HANGING_MINUTES, MOST_BYTES = 60, 24 * GIB
 # No loader processes: each would keep the memory that the run had when it began, weights and average, which on a CPU
 # are then changed. I3D halves time three times: no clip is shorter. Two clips of training, two steps of sampling; four

@@ -20,9 +20,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def part_of_cores(processes: int, most: int) -> int:
+    """Cores of each of so many processes on this machine: 1 at least, `most` at most."""
+    return max(1, min(most, usable_cores() // max(processes, 1)))
+
+
 def usual_threads(processes: int = 1) -> int:
-    """Of each of so many processes: its part of the cores, 1 at least and MOST_THREADS at most."""
-    return max(1, min(MOST_THREADS, usable_cores() // processes))
+    """Of each of so many processes."""
+    return part_of_cores(processes, MOST_THREADS)
 
 
 def in_threads(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lavita.data.ahead import usable_cores
+from lavita.data.ahead import part_of_cores
 from lavita.data.catalogue import Catalogue, VideoEntry
 from lavita.data.clips import (
     ClipShare,
@@ -36,7 +36,7 @@ MOST_WORKERS = 16
 def loader_workers(devices: int) -> int:
     """Loader processes of one training process among `devices` on this machine: its part of the cores that may be used,
     at least 1; more than MOST_WORKERS would only fill the memory."""
-    return max(1, min(MOST_WORKERS, usable_cores() // max(devices, 1)))
+    return part_of_cores(devices, MOST_WORKERS)
 
 
 class ResizedFrames:

@@ -99,7 +99,7 @@ def parts_of_all(
     def look(more: int = 0) -> None:
         nonlocal reported
         done = before + distributed.count_done(count, more)
-        if done != reported:  # who waits gives a sign of life only where others come on
+        if done != reported:  # a process that waits sends a heartbeat only where the others make progress
             reported = done
             report(done, total)
         checkpoint.check()

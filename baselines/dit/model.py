@@ -17,8 +17,11 @@ from lavita.nn.blocks import FinalLayer, ModulatedBlock, add_time, initialise_li
 from lavita.nn.embeddings import LabelEmbedder, PatchEmbed, TimestepEmbedder, frozen_sincos_table, sincos_1d, sincos_2d
 from lavita.shapes import check
 
-# name: (depth, width, heads): the official sizes, and XS, which is ours, for demos on a CPU.
-SIZES = {"XS": (6, 128, 4), "S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+# name: (depth, width, heads): the official sizes, and XXS and XS, which are ours, for a CPU.
+SIZES = {
+    "XXS": (4, 64, 2), "XS": (6, 128, 4), "S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16),
+    "XL": (28, 1152, 16),
+}  # fmt: skip
 MODES = ("frame", "joint")
 
 

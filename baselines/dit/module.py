@@ -15,7 +15,7 @@ from .model import MODES, SIZES, DiT, DiTConfig
 
 @dataclass(frozen=True)
 class Config:
-    """size: XS, S, B, L or XL; patch_size in latent pixels; mode: frame (independent frames) or joint.
+    """size: XXS, XS, S, B, L or XL; patch_size in latent pixels; mode: frame (independent frames) or joint.
 
     depth, width and num_heads, where not null, take the place of the named size's. match_params names a method
     whose parameter count depth and width were chosen by, before the configuration came here.

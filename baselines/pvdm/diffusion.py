@@ -15,15 +15,9 @@ from lavita.diffusion.schedule import Schedule
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 
 
-def pvdm_schedule(start: float = 0.0015, end: float = 0.0195, num_steps: int = 1000) -> Schedule:
-    """Betas whose square roots are evenly spaced from sqrt(start) to sqrt(end).
-
-    Source: Rombach et al. 2022, as PVDM configures it; github.com/sihyun-yu/PVDM at 793172f,
-    configs/latent-diffusion/base.yaml.
-    """
-    # On the CPU in any case: a schedule is a table, also where a network is only being counted.
-    roots = torch.linspace(start**0.5, end**0.5, num_steps, dtype=torch.float64, device="cpu")
-    return Schedule.from_betas(roots**2)
+def pvdm_schedule() -> Schedule:
+    """Source: github.com/sihyun-yu/PVDM at 793172f, configs/latent-diffusion/base.yaml."""
+    return Schedule.scaled_linear(0.0015, 0.0195)
 
 
 def noise_loss(network: NoisePredictor, schedule: Schedule, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -86,11 +80,3 @@ def sample_latents(
         if watch is not None:
             watch(i, z)
     return z
-
-
-def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance on the noise: unconditional + scale * (conditional - unconditional).
-
-    Source: Ho & Salimans 2022, equation 6 with scale = 1 + w; PVDM's w is scale - 1.
-    """
-    return unconditional + scale * (conditional - unconditional)

@@ -2,64 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lavita.diffusion.loss import mean_of_clip
-from lavita.methods.checkpoints import read_tensors
-from lavita.nn.precision import in_float32
-from lavita.training import distributed
-
-
-class SharedStatistics:
-    """Mixed into a batch norm: while `shared` is set, training takes mean and variance over all processes.
-
-    Plain batch norm otherwise, with its state-dict keys; torch's own SyncBatchNorm runs on GPUs only. Mean first, then
-    deviations from it: two sums, neither of which loses digits as a difference of squares does.
-    Source: Ioffe & Szegedy 2015, algorithm 1.
-    """
-
-    shared = False
-
-    @in_float32
-    def forward(self, x: Tensor) -> Tensor:
-        if not (self.shared and self.training and distributed.world() > 1):
-            return super().forward(x)
-        axes = [0, *range(2, x.ndim)]  # x (B, C, ...)
-        values = x.to(torch.promote_types(x.dtype, torch.float32))
-        count = x.numel() // x.shape[1] * distributed.world()
-        mean = distributed.total(values.mean(axes, keepdim=True)) / distributed.world()  # (1, C, 1, ...)
-        centred = values - mean  # (B, C, ...)
-        variance = distributed.total(centred.square().mean(axes, keepdim=True)) / distributed.world()  # (1, C, 1, ...)
-        self.remember(mean.flatten(), variance.flatten() * count / max(count - 1, 1))
-        scale = (self.weight.view_as(mean) * (variance + self.eps).rsqrt()).to(x.dtype)
-        return centred.to(x.dtype) * scale + self.bias.view_as(mean).to(x.dtype)  # (B, C, ...)
-
-    @torch.no_grad()
-    def remember(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics, (C,) each, as torch does."""
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
-
-
-class BatchNorm2d(SharedStatistics, nn.BatchNorm2d):
-    """Of frames (B, C, H, W)."""
-
-
-class BatchNorm3d(SharedStatistics, nn.BatchNorm3d):
-    """Of clips (B, C, F, H, W)."""
-
-
-def share_statistics(module: nn.Module, shared: bool) -> None:
-    """Set whether the batch norms of a network are over all processes: only while all of them train it together."""
-    for layer in module.modules():
-        if isinstance(layer, SharedStatistics):
-            layer.shared = shared
-
+from lavita.methods.discriminators import BatchNorm2d, BatchNorm3d, hinge_loss, start_small
 
 LAYERS = {2: (nn.Conv2d, BatchNorm2d), 3: (nn.Conv3d, BatchNorm3d)}
 
@@ -95,23 +42,6 @@ class PatchDiscriminator(nn.Module):
         return features[-1], features[:-1]
 
 
-def start_small(layer: nn.Module) -> None:
-    """Convolution weights from N(0, 0.02), norm scales from N(1, 0.02), norm shifts zero."""
-    if isinstance(layer, nn.Conv2d | nn.Conv3d):
-        nn.init.normal_(layer.weight, 0.0, 0.02)
-    elif isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d):
-        nn.init.normal_(layer.weight, 1.0, 0.02)
-        nn.init.zeros_(layer.bias)
-
-
-def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge loss of a discriminator's patch logits (B, 1, ...), mean over each clip's patches, (B,).
-
-    Source: Lim & Ye 2017; Miyato et al. 2018, equation 17.
-    """
-    return 0.5 * (mean_of_clip(functional.relu(1 - real)) + mean_of_clip(functional.relu(1 + fake)))
-
-
 def feature_distance(fake: list[Tensor], real: list[Tensor]) -> Tensor:
     """Sum over layers of the mean absolute difference of each clip, (B,); the real side carries no gradient.
 
@@ -119,121 +49,6 @@ def feature_distance(fake: list[Tensor], real: list[Tensor]) -> Tensor:
     """
     parts = [mean_of_clip((f - r.detach()).abs()) for f, r in zip(fake, real, strict=True)]
     return torch.stack(parts).sum(dim=0)
-
-
-# VGG16's convolutions up to relu5_3, by their index in torchvision's `features`; the five stages of LPIPS.
-STAGES = (
-    ((0, 3, 64), (2, 64, 64)),
-    ((5, 64, 128), (7, 128, 128)),
-    ((10, 128, 256), (12, 256, 256), (14, 256, 256)),
-    ((17, 256, 512), (19, 512, 512), (21, 512, 512)),
-    ((24, 512, 512), (26, 512, 512), (28, 512, 512)),
-)
-
-
-class LPIPS(nn.Module):
-    """Learned perceptual distance of frames (B, 3, H, W) in [-1, 1] -> (B,), 0 for equal frames; frozen.
-
-    Keys are those of the released loss: net.slice<k>.<index>, lin<k>.model.1.weight.
-    Source: Zhang et al. 2018, equation 1; github.com/sihyun-yu/PVDM at 793172f, losses/lpips.py.
-    """
-
-    name = "lpips-vgg16"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
-        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
-        self.net = nn.ModuleDict()
-        for k, stage in enumerate(STAGES):
-            layers = {str(index): nn.Conv2d(inputs, width, 3, padding=1) for index, inputs, width in stage}
-            self.net[f"slice{k + 1}"] = nn.ModuleDict(layers)
-            weighting = nn.Conv2d(stage[-1][2], 1, 1, bias=False)
-            self.add_module(f"lin{k}", nn.ModuleDict({"model": nn.Sequential(nn.Identity(), weighting)}))
-        self.requires_grad_(False)
-
-    @classmethod
-    def from_files(cls, vgg: str | Path, linear: str | Path) -> LPIPS:
-        """Load VGG16 as torchvision saves it (features.<index>), LPIPS's weightings as lin<k>.model.1.weight.
-
-        One file that holds everything may be given twice. Raises ValueError naming the first missing key.
-        """
-        model = cls()
-        given = {**read_tensors(Path(vgg)), **read_tensors(Path(linear))}
-        slices = {str(index): k + 1 for k, stage in enumerate(STAGES) for index, _, _ in stage}
-        renamed = {}
-        for key, value in given.items():
-            head, _, rest = key.partition(".")
-            index = rest.partition(".")[0]
-            of_vgg = head == "features" and index in slices
-            renamed[f"net.slice{slices[index]}.{rest}" if of_vgg else key] = value
-        wanted = model.state_dict()
-        missing = [key for key in wanted if key not in renamed]
-        if missing:
-            raise ValueError(
-                f"model.lpips_vgg, model.lpips_linear: {vgg} and {linear} hold no {missing[0]} "
-                f"({len(missing)} of {len(wanted)} tensors missing); give torchvision's VGG16 and LPIPS's "
-                "vgg.pth"
-            )
-        model.load_state_dict({key: renamed[key] for key in wanted})
-        return model
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        """The five stages' outputs, each normalised over its channels."""
-        x, outputs = (x - self.shift) / self.scale, []
-        for k, layers in enumerate(self.net.values()):
-            x = functional.max_pool2d(x, 2) if k else x
-            for layer in layers.values():
-                x = functional.relu(layer(x))  # (B, D_k, H / 2^k, W / 2^k)
-            # The tiny constant under the root changes no value and keeps dead features' gradient finite.
-            length = (x.square().sum(dim=1, keepdim=True) + 1e-20).sqrt()
-            outputs.append(x / (length + 1e-10))
-        return outputs
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        total = x.new_zeros(len(x))
-        for k, (a, b) in enumerate(zip(self.features(x), self.features(y), strict=True)):
-            weighting = self.get_submodule(f"lin{k}")["model"]
-            total = total + weighting((a - b) ** 2).mean(dim=(1, 2, 3))  # (B,)
-        return total
-
-
-class GradientPyramid(nn.Module):
-    """Stand-in for LPIPS without weights: differences of image gradients, (B, 3, H, W) -> (B,).
-
-    At each of up to four scales (full size, then halved by averaging) the mean absolute difference of
-    horizontal and vertical gradients, so that a blurred edge costs more than under the pixel loss alone. It
-    has seen no data, so it counts as no external weights; it does not replace LPIPS's judgement of texture.
-    Source: ours, after the gradient difference loss of Mathieu et al. 2016, equation 6.
-    """
-
-    name = "gradient-pyramid"
-
-    def __init__(self, num_scales: int = 4) -> None:
-        super().__init__()
-        self.num_scales = num_scales
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        difference = x - y  # gradients and averages are linear, so the pyramid is built once
-        total = x.new_zeros(len(x))
-        for scale in range(self.num_scales):
-            if scale:
-                difference = functional.avg_pool2d(difference, 2)  # (B, 3, H / 2^scale, W / 2^scale)
-            for axis in (-2, -1):
-                total = total + difference.diff(dim=axis).abs().mean(dim=(1, 2, 3))  # (B,)
-            if min(difference.shape[-2:]) < 4:
-                break
-        return total
-
-
-def perceptual_distance(vgg: str | None, linear: str | None) -> LPIPS | GradientPyramid:
-    """LPIPS where both files are given, the stand-in where neither is; its `name` stands with the row."""
-    if bool(vgg) != bool(linear):
-        raise ValueError(
-            f"model.lpips_vgg, model.lpips_linear: got {vgg!r} and {linear!r}; give both files, or neither "
-            f"for the stand-in {GradientPyramid.name}"
-        )
-    return LPIPS.from_files(vgg, linear) if vgg and linear else GradientPyramid()
 
 
 PIXEL_WEIGHT = 4.0

@@ -10,22 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from lavita.codecs.base import Codec
-from lavita.config.schema import ConfigError, SamplingConfig
+from lavita.config.schema import CONTINUATION, ConfigError, SamplingConfig
 from lavita.diffusion.rng import SampleRNG
+from lavita.diffusion.sampler import guided_noise
 from lavita.methods.base import MethodContext, VideoMethod
 from lavita.methods.checkpoints import official_state
+from lavita.methods.perceptual import lpips_of_clips, perceptual_distance
 from lavita.shapes import check
 from lavita.training.stage import StagePlan
 
 from .autoencoder import TriplaneAutoencoder, TriplaneCodec
-from .diffusion import guided, noise_loss, pvdm_schedule, sample_latents
-from .losses import LPIPS, Adversary, perceptual_distance
+from .diffusion import noise_loss, pvdm_schedule, sample_latents
+from .losses import Adversary
 from .stages import (
     AdversarialStage,
     Config,
     ReconstructionStage,
     autoencoder_config,
-    check_sampling,
+    check_steps,
     first_stage_training,
     unet_config,
 )
@@ -49,9 +51,6 @@ def load_official_pair(
     second = official_state(unet_path, network, prefix=UNET_PREFIX)
     autoencoder.load_state_dict(first, strict=True)
     network.load_state_dict(second, strict=True)
-
-
-CONTINUATION = "continuation"
 
 
 class Method(VideoMethod):
@@ -90,14 +89,8 @@ class Method(VideoMethod):
         """The autoencoder as it now is, clip -> planes -> clip; a view that is not part of the method's state."""
         return TriplaneCodec(self.autoencoder)
 
-    @torch.no_grad()
     def perceptual_score(self, before: Tensor, after: Tensor) -> Tensor | None:
-        distance = self._perceptual[0]
-        if not isinstance(distance, LPIPS):
-            return None
-        distance.to(before.device)
-        # One clip at a time: the first stage of VGG16 alone holds 64 values for every pixel of every frame.
-        return torch.stack([distance(a, b).mean() for a, b in zip(before, after, strict=True)])  # (B,)
+        return lpips_of_clips(self._perceptual[0], before, after)
 
     def stages(self) -> list[StagePlan]:
         return [*self._first_stages, StagePlan(self.stage_name, 1 - self.config.first_share, self)]
@@ -145,7 +138,7 @@ class Method(VideoMethod):
         condition: Tensor | None = None,
     ) -> Tensor:
         self.check_request(seeds, sampling, condition)
-        num_steps = check_sampling(sampling, self.context.num_classes, classes)
+        num_steps = check_steps(sampling)
         rng = SampleRNG(seeds, self.device)
         shape = (self.config.embed_dim, self.autoencoder.config.latent_length)
         clips: list[Tensor] = []
@@ -171,32 +164,10 @@ class Method(VideoMethod):
             )
         super().check_task(replace(sampling, num_clips_chained=1))
 
-    def check_request(self, seeds: Sequence[int], sampling: SamplingConfig, condition: Tensor | None) -> None:
-        """Raise ValueError for a task, chain or condition that the network was not trained for."""
-        c = self.context
-        if sampling.task != CONTINUATION:
-            return self.check_generation(sampling, condition)
-        self.check_task(sampling)
-        if condition is None:
-            raise ValueError(
-                f"sampling.task={CONTINUATION} needs the real clip before the first of each seed, got none"
-            )
-        check(condition, "B F 3 H W", "condition", B=len(seeds), F=c.num_frames, H=c.resolution, W=c.resolution)
-
     def predictor(self, previous: Tensor | None, classes: Tensor | None, guidance: float):
         """The network as a function of (z, t), guided by classes in a class suite."""
-        if classes is None or self.context.num_classes is None:
-            return lambda z, t: self.network(z, t, previous)
-        labels = classes.to(self.device)
-        null = torch.full_like(labels, self.context.num_classes)
-
-        def predict(z: Tensor, t: Tensor) -> Tensor:
-            conditional = self.network(z, t, previous, labels)  # (n, C, N)
-            if guidance == 1.0:
-                return conditional
-            return guided(conditional, self.network(z, t, previous, null), guidance)
-
-        return predict
+        labels = None if classes is None else classes.to(self.device)
+        return guided_noise(lambda z, t, y: self.network(z, t, previous, y), labels, self.context.num_classes, guidance)
 
 
 def load_official(method: Method, paths: Sequence[Path]) -> None:

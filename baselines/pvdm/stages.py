@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from lavita.config.schema import SamplingConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.methods.base import MethodContext
+from lavita.methods.discriminators import share_statistics
 from lavita.training.stage import TrainedStage
 
 from .autoencoder import AutoencoderConfig, PreNorm, TriplaneAutoencoder
-from .losses import ALTERNATING_UPDATES, Adversary, is_discriminator_update, reconstruction_loss, share_statistics
+from .losses import ALTERNATING_UPDATES, Adversary, is_discriminator_update, reconstruction_loss
 from .unet import UNetConfig
 
 
@@ -101,17 +102,13 @@ def unet_config(context: MethodContext, config: Config) -> UNetConfig:
     )
 
 
-def check_sampling(sampling: SamplingConfig, num_classes: int | None, classes: Tensor | None) -> int:
+def check_steps(sampling: SamplingConfig) -> int:
     """The number of steps; raises ValueError for what PVDM's own loop does not offer."""
     if sampling.sampler != "ddim" or not sampling.steps.isdigit():
         raise ValueError(
             f"sampling: got sampler {sampling.sampler!r} with steps {sampling.steps!r}; pvdm samples by its "
             "own ddim loop: set sampling.sampler=ddim and one whole number of steps (eta 1 as published)"
         )
-    if num_classes is None and sampling.guidance != 1.0:
-        raise ValueError(f"sampling.guidance: got {sampling.guidance}, an unconditional suite allows 1 only")
-    if num_classes is not None and classes is None:
-        raise ValueError("a class-conditional method samples with one class per clip, got none")
     return int(sampling.steps)
 
 

@@ -9,33 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lavita.nn.embeddings import TimestepFeatures
-from lavita.nn.precision import GroupNorm, in_float32
+from lavita.nn.precision import Float32Layers
+from lavita.nn.unet import normalization, pointwise, zeroed
 from lavita.shapes import check
 
 Planes = tuple[Tensor, Tensor]  # xy (B, D, h, w); yt and xt stacked (2 B, D, F, w)
-
-
-def normalization(width: int) -> GroupNorm:
-    """Group norm over 32 groups, in float32."""
-    return GroupNorm(32, width)
-
-
-class Float32Layers(nn.Sequential):
-    """Layers that compute in float32 in mixed precision too: time embedding, modulation, output."""
-
-    forward = in_float32(nn.Sequential.forward)
-
-
-def pointwise(layer: nn.Conv1d, x: Tensor) -> Tensor:
-    """A convolution of length one on the last axis, (..., D) -> (..., D')."""
-    return functional.linear(x, layer.weight[..., 0], layer.bias)
-
-
-def zeroed(layer: nn.Module) -> nn.Module:
-    """The layer with all parameters zero, so that its branch starts as the identity."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
 
 
 class Upsample(nn.Module):

@@ -27,8 +27,9 @@ from lavita.nn.embeddings import LabelEmbedder, PatchEmbed, TimestepEmbedder, fr
 from lavita.nn.precision import LayerNorm
 from lavita.shapes import check
 
-# name: (depth, width, heads): S and L are the official sizes; XS and B are ours (demo, and DiT-B's numbers).
-SIZES = {"XS": (6, 128, 4), "S": (12, 384, 6), "B": (12, 768, 12), "L": (28, 1152, 16)}
+# name: (depth, width, heads): S and L are the official sizes; XXS, XS and B are ours (for a
+# CPU, and DiT-B's numbers); a block of XXS has two attentions, so three of them cost what four of the others do.
+SIZES = {"XXS": (3, 64, 2), "XS": (6, 128, 4), "S": (12, 384, 6), "B": (12, 768, 12), "L": (28, 1152, 16)}
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def task_mask(task: str, num_frames: int, side: int, generator: torch.Generator,
 
 @dataclass(frozen=True)
 class Config:
-    """size: XS, S, B or L; patch_size in latent pixels; tasks: those trained, one drawn for each clip, all alike.
+    """size: XXS, XS, S, B or L; patch_size in latent pixels; tasks: those trained, one drawn for each clip, all alike.
 
     depth, width and num_heads, where not null, take the place of the named size's. match_params names a method
     whose parameter count depth and width were chosen by, before the configuration came here.

@@ -155,7 +155,8 @@ def load(
 
     Args:
         checkpoint: a finished run's folder (results/.../cells/<run>), a checkpoint.safetensors of ours, or an official
-            file ({"ema": ...} or a bare state dict; .pt, .pth, .safetensors); several for methods of several files.
+            file ({"ema": ...}, {"state_dict": ...} or a bare state dict; .pt, .pth, .ckpt, .safetensors); several for
+            methods of several files.
         suite, tier, method, overrides: of official files only, which say nothing of themselves: the setting that the
             file was trained for; overrides as in `compose`, "codec.path=FOLDER" for the autoencoder.
         plugins: folders of methods from outside the repository.

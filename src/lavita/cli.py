@@ -17,6 +17,8 @@ COMMANDS = {
     "sanity": "measures what a feature network is sensitive to",
     "parity": "repeats recorded figures of official code",
     "speed": "measures speed on this machine",
+    "variation": "measures how far scores differ between threads and instruction sets",
+    "extractors": "lists the in-domain extractors kept with this package; fits them anew with --fit",
 }
 USAGE = "usage: lavita COMMAND [arguments], lavita COMMAND --help, lavita --version"
 

@@ -95,7 +95,7 @@ def test_clips_move_frame_by_frame(opened):
 
 def test_one_button_pauses_every_clip(opened):
     page = opened()
-    button = page.get_by_role("button")
+    button = page.locator("#motion")
     assert states(page) == {"running"} and button.count() == 1 and button.inner_text() == "Pause all clips"
     button.focus()
     page.keyboard.press("Enter")
@@ -209,6 +209,74 @@ def test_the_numbers_are_those_of_rows_csv(opened, report):
         ".map(row => [0, 2, 3].map(place => row.cells[place].textContent))"
     )
     assert [row for row in shown if row[1] != "none"] == wanted
+
+
+def column(page, table: str, place: int) -> list[str]:
+    """The texts of a column, from above."""
+    cells = f"[...document.querySelectorAll('{table} tbody tr')].map(row => row.cells[{place}]?.textContent.trim())"
+    return page.evaluate(cells)
+
+
+def heads(page, table: str) -> dict[str, str | None]:
+    """aria-sort of every column, by its head."""
+    read = (
+        "[...document.querySelectorAll('%s thead th')].map(head => [head.textContent, head.getAttribute('aria-sort')])"
+    )
+    return dict(page.evaluate(read % table))
+
+
+def test_scores_sort_by_a_column_and_what_failed_stays_below(opened, report):
+    with open(report.with_name("rows.csv"), newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["stage"] == "train"]
+    page, metric = opened(), "FVD (in-domain, 8 clips of 8 frames) ↓"
+    table, name = "table.scores", lambda text: text.split("seed")[0]
+    before = column(page, table, 0)
+    better = sorted((row for row in rows if row["metric"] == "fvd_embedded_n8_f8"), key=lambda row: float(row["value"]))
+    wanted = [row["method"] for row in better]
+    below = [text for text in before if name(text) not in wanted]
+    assert len(wanted) == 2 and len(below) > 3 and any("failed" in text for text in below)
+    assert before.index(below[0]) < len(wanted), "else nothing moves"
+    button = page.locator(f"{table} thead").get_by_role("button", name=metric)
+    for direction, order in (("ascending", wanted), ("descending", wanted[::-1])):
+        button.click()
+        assert heads(page, table)[metric] == direction and sum(map(bool, heads(page, table).values())) == 1
+        found = column(page, table, 0)
+        assert [name(text) for text in found[:2]] == order and found[2:] == below
+    button.click()
+    assert column(page, table, 0) == before and not any(heads(page, table).values())
+
+
+def test_numbers_sort_by_size_and_words_by_letters_with_keys_too(opened):
+    page = opened()
+    page.locator("summary", has_text="Every number").click()
+    table = "table.ledger"
+    values = column(page, table, 3)
+    numbers = sorted((text for text in values if text[0].isdigit()), key=float)
+    assert len(set(numbers)) > 5 and sorted(numbers) != numbers, "letters would sort them otherwise"
+    missing = [text for text in values if not text[0].isdigit()]
+    assert missing == ["failed"]
+    page.locator(f"{table} thead").get_by_role("button", name="value").focus()
+    page.keyboard.press("Enter")
+    assert column(page, table, 3) == numbers + missing and heads(page, table)["value"] == "ascending"
+    page.keyboard.press("Space")
+    assert column(page, table, 3) == sorted(numbers, key=float, reverse=True) + missing
+    page.locator(f"{table} thead").get_by_role("button", name="cell").click()
+    assert heads(page, table)["value"] is None and heads(page, table)["cell"] == "ascending"
+    assert column(page, table, 0) == sorted(column(page, table, 0))
+
+
+def test_rows_sort_by_their_names_alone(opened):
+    page, table = opened(), "table.scores"
+    page.locator(f"{table} thead").get_by_role("button", name="row").click()
+    states = "[...document.querySelectorAll('table.scores tbody th')].map(head => head.firstChild.data.trim())"
+    found = page.evaluate(states)
+    assert found == sorted(found) and len(found) > 5
+
+
+def test_without_a_script_tables_are_plain(opened):
+    page = opened(java_script_enabled=False)
+    assert page.locator("table.scores thead th").count() > 3 and page.locator("th button").count() == 0
+    assert not page.locator("#sorting").is_visible()
 
 
 def test_hostile_text_is_text(opened):

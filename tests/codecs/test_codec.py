@@ -15,7 +15,7 @@ from lavita.diffusion.rng import SampleRNG
 
 @pytest.fixture(scope="module")
 def experiment():
-    return make_plan("ucf101", "demo", ["lavita-v1"], [0], [])[0]
+    return make_plan("ucf101", "demo", ["lavita-v1"], [0], ["data.root=/videos"])[0]
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,24 @@
 """Every suite, tier and method composes; overrides are checked; deviations are found."""
 
+import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from lavita.config.compose import TIERS, RowSpec, apply_changes, compose, load_method, load_suite, rows_of_suite
 from lavita.config.plan import check_identical, deviations, experiment_from_dict, make_plan, read_config, write_config
-from lavita.config.registry import names_in
+from lavita.config.registry import PLUGINS, add_plugin, names_in
 from lavita.config.schema import ConfigError
 from lavita.results.identity import config_hash
+from lavita.suite.record import origins
 
+TEMPLATE = Path(__file__).parents[2] / "docs" / "template"
 DATA_SETS = [name for name in names_in("suites") if load_suite(name).rows is None]
 CHOICES = [name for name in names_in("suites") if load_suite(name).rows is not None]
 MIXED = "bf16-mixed"
 ARITHMETIC = "sampling.precision: 32-true -> bf16-mixed"
-EIGHT = ["lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "dit-joint", "vdt", "pvdm"]
+BY_DEFAULT = ["lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "dit-joint", "vdt", "pvdm", "lvdm", "mcvd"]
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -23,15 +27,14 @@ def test_every_suite_and_tier(suite, tier):
     experiments = make_plan(suite, tier, None, [0, 1], [])
     assert (
         [one.label for one in experiments[::2]]
-        == EIGHT
+        == BY_DEFAULT
         == [row.label for row in rows_of_suite(load_suite(suite), tier)]
     )
     assert {experiment.seed for experiment in experiments} == {0, 1}
-    assert (
-        len({experiment.budget for experiment in experiments})
-        == len({experiment.protocol for experiment in experiments})
-        == 1
-    )
+    assert len({experiment.budget for experiment in experiments}) == 1
+    # MCVD is trained at 64x64 where the others are at 256x256, and its protocol says so.
+    others = [one for one in experiments if one.method != "mcvd" or tier != "paper"]
+    assert len({one.protocol for one in others}) == len({one.data for one in others}) == 1
     assert all(
         experiment.conditioning == ("class" if suite == "ucf101-class" else "none") for experiment in experiments
     )
@@ -111,6 +114,22 @@ def test_unknown_names_are_met_with_the_nearest():
         make_plan("ucf101", "demo", ["lavita-v9"], [0], [])
     with pytest.raises(ConfigError, match="paper, small, demo"):
         make_plan("ucf101", "tiny", None, [0], [])
+
+
+def test_a_method_on_request_is_a_row_where_it_is_named(tmp_path, monkeypatch):
+    folder = tmp_path / "asked"
+    shutil.copytree(TEMPLATE, folder)
+    settings = folder / "method.yaml"
+    settings.write_text(settings.read_text().replace(": template\n", ": asked\n") + "on_request: true\n")
+    monkeypatch.setenv(PLUGINS, "")
+    add_plugin(folder)
+    assert "asked" not in [one.label for one in make_plan("ucf101", "demo", None, [0], [])]
+    assert [one.label for one in make_plan("ucf101", "demo", ["dit", "asked"], [0], [])] == ["dit", "asked"]
+    suite = load_suite("ucf101")
+    assert "asked" not in [row.label for row in rows_of_suite(suite, "demo")]
+    assert "asked" in [row.label for row in rows_of_suite(suite, "demo", {"asked"})]
+    with pytest.raises(ConfigError, match="did you mean 'asked'"):
+        make_plan("ucf101", "demo", ["askd"], [0], [])
 
 
 def test_a_key_of_one_method_is_passed_over_by_the_others():
@@ -202,7 +221,7 @@ def test_only_what_a_row_varies_by_name_may_differ():
 
 
 def test_an_unknown_key_in_a_row_is_named():
-    config = compose(load_suite("ucf101"), "demo", load_method("dit"))
+    config = compose(load_suite("ucf101"), "demo", load_method("dit"), True)
     with pytest.raises(ConfigError, match="row dit-x: unknown key model.modes: did you mean 'model.mode'"):
         apply_changes(config, RowSpec("dit", "x", {"model": {"modes": "joint"}}), "suites/test")
 
@@ -242,3 +261,18 @@ def test_one_batch_for_all_is_the_first_rows_whichever_rows_are_run():
     assert "train.batch_clips: 16 -> 40" in deviations(equal[0])
     with pytest.raises(ConfigError, match="fairness.batch: got 'same', allowed authors, equal"):
         make_plan("ucf101", "paper", ["dit"], [0], ["fairness.batch=same"])
+
+
+def test_a_tier_has_sizes_of_its_own_for_synthetic_videos():
+    """Where data.root names no folder; given sizes win over both, and either tier says where a value comes from."""
+    drawn, real = (make_plan("ucf101", "demo", ["dit"], [0], words)[0] for words in ([], ["data.root=/videos"]))
+    assert (drawn.model["size"], drawn.codec.downsample, drawn.budget.clips) == ("XXS", 16, 24576)
+    assert (real.model["size"], real.codec.downsample, real.budget.clips) == ("XXS", 4, 12288)
+    assert make_plan("ucf101", "demo", ["dit"], [0], ["data.root=null"]) == [drawn]
+    given = ["budget.clips=4096", "codec.downsample=8"]
+    chosen = make_plan("ucf101", "demo", ["dit"], [0], given)[0]
+    assert (chosen.budget.clips, chosen.codec.downsample, chosen.codec.latent_channels) == (4096, 8, 16)
+    for experiment in (drawn, real):
+        found = origins(experiment, load_method("dit"), ["train.learning_rate", "model.size"])
+        assert found["train.learning_rate"] == "tier demo, one rule for every method"
+        assert found["model.size"] == "the method's size at tier demo"

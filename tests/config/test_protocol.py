@@ -106,7 +106,7 @@ TABLE = {
     ),
     "lvdm": dict(
         extractor="i3d_pretrained_400", resolution=256, real_interval=1, generated_interval=1, n_real=2048,
-        split="train", ddof=1, precision="float32-svd", real_preprocess="straight-truncated",
+        split="train+heldout", ddof=1, precision="float32-svd", real_preprocess="straight-truncated",
         generated_codec="lossless", clip_selection="random-start",
     ),
     "digan": dict(
@@ -115,8 +115,9 @@ TABLE = {
         windows_per_video=None, real_codec=None, generated_codec=None,
     ),
     "mcvd": dict(
-        extractor="i3d", resolution=64, real_interval=1, n_real=369, split="heldout", ddof=1, precision="float64",
-        real_preprocess="short-side", clip_selection=None, windows_per_video=None, real_codec=None,
+        extractor="i3d", resolution=64, real_interval=1, frames=20, n_real=256, n_generated=2560, split="heldout",
+        ddof=1, precision="float64", real_preprocess="short-side", clip_selection="evenly-spaced",
+        windows_per_video=None, real_codec=None,
     ),
 }  # fmt: skip
 HASHES = {"i3d": I3D_TORCHSCRIPT_HASH, "i3d_pretrained_400": "a867b87ac3a9097d200598b1d48a1b890d8ec744"}
@@ -132,8 +133,9 @@ def test_presets_say_what_the_table_says_and_mark_the_rest(name):
         else:
             assert getattr(preset, key) == value and key not in preset.unspecified, key
     assert preset.extractor_hash == HASHES[preset.extractor]
-    assert (preset.frames, preset.is_extractor, preset.is_splits, preset.is_shuffle_seed) == (16, "c3d", 10, 42)
-    assert preset.n_real == preset.n_generated
+    assert (preset.is_extractor, preset.is_splits, preset.is_shuffle_seed) == ("c3d", 10, 42)
+    # All score as many generated clips of 16 frames as real ones but MCVD: 10 samples of 20 frames for each.
+    assert (preset.frames, preset.n_generated) == ((20, 2560) if name == "mcvd" else (16, preset.n_real))
     # Nobody says with which filter frames come to 256 pixels, nor with which seed real clips were drawn.
     assert {"resize_filter", "clip_seed"} <= set(preset.unspecified)
 

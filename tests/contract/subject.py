@@ -65,7 +65,7 @@ def suites_of(name: str) -> list[str]:
 def experiment_of(name: str, suite_name: str, tier: str) -> Experiment:
     """The configuration of a method in a suite at a tier, without overrides. Raises ConfigError."""
     suite, method = suite_named(suite_name), load_method(name)
-    return read_experiment(suite, tier, method, "", 0, compose(suite, tier, method))
+    return read_experiment(suite, tier, method, "", 0, compose(suite, tier, method, True))
 
 
 def subject_of(name: str, conditioning: str) -> Subject | None:

@@ -91,6 +91,18 @@ def changed_network(change: Callable) -> Callable[[ModuleType], type]:
     return make
 
 
+class Judge(nn.Module):
+    """A hinge loss within its margin: its bias has no gradient there, though the loss depends on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        real, fake = 0.1 * x.flatten(1).mean(dim=1) + self.bias, self.bias
+        return torch.relu(1 - real) + torch.relu(1 + fake)
+
+
 class Around(nn.Module):
     """A network with something done to its output."""
 
@@ -170,6 +182,26 @@ BROKEN = {
 @pytest.mark.parametrize("check", checks.OF_A_METHOD, ids=lambda check: check.__name__)
 def test_the_template_passes_at_this_size(template, check):
     check(subject_with(template, lambda implementation: implementation.Method))
+
+
+def test_a_bias_within_the_margin_of_a_hinge_loss_is_in_use(template):
+    def make(implementation: ModuleType) -> type:
+        class Judged(implementation.Method):
+            def build_network(self):
+                self.judge = Judge()
+                return super().build_network()
+
+            def loss(self, batch, draws):
+                parts = super().loss(batch, draws)
+                return parts | {"loss": parts["loss"] + self.judge(batch["video"])}
+
+        return Judged
+
+    subject = subject_with(template, make)
+    method = subject.build(0)
+    method.judge(torch.zeros(2, 2)).mean().backward()
+    assert not method.judge.bias.grad.any()
+    checks.check_gradients(subject)
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lavita.diffusion.sampler import guided, sample_loop
+from lavita.diffusion.sampler import guided, guided_noise, sample_loop
 from lavita.diffusion.schedule import Schedule
 
 SCHEDULE = Schedule.linear()
@@ -122,3 +122,21 @@ def test_guidance_by_its_formula(channels):
     assert torch.equal(out[:, :, count:], conditional[:, :, count:])
     none = guided(labelled, y, 7, 0.0, channels)(x, t)
     assert torch.equal(none[:, :, :count], unconditional[:, :, :count])
+
+
+def test_guided_noise_extends_the_difference_between_class_and_no_class():
+    calls = []
+
+    def network(x, t, y):
+        calls.append(None if y is None else y.tolist())
+        return x * 0 + (5.0 if y is None else torch.where(y == 3, 1.0, 2.0))  # 3 is "no class"
+
+    x, t, classes = torch.zeros(2), torch.zeros(2), torch.tensor([0, 2])
+    found = {scale: guided_noise(network, classes, 3, scale)(x, t).tolist() for scale in (1.0, 0.0, 7.0)}
+    assert found == {1.0: [2.0, 2.0], 0.0: [1.0, 1.0], 7.0: [8.0, 8.0]}
+    assert calls == [[0, 2], [0, 2], [3, 3], [0, 2], [3, 3]]  # without guidance the network is called once
+    assert guided_noise(network, None, None, 1.0)(x, t).tolist() == [5.0, 5.0] and calls[-1] is None
+    with pytest.raises(ValueError, match="sampling.guidance: got 2.0, an unconditional suite allows 1 only"):
+        guided_noise(network, None, None, 2.0)
+    with pytest.raises(ValueError, match="one class per clip"):
+        guided_noise(network, None, 3, 1.0)

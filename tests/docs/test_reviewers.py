@@ -26,7 +26,7 @@ OUTPUTS = {part.strip("/") for part in re.findall(r"`([\w.<>\[\]-]+(?:/[\w.<>\[\
 OUTPUTS |= {part.partition("/")[0] for part in OUTPUTS}
 OF_FILES = {"rows.csv": set(COLUMNS), "pairs.csv": set(PAIRS)}
 STAGES = {"train", "untrained", "autoencoder", "codec"}
-KEYS = set(flat_keys(compose(load_suite("ucf101"), "demo", load_method("lavita-v1"))))
+KEYS = set(flat_keys(compose(load_suite("ucf101"), "demo", load_method("lavita-v1"), True)))
 
 
 def spans(page: str) -> list[str]:

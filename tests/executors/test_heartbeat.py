@@ -11,10 +11,12 @@ from lavita.executors.heartbeat import (
     EventTail,
     Heartbeat,
     Note,
+    Plan,
     Progress,
     Result,
     emit,
     progress,
+    progress_of_steps,
     read_event,
     read_heartbeat,
 )
@@ -71,7 +73,9 @@ def test_a_session_that_was_killed_is_closed_by_its_last_heartbeat(tmp_path):
     ("event", "kind"),
     [
         (Progress("train", 8, 16, 0.5), "progress"),
+        (Progress("train", 8, 16, 0.5, 1, 2), "progress"),
         (Note("codec trained"), "note"),
+        (Plan({"sample untrained": 64.0, "train": None}), "plan"),
         (Result("stale", "another codec", {"codec.path": "ab12"}), "result"),
     ],
 )
@@ -93,6 +97,13 @@ def test_progress_is_printed_now_and_then_and_at_the_end_of_a_stage(capsys):
         progress(stage, done, 3)
     events = [read_event(line) for line in capsys.readouterr().out.splitlines()]
     assert [(event.stage, event.done) for event in events] == [("one", 1), ("two", 1), ("two", 3)]
+
+
+@pytest.mark.parametrize(("clips", "done", "total", "steps"), [(8.0, 768, 1536, (96, 192)), (0.1, 0.7, 1.1, (7, 11))])
+def test_steps_are_counted_from_clips(clips, done, total, steps, capsys):
+    progress_of_steps(clips)(f"steps of {clips}", done, total, 0.25)
+    event = read_event(capsys.readouterr().out)
+    assert event == Progress(f"steps of {clips}", done, total, 0.25, *steps)
 
 
 def test_a_tail_gives_whole_lines_from_where_it_began(tmp_path):

@@ -1,5 +1,6 @@
 """What a machine has, read from files as they are found, and runs that do not fit it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from lavita.config.plan import make_plan
 from lavita.experiment import preflight
 from lavita.experiment.budget import on_meta
+from lavita.experiment.disk import working_bytes
 from lavita.experiment.machine import cgroup_limits, device_memory, free_disk, host_memory
 from lavita.experiment.preflight import check_disk, check_loader
 from lavita.methods.base import VideoMethod
@@ -86,3 +88,13 @@ def test_a_disk_that_is_too_small_is_refused(run, monkeypatch, tmp_path):
     (tmp_path / "cells").mkdir()
     (tmp_path / "clip").rename(tmp_path / "cells" / "clip")
     check_disk([(e, method)], tmp_path)
+
+
+def test_a_run_of_one_step_keeps_fewer_checkpoints(run):
+    """Of a network that is large beside its clips: weights, average and two moments, three times, or twice."""
+    e, method = run
+    few = replace(e.protocol, n_generated=4, is_splits=1)
+    batch = method.train_config.batch_clips
+    needed = [working_bytes(few, method, replace(e.budget, currency="clips", clips=n * batch)) for n in (1, 2, 1000)]
+    assert [one / needed[0] for one in needed] == [1, 1.5, 1.5]
+    assert working_bytes(few, method, replace(e.budget, currency="flops", flops=1.0)) == needed[2]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lavita.baselines.pvdm.unet import Float32Layers
+from lavita.baselines.mcvd.layers import Float32Conv2d, Float32Linear, TimeEmbedding
 from lavita.codecs.base import PixelCodec
 from lavita.config.schema import SamplingConfig
 from lavita.diffusion import loss as loss_module
@@ -22,7 +22,7 @@ from lavita.methods import latent_diffusion
 from lavita.methods.base import MethodContext, VideoMethod
 from lavita.nn.blocks import FinalLayer, Modulation
 from lavita.nn.embeddings import TimestepEmbedder, TimestepFeatures, rotary_table, rotate
-from lavita.nn.precision import MIXED, GroupNorm, LayerNorm, mixed_precision
+from lavita.nn.precision import MIXED, Float32Layers, GroupNorm, LayerNorm, mixed_precision
 from lavita.sampling.generate import generate
 from lavita.training.distributed import blocks_of, recomputed_blocks
 from lavita.training.stage import TrainedStage
@@ -31,9 +31,13 @@ spec = importlib.util.spec_from_file_location("golden", Path(__file__).parents[1
 golden = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(golden)
 
-FLOAT32 = (TimestepEmbedder, TimestepFeatures, Modulation, FinalLayer, Float32Layers, LayerNorm, GroupNorm)
+FLOAT32 = (
+    TimestepEmbedder, TimestepFeatures, Modulation, FinalLayer, Float32Layers, TimeEmbedding, Float32Linear,
+    Float32Conv2d, LayerNorm, GroupNorm,
+)  # fmt: skip
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-DIFFUSION = [name for name in golden.SYSTEMS if name != "pvdm-autoencoder" and name != "pvdm-adversarial"]
+EARLIER_STAGES = ("autoencoder", "adversarial", "interpolation")
+DIFFUSION = [name for name in golden.SYSTEMS if name.split("-")[-1] not in EARLIER_STAGES]
 
 
 def tensors(value: Any) -> list[Tensor]:

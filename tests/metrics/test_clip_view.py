@@ -115,6 +115,21 @@ def test_windows_are_spread_over_the_videos():
         picks(items, protocol("digan", n=10), real=True)
 
 
+def test_evenly_spaced_clips_are_spread_over_the_list_of_videos():
+    """256 of 369, as MCVD's preset says: steps of one or two, as many of each as the numbers ask for, none twice."""
+    items = [item(moving(20), name=f"{number:03d}") for number in range(369)]
+    chosen = [pick.item for pick in picks(items, protocol("mcvd"), real=True)]
+    steps = np.diff([*chosen, 369])
+    assert len(chosen) == 256 and chosen[0] == 0 and set(steps) == {1, 2} and (steps == 2).sum() == 369 - 256
+    # Even: the k-th is never a whole step away from k 369 / 256.
+    assert all(0 <= k * 369 / 256 - position < 1 for k, position in enumerate(chosen))
+    assert all(pick.start is None for pick in picks(items, protocol("mcvd"), real=True))
+    assert [pick.item for pick in picks(items[:6], protocol("mcvd", n=3), real=True)] == [0, 2, 4]
+    assert [pick.item for pick in picks(items[:6], protocol("mcvd", n=3), real=False)] == [0, 1, 2]
+    with pytest.raises(TooFew, match="scores 256 real clips, there are 255: 1 are missing"):
+        picks(items[:255], protocol("mcvd"), real=True)
+
+
 def test_long_items_are_cut_and_cut_ones_left(monkeypatch):
     video = moving(60, side=256)
     latte = protocol("latte-2024", n=4, real_codec="lossless", generated_codec="lossless")
@@ -130,7 +145,7 @@ def test_long_items_are_cut_and_cut_ones_left(monkeypatch):
 
 
 def test_frames_come_to_the_protocols_size():
-    video = RNG.integers(0, 256, (16, 40, 60, 3), dtype=np.uint8)
+    video = RNG.integers(0, 256, (20, 40, 60, 3), dtype=np.uint8)
     mcvd = protocol("mcvd", n=4)
     assert np.array_equal(view(item(video), video, mcvd, True, Pick(0, None)), centre_crop_resize(video, 64))
     with pytest.raises(ValueError, match="60x40 pixels, crop none wants square"):

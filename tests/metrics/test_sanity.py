@@ -43,13 +43,18 @@ def test_an_extractor_that_sees_only_one_frame_is_found_out():
     report = sanity_rows(FirstFrame(), sliding())
     # The first frame held is the clip itself for this extractor: the same distance, split by split.
     assert report.rows["static"] == report.rows["halves"]
-    assert not report.informative
-    assert report.verdict.startswith("not informative at this size (6 clips a side)") and "static 1.0" in report.verdict
+    assert not report.informative and report.verdict.startswith("sensitive to ")
+    said = report.verdict.partition("; not sensitive at this size to ")[2]
+    assert "static 1.00" in said and "two real halves of 6 clips" in said
 
 
-def test_an_extractor_that_sees_motion_and_detail_is_informative():
+def test_an_extractor_that_sees_motion_and_detail_is_sensitive_to_both():
     report = sanity_rows(Motion(), sliding())
-    assert report.informative and report.verdict.startswith("informative")
+    assert report.informative and "not " not in report.verdict
+    said = dict(one.rsplit(" ", 1) for one in report.verdict.removeprefix("sensitive to ").split(" (")[0].split(", "))
+    ratios = {name.replace("_", " "): value for name, value in report.ratios().items()}
+    assert list(said) == sorted(ratios, key=ratios.get, reverse=True)
+    assert all(float(said[name]) == pytest.approx(value, rel=6e-3) for name, value in ratios.items())
     assert list(report.rows) == ["halves", "shuffled", "static", "blurred", "swapped", "half_frozen"]
     assert all(report.low[name] > report.high["halves"] for name in report.ratios())
     assert all(ratio >= 3 for ratio in report.ratios().values())
@@ -75,19 +80,27 @@ def test_the_seed_decides_everything():
 
 
 def test_the_verdict_names_what_is_not_seen():
-    informative, text = verdict({"halves": 2.0, "shuffled": 5.0, "static": 6.0}, 8)
-    assert not informative and "shuffled 2.5" in text and "static" not in text
+    sensitive, text = verdict({"halves": 2.0, "shuffled": 5.0, "half_frozen": 6.0, "blurred": 246913.5}, 8)
+    assert not sensitive and text == (
+        "sensitive to blurred 123000, half frozen 3.00; not sensitive at this size to shuffled 2.50, wanted at least 3 "
+        "(times the real-vs-real baseline, two real halves of 8 clips)"
+    )
     assert verdict({"halves": 0.0, "static": 0.0}, 8)[0] is False
     assert verdict({"halves": 1.0, "static": float("nan")}, 8)[0] is False
+    assert verdict({"halves": 0.0, "static": 3.0}, 8) == (
+        True, "sensitive to static (times the real-vs-real baseline, two real halves of 8 clips)",
+    )  # fmt: skip
     with pytest.raises(ValueError, match="got 3 real clips, wanted at least 4"):
         sanity_rows(Motion(), sliding(3))
 
 
-def test_a_row_that_touches_the_floor_is_not_informative():
+def test_a_row_that_touches_the_baseline_is_not_clearly_seen():
     rows, low = {"halves": 1.0, "static": 9.0}, {"halves": 0.5, "static": 3.0}
     assert verdict(rows, 8, low, {"halves": 2.9, "static": 20.0})[0]
-    informative, text = verdict(rows, 8, low, {"halves": 3.0, "static": 20.0})
-    assert not informative and "some split of static lies no further than some two real halves" in text
+    sensitive, text = verdict(rows, 8, low, {"halves": 3.0, "static": 20.0})
+    assert not sensitive and text.startswith(
+        "sensitive to nothing that was tried; not clearly to static 9.00: some split lies no further than some two real"
+    )
 
 
 def test_other_clips_are_a_row_of_as_many_clips():

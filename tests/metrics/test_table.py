@@ -16,7 +16,17 @@ from lavita.config.compose import read_protocol
 from lavita.experiment import scoring
 from lavita.metrics.features.base import Extractor
 from lavita.metrics.features.in_domain import InDomainExtractor, InDomainNet, save_in_domain
-from lavita.metrics.table import METRICS, MetricRow, NetworkId, against_split, is_metric, metric_key, parse_key
+from lavita.metrics.table import (
+    METRICS,
+    MetricRow,
+    NetworkId,
+    against_split,
+    is_metric,
+    metric_key,
+    metric_words,
+    parse_key,
+    with_titles,
+)
 from lavita.report.write import tables_of
 from lavita.results.records import Record, read_record, rows_of, write_record
 from lavita.results.rows import Row
@@ -63,6 +73,25 @@ def test_a_name_is_taken_apart_again(name):
         spelled = network is not None and f"_{network.name}_" in key
         assert found.extractor == (network.name if spelled else None) and found.is_standard == (not spelled)
     assert is_metric(f"{name}_n2_f4", name) and not is_metric(f"x{name}_n2_f4", name)
+
+
+def test_people_read_a_full_name_in_words():
+    """Spelled out again on purpose."""
+    words = {
+        "fvd_embedded_n64_f8": "FVD (in-domain, 64 clips of 8 frames)",
+        "fvd_n2048_f16": "FVD (I3D, 2048 clips of 16 frames)",
+        "kvd_videomae_n256_f16": "KVD (VideoMAE, 256 clips of 16 frames)",
+        "fvd-train_embedded_n64_f8": "FVD to training clips (in-domain, 64 clips of 8 frames)",
+        "kvd-heldout_mine.v2_n64_f8": "KVD to held-out clips (mine.v2, 64 clips of 8 frames)",
+        "is_c3d_n2048_f16": "IS (C3D, 2048 clips of 16 frames)",
+        "memorisation_embedded_n64_f8": "memorization ratio (in-domain, 64 clips of 8 frames)",
+        "psnr_average4x4_n32_f8": "PSNR of 4x4 averages (32 clips of 8 frames)",
+        "rfvd_embedded_n64_f8": "FVD of reconstructions (in-domain, 64 clips of 8 frames)",
+        "clips": "clips",
+    }
+    assert {metric: metric_words(metric) for metric in words} == words
+    said = "by fvd_embedded_n64_f8, kvd-heldout_mine.v2_n64_f8, other_n3_f4; psnr_n32_f8"
+    assert with_titles(said) == "by FVD, KVD to held-out clips, other_n3_f4; PSNR"
 
 
 def test_what_names_no_metric():
@@ -158,8 +187,9 @@ def test_an_added_metric_stands_in_the_tables_of_the_report(added):
     texts, _ = tables_of(rows, ["x"], {}, "d" * 64)
     (line,) = csv.DictReader(texts["table.csv"].splitlines())
     assert line[f"{KEY} ↓"] == "0.3333"
-    assert "* gap: difference of the mean features; lower is better.\n" in texts["table.md"]
-    assert "* kvd:" not in texts["table.md"]  # no column of it
+    assert f"* gap, `{KEY}` in CSV files: difference of the mean features; lower is better.\n" in texts["table.md"]
+    assert "gap (corners, 8 clips of 4 frames) ↓" in texts["table.md"]
+    assert "* KVD" not in texts["table.md"]  # no column of it
 
 
 def test_an_added_metric_is_in_what_evaluate_writes(added, script, tmp_path):

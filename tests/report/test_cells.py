@@ -30,7 +30,7 @@ ROWS = [
 NAME = f"{METRIC} ↓"
 
 
-def test_decimals_are_those_of_the_column():
+def test_decimals_of_the_csv_are_those_of_the_column():
     assert number(43.2511, NAME) == "43.3" and number(1.2564, "is_embedded_n8_f8 ↑") == "1.26"
     assert number(0.31449, "kvd_embedded_n8_f8 ↓") == "0.314" and number(2048, "clips") == "2048"
     assert number("class", "method") == "class"
@@ -47,8 +47,25 @@ def test_every_empty_cell_has_a_reason():
 
 def test_intervals_and_bold_stand_with_their_score():
     frame = for_readers(wide(ROWS, []), {("dit-s0", METRIC)}, lambda text: f"<{text}>").set_index("method")
-    assert frame.loc["dit", NAME] == "<43.3> (40.1 to 46.9)" and frame.loc["vdt", NAME] == "67.5"
+    assert frame.loc["dit", NAME] == "<43.25> (40.06 to 46.94)" and frame.loc["vdt", NAME] == "67.49"
     assert f"{NAME} low" not in frame.columns
+
+
+def test_people_read_words_and_significant_digits_where_the_csv_keeps_its_names():
+    large = [row("dit", value=2073761.138, ci_low=1984012.7, ci_high=2204001.2), row("dit", "untrained", 0.031449)]
+    texts, _ = tables_of(large, ["dit"], {}, "d" * 64)
+    (line,) = csv.DictReader(io.StringIO(texts["table.csv"]))
+    assert line[NAME] == "2073761.1" and line[f"{NAME} untrained"] == "0.0"
+    assert line["remark"] == f"not better than its own untrained start by {METRIC}"
+    head, _, cells = [one for one in texts["table.md"].splitlines() if one.startswith("|")]
+    told = dict(zip(head.split(" | "), cells.split(" | "), strict=True))
+    assert told["FVD (in-domain, 8 clips of 8 frames) ↓"] == "2074000 (1984000 to 2204000)"
+    assert told["FVD untrained"] == "0.03145" and told["wall (s)"] == "49.06" and told["clips"] == "2048"
+    assert "not better than its own untrained start by FVD |" in cells
+    assert f"* FVD, `{METRIC}` in CSV files: Frechet video distance; lower is better." in texts["table.md"]
+    assert r"FVD $\downarrow$ & untrained" in texts["table.tex"]
+    assert "2074000 (1984000 to 2204000) & 0.03145" in texts["table.tex"]
+    assert "Scores: FVD (in-domain, 8 clips of 8 frames)." in texts["table.tex"]
 
 
 def test_the_three_tables_say_the_same_and_the_digest():
@@ -56,9 +73,9 @@ def test_the_three_tables_say_the_same_and_the_digest():
     lines = list(csv.DictReader(io.StringIO(texts["table.csv"])))
     assert [line["method"] for line in lines] == ["dit", "vdt", "pvdm", "theirs"]
     assert {line["digest"] for line in lines} == {"d" * 64}
-    assert "**43.3** (40.1 to 46.9)" in texts["table.md"] and "d" * 64 in texts["table.md"]
+    assert "**43.25** (40.06 to 46.94)" in texts["table.md"] and "d" * 64 in texts["table.md"]
     tex = texts["table.tex"]
-    assert r"\textbf{43.3} (40.1 to 46.9)" in tex and "d" * 64 in tex
+    assert r"\textbf{43.25} (40.06 to 46.94)" in tex and "d" * 64 in tex
     widths = {line.count(" & ") for line in tex.splitlines() if line.endswith(r"\\") and " & " in line}
     columns = len(re.search(r"\\begin\{tabular\}\{(l[r]+)\}", tex)[1])
     assert widths == {columns - 1}

@@ -38,7 +38,7 @@ def test_intervals_are_drawn_around_their_dots_and_said_in_words():
     dot = next(iter(root.iter(f"{SVG}circle")))
     assert ends[0][1] < float(dot.get("cy")) < ends[0][0]  # pixels grow downwards
     assert ends[1][0] == HEIGHT - BOTTOM  # below 0 there is no logarithm: the bar extends to the axis
-    assert "a: 1, 50 (40 to 60)" in root.findtext(f"{SVG}desc")
+    assert "a: 1.000, 50.00 (40.00 to 60.00)" in root.findtext(f"{SVG}desc")
 
 
 def test_labels_lie_on_no_dot_and_on_no_other_label():

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -78,6 +79,34 @@ def test_remark_when_training_did_not_help():
     assert remarks["dit"] == ""
     assert "not better" in remarks["vdt"] and "not better" in remarks["pvdm"]
     assert texts["table.md"].count("not better") == 2
+
+
+def first_stage(psnr, average, stage="codec"):
+    return [score(stage, psnr, "psnr_n32_f8", False), score(stage, average, "psnr_average4x4_n32_f8", False)]
+
+
+def test_a_row_says_what_the_size_of_a_small_tier_costs_it():
+    """Of 1, 1, 2.1 and 0.4 TFLOPs the middle is 1; 23.9 dB are not 3 above 20.9, 23.95 are."""
+    rows = {
+        "dit": record("dit", scores=[score("train", 1.0), *first_stage(23.95, 20.9)]),
+        "vdt": record("vdt", scores=[score("train", 1.0), *first_stage(23.85, 20.9)]),
+        "big": record("big", scores=[score("train", 1.0)], train_flops=2.1e12),
+        "pvdm": record("pvdm", scores=[score("train", 1.0), *first_stage(19.5, 20.9, "autoencoder")], train_flops=4e11),
+        "failed": record("failed", status="failed", train_flops=1.0),
+    }
+
+    def remarks(**row):
+        frame = wide([replace(line, **row) for one in rows.values() for line in rows_of(one)], [])
+        return dict(zip(frame["method"], frame["remark"], strict=True))
+
+    found, times = remarks(), "times the training FLOPs that the table's methods have in the middle"
+    weak = "at this size its first stage reconstructs {} dB, averages of 4x4 pixels 20.9"
+    assert found["dit"] == "" and found["vdt"] == weak.format("23.9") and found["big"] == f"at this size 2.1 {times}"
+    assert found["pvdm"] == f"{weak.format('19.5')}; at this size 0.4 {times}" and found["failed"] == "failed: why"
+    choice = replace(rows["big"], row=replace(rows["big"].row, cell="big-wide-s0"))  # whose size is the point
+    frame = wide([line for one in (*list(rows.values())[:2], choice) for line in rows_of(one)], [])
+    assert dict(zip(frame["method"], frame["remark"], strict=True))["big-wide"] == ""
+    assert set(remarks(tier="paper").values()) == {"", "failed: why"}
 
 
 def test_failed_run_stands_in_the_table_with_its_reason():

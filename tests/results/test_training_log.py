@@ -95,8 +95,8 @@ def test_seconds_are_those_of_all_stages_and_intervals_are_the_rows(folder):
     run = read_run(folder)
     (rows,) = trained_rows([row for record in run.records for row in rows_of(record)])
     drawn = quality_cost(rows, seconds_cost(run.records), "title")
-    assert "dit: 20, 33.33 (28.33 to 38.33); pvdm: 36, 133.3 (128.3 to 138.3)" in drawn
-    assert "dit: 2, 33.33" in quality_cost(rows, FLOPS, "title")
+    assert "dit: 20.00, 33.33 (28.33 to 38.33); pvdm: 36.00, 133.3 (128.3 to 138.3)" in drawn
+    assert "dit: 2.000, 33.33" in quality_cost(rows, FLOPS, "title")
     assert training_seconds(Record(cell="x-s0", label="x", status="ok", row=Row())) is None
     texts = tables_of_run(run).texts
     assert texts["quality_cost.svg"] == quality_cost(rows, FLOPS, "UCF101 & more")

@@ -13,10 +13,10 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from lavita.audit.clips import read_arrays
-from lavita.baselines.pvdm.losses import LPIPS
 from lavita.codecs.kl import STATISTICS, load_codec, load_kl
 from lavita.experiment import scoring
 from lavita.methods.checkpoints import load, load_official, read_state, read_tensors
+from lavita.methods.perceptual import LPIPS
 from lavita.metrics.clips import clip_items
 from lavita.metrics.features.frame_encoders import load_frame_encoder
 from lavita.metrics.features.i3d import load_i3d

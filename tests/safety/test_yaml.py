@@ -92,7 +92,7 @@ def test_a_plugins_file(tmp_path, kind, secret, monkeypatch):
     path.write_text(yaml.safe_dump(values))
     if not text.startswith("!!"):
         with pytest.raises(ValueError):
-            compose(load_suite("ucf101"), "demo", load_method("mine"))
+            compose(load_suite("ucf101"), "demo", load_method("mine"), True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -55,7 +55,8 @@ def test_every_choice_stands_in_the_table_and_a_wrong_folder_of_clips_says_why(d
 def test_pretraining_is_paid_from_the_budget_and_recorded(done):
     out, _ = done
     found = record(out, "lavita-v1-pretrained-s0")
-    assert [(s["name"], s["clips"]) for s in found["stages"]] == [("codec", 48), ("pretraining", 16), ("train", 32)]
+    stages = [(s["name"], s["clips"]) for s in found["stages"]]
+    assert stages == [("codec", 48), ("latent cache", 0), ("pretraining", 16), ("train", 32)]
     start = found["starting_weights"]
     assert start["source"] == "16 clips of dit" and start["left"] == {} and len(start["taken"]) > 20
     assert "pretraining: none -> dit on 0.25 of the budget" in found["deviations"]
@@ -92,7 +93,7 @@ def started_from_a_file(done, tmp_path_factory):
     """One run that starts from an official-format DiT of 1000 classes, in mixed precision, batches accumulated."""
     base = tmp_path_factory.mktemp("file")
     shape = DiTConfig(
-        depth=2, width=16, num_heads=2, patch_size=2, channels=8, side=8, num_classes=1000, mode="frame", num_frames=8
+        depth=2, width=16, num_heads=2, patch_size=1, channels=16, side=2, num_classes=1000, mode="frame", num_frames=8
     )
     network = DiT(shape)
     fill_by_formula(network)

@@ -38,6 +38,7 @@ from tests.soak.runs import (
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked at in /proc")
 
 SETTING = [
+    "data.latent_cache=false",
     "budget.clips=160", "codec.clips=32", "checkpoint.every_clips=16", "train.warmup_clips=8", "extractor.steps=4",
     "sampling.steps=4", "sampling.batch_clips=4", "protocol.n_real=16", "protocol.n_generated=16",
     "data.frames=4", "protocol.frames=4",

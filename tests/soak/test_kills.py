@@ -1,4 +1,4 @@
-"""Sixty times SIGKILL over runs of all methods: nothing that is kept is lost, and the table is that of a quiet run.
+"""Sixty times SIGKILL over runs of eight methods: nothing that is kept is lost, and the table is that of a quiet run.
 
 Killed are single processes of runs (the row then says failed, and --retry-failed resumes) and whole suites, at moments
 that are looked for (in a checkpoint's write, in sampling, in scoring, in a stage) and at random ones.
@@ -40,6 +40,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="pr
 
 EVERY, BATCH = 16, 8
 SETTING = [
+    "data.latent_cache=false",
     "budget.clips=192", "codec.clips=64", f"checkpoint.every_clips={EVERY}", "train.warmup_clips=8",
     "extractor.steps=4", "sampling.steps=4", "sampling.batch_clips=4", "protocol.n_real=24", "protocol.n_generated=24",
     "model.autoencoder_share=0.3", "model.adversarial_share=0.2",

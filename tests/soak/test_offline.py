@@ -19,6 +19,7 @@ from lavita.data.synthetic import write_synthetic
 ROOT = Path(__file__).resolve().parents[2]
 NO_NETWORK = Path(__file__).parent / "no_network"
 TINY = [
+    "data.latent_cache=false",
     "budget.clips=96", "codec.clips=32", "train.warmup_clips=8", "extractor.steps=4", "sampling.steps=4",
     "protocol.n_real=8", "protocol.n_generated=8",
 ]  # fmt: skip

@@ -87,12 +87,16 @@ def test_a_preempted_job_is_requeued_under_its_id_and_ends_undisturbed(base, clu
 
 
 def test_a_job_is_requeued_before_its_time_limit(base, cluster, here):
-    """Of a minute 45 seconds are for the end, so that the signal comes in training."""
+    """Of a minute 40 seconds are for the end, so that the signal comes in training, of which there is more than usual:
+    after the start of the process, before the last step."""
+    longer = ("--methods", "dit", "budget.clips=3840")
+    undisturbed = Run(base / "unlimited", os.environ | {"OMP_NUM_THREADS": "1"}, *longer)
+    undisturbed.end()
     out = base / "limited"
-    run = cluster.start(out, "--methods", "dit", "--slurm", "time=1", "--slurm", "signal_delay_s=45")
-    said = run.end()
+    run = cluster.start(out, *longer, "--slurm", "time=1", "--slurm", "signal_delay_s=40")
+    said = run.end(seconds=480)
     assert "waits again" in said
-    assert rows(out, "dit") == rows(here, "dit")
+    assert rows(out, "dit") == rows(undisturbed.out, "dit")
     sessions = record(out, "dit-s0")["sessions"]
     assert sessions[0]["ended"] == "interrupted" and sessions[-1]["ended"] == "ok"
     assert len({one["job"] for one in sessions}) == 1
@@ -124,10 +128,13 @@ def test_a_cancelled_job_says_so_in_its_row_and_the_other_is_ok(base, cluster, h
 def test_jobs_outlive_a_killed_run_and_no_second_one_works_on_their_runs(base, cluster, here):
     run = cluster.start(base / "killed", "--methods", "dit")
     run.until_trained("dit-s0")
+    (job,) = cluster.running()
+    cluster.say("scontrol", "suspend", job)  # so that it can't end before the second run has begun
     run.process.kill()
     run.process.wait()
     run.go()
     said = run.end(2)
+    cluster.say("scontrol", "resume", job)
     assert "Slurm jobs of an earlier run of this results folder are not finished" in said
     assert "scancel --name=lavita-killed-" in said
     wait_until(lambda: not cluster.left(), 120, "the job to end")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lavita.data.clip_folder import MOST_BYTES, read_clips, read_manifest
 
@@ -75,7 +76,7 @@ def test_budget_is_spent_exactly_and_the_codec_is_charged(done):
         }
         for method in ("lavita-v1", "pvdm")
     }
-    assert stages["lavita-v1"] == {"codec": 32, "train": 64}
+    assert stages["lavita-v1"] == {"codec": 32, "latent cache": 0, "train": 64}
     assert sum(stages["pvdm"].values()) == 96 and "codec" not in stages["pvdm"]
 
 
@@ -90,6 +91,13 @@ def test_run_folder(done):
         clips = read_clips(cell / "samples")
         assert clips.shape == (8, 8, 32, 32, 3) and clips.dtype == np.uint8
         assert [clip["seed"] for clip in read_manifest(cell / "samples")["clips"]] == list(range(8))
+
+
+def test_the_overview_has_a_line_for_the_real_clips_and_for_each_row(done):
+    base, _, process = done
+    with Image.open(base / "out" / "overview.webp") as picture:
+        assert picture.n_frames == 8 and picture.size[0] > 8 * 66 and picture.size[1] == 3 * 68
+    assert "samples side by side: overview.webp" in process.stdout
 
 
 def test_the_report_holds_every_picture_as_it_is(done):

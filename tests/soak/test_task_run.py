@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lavita.baselines.pvdm.losses import LPIPS
 from lavita.data.clip_folder import read_clips, read_manifest
+from lavita.methods.perceptual import LPIPS
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
+    "data.latent_cache=false",
     "budget.clips=96", "model.autoencoder_share=0.34", "model.adversarial_share=0.17", "codec.clips=16",
     "train.warmup_clips=8", "extractor.steps=4", "sampling.steps=4", "protocol.n_real=8", "protocol.n_generated=12",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from lavita.data.clip_folder import read_clips
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
+    "data.latent_cache=false",
     "codec.clips=32", "budget.clips=320", "train.warmup_clips=8", "extractor.steps=4", "sampling.steps=4",
     "sampling.batch_clips=2", "protocol.n_real=8", "protocol.n_generated=8", "checkpoint.every_clips=32",
     "data.frames=4", "protocol.frames=4",
@@ -126,23 +127,24 @@ def ranks_of(out: Path, cell: str) -> list[int]:
 
 def test_stopped_and_resumed_is_as_if_it_had_not_been(tmp_path, cache, two):
     out = tmp_path / "out"
+    later, first = CELLS  # PVDM's training costs more, so it begins
     process = start(out, cache, "compute.devices=2")
-    wait_for(out, CELLS[0], "train", 60, process)
+    wait_for(out, first, "autoencoder", 30, process)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "the same command resumes" in said
-    assert not ranks_of(out, CELLS[0])
-    record = json.loads((out / "cells" / CELLS[0] / "record.json").read_text())
+    assert not ranks_of(out, first)
+    record = json.loads((out / "cells" / first / "record.json").read_text())
     assert record["status"] == "interrupted" and record["sessions"][0]["ended"] == "interrupted"
 
     process = start(out, cache, "compute.devices=2")
-    wait_for(out, CELLS[1], "autoencoder", 30, process)
-    first, other = ranks_of(out, CELLS[1])[:2]
+    wait_for(out, later, "train", 60, process)
+    _, other = ranks_of(out, later)[:2]
     os.kill(other, signal.SIGKILL)
     said, _ = process.communicate(timeout=300)
-    assert process.returncode == 1 and not ranks_of(out, CELLS[1])
+    assert process.returncode == 1 and not ranks_of(out, later)
     status = {name: json.loads((out / "cells" / name / "record.json").read_text())["status"] for name in CELLS}
-    assert status == {CELLS[0]: "ok", CELLS[1]: "failed"}, said
+    assert status == {first: "ok", later: "failed"}, said
 
     finished(out, cache, "compute.devices=2", "--retry-failed")
     for cell in CELLS:

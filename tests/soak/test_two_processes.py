@@ -17,7 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 WORKER = Path(__file__).with_name("together.py")
 ROOT = WORKER.parents[2]
-STAGES = ("lavita-v4", "dit-joint", "vdt", "codec", "pvdm-autoencoder", "pvdm-adversarial", "pvdm-diffusion")
+STAGES = (
+    "lavita-v4", "dit-joint", "vdt", "codec", "pvdm-autoencoder", "pvdm-adversarial", "pvdm-diffusion",
+    "lvdm-autoencoder", "lvdm-adversarial",
+)  # fmt: skip
 # strategy, passes (two: with blocks that run again), dtype, stage
 CASES = [
     *(f"ddp_1_float64_{stage}" for stage in STAGES),

@@ -111,7 +111,7 @@ class Twice(torch.nn.Module):
     [
         ([], "model"),
         (["modle"], "modle"),
-        (["model", "--size", "M"], "--size: got 'M', allowed XS, S, B, L, XL"),
+        (["model", "--size", "M"], "--size: got 'M', allowed XXS, XS, S, B, L, XL"),
         (["model", "--variant", "5"], "--variant: got 5, allowed 1, 2, 3, 4"),
         (["model", "--steps", "0"], "--steps: got 0"),
         (["model", "--step", "3"], "--step"),

@@ -1,14 +1,16 @@
 """Every row of every suite at every tier has a budget that goes into whole batches, checked on shapes alone."""
 
 import pytest
+import torch
 
 from lavita.config.compose import TIERS, load_yaml
 from lavita.config.plan import make_plan
 from lavita.config.registry import names_in
 from lavita.config.schema import ConfigError
 from lavita.experiment.budget import check_budget, meta_flops, planned_shared_cost
+from lavita.experiment.costs import counted
 from lavita.suite import run
-from lavita.suite.dry_run import lines_of
+from lavita.suite.estimates import lines_of
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -68,19 +70,24 @@ def test_tasks_beside_generation_are_a_row_as_any_other():
 def test_a_budget_of_flops_is_reached_by_the_last_step():
     """The autoencoder's share first; every row gets the steps that it can afford."""
     asked, spent = 2e12, {}
-    for method in ("lavita-v1", "pvdm"):
-        (experiment,) = make_plan("ucf101", "demo", [method], [0], ["budget.currency=flops", f"budget.flops={asked:g}"])
+    for method in ("lavita-v1", "pvdm", "lvdm"):
+        overrides = ["budget.currency=flops", f"budget.flops={asked:g}", "data.root=/videos", "data.latent_cache=false"]
+        (experiment,) = make_plan("ucf101", "demo", [method], [0], overrides)
         stages, total = check_budget(experiment, None), 0.0
         for stage, limit in stages:
             drawn = limit.clips / stage.module.clip_cost
             assert drawn % stage.module.train_config.batch_clips == 0
             total += float(drawn) * meta_flops(experiment.data)(stage.module)
+            if stage.module.prepared_clips:  # LVDM's encoder, on 256 clips
+                one = torch.zeros(1, 8, 3, 32, 32, device="meta")
+                with torch.no_grad():
+                    total += 256 * counted(lambda: stage.module.autoencoder.moments(one))  # noqa: B023
         last = stages[-1][0].module
         step = meta_flops(experiment.data)(last) * last.train_config.batch_clips
         total += planned_shared_cost(experiment, last).flops
-        assert asked <= total < asked + step
+        assert asked <= total < asked + step, method
         spent[method] = stages[-1][1].clips
-    assert spent["pvdm"] > spent["lavita-v1"]  # its network costs less a clip
+    assert spent["lavita-v1"] > spent["pvdm"]  # whose first stage takes nearly half of the FLOPs
 
 
 @pytest.mark.parametrize(
@@ -94,6 +101,13 @@ def test_a_budget_of_flops_is_reached_by_the_last_step():
 def test_a_budget_without_its_amount_is_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
         make_plan("ucf101", "demo", ["dit"], [0], overrides)
+
+
+def test_flops_that_are_too_few_to_measure_on_are_refused():
+    overrides = ["budget.currency=flops", "budget.flops=5e10", "data.root=/videos"]
+    (experiment,) = make_plan("ucf101", "demo", ["lvdm"], [0], overrides)
+    with pytest.raises(ValueError, match="lvdm: budget: stage train gets .* clips, fewer than the 256 it measures on"):
+        check_budget(experiment, None)
 
 
 def test_flops_that_the_codec_has_eaten_leave_nothing():

@@ -17,12 +17,13 @@ def card(*overrides, suite="ucf101", tier="demo", methods=("pvdm",)):
 
 
 def test_published_values_and_where_others_come_from():
-    found = card("train.weight_decay=0.5")
+    found = card("train.weight_decay=0.5", "data.root=/videos")
     assert found.authors["sampling.steps"] == "400" and found.authors["model.unet_channels"] == 256
     assert found.why["train.learning_rate"] == "tier demo, one rule for every method"
     assert found.why["model.unet_channels"] == "the method's size at tier demo"
     assert found.why["train.weight_decay"] == "the command line"
-    assert "model.embed_dim" not in found.why  # as published
+    assert "model.patch_size" not in found.why  # as published
+    assert card().why["model.patch_size"] == "the method's size at tier demo"  # another for synthetic videos
 
 
 def test_values_of_a_data_set_count_as_published():

@@ -189,7 +189,7 @@ def test_what_a_run_is_made_from(experiment):
     catalogue = SimpleNamespace(fingerprint="prints")
     values = SimpleNamespace(codec_hash="", extractor_hash="e", protocol_hash="p")
     shared = SimpleNamespace(
-        values=values, external={}, group=SimpleNamespace(source=SimpleNamespace(catalogue=catalogue))
+        values=values, external={}, flops={}, group=SimpleNamespace(source=SimpleNamespace(catalogue=catalogue))
     )
     found = made_from(experiment, shared)
     assert list(found) == list(PARTS) and found["data"] == "prints" and found["codec"] == ""
@@ -205,11 +205,27 @@ def work(tmp_path):
 
 
 def run_one(work: Any, monkeypatch: Any, job: run_experiments.Job) -> int:
-    """`run_experiments` on one job, whose process nobody starts."""
-    monkeypatch.setattr(run_experiments, "planned", lambda *_: [job])
+    return run_all(work, monkeypatch, [job])
+
+
+def run_all(work: Any, monkeypatch: Any, jobs: list[run_experiments.Job]) -> int:
+    """`run_experiments` on jobs whose processes nobody starts."""
+    monkeypatch.setattr(run_experiments, "planned", lambda *_: jobs)
     plan = RunPlan("ucf101", "demo", "title", (), False, {}, ())
     monkeypatch.setattr(run_experiments, "plan_of", lambda *_: plan)
     return run_experiments.run_experiments(work, [], Options())
+
+
+def test_the_run_that_costs_most_begins_first_and_equal_ones_keep_their_order(work, folder, monkeypatch):
+    flops = {"lavita-v1": 2.0, "dit": 2.0, "pvdm": 5.0}  # VDT's are not known
+    shared, jobs = SimpleNamespace(folder=folder, flops=flops), []
+    for one in make_plan("ucf101", "demo", ["lavita-v1", "dit", "vdt", "pvdm"], [0], []):
+        mine = attempt(folder, one, "interrupted", reason="stopped from outside")
+        jobs.append(run_experiments.Job(one.cell, one, shared, PARTS, Decision(RESUME, mine, "resumes")))
+    begun: list[str] = []
+    work.executor.run = lambda tasks, done: begun.extend(task.title for task in tasks)
+    run_all(work, monkeypatch, jobs)
+    assert begun == ["pvdm-s0", "lavita-v1-s0", "dit-s0", "vdt-s0"]
 
 
 def test_a_run_whose_suite_was_killed_before_it_was_finalized_is_finalized_late(work, experiment, folder, monkeypatch):
@@ -238,7 +254,8 @@ def test_what_resumes_is_no_longer_finalized(work, experiment, folder, monkeypat
     mine = attempt(folder, experiment, "interrupted", reason="stopped from outside")
     finalize_record(mine)
     (mine / "config.yaml").write_text("cut o")
-    job = run_experiments.Job("t", experiment, SimpleNamespace(folder=folder), PARTS, Decision(RESUME, mine, "resumes"))
+    shared = SimpleNamespace(folder=folder, flops={})
+    job = run_experiments.Job("t", experiment, shared, PARTS, Decision(RESUME, mine, "resumes"))
     assert run_one(work, monkeypatch, job) == 1  # queued is not ok
     record = read_record(mine)
     assert record.files is None and (record.status, record.reason) == ("queued", "")

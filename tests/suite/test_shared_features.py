@@ -16,7 +16,7 @@ from lavita.experiment.peaks import Memory
 from lavita.experiment.reconstruction import FirstStage, reconstruction_features
 from lavita.experiment.scoring import Scorer
 from lavita.experiment.shared_features import FeatureCache, real_clips, split_features
-from lavita.metrics.features import in_domain_training, stretches
+from lavita.metrics.features import stretches
 from lavita.results.resume_store import ResumeStore
 from lavita.training import distributed
 from lavita.training.checkpoint import Stopped
@@ -212,9 +212,9 @@ def test_training_of_the_extractor_is_heard_of_each_minute(tmp_path, clock, expe
 
     monkeypatch.setattr(stretches, "load_start", read)
     monkeypatch.setattr(stretches, "in_threads", slow)
-    monkeypatch.setattr(in_domain_training, "fit_in_domain", fit)
-    monkeypatch.setattr("lavita.metrics.features.in_domain.save_in_domain", lambda *_: None)
-    shared.train_extractor(experiment, catalogue, None, tmp_path)
+    monkeypatch.setattr(shared, "fit_in_domain", fit)
+    monkeypatch.setattr(shared, "save_in_domain", lambda *_: None)
+    shared.train_extractor(shared.fit_setting(experiment, None), catalogue, tmp_path)
     assert clock.longest_silence() < 60 < clock.now
 
 

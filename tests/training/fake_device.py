@@ -8,6 +8,7 @@ python tests/training/fake_device.py NAME...
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -104,4 +105,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     _setup_privateuseone_for_python_backend(DEVICE)
     torch.nn.functional.scaled_dot_product_attention = attention
-    print(json.dumps({SHOULD_WAIT: should_wait()} | {name: step(name) for name in sys.argv[1:]}))
+    print(json.dumps({SHOULD_WAIT: should_wait()} | {name: step(name) for name in sys.argv[1:]}), flush=True)
+    os._exit(0)  # autograd's thread of the device holds Python objects; the interpreter's end would sometimes kill it

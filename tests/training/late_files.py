@@ -111,7 +111,9 @@ class Source:
         items = [{"video": torch.full((3,), k / 9), "clip_index": k} for k in numbers]
         heldout = torch.utils.data.default_collate(items[:2])
         return SimpleNamespace(
-            heldout_batch=lambda count: heldout, train_dataloader=lambda: DataLoader(items, batch_size=2)
+            batch=2 * distributed.world(),
+            heldout_batch=lambda count: heldout,
+            train_dataloader=lambda: DataLoader(items, batch_size=2),
         )
 
     def compute_of(self, module: TrainedStage) -> ComputeConfig:

@@ -49,6 +49,13 @@ ASKED = {
     "pvdm adversarial": "integers",
     "pvdm diffusion": "uniform integers normal",
     "pvdm after a clip": "uniform integers uniform integers normal",
+    "mcvd": "integers uniform integers integers uniform uniform integers integers normal",  # 5 frames: two windows of 2
+    "mcvd spatin": "uniform integers integers uniform uniform integers integers normal",
+    "lvdm autoencoder": "normal",
+    "lvdm adversarial": "normal",
+    "lvdm diffusion": "normal uniform integers normal",
+    "lvdm interpolation": "normal uniform integers integers normal normal",
+    "lvdm prediction": "normal uniform integers integers normal normal",
     "codec": "normal",
     "dropout": "",
 }
@@ -70,7 +77,7 @@ def test_what_a_loss_asks_for_is_found_out_on_shapes(name):
     assert tuple(rng.asked)[: len(requests)] == requests
 
 
-@pytest.mark.parametrize("name", ["lavita-v1", "lavita-v1 with images", "vdt", "pvdm after a clip"])
+@pytest.mark.parametrize("name", ["lavita-v1", "lavita-v1 with images", "vdt", "pvdm after a clip", "mcvd"])
 def test_a_step_with_numbers_drawn_by_workers_is_the_same_bit_for_bit(name, monkeypatch):
     monkeypatch.setattr(stage_module, "SampleRNG", Watched)
     module, clips = clips_of(name)

@@ -22,7 +22,10 @@ from lavita.training.callbacks import Diverged, FiniteGuard, OnTheWay, Scalars, 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [
     "lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "lavita-v1 with images", "dit frame", "dit joint", "vdt",
-    "pvdm autoencoder", "pvdm adversarial", "pvdm diffusion", "pvdm after a clip", "codec",
+    "pvdm autoencoder", "pvdm adversarial", "pvdm diffusion", "pvdm after a clip", "mcvd", "mcvd spatin",
+    "pvdm autoencoder", "pvdm adversarial", "pvdm diffusion", "pvdm after a clip",
+    "lvdm autoencoder", "lvdm adversarial", "lvdm diffusion",
+    "lvdm interpolation", "lvdm prediction", "codec",
 ]  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from lavita.config.schema import CheckpointConfig, CodecConfig, ComputeConfig, T
 from lavita.diffusion.rng import SampleRNG, seed_everything
 from lavita.experiment.budget import flops_limits
 from lavita.methods.base import MethodContext
+from lavita.methods.build import class_of
 from lavita.results.resume_store import ResumeStore
 from lavita.training import callbacks, checkpoint
 from lavita.training.budget import Limit
@@ -72,6 +73,16 @@ PVDM = {
     "projection_depth": 1, "projection_hidden": 8, "discriminator_width": 4, "discriminator_depth": 2,
     "unet_channels": 32, "unet_multiples": [1, 2], "unet_attention": [2, 1], "unet_blocks": 1, "unet_heads": 2,
 }  # fmt: skip
+MCVD = {
+    "depth": 1, "width": 8, "num_heads": 1, "multiples": [1, 2], "attention": [4], "frames": 1, "past": 1,
+    "spatin_channels": 4,
+}  # fmt: skip
+LVDM = {
+    "autoencoder_width": 4, "reductions": [2, 4, 4], "latent_channels": 3, "norm_groups": 4, "discriminator_width": 4,
+    "discriminator_depth": 2, "autoencoder_batch_clips": None, "autoencoder_learning_rate": None, "width": 32,
+    "multiples": [1, 2], "attention": [1, 2], "depth": 1, "num_heads": 2,
+}  # fmt: skip
+LONG = {"long_video": True, "num_keys": 2, "key_stride": 2, "interpolation_share": 0.1}
 CODEC = CodecConfig("suite", None, 4, 4, None, 8, 8, 4, 1e-4, 1e-3, BATCH)
 # name: (method, changes of its model section, frames, resolution, stage counted from the first)
 STAGES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
@@ -84,6 +95,13 @@ STAGES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
     "pvdm adversarial": ("pvdm", PVDM, 4, 32, 1),
     "pvdm diffusion": ("pvdm", PVDM, 4, 32, 2),
     "pvdm after a clip": ("pvdm", PVDM | {"previous_clip": True}, 4, 32, 2),
+    "mcvd": ("mcvd", MCVD, 5, 8, 0),
+    "mcvd spatin": ("mcvd", MCVD | {"conditioning": "spatin"}, 4, 8, 0),
+    "lvdm autoencoder": ("lvdm", LVDM, 4, 32, 0),
+    "lvdm adversarial": ("lvdm", LVDM, 4, 32, 1),
+    "lvdm diffusion": ("lvdm", LVDM, 4, 32, 2),
+    "lvdm interpolation": ("lvdm", LVDM | LONG, 4, 32, 2),
+    "lvdm prediction": ("lvdm", LVDM | LONG, 4, 32, 3),
     "codec": ("", {}, 2, 16, 0),
     "dropout": ("", {}, 2, 8, 0),
 }
@@ -102,7 +120,7 @@ class Drawing(TrainedStage):
 
 
 def build(name: str) -> TrainedStage:
-    """The stage of a name, always from the same weights; three classes."""
+    """The stage of a name, always from the same weights; three classes where it has any."""
     method, changes, frames, resolution, stage = STAGES[name]
     seed_everything(5)
     if not method:
@@ -110,8 +128,8 @@ def build(name: str) -> TrainedStage:
     configuration = load_yaml("methods", method)
     implementation = load_implementation(configuration["implementation"])
     config = read(implementation.Config, configuration["model"] | changes, "model")
-    context = MethodContext(frames, resolution, 3, PixelCodec(), TRAIN, 0)
-    return implementation.Method(context, config).stages()[stage].module
+    context = MethodContext(frames, resolution, None if changes.get("long_video") else 3, PixelCodec(), TRAIN, 0)
+    return class_of(implementation, config)(context, config).stages()[stage].module
 
 
 class Clips(Dataset):
@@ -383,7 +401,7 @@ def test_asked_in_its_last_step_a_stage_ends_as_ever(tmp_path, undisturbed):
         checkpoint.check()
 
 
-@pytest.mark.parametrize("name", ["lavita-v1 with images", "pvdm after a clip", "dit joint"])
+@pytest.mark.parametrize("name", ["lavita-v1 with images", "pvdm after a clip", "dit joint", "lvdm adversarial"])
 def test_in_flops(name, tmp_path, undisturbed):
     """A limit as a budget of FLOPs gives it: in clips that may be a fraction."""
     per_clip = 1000
@@ -473,7 +491,7 @@ def test_checkpoints_are_also_written_by_the_clock_on_the_wall(tmp_path, monkeyp
     assert fit("rarely", 10**6, 100) == []
 
 
-@pytest.mark.parametrize("name", ["pvdm diffusion", "lavita-v1", "codec"])
+@pytest.mark.parametrize("name", ["pvdm diffusion", "lvdm diffusion", "lavita-v1", "codec"])
 def test_a_checkpoint_is_weights_average_and_moments_of_what_is_trained(name, tmp_path, monkeypatch):
     """Not the frozen autoencoder, nor an earlier stage's, which the next process has anyway."""
     plain = PixelCodec.__init__

@@ -120,7 +120,7 @@ def stage_problems(stage: StageRecord, log: Logged) -> Iterator[str]:
         yield f"{name}: {stage.clips:g} clips, but {stage.steps} steps of its batch are {wanted:g}"
     if stage.passes is not None and stage.batch_clips % stage.passes.clips:
         yield f"{name}: a batch of {stage.batch_clips} clips is no whole number of passes of {stage.passes.clips}"
-    flops = stage.steps * stage.batch_clips * stage.flops_per_clip
+    flops = stage.steps * stage.batch_clips * stage.flops_per_clip + (stage.preparation_flops or 0)
     if flops != stage.flops:
         yield f"{name}: {stage.flops:g} FLOPs, but its clips cost {flops:g}"
 

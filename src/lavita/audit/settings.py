@@ -43,23 +43,44 @@ def groups(run: RunFolder, records: Records) -> list[Records]:
     return list(cut.values())
 
 
+def of_one_resolution(run: RunFolder, records: Records) -> list[Records]:
+    """The same rows, cut further: those of a resolution of their own by their protocols."""
+    cut: dict[str, dict[str, Record]] = {}
+    for name, record in records.items():
+        own = record.row.protocol_hash if record.label in run.plan.own_resolution else ""
+        cut.setdefault(own, {})[name] = record
+    return list(cut.values())
+
+
 def setting_lines(run: RunFolder) -> Iterator[AuditLine]:
     """What all rows must share."""
     checks: list[tuple[str, str, Callable[[Record], Any]]] = [
         ("same data", "data", lambda r: r.row.data_fingerprint),
-        ("same frames, stride, resolution, crop, flips", "data", data_of),
-        ("same protocol", "protocol", lambda r: r.row.protocol_hash),
         ("same numbers of clips", "protocol", lambda r: f"{r.row.n_real} and {r.row.n_generated}"),
         ("same precision", "compute", lambda r: r.config["compute"]["precision"]),
         ("same codec of the suite", "codec", lambda r: r.config["codec"]),
     ]
+    of_resolution: list[tuple[str, str, Callable[[Record], Any]]] = [
+        ("same frames, stride, resolution, crop, flips", "data", data_of),
+        ("same protocol", "protocol", lambda r: r.row.protocol_hash),
+    ]
     for records in groups(run, audited(run)):
         for check, section, value in checks:
-            if section in run.plan.varied and len(records) > 1:
-                yield AuditLine(check, ALL, NOT_APPLICABLE, f"the suite's rows vary {section} by name")
-            else:
-                yield from same(check, {name: value(record) for name, record in records.items()})
+            yield from compared(run, records, check, section, value)
+        for part in of_one_resolution(run, records):
+            for check, section, value in of_resolution:
+                yield from compared(run, part, check, section, value)
     yield from table_lines(run)
+
+
+def compared(
+    run: RunFolder, records: Records, check: str, section: str, value: Callable[[Record], Any]
+) -> Iterator[AuditLine]:
+    """Whether records agree in a value of a section, where the suite's rows do not vary that by name."""
+    if section in run.plan.varied and len(records) > 1:
+        yield AuditLine(check, ALL, NOT_APPLICABLE, f"the suite's rows vary {section} by name")
+    else:
+        yield from same(check, {name: value(record) for name, record in records.items()})
 
 
 def table_lines(run: RunFolder) -> Iterator[AuditLine]:

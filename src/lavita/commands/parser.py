@@ -39,8 +39,11 @@ class Parser(argparse.ArgumentParser):
         return arguments
 
 
-def exit_status(prog: str, call: Callable[[], int]) -> int:
-    """The status that a command's work returns, or 2 after one line on standard error for what the user can mend."""
+def exit_status(prog: str, call: Callable[[], int], interrupted: str = "") -> int:
+    """The status that a command's work returns, or 2 after one line on standard error for what the user can mend.
+
+    interrupted: what is said after Ctrl-C, with status 1; without it KeyboardInterrupt is the caller's.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
@@ -50,4 +53,9 @@ def exit_status(prog: str, call: Callable[[], int]) -> int:
         print(f"{prog}: {error}", file=sys.stderr)
     except OSError as error:
         print(f"{prog}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        if not interrupted:
+            raise
+        print(f"{prog}: interrupted; {interrupted}", file=sys.stderr)
+        return 1
     return 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,8 +80,4 @@ def run(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str], prog: str = "lavita prepare") -> int:
     """Run the command with its arguments; returns the exit status."""
     arguments = parse(argv, prog)
-    try:
-        return exit_status(prog, lambda: run(arguments))
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted; the same command resumes", file=sys.stderr)
-        return 1
+    return exit_status(prog, lambda: run(arguments), interrupted="the same command resumes")

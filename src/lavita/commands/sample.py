@@ -15,9 +15,9 @@ examples:
   lavita sample --checkpoint results/ucf101-demo-embedded/cells/lavita-v1-s0 --out /tmp/clips --clips 16
   lavita sample --checkpoint FILE.safetensors --out DIR --clips 64 --seed-start 1000 --steps 50
   lavita sample --checkpoint ucf101.pt --suite ucf101-class --method lavita-v1 --out DIR --clips 16
-      an official file ({"ema": ...} or a bare state dict, .pt, .pth, .safetensors); what it does not say of itself
-      comes from the suite's published setting (--tier paper), which section.key=value overrides: codec.path=FOLDER
-      for the autoencoder, model.depth=12, data.resolution=128 protocol.resolution=128 ...
+      an official file ({"ema": ...}, {"state_dict": ...} or a bare state dict, .pt, .pth, .ckpt, .safetensors); what it
+      does not say of itself comes from the suite's published setting (--tier paper), which section.key=value overrides:
+      codec.path=FOLDER for the autoencoder, model.depth=12, data.resolution=128 protocol.resolution=128 ...
 
 Clip k of a call comes from seed (--seed-start + k) alone: the same seed gives the same clip in any batch.
 Writes DIR/<seed>.mkv (lossless FFV1) with DIR/clips.json, and DIR.gif. Exit status: 0 done, 2 bad arguments or input.

@@ -94,9 +94,13 @@ class SuiteSpec:
 class MethodSpec:
     """A method's file: what implements it, its authors' settings, and its numbers at the smaller tiers.
 
-    Two keys may be absent. weight_files: keys of model that name files of external weights, with where these come from.
-    published_as: under which names results/reported.csv has the method at its published setting, "METHOD" or
-    "METHOD: VARIANT".
+    tiers.<tier> holds `model` and, where the method is trained at a resolution of its own at that tier, `data:
+    {resolution: N}`; `synthetic` in it holds the same two for synthetic videos.
+
+    Four keys may be absent. weight_files: keys of model that name files of external weights, with where these come
+    from. published_as: under which names results/reported.csv has the method at its published setting, "METHOD" or
+    "METHOD: VARIANT". reader_note: what a reader must know who meets its row, in one sentence without a full stop.
+    on_request: the method is among a suite's rows only where it is asked for by name.
     """
 
     name: str
@@ -107,6 +111,8 @@ class MethodSpec:
     provenance: str
     weight_files: dict
     published_as: tuple[str, ...]
+    reader_note: str
+    on_request: bool
     model: dict
     train: dict
     sampling: dict
@@ -194,7 +200,7 @@ def load_suite(name: str) -> SuiteSpec:
 
 
 def load_method(name: str) -> MethodSpec:
-    absent: dict[str, Any] = {"weight_files": {}, "published_as": []}
+    absent: dict[str, Any] = {"weight_files": {}, "published_as": [], "reader_note": "", "on_request": False}
     spec = read(MethodSpec, absent | load_yaml("methods", name), f"methods/{name}")
     for key in spec.weight_files:
         if key not in spec.model:
@@ -203,14 +209,18 @@ def load_method(name: str) -> MethodSpec:
     return spec
 
 
-def rows_of_suite(suite: SuiteSpec, tier: str) -> list[RowSpec]:
-    """The rows of a suite at a tier, in the order of the table. Raises ConfigError."""
+def rows_of_suite(suite: SuiteSpec, tier: str, asked: Collection[str] = ()) -> list[RowSpec]:
+    """The rows of a suite at a tier, in the order of the table. Raises ConfigError.
+
+    asked: methods that are wanted by name, among them those that are no row otherwise (on_request).
+    """
     rows = (suite.tiers.get(tier) or {}).get("rows", suite.rows)
     if rows is not None:
         where = f"suites/{suite.name}.rows"
         return [read(RowSpec, {"choice": "", "changes": {}} | row, where) for row in rows]
     specs = [load_method(name) for name in names_in("methods")]
-    taking_part = [spec for spec in specs if "all" in spec.suites or suite.name in spec.suites]
+    wanted = [spec for spec in specs if not spec.on_request or spec.name in asked]
+    taking_part = [spec for spec in wanted if "all" in spec.suites or suite.name in spec.suites]
     return [RowSpec(s.name, "", {}) for s in sorted(taking_part, key=lambda spec: (spec.order, spec.name))]
 
 
@@ -229,10 +239,49 @@ def merged(*layers: dict[str, Any]) -> DictConfig:
     return as_mapping(OmegaConf.merge(*[OmegaConf.create(layer) for layer in layers]))
 
 
-def compose(suite: SuiteSpec, tier: str, method: MethodSpec) -> DictConfig:
-    """The run's configuration before the command line's overrides."""
+SYNTHETIC = "synthetic"  # in a tier's file, and in what a method or a suite says of the tier: sizes without data.root
+
+
+def is_synthetic(overrides: Sequence[str]) -> bool:
+    """Whether overrides name no folder of videos, so that those are used which the code draws."""
+    roots = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == "data.root"]
+    return not roots or roots[-1] in ("", "null")
+
+
+def with_synthetic(values: dict[str, Any], synthetic: bool) -> list[dict[str, Any]]:
+    """What a tier's file, a method or a suite says of a tier, as layers: that for synthetic videos last, if wanted."""
+    general = {key: value for key, value in values.items() if key != SYNTHETIC}
+    return [general, values.get(SYNTHETIC) or {}] if synthetic else [general]
+
+
+def of_tier(method: MethodSpec, tier: str, synthetic: bool) -> list[dict[str, Any]]:
+    """What a method says of a tier, as layers: sizes, and its own resolution. Raises ConfigError for anything else."""
+    layers = with_synthetic(method.tiers.get(tier) or {}, synthetic)
+    for layer in layers:
+        where = f"methods/{method.name}.tiers.{tier}"
+        for key in layer:
+            one_of(f"a key of {where}", key, ("model", "data"))
+        for key in layer.get("data", {}):
+            one_of(f"a key of {where}.data", key, ("resolution",))
+    return layers
+
+
+def own_resolution(method: MethodSpec, tier: str, synthetic: bool) -> int | None:
+    """The resolution at which a method is trained and scored at a tier, where it is not the tier's: its rows are of
+    another setting then, and stand in a table of their own.
+    """
+    given = [layer["data"]["resolution"] for layer in of_tier(method, tier, synthetic) if "data" in layer]
+    return given[-1] if given else None
+
+
+def compose(suite: SuiteSpec, tier: str, method: MethodSpec, synthetic: bool) -> DictConfig:
+    """The run's configuration before the command line's overrides; synthetic: for the videos that the code draws."""
     tier_values = load_yaml("tiers", tier)
     protocol_name = tier_values.pop("protocol_name")
+    sizes = [{"model": layer.get("model", {})} for layer in of_tier(method, tier, synthetic)]
+    side = own_resolution(method, tier, synthetic)
+    own = {section: {"resolution": side} for section in ("data", "protocol")} if side else {}
+    of_suite = {key: value for key, value in (suite.tiers.get(tier) or {}).items() if key not in ("rows", "seeds")}
     dataset = load_yaml("datasets", suite.dataset)
     protocol = load_yaml("protocols", protocol_name) | {"name": protocol_name}
     known = ("flip", "short_videos", "fold", "frame_choice")
@@ -241,12 +290,13 @@ def compose(suite: SuiteSpec, tier: str, method: MethodSpec) -> DictConfig:
     config = merged(
         authors,
         method.datasets.get(suite.dataset) or {},
-        {"model": (method.tiers.get(tier) or {}).get("model", {})},
+        *sizes,
         {"protocol": protocol},
-        tier_values,
+        *with_synthetic(tier_values, synthetic),
+        own,
         facts,
         {"sampling": {"guidance": suite.guidance}},
-        {key: value for key, value in (suite.tiers.get(tier) or {}).items() if key not in ("rows", "seeds")},
+        *with_synthetic(of_suite, synthetic),
     )
     return config
 

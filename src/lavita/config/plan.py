@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,15 +17,15 @@ from lavita.config.compose import (
     apply_overrides,
     compose,
     flat_keys,
+    is_synthetic,
     load_method,
     load_suite,
+    own_resolution,
     read_experiment,
     rows_of_suite,
     seeds_of_suite,
 )
-from lavita.config.registry import (
-    read_yaml,
-)
+from lavita.config.registry import names_in, read_yaml
 from lavita.config.schema import ConfigError, nearest, one_of, read
 from lavita.files import atomic_write_text
 
@@ -35,11 +35,12 @@ def make_plan(
 ) -> list[Experiment]:
     """One Experiment per row and seed, in the order of the table; seeds None means the suite's. Raises ConfigError.
 
-    methods picks rows by name (<method>[-<choice>]), or all rows of a method that is no row's name.
+    methods picks rows by name (<method>[-<choice>]), or all rows of a method that is no row's name; None means the
+    suite's, without methods on request.
     """
     suite = load_suite(suite_name)
     one_of("--tier", tier, TIERS)
-    rows = rows_of_suite(suite, tier)
+    rows = rows_of_suite(suite, tier, names_in("methods") if methods else ())
     known = list(dict.fromkeys([row.label for row in rows] + [row.method for row in rows]))
     for name in methods or ():
         if name not in known:
@@ -49,7 +50,7 @@ def make_plan(
     labels = {row.label for row in rows}
     chosen = [r for r in rows if not methods or r.label in methods or r.method in set(methods) - labels]
     specs = {row.method: load_method(row.method) for row in chosen}
-    configs = {name: compose(suite, tier, spec) for name, spec in specs.items()}
+    configs = {name: compose(suite, tier, spec, is_synthetic(overrides)) for name, spec in specs.items()}
     every_key = {key for config in configs.values() for key in flat_keys(config)}
     experiments = []
     for row in chosen:
@@ -60,7 +61,8 @@ def make_plan(
             experiments.append(read_experiment(suite, tier, specs[row.method], row.choice, seed, config))
     if any(experiment.fairness.batch == "equal" for experiment in experiments):
         experiments = with_equal_batch(experiments, every_first(suite_name, tier, overrides))
-    check_identical(experiments, {row.label: set(row.changes) for row in chosen})
+    own = {name for name, spec in specs.items() if own_resolution(spec, tier, is_synthetic(overrides))}
+    check_identical(experiments, {row.label: set(row.changes) for row in chosen}, own)
     return experiments
 
 
@@ -68,7 +70,8 @@ def every_first(suite_name: str, tier: str, overrides: Sequence[str]) -> int:
     """The batch of the suite's first row, in clips, whichever rows a run picks."""
     suite = load_suite(suite_name)
     row = rows_of_suite(suite, tier)[0]
-    config, changed = compose(suite, tier, load_method(row.method)), {item.partition("=")[0] for item in overrides}
+    config = compose(suite, tier, load_method(row.method), is_synthetic(overrides))
+    changed = {item.partition("=")[0] for item in overrides}
     own = set(flat_keys(config))
     config = apply_overrides(config, [item for item in overrides if item.partition("=")[0] in own], changed - own)
     return int(apply_changes(config, row, f"suites/{suite_name}").train.batch_clips)
@@ -79,13 +82,27 @@ def with_equal_batch(experiments: Sequence[Experiment], batch_clips: int) -> lis
     return [replace(experiment, train=replace(experiment.train, batch_clips=batch_clips)) for experiment in experiments]
 
 
-def check_identical(experiments: Sequence[Experiment], varied: Mapping[str, set[str]]) -> None:
-    """What fairness.md wants identical must be, except in sections that a row of the suite varies by name."""
+def check_identical(
+    experiments: Sequence[Experiment], varied: Mapping[str, set[str]], own: Collection[str] = ()
+) -> None:
+    """What fairness.md wants identical must be, except in sections that a row of the suite varies by name, and but for
+    the resolution of methods that have one of their own.
+    """
+    first = experiments[0]
     for experiment in experiments[1:]:
-        allowed = varied[experiment.label] | varied[experiments[0].label]
+        allowed = varied[experiment.label] | varied[first.label]
+        like = resized(experiment, first) if {experiment.method, first.method} & set(own) else experiment
         for section in {"data", "budget", "fairness", "codec", "compute", "extractor", "protocol"} - allowed:
-            if getattr(experiment, section) != getattr(experiments[0], section):
-                raise ConfigError(f"{section} of {experiment.label} differs from that of {experiments[0].label}")
+            if getattr(like, section) != getattr(first, section):
+                raise ConfigError(f"{section} of {experiment.label} differs from that of {first.label}")
+
+
+def resized(experiment: Experiment, other: Experiment) -> Experiment:
+    """An experiment as it would be at another one's resolution."""
+    data = replace(experiment.data, resolution=other.data.resolution)
+    name = other.protocol.name if experiment.data.resolution != data.resolution else experiment.protocol.name
+    protocol = replace(experiment.protocol, resolution=other.protocol.resolution, name=name)
+    return replace(experiment, data=data, protocol=protocol)
 
 
 def deviations(experiment: Experiment) -> list[str]:

@@ -19,6 +19,7 @@ SELECTIONS = {
     "random-start": "videos in a drawn order, one window a video from a drawn start",
     "sorted-random-start": "the first videos by name, one window a video from a drawn start",
     "every-window": "every window of every video, then a drawn subset",
+    "evenly-spaced": "videos at an even spacing through the list by name, one window a video from a drawn start",
 }
 # How frames lie on disk before they are scored.
 LOSSLESS, JPEG, MP4_THEN_JPEG = "lossless", "jpeg-q75", "mp4-crf5+jpeg-q75"

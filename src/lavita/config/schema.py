@@ -265,7 +265,7 @@ class ComputeConfig:
     def passes(self, batch_clips: int) -> int:
         """Passes of a batch: one where a process has no more than pass_clips of it, or nobody has chosen yet."""
         part = batch_clips // self.processes
-        return 1 if self.pass_clips == AUTO or self.pass_clips >= part else part // self.pass_clips
+        return 1 if isinstance(self.pass_clips, str) or self.pass_clips >= part else part // self.pass_clips
 
 
 @dataclass(frozen=True)
@@ -313,6 +313,7 @@ class PretrainingConfig:
 
 
 GENERATION = "generation"  # the value of sampling.task for clips from noise alone
+CONTINUATION = "continuation"  # for clips that go on from a real one
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ def moving(clips: np.ndarray, columns: int) -> np.ndarray:
 
 FPS = 8.0
 LONGEST_SIDE = 16383  # of a WebP file, in pixels
+SPRITE_COLUMNS = 4  # clips of a row, where nothing else is said
 LARGEST_CLIP = 128  # larger clips are scaled down to this side
 SMALLER_CLIPS = (LARGEST_CLIP, 96, 64, 32)
 MOST_BYTES = 400_000  # a page holds one such picture a method; without loss where that fits
@@ -84,7 +85,7 @@ def sprite_files(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.sprite.webp", folder / f"{name}.sprite.json"
 
 
-def write_sprite(folder: Path, name: str, clips: np.ndarray, columns: int = 4) -> None:
+def write_sprite(folder: Path, name: str, clips: np.ndarray, columns: int = SPRITE_COLUMNS) -> None:
     """Write clips, uint8 (N, F, H, W, 3), 0..255, as a moving grid: name.sprite.webp and name.sprite.json.
 
     The picture holds one grid of `columns` clips per row for every frame: frame 0 at the top left, the next below it,

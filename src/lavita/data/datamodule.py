@@ -132,10 +132,24 @@ class TrainClips(Dataset):
         return {self.store.images_key: torch.cat(pictures), "image_labels": torch.tensor(labels)}
 
 
+class RepeatedBatches(Dataset):
+    """Clips start, start + 1, ... of `clips`, each batch of them `repeats` times before the next one, under numbers of
+    their own: item k >= start has the clip_index k.
+    """
+
+    def __init__(self, clips: TrainClips, start: int, batch: int, repeats: int) -> None:
+        self.clips, self.start, self.batch, self.repeats = clips, start, batch, repeats
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        number, place = divmod(index - self.start, self.batch)
+        return self.clips[self.start + number // self.repeats * self.batch + place] | {"clip_index": index}
+
+
 class ClipDataModule(lightning.LightningDataModule):
     """Loads training clips start .. stop - 1, in this order, in full batches of `batch`, as TrainClips has them.
 
-    Of world processes that train together each loads its part of every batch: see ClipShare.
+    Of world processes that train together each loads its part of every batch: see ClipShare. repeats: (clips of
+    an update, updates on the same clips), see RepeatedBatches; by default every batch has clips of its own.
     Raises ValueError where stop - start is no multiple of batch, or batch none of world, and for videos shorter than a
     clip.
     """
@@ -160,6 +174,7 @@ class ClipDataModule(lightning.LightningDataModule):
         latents: LatentCache | None = None,
         rank: int = 0,
         world: int = 1,
+        repeats: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if batch < 1 or start < 0 or stop < start or (stop - start) % batch:
@@ -170,7 +185,7 @@ class ClipDataModule(lightning.LightningDataModule):
         self.catalogue = catalogue
         self.frames, self.interval, self.resolution, self.seed = frames, interval, resolution, seed
         self.batch, self.start, self.stop, self.num_workers = batch, start, stop, num_workers
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.repeats = rank, world, repeats
         self.clips = TrainClips(
             catalogue,
             frames,
@@ -190,7 +205,7 @@ class ClipDataModule(lightning.LightningDataModule):
         where there is a GPU. `clips.normalised` makes numbers of pixels."""
         ahead = {"persistent_workers": True, "prefetch_factor": PREFETCHED} if self.num_workers else {}
         return DataLoader(
-            self.clips,
+            self.clips if self.repeats is None else RepeatedBatches(self.clips, self.start, *self.repeats),
             batch_size=self.batch // self.world,
             sampler=ClipShare(self.start, self.stop, self.batch, self.rank, self.world),
             num_workers=self.num_workers,

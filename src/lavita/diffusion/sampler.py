@@ -164,6 +164,40 @@ def sample_loop(
     return x
 
 
+def check_guidance(scale: float, num_classes: int | None, classes: Tensor | None) -> None:
+    """Raise ValueError for guidance without classes to guide by, and for a class suite without a class per clip."""
+    if num_classes is None and scale != 1.0:
+        raise ValueError(f"sampling.guidance: got {scale}, an unconditional suite allows 1 only")
+    if num_classes is not None and classes is None:
+        raise ValueError("a class-conditional method samples with one class per clip, got none")
+
+
+def guided_noise(
+    network: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    classes: Tensor | None,
+    num_classes: int | None,
+    scale: float,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Noise prediction (x, t) with classifier-free guidance: null + scale * (conditional - null).
+
+    network(x, t, y) predicts the noise of x for classes y (B,), null being num_classes, or for None in an unconditional
+    suite. Raises ValueError as `check_guidance`. Source: Ho & Salimans 2022, equation 6 with scale = 1 + w.
+    """
+    check_guidance(scale, num_classes, classes)
+    if classes is None or num_classes is None:
+        return lambda x, t: network(x, t, None)
+    null = torch.full_like(classes, num_classes)
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        conditional = network(x, t, classes)
+        if scale == 1.0:
+            return conditional
+        unconditional = network(x, t, null)
+        return unconditional + scale * (conditional - unconditional)
+
+    return predict
+
+
 def guided(
     network: Callable[[Tensor, Tensor, Tensor], Tensor], y: Tensor, null: int, scale: float, guided_channels: int | None
 ) -> Denoiser:

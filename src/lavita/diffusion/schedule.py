@@ -61,6 +61,13 @@ class Schedule:
     def linear(cls, num_steps: int = 1000) -> Schedule:
         return cls.from_betas(linear_betas(num_steps))
 
+    @classmethod
+    def scaled_linear(cls, start: float, end: float, num_steps: int = 1000) -> Schedule:
+        """Betas whose square roots are evenly spaced from sqrt(start) to sqrt(end). Source: Rombach et al. 2022."""
+        # On the CPU in any case: a schedule is a table, also where a network is only being counted.
+        roots = torch.linspace(start**0.5, end**0.5, num_steps, dtype=torch.float64, device="cpu")
+        return cls.from_betas(roots**2)
+
     @property
     def num_steps(self) -> int:
         return len(self.betas)

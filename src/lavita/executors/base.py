@@ -106,7 +106,7 @@ def threads_of(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
-Done = Callable[[Task, Ended], None]
+Done = Callable[[Task, Ended], str | None]  # what the display says last of a task, if anything
 
 
 class Executor(Protocol):
@@ -134,12 +134,11 @@ class LocalExecutor:
         def call(task: Task) -> Ended:
             worker = free.get()
             try:
-                ended = self.run_one(task, worker)
+                return self.run_one(task, worker, done)
             finally:
                 free.put(worker)
-            done(task, ended)
-            return ended
 
+        self.display.expect([task.title for task in tasks], self.workers)
         with ThreadPoolExecutor(self.workers) as pool:
             futures = [pool.submit(call, task) for task in tasks]
             try:
@@ -150,8 +149,9 @@ class LocalExecutor:
                 self.stop()
                 raise
 
-    def run_one(self, task: Task, worker: int) -> Ended:
+    def run_one(self, task: Task, worker: int, done: Done = lambda *_: None) -> Ended:
         """One task with its lines on the display; worker: the number by which it gets its accelerators."""
+        said = None
         channel = self.display.channel(task.title)
         channel.prefix = task.prefix if self.workers > 1 else ""
         try:
@@ -159,9 +159,11 @@ class LocalExecutor:
             if task.every_device:
                 environment = threads_of(task.threads)
             environment |= {TASKS: str(self.workers)}
-            return supervise(self.launcher, task, channel.show, environment)
+            ended = supervise(self.launcher, task, channel.show, environment)
+            said = done(task, ended)
+            return ended
         finally:
-            channel.close()
+            channel.close(said or "")
 
     def stop(self) -> None:
         """Ask all processes to end, and wait; a Ctrl-C meanwhile kills them."""

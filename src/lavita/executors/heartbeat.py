@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from lavita.console import Note, Progress
+from lavita.console import Note, Plan, Progress
 from lavita.results.provenance import peak_bytes
 
 MARK = "@lavita "  # how the line of an event begins
@@ -18,15 +19,18 @@ REPEAT_SECONDS = 1.0  # between two lines of how far a stage is: logs of days st
 
 @dataclass(frozen=True)
 class Result:
-    """The last event of a process. status: as of a record, or "stale"; external: sha256 of external files, by key."""
+    """The last event of a process. status: as of a record, or "stale"; external: sha256 of external files, by key;
+    flops: what training will cost a run, by the name of its row.
+    """
 
     status: str
     reason: str = ""
     external: Mapping[str, str] = field(default_factory=dict)
+    flops: Mapping[str, float] = field(default_factory=dict)
 
 
-Event = Progress | Note | Result
-KINDS: Mapping[str, type[Event]] = {"progress": Progress, "note": Note, "result": Result}
+Event = Progress | Note | Plan | Result
+KINDS: Mapping[str, type[Event]] = {"progress": Progress, "note": Note, "plan": Plan, "result": Result}
 
 
 def emit(event: Event) -> None:
@@ -136,11 +140,28 @@ def start_heartbeat(path: Path) -> Heartbeat:
     return _Process.heartbeat
 
 
-def progress(stage: str, done: float, total: float, loss: float | None = None) -> None:
+def progress(
+    stage: str,
+    done: float,
+    total: float,
+    loss: float | None = None,
+    step: int | None = None,
+    steps: int | None = None,
+) -> None:
     """How far a stage is, in clips: a beat, and now and then an event. May be called as often as one likes."""
     if _Process.heartbeat is not None:
         _Process.heartbeat.beat(stage, done)
     if done < total and stage == _Process.stage and time.monotonic() - _Process.moment < REPEAT_SECONDS:
         return
     _Process.stage, _Process.moment = stage, time.monotonic()
-    emit(Progress(stage, done, total, loss))
+    emit(Progress(stage, done, total, loss, step, steps))
+
+
+def progress_of_steps(clips_per_step: float) -> Callable[[str, float, float, float], None]:
+    """`progress` of a stage that is trained, with its steps, each of so many clips."""
+
+    def report(stage: str, done: float, total: float, loss: float) -> None:
+        steps = math.ceil(round(total / clips_per_step, 6))  # what rounding adds is no step
+        progress(stage, done, total, loss, round(done / clips_per_step), steps)
+
+    return report

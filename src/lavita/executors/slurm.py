@@ -53,10 +53,7 @@ class ClusterJob:
         self.show_state(state)
         if state is not None and not state.ended:
             return None
-        ended = self.end_of("" if state is None else state.state)
-        if ended is not None:
-            self.close()
-        return ended
+        return self.end_of("" if state is None else state.state)
 
     def show_state(self, state: JobState | None) -> None:
         """Say when the job starts, and when it is back in the queue."""
@@ -65,7 +62,7 @@ class ClusterJob:
             return
         ran = before is not None and not before.waits
         if state.waits and ran:
-            self.close()
+            self.close(waits=True)
             self.display.line(f"{self.task.title}: preempted or near its time limit, waits again (job {self.job})")
         elif state.state == "RUNNING" and (before is None or before.state != "RUNNING"):
             self.open_channel()
@@ -78,10 +75,13 @@ class ClusterJob:
             self.channel.prefix = self.task.prefix if self.prefixed else ""
         return self.channel
 
-    def close(self) -> None:
+    def close(self, said: str = "", waits: bool = False) -> None:
+        """Its channel is no longer needed; said: the last line of the task."""
         if self.channel is not None:
-            self.channel.close()
+            self.channel.close(said, waits)
             self.channel = None
+        elif said:
+            self.display.line(said)
 
     def end_of(self, state: str) -> Ended | None:
         """How the task of a job that has ended did, by its record and log; None while they may still come. Where nobody
@@ -186,6 +186,7 @@ class SlurmExecutor:
 
     def wait(self, jobs: Sequence[ClusterJob], done: Done) -> list[Ended]:
         """Until all jobs have ended, showing how far each is."""
+        self.display.expect([job.task.title for job in jobs], self.workers or len(jobs))
         ended: dict[str, Ended] = {}
         while len(ended) < len(jobs):
             try:
@@ -197,7 +198,7 @@ class SlurmExecutor:
             for job in jobs:
                 if job.job not in ended and (end := job.update(states.get(job.job))) is not None:
                     ended[job.job] = end
-                    done(job.task, end)
+                    job.close(done(job.task, end) or "")
             if len(ended) < len(jobs):
                 self.say_what_waits([states[job.job] for job in jobs if job.job in states])
                 time.sleep(self.poll_seconds)

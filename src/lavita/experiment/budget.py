@@ -11,7 +11,7 @@ import torch
 
 from lavita.config.compose import Experiment
 from lavita.config.schema import BUDGET_UNITS, BudgetConfig, CodecConfig, DataConfig, SamplingConfig
-from lavita.experiment.costs import training_flops_per_clip
+from lavita.experiment.costs import preparation_flops, training_flops_per_clip
 from lavita.experiment.peaks import shape_batch
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, build_pretraining, codec_training_config, empty_codec
@@ -19,7 +19,7 @@ from lavita.results.records import StageRecord
 from lavita.training.budget import Limit, split_clips, split_flops
 from lavita.training.stage import StagePlan, TrainedStage
 
-FlopsPerClip = Callable[[TrainedStage], int]
+StageFlops = Callable[[TrainedStage], int]
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,14 @@ def split_budget(
     budget: BudgetConfig,
     stages: Sequence[StagePlan],
     shared: SharedCost,
-    flops_per_clip: FlopsPerClip | None = None,
+    flops_per_clip: StageFlops | None = None,
+    flops_before: StageFlops = lambda module: 0,
 ) -> list[tuple[StagePlan, Limit]]:
     """Stages of a run with what ends each; together the compute budget less what shared parts cost.
 
-    label: the row's name, for messages. flops_per_clip: counts those of a stage, where the budget is in FLOPs. Seconds
-    of a stage are a share of the own part; the run gives its last stage what is left. Raises ValueError where the
-    budget does not go into whole batches.
+    label: the row's name, for messages. flops_per_clip: counts those of a stage, where the budget is in FLOPs;
+    flops_before: those that it takes before its first step. Seconds of a stage are a share of the own part; the run
+    gives its last stage what is left. Raises ValueError where the budget does not go into whole batches.
     """
     currency = budget.currency
     cost = getattr(shared, currency)
@@ -74,7 +75,7 @@ def split_budget(
         if currency == "clips":
             limits = clips_limits(stages, int(own))
         elif currency == "flops":
-            limits = flops_limits(stages, own, flops_per_clip)
+            limits = flops_limits(stages, own, flops_per_clip, flops_before)
         else:
             limits = [Limit(None, own * stage.share) for stage in stages]
     except ValueError as error:
@@ -93,10 +94,22 @@ def clips_limits(stages: Sequence[StagePlan], clips: int) -> list[Limit]:
     return [Limit(part) for part in split_clips(clips, [s.share for s in stages], [s.name for s in stages], batch)]
 
 
-def flops_limits(stages: Sequence[StagePlan], flops: float, flops_per_clip: FlopsPerClip) -> list[Limit]:
-    """Whole steps per stage, the last of which reaches the FLOPs; as the clips that these steps are."""
+def flops_limits(
+    stages: Sequence[StagePlan],
+    flops: float,
+    flops_per_clip: StageFlops,
+    flops_before: StageFlops = lambda module: 0,
+) -> list[Limit]:
+    """Whole steps per stage, the last of which reaches the FLOPs; as the clips that these steps are. What stages take
+    before their first steps is paid from the FLOPs. Raises ValueError where a stage has fewer clips than that reads.
+    """
+    flops -= sum(flops_before(stage.module) for stage in stages)
     per_step = [flops_per_clip(stage.module) * stage.module.train_config.batch_clips for stage in stages]
     steps = split_flops(flops, [s.share for s in stages], [s.name for s in stages], per_step)
+    for count, stage in zip(steps, stages, strict=True):
+        clips, wanted = count * stage.module.train_config.batch_clips, stage.module.prepared_clips
+        if clips < wanted:
+            raise ValueError(f"budget: stage {stage.name} gets {clips} clips, fewer than the {wanted} it measures on")
     return [
         Limit(Fraction(count) * stage.module.clip_cost * stage.module.train_config.batch_clips)
         for count, stage in zip(steps, stages, strict=True)
@@ -133,11 +146,16 @@ def planned_stages(
     """The stages of modules on the meta device with what ends each, as far as it is known before. Raises ValueError."""
     stages = all_stages(method, pretraining, experiment.pretraining.share)
     shared = planned_shared_cost(experiment, method)
-    flops = meta_flops(experiment.data, experiment.data.latent_cache)
-    return split_budget(experiment.label, experiment.budget, stages, shared, flops)
+    data = experiment.data
+
+    def before(module: TrainedStage) -> int:
+        return module.prepared_clips * preparation_flops(module, shape_batch(data, module, 1))
+
+    flops = meta_flops(data, data.latent_cache)
+    return split_budget(experiment.label, experiment.budget, stages, shared, flops, before)
 
 
-def meta_flops(data: DataConfig, stored: bool = False) -> FlopsPerClip:
+def meta_flops(data: DataConfig, stored: bool = False) -> StageFlops:
     """Counts the FLOPs of a clip of a stage that lies on the meta device. stored: it may read stored latents."""
     return lambda module: training_flops_per_clip(module, shape_batch(data, module, 1, stored))
 

@@ -57,6 +57,7 @@ def complete(folder: Path, setup: Setup, spent: Spent, scores: Sequence[Score], 
         train_flops=int(spent.total("flops")),
         params_trained=trained,
         params_total=total,
+        nfe=method.evaluations(setup.experiment.sampling),
         external_bytes=external_bytes(setup.experiment, method),
         weights_hash=weights_hash,
     )

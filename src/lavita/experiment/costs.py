@@ -46,6 +46,15 @@ def update_flops(module: TrainedStage, one: dict[str, torch.Tensor], number: int
 
 
 @torch.no_grad()
+def preparation_flops(module: TrainedStage, batch: dict[str, torch.Tensor]) -> int:
+    """FLOPs of one of the clips on which a stage, which lies on the meta device, measures before its first step."""
+    if not module.prepared_clips:
+        return 0
+    one = {key: value[:1] if key == "clip_index" else value[:1].to(module.device) for key, value in batch.items()}
+    return counted(lambda: module.prepare([(one, SampleRNG([0], module.device))]))
+
+
+@torch.no_grad()
 def encoding_flops_per_clip(codec: Codec, batch: dict[str, torch.Tensor]) -> int:
     """FLOPs of encoding one clip with the suite's autoencoder."""
     video = batch["video"][:1].to(next(codec.parameters(), batch["video"]).device)
@@ -104,12 +113,13 @@ def stage_cost(
 @dataclass(frozen=True)
 class StageFacts:
     """What a run's process knows of a stage before it trains it: FLOPs of a clip, those of them that encode it (None
-    where no frozen autoencoder does), and its passes.
+    where no frozen autoencoder does), its passes, and the FLOPs of a clip that it measures on before its first step.
     """
 
     flops_per_clip: int
     encoding_flops: int | None
     passes: Passes
+    preparation_flops: int = 0
 
 
 def stage_facts(
@@ -126,7 +136,8 @@ def stage_facts(
     """
     shapes = meta_copy(module)
     stored = stored and module.reads_latents
-    flops, encoding = training_flops_per_clip(shapes, shape_batch(data, shapes, 1, stored)), None
+    one = shape_batch(data, shapes, 1, stored)
+    flops, encoding, before = training_flops_per_clip(shapes, one), None, preparation_flops(shapes, one)
     if isinstance(module, VideoMethod) and not module.owns_first_stage and not stored:
         video = torch.zeros(1, data.frames, 3, data.resolution, data.resolution, device=META)
         encoding = encoding_flops_per_clip(shapes.context.codec, {"video": video})
@@ -136,7 +147,7 @@ def stage_facts(
         )
         if not memory.fits(peak):
             memory.check(f"stage {module.stage_name}", peak, advice())
-    return StageFacts(flops, encoding, passes)
+    return StageFacts(flops, encoding, passes, before)
 
 
 SECONDS = 3.0

@@ -17,7 +17,7 @@ from torch import nn
 from lavita.codecs.base import Codec
 from lavita.config.compose import Experiment
 from lavita.config.protocol import Protocol
-from lavita.config.schema import DataConfig
+from lavita.config.schema import BudgetConfig, DataConfig
 from lavita.data.clip_folder import GAP, MOST_BYTES, SMALLEST_SIDE
 from lavita.data.manifest import FILE_NAME
 from lavita.data.synthetic import PLANS
@@ -42,13 +42,22 @@ FEATURES = {"embedded": 70, "i3d": 400}
 KEPT_CHECKPOINTS = 3  # of a stage while it trains: two, and the one that is being written
 
 
-def working_bytes(protocol: Protocol, method: VideoMethod) -> int:
+def working_bytes(protocol: Protocol, method: VideoMethod, budget: BudgetConfig) -> int:
     """What a run needs beside what it leaves, for a time: checkpoints while it trains (weights, average, two moments),
     and then the generated clips as they were made.
     """
     trained = sum(p.numel() * p.element_size() for p in method.trained_parameters())
     clips = 3 * protocol.n_generated * protocol.frames * protocol.resolution**2
-    return max(KEPT_CHECKPOINTS * (state_bytes(method) + 3 * trained), clips)
+    return max(checkpoints_at_a_time(method, budget) * (state_bytes(method) + 3 * trained), clips)
+
+
+def checkpoints_at_a_time(method: VideoMethod, budget: BudgetConfig) -> int:
+    """Most checkpoints of a stage that lie on the disk at a time: one a step at most, and one at its end."""
+    if budget.clips is None or budget.currency != "clips":
+        return KEPT_CHECKPOINTS
+    modules = [stage.module for stage in method.stages()]
+    cheapest = min(module.clip_cost * module.train_config.batch_clips for module in modules)  # step, in clips
+    return min(KEPT_CHECKPOINTS, budget.clips // cheapest + 1)
 
 
 def state_bytes(module: nn.Module, skip: str = "\0") -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -208,6 +209,7 @@ def reconstruction_peak(codec: Codec, data: DataConfig) -> Peak:
     return peak_of(call).beside(bytes_of([*codec.parameters(), *codec.buffers()]))
 
 
+@lru_cache
 def features_peak(protocol: Protocol, num_classes: int | None) -> Peak:
     """The peak of the protocol's feature networks, which describe one clip at a time."""
     from lavita.metrics.features.i3d import I3D, SIZE
@@ -228,6 +230,7 @@ def features_peak(protocol: Protocol, num_classes: int | None) -> Peak:
     return peak.beside(weights)
 
 
+@lru_cache
 def extractor_training_peak(protocol: Protocol, num_classes: int | None) -> Peak:
     """The peak of training the in-domain feature network."""
     from lavita.metrics.features.in_domain import InDomainNet

@@ -31,7 +31,7 @@ from lavita.training.stage import StagePlan, TrainedStage
 
 SMALLER_SAMPLING = "; set a smaller sampling.batch_clips"
 LITTLE = 16  # where training has so many times the memory that it needs, all else fits too
-SIZES = ("XL", "L", "B", "S", "XS")
+SIZES = ("XL", "L", "B", "S", "XS", "XXS")
 FILES_OF_A_BATCH, FILES_OF_A_PROCESS = 8, 256
 
 
@@ -60,8 +60,9 @@ def check_memory(
     if isinstance(method, VideoMethod):
         sampling = sampling_peak(method, e.data, e.sampling) or Peak()
         memory.check(f"{e.label}, sampling of {e.sampling.batch_clips} clips at a time", sampling, SMALLER_SAMPLING)
-        codec = method.first_stage() or method.context.codec
-        memory.check(f"{e.label}, reconstruction by the autoencoder", reconstruction_peak(codec, e.data))
+        codec = method.first_stage() or (None if method.owns_first_stage else method.context.codec)
+        if codec is not None:
+            memory.check(f"{e.label}, reconstruction by the autoencoder", reconstruction_peak(codec, e.data))
     memory.check("feature networks", features_peak(e.protocol, num_classes))
     return found
 
@@ -109,7 +110,7 @@ def check_disk(experiments: Sequence[tuple[Experiment, VideoMethod]], results: P
         for e, method in experiments
     )
     there = sum(path.stat().st_size for path in (results / "cells").rglob("*") if path.is_file())
-    working = max((working_bytes(e.protocol, method) for e, method in experiments), default=0)
+    working = max((working_bytes(e.protocol, method, e.budget) for e, method in experiments), default=0)
     needed, free = max(0, left - there) + working, free_disk(results)
     if needed > free:
         raise ValueError(

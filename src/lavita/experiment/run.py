@@ -12,7 +12,7 @@ from typing import Any
 
 from lavita.config.plan import read_config
 from lavita.data.clips import real_windows
-from lavita.executors.heartbeat import Result, emit, progress
+from lavita.executors.heartbeat import Plan, Result, emit, progress
 from lavita.executors.process import end_with_parent
 from lavita.executors.ranks import together
 from lavita.experiment.completion import complete, finish, save_method
@@ -47,6 +47,8 @@ def main(folder: Path, shared_folder: Path) -> None:
 def work(setup: Setup, folder: Path, store: ResumeStore) -> None:
     """What is done in one session, by every process of the run: sample untrained, train, sample, score."""
     scorer = Scorer(setup.shared, setup.experiment, str(setup.device)) if distributed.is_first() else None
+    if scorer is not None:
+        emit(plan_of(setup))
     out, key = folder / STAGE, shared_key(setup)
 
     def score(at_start: Setup) -> list[Score]:
@@ -65,6 +67,21 @@ def work(setup: Setup, folder: Path, store: ResumeStore) -> None:
         weights_hash = save_method(setup, folder)
         scores += first_stage_scores(setup, scorer, folder / "autoencoder.gif", store)
         complete(folder, setup, spent, scores, weights_hash)
+
+
+def plan_of(setup: Setup) -> Plan:
+    """The stages of a run by the names under which they say how far they are, with their clips and FLOPs."""
+    sampling, clips = setup.experiment.sampling, float(setup.experiment.protocol.n_generated)
+    before, after = ({name: clips, f"score of {name}": clips} for name in ("sample untrained", "sample"))
+    trained = {plan.name: None if end.clips is None else float(end.clips) for plan, end in setup.stages}
+    facts = setup.data.facts
+    costs = {plan.name: facts[plan.name].flops_per_clip / plan.module.clip_cost for plan, _ in setup.stages}
+    last = facts[setup.stages[-1][0].name]
+    forward = (last.flops_per_clip - (last.encoding_flops or 0)) / 3 / setup.method.examples_per_clip  # backward is two
+    sampled = forward * setup.method.evaluations(sampling) * (2 if sampling.guidance != 1 else 1)
+    costs = {name: float(cost) for name, cost in costs.items()}
+    costs |= {name: 0.0 if name.startswith("score") else sampled for name in (*before, *after)}
+    return Plan(before | trained | after, costs)
 
 
 def score_method(
@@ -107,11 +124,13 @@ def score_method(
 
 
 def first_stage_scores(setup: Setup, scorer: Scorer, picture: Path, store: ResumeStore) -> list[Score]:
-    """What the method's own first stage loses, or else (measured once a suite) what the suite's autoencoder loses."""
+    """What the method's own first stage loses, or else (measured once a suite) what the suite's autoencoder loses;
+    nothing of a method in pixels.
+    """
     method, experiment = setup.method, setup.experiment
     codec = method.first_stage()
     if codec is None:
-        return list(setup.shared.codec_scores)
+        return [] if method.owns_first_stage else list(setup.shared.codec_scores)
     p, catalogue = experiment.protocol, setup.data.catalogue
     windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
     heldout = setup.data.clips(TrainedStage(experiment.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)

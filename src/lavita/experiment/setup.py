@@ -76,7 +76,7 @@ def set_up(experiment: Experiment, folder: Path, shared_folder: Path) -> Setup:
     pretraining = build_pretraining(e, num_classes, method.context.codec) if e.pretraining.method else None
     stages = all_stages(method, pretraining, e.pretraining.share)
     data = replace(data, facts=known_facts(e, stages, num_classes, data.latents is not None, memory, folder))
-    limits = split_budget(e.label, e.budget, stages, shared_cost(shared_stages), data.flops_per_clip)
+    limits = split_budget(e.label, e.budget, stages, shared_cost(shared_stages), data.flops_per_clip, data.flops_before)
     conditions = conditions_of(e.data, e.protocol, e.sampling.task, catalogue)
     return Setup(e, device, shared, shared_stages, data, method, pretraining, limits, conditions)
 
@@ -96,12 +96,12 @@ def known_facts(
             said = partial(advice, e, stage.name, num_classes, memory)
             facts = stage_facts(e.data, e.compute, stage.module, memory, stored, kept.get(stage.name), said)
             numbers = [facts.flops_per_clip, -1 if facts.encoding_flops is None else facts.encoding_flops]
-            numbers += [facts.passes.clips, facts.passes.recomputed]
+            numbers += [facts.passes.clips, facts.passes.recomputed, facts.preparation_flops]
         else:
-            numbers = [0, 0, 0, 0]
-        flops, encoding, clips, recomputed = (int(distributed.of_first(float(number))) for number in numbers)
+            numbers = [0, 0, 0, 0, 0]
+        flops, encoding, clips, recomputed, before = (int(distributed.of_first(float(one))) for one in numbers)
         passes = Passes(clips, bool(recomputed))
-        found[stage.name] = StageFacts(flops, None if encoding < 0 else encoding, passes)
+        found[stage.name] = StageFacts(flops, None if encoding < 0 else encoding, passes, before)
         if distributed.is_first() and stage.name not in kept:
             say_passes(e, stage.module, passes)
     if distributed.is_first():

@@ -7,8 +7,8 @@ import json
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from lavita.data.clips import real_windows
 from lavita.data.find import usable_catalogue
 from lavita.executors.heartbeat import Note, Result, emit, progress
 from lavita.executors.process import end_with_parent
-from lavita.experiment.budget import check_budget
+from lavita.experiment.budget import check_budget, meta_flops
 from lavita.experiment.machine import device_memory
 from lavita.experiment.peaks import Memory
 from lavita.experiment.preflight import check_disk, check_machine
@@ -31,7 +31,11 @@ from lavita.experiment.stage_data import StageData
 from lavita.files import sha256_of
 from lavita.methods.checkpoints import read_state
 from lavita.metrics.features.base import Extractor
+from lavita.metrics.features.in_domain import InDomainExtractor, save_in_domain
+from lavita.metrics.features.in_domain_training import fit_in_domain
 from lavita.metrics.features.load import load_extractors
+from lavita.metrics.features.published import FitSetting, find_published
+from lavita.metrics.features.stretches import Stretches, read_stretches
 from lavita.metrics.sanity import sanity_text
 from lavita.results.identity import hash_of_sources, package_files
 from lavita.results.shared import SharedArtifacts, read_shared, write_shared, write_videos
@@ -99,6 +103,23 @@ def reads_latents(experiment: Experiment, num_classes: int | None) -> bool:
     )
 
 
+def training_flops(experiments: list[Experiment], num_classes: int | None) -> dict[str, float]:
+    """FLOPs of the training of a run, by the name of its row; 0 where they are not known: the compute budget is in
+    seconds, or a method's own code fails, which its run then says.
+    """
+    found = {}
+    for one in {experiment.label: experiment for experiment in experiments}.values():
+        flops_per_clip = meta_flops(one.data, one.data.latent_cache)
+        try:
+            found[one.label] = sum(
+                flops_per_clip(stage.module) * float((limit.clips or 0) / stage.module.clip_cost)
+                for stage, limit in check_budget(one, num_classes)
+            )
+        except Exception:
+            found[one.label] = 0.0
+    return found
+
+
 def external_hashes(experiments: list[Experiment]) -> dict[str, str]:
     """sha256 of every file of external weights that some run uses. Raises ValueError before anything is trained."""
     for path in sorted({one.pretraining.checkpoint for one in experiments} - {None}):
@@ -111,12 +132,12 @@ def external_hashes(experiments: list[Experiment]) -> dict[str, str]:
     return found
 
 
-def main(spec_file: Path, folder: Path) -> dict[str, str]:
+def main(spec_file: Path, folder: Path) -> Result:
     """Fit or find all shared artifacts and write shared.json, whose paths are names below folder.
 
-    Returns the sha256 of every file of external weights that some run uses. With "reuse" in the specification folder is
-    finished: only what must hold for these runs is checked; raises Stale where the artifacts were made from other
-    weights.
+    The result has the sha256 of every file of external weights that some run uses, and what training costs. With
+    "reuse" in the specification folder is finished: only what must hold for these runs is checked, and nothing counted;
+    raises Stale where the artifacts were made from other weights.
     """
     spec = json.loads(spec_file.read_text())
     experiments = [experiment_from_dict(values) for values in spec["experiments"]]
@@ -129,7 +150,7 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
     external = external_hashes(experiments)
     if spec["reuse"]:
         check_weights(experiment, catalogue, read_shared(folder), cache)
-        return external
+        return Result("ok", external=external)  # its runs were begun before, in an order that was good then
     codec = fit_codec(experiment, catalogue, cache, folder)
     latents, latents_stage = None, None
     if any(reads_latents(one, num_classes) for one in experiments):
@@ -172,7 +193,7 @@ def main(spec_file: Path, folder: Path) -> dict[str, str]:
     videos = [(video, "true") for video in catalogue.videos] + [(video, "false") for video in catalogue.unused]
     write_videos(folder, [(v.video_id, v.group, v.split, v.sha256, used) for v, used in videos])
     write_shared(folder, shared)
-    return external
+    return Result("ok", external=external, flops=training_flops(experiments, num_classes))
 
 
 class Stale(ValueError):
@@ -212,54 +233,70 @@ def with_weights_of(protocol: Protocol, networks: Mapping[str, Extractor]) -> Pr
 def fit_extractor(
     experiment: Experiment, catalogue: Catalogue, cache: Path, num_classes: int | None, out: Path
 ) -> Path | None:
-    """The file of the in-domain feature network, trained where it is not cached; None where the protocol has others."""
-    p, path = experiment.protocol, None
-    if "embedded" in (p.extractor, p.is_extractor):
+    """The file of the in-domain feature network: the published one where that was fitted to this data, else trained
+    where it is not cached; None where the protocol has others.
+    """
+    p, setting = experiment.protocol, fit_setting(experiment, num_classes)
+    if "embedded" not in (p.extractor, p.is_extractor):
+        return None
+    known = find_published(catalogue.split("train"), setting, partial(checked_progress, "extractor's videos"))
+    if known is not None:
+        known.copy_to(out)
+        emit(Note(f"extractor: {known.name}'s, as published (sha256 {known.sha256[:12]})"))
+    else:
         key = key_of(
-            catalogue.fingerprint, p.frames, p.real_interval, p.resolution, num_classes, experiment.data.flip,
-            experiment.extractor.steps, hash_of_sources(package_files("metrics", "data")),
+            catalogue.fingerprint, *astuple(setting), hash_of_sources(package_files("metrics", "data")),
             distributed.own_device().type,
         )  # fmt: skip
         found = (cache / f"extractor-{key}").is_dir()
-        train = partial(train_extractor, experiment, catalogue, num_classes)
-        folder = fitted(cache, f"extractor-{key}", train)
+        folder = fitted(cache, f"extractor-{key}", partial(train_extractor, setting, catalogue))
         shutil.copytree(folder, out, dirs_exist_ok=True)
-        path = out / "extractor.safetensors"
         emit(Note(f"extractor {'taken from the cache' if found else 'trained'}"))
-    return path
+    return out / "extractor.safetensors"
 
 
-def train_extractor(experiment: Experiment, catalogue: Catalogue, num_classes: int | None, folder: Path) -> None:
+def fit_setting(experiment: Experiment, num_classes: int | None) -> FitSetting:
+    """What decides a fit of the in-domain feature network beside the videos."""
+    p = experiment.protocol
+    steps, flip = experiment.extractor.steps, bool(experiment.data.flip)
+    return FitSetting(p.frames, p.real_interval, p.resolution, flip, steps, num_classes)
+
+
+def train_extractor(setting: FitSetting, catalogue: Catalogue, folder: Path) -> None:
     """Train the in-domain feature network on stretches of the training videos. Raises Stopped where the process is
     asked to end: nothing of a training of minutes is kept.
     """
-    from lavita.metrics.features.in_domain import save_in_domain
-    from lavita.metrics.features.in_domain_training import fit_in_domain
-    from lavita.metrics.features.stretches import read_stretches
-
-    def report(stage: str, done: int, total: int, loss: float | None = None) -> None:
-        checkpoint.check()
-        progress(stage, done, total, loss)
-
-    p = experiment.protocol
     stretches = read_stretches(
-        catalogue.split("train"), p.frames, p.real_interval, p.resolution, partial(report, "extractor's videos")
-    )
-    emit(Note(f"extractor: {stretches.text()}"))
-    extractor = fit_in_domain(
-        stretches.frames, p.frames, p.real_interval, stretches.labels() if num_classes else None, num_classes,
-        flip=experiment.data.flip, seed=0, steps=experiment.extractor.steps, report=partial(report, "extractor"),
-        device=str(distributed.own_device()),
+        catalogue.split("train"), setting.frames, setting.interval, setting.resolution,
+        partial(checked_progress, "extractor's videos"),
     )  # fmt: skip
+    emit(Note(f"extractor: {stretches.text()}"))
+    extractor = trained(setting, stretches, partial(checked_progress, "extractor"), str(distributed.own_device()))
     save_in_domain(extractor, folder / "extractor.safetensors")
+
+
+def trained(
+    setting: FitSetting, stretches: Stretches, report: Callable[[int, int, float], None], device: str = "cpu"
+) -> InDomainExtractor:
+    """The in-domain feature network fitted to stretches; report(step, steps, loss) after every step."""
+    return fit_in_domain(
+        stretches.frames, setting.frames, setting.interval, stretches.labels() if setting.num_classes else None,
+        setting.num_classes, flip=setting.flip, seed=0, steps=setting.steps, report=report, device=device,
+    )  # fmt: skip
+
+
+def checked_progress(stage: str, done: int, total: int, loss: float | None = None) -> None:
+    """Say how far a stage is. Raises Stopped where the process is asked to end."""
+    checkpoint.check()
+    progress(stage, done, total, loss)
 
 
 if __name__ == "__main__":
     end_with_parent()
     try:
         with arithmetic():
-            external = main(Path(sys.argv[1]), Path(sys.argv[2]))
-        emit(Result("ok", external=external))
+            result = main(Path(sys.argv[1]), Path(sys.argv[2]))
+        emit(result)
     except Stale as error:
         emit(Result("stale", str(error)))
     except Stopped as error:

@@ -15,7 +15,7 @@ import torch
 from lavita.config.compose import Experiment
 from lavita.config.schema import CodecConfig
 from lavita.data.catalogue import Catalogue
-from lavita.executors.heartbeat import Note, emit, progress
+from lavita.executors.heartbeat import Note, emit, progress_of_steps
 from lavita.experiment.costs import StageFacts, stage_facts
 from lavita.experiment.machine import device_memory
 from lavita.experiment.peaks import HELDOUT_CLIPS
@@ -144,7 +144,7 @@ def train_codec(experiment: Experiment, catalogue: Catalogue, folder: Path) -> N
         Limit(clips),
         folder,
         heldout,
-        progress,
+        progress_of_steps(train.batch_clips),
         source.compute_of(module),
         store,
         e.checkpoint,

@@ -28,6 +28,7 @@ from lavita.methods.build import load_suite_codec
 from lavita.metrics.features.base import exact_arithmetic
 from lavita.results.records import StageRecord
 from lavita.training import distributed
+from lavita.training.fit import passes_to_prepare
 from lavita.training.stage import TrainedStage
 
 FREE_SHARE = 0.8  # of what is free that a latent cache takes unasked: runs leave results and checkpoints, too
@@ -64,7 +65,7 @@ class StageData:
             resolution=d.resolution,
             flip=d.flip,
             seed=self.seed,
-            batch=module.train_config.batch_clips // self.compute_of(module).passes(module.train_config.batch_clips),
+            batch=self.pass_clips(module),
             start=start,
             stop=stop,
             num_workers=loader_processes(d, self.compute),
@@ -75,6 +76,7 @@ class StageData:
             latents=self.latents if module.reads_latents else None,
             rank=0 if whole else distributed.rank(),
             world=1 if whole else distributed.world(),
+            repeats=(module.train_config.batch_clips, module.alternating_updates) if module.same_clips else None,
         )
 
     def check_batch(self, module: TrainedStage, start: int) -> None:
@@ -123,9 +125,26 @@ class StageData:
             return self.compute
         return replace(self.compute, pass_clips=known.passes.clips, checkpoint_activations=known.passes.recomputed)
 
+    def pass_clips(self, module: TrainedStage) -> int:
+        """Clips that go through all processes together in one pass."""
+        batch = module.train_config.batch_clips
+        return batch // self.compute_of(module).passes(batch)
+
+    def flops_before(self, module: TrainedStage) -> int:
+        """FLOPs that a stage whose facts are known takes before its first step, on whole passes of clips."""
+        clips = self.pass_clips(module) * passes_to_prepare(module, self.pass_clips(module))
+        return clips * self.facts[module.stage_name].preparation_flops
+
     def flops_per_clip(self, module: TrainedStage) -> int:
         """FLOPs of one clip of a stage whose facts are known."""
         return self.facts[module.stage_name].flops_per_clip
+
+
+def first_clip(module: TrainedStage, seen: int) -> int:
+    """The number of a stage's first clip after `seen` clips; where updates share clips, one at which the first of them
+    begins."""
+    period = module.alternating_updates * module.train_config.batch_clips if module.same_clips else 1
+    return -(-seen // period) * period
 
 
 def loader_processes(data: DataConfig, compute: ComputeConfig) -> int:

@@ -11,10 +11,10 @@ import torch
 
 from lavita.config.schema import CheckpointConfig
 from lavita.diffusion.rng import derive_seed, seed_everything
-from lavita.executors.heartbeat import Note, emit, progress
+from lavita.executors.heartbeat import Note, emit, progress_of_steps
 from lavita.experiment.peaks import HELDOUT_CLIPS
 from lavita.experiment.setup import Setup, start_network
-from lavita.experiment.stage_data import StageData
+from lavita.experiment.stage_data import StageData, first_clip
 from lavita.results.devices import speed_of
 from lavita.results.records import StageRecord
 from lavita.results.resume_store import ResumeStore
@@ -79,7 +79,7 @@ def complete_stage(stage: StagePlan, limit: Limit, resources: Resources, spent: 
         if distributed.is_first():
             forget(store, later)
         seed_everything(derive_seed(resources.data.seed, "stage", stage.name))
-        entry, losses = train_stage(stage, limit, resources, spent.seen)
+        entry, losses = train_stage(stage, limit, resources, first_clip(stage.module, spent.seen))
         facts = {"entry": to_json(entry), "heldout_losses": losses}
         end = distributed.from_first(lambda: keep_end(stage, name, facts, store))
     file, found = end
@@ -89,7 +89,7 @@ def complete_stage(stage: StagePlan, limit: Limit, resources: Resources, spent: 
     done = from_json(StageRecord, found["entry"], name)
     spent.stages.append(done)
     spent.heldout_losses = [(clips, loss) for clips, loss in found["heldout_losses"]]
-    spent.seen += done.steps * done.batch_clips
+    spent.seen = first_clip(stage.module, spent.seen) + done.steps * done.batch_clips
 
 
 def forget(store: ResumeStore, stages: Sequence[str]) -> None:
@@ -134,22 +134,24 @@ def train_stage(
         limit,
         resources.folder,
         heldout,
-        progress,
+        progress_of_steps(float(module.clip_cost * batch)),
         source.compute_of(module),
         store,
         resources.checkpoint,
     )
     release(module)
     facts, drawn = source.facts[module.stage_name], done.steps * batch
+    prepared = min(source.flops_before(module), drawn * facts.preparation_flops)
     entry = StageRecord(
         stage.name,
         done.clips,
         done.seconds,
-        facts.flops_per_clip * drawn,
+        facts.flops_per_clip * drawn + prepared,
         steps=done.steps,
         batch_clips=batch,
         clip_cost=str(module.clip_cost),
         flops_per_clip=facts.flops_per_clip,
+        preparation_flops=prepared or None,
         encoding_flops=None if facts.encoding_flops is None else facts.encoding_flops * drawn,
         passes=facts.passes,
         speed=speed_of(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lavita.codecs.base import Codec
-from lavita.config.schema import GENERATION, SamplingConfig, TrainConfig
+from lavita.config.schema import CONTINUATION, GENERATION, SamplingConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.shapes import check
 from lavita.training.stage import StagePlan, TrainedStage
@@ -21,7 +21,8 @@ from lavita.training.stage import StagePlan, TrainedStage
 class MethodContext:
     """What the suite hands to every method: the shape of its clips, the shared autoencoder and the training setting.
 
-    codec is the suite's autoencoder; a method with a first stage of its own ignores it (owns_first_stage = True).
+    codec is the suite's autoencoder; a method with a first stage of its own, or in pixels, ignores it
+    (owns_first_stage = True).
     num_classes is None in an unconditional suite.
     """
 
@@ -37,6 +38,7 @@ class VideoMethod(TrainedStage):
     """A method of the comparison: its last stage is itself, earlier ones are named in `stages`."""
 
     owns_first_stage = False
+    examples_per_clip = 1  # evaluations of the network that the loss of one clip takes
     tasks: tuple[str, ...] = (GENERATION,)  # values of sampling.task; all but generation need a condition
     declared: Mapping[str, str] = {}  # what a method is bound to say of itself: a name and a few words, for its record
 
@@ -68,6 +70,10 @@ class VideoMethod(TrainedStage):
     def first_stage(self) -> Codec | None:
         """A first stage of the method's own as clip -> clip, for its reconstruction scores; None where it has none."""
         return None
+
+    def evaluations(self, sampling: SamplingConfig) -> int:
+        """Network evaluations for one clip of F frames, not counting that guidance doubles them."""
+        return sampling.num_steps
 
     def perceptual_score(self, before: Tensor, after: Tensor) -> Tensor | None:
         """LPIPS of each clip (B,), mean over its frames, where the method was given its weights; else None."""
@@ -107,6 +113,20 @@ class VideoMethod(TrainedStage):
             others = [task for task in self.tasks if task != sampling.task]
             choose = f", or choose sampling.task (--task) among {', '.join(others)}" if others else ""
             raise ValueError(f"{self.name}: {sampling.task} is from noise alone; leave the condition out{choose}")
+
+    def check_request(self, seeds: Sequence[int], sampling: SamplingConfig, condition: Tensor | None) -> None:
+        """Raise ValueError for a task, chain or condition that the method lacks: what the `sample` of a method that
+        generates and continues clips calls first.
+        """
+        if sampling.task != CONTINUATION:
+            return self.check_generation(sampling, condition)
+        self.check_task(sampling)
+        if condition is None:
+            raise ValueError(
+                f"sampling.task={CONTINUATION} needs the real clip before the first of each seed, got none"
+            )
+        c = self.context
+        check(condition, "B F 3 H W", "condition", B=len(seeds), F=c.num_frames, H=c.resolution, W=c.resolution)
 
     def check_batch(self, batch: dict[str, Tensor]) -> None:
         """Raise ValueError unless the video has the suite's shape."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -51,7 +53,12 @@ def build_method(experiment: Experiment, num_classes: int | None, codec: Codec) 
         train=experiment.train,
         seed=experiment.seed,
     )
-    return implementation.Method(context, config)
+    return class_of(implementation, config)(context, config)
+
+
+def class_of(implementation: ModuleType, config: Any) -> type[VideoMethod]:
+    """The class that a configuration is of: what the module's `method_class` says where it has one, else its Method."""
+    return getattr(implementation, "method_class", lambda _: implementation.Method)(config)
 
 
 def build_pretraining(experiment: Experiment, num_classes: int | None, codec: Codec) -> VideoMethod:

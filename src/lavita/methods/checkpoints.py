@@ -7,8 +7,9 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ class CheckpointError(ValueError):
 def load_official(path: Path | str, network: nn.Module) -> None:
     """Load an official checkpoint into a network, all keys and shapes equal, or raise and change nothing.
 
-    The file is {"ema": state dict, ...} or a bare state dict, as .pt, .pth or .safetensors. Pickled files are
-    read with weights_only=True, so that no code of theirs runs; of Python classes only argparse.Namespace,
-    which the official DiT trainer stores, is let through. Raises CheckpointError.
+    The file is {"ema": state dict, ...}, {"state_dict": state dict, ...} as Lightning writes it, or a bare state dict,
+    as .pt, .pth, .ckpt or .safetensors. Pickled files are read with weights_only=True, so that no code of theirs runs;
+    of Python classes only argparse.Namespace, which the official DiT trainer stores, is let through. Raises
+    CheckpointError.
     """
     network.load_state_dict(official_state(path, network), strict=True)
 
@@ -44,10 +46,23 @@ def official_state(path: Path | str, network: nn.Module, prefix: str = "") -> di
     state = read_state(path)
     if all(name.startswith(prefix) for name in state):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return fitting(path, state, network)
+
+
+def fitting(
+    path: Path | str,
+    state: dict[str, Tensor],
+    network: nn.Module,
+    size: Callable[[Mapping[str, Tensor]], str] | None = None,
+) -> dict[str, Tensor]:
+    """A state dict that was read from path, found to fit the network. Raises CheckpointError.
+
+    size: the size of a network in words by its state dict, for the message; by default that of a transformer.
+    """
     problems = differences(state, network.state_dict())
     if problems:
         lines = [f"{path}: does not fit {type(network).__name__}; nothing was loaded.", *problems]
-        raise CheckpointError("\n  ".join([*lines, described(state, network)]))
+        raise CheckpointError("\n  ".join([*lines, described(state, network, size)]))
     return state
 
 
@@ -107,8 +122,8 @@ def read_tensors(path: Path) -> Any:
             return load_file(path)
         except SafetensorError as error:
             raise CheckpointError(f"{path}: is no safetensors file ({error})") from error
-    if path.suffix not in (".pt", ".pth"):
-        raise CheckpointError(f"{path}: got suffix {path.suffix!r}, allowed .pt, .pth, .safetensors")
+    if path.suffix not in (".pt", ".pth", ".ckpt"):
+        raise CheckpointError(f"{path}: got suffix {path.suffix!r}, allowed .pt, .pth, .ckpt, .safetensors")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -121,14 +136,16 @@ def read_tensors(path: Path) -> Any:
 
 
 def ema_or_bare(path: Path, content: Any) -> dict[str, Tensor]:
-    """The averaged weights where there are any, else the content itself, which must be names and tensors."""
-    state = content["ema"] if isinstance(content, Mapping) and "ema" in content else content
+    """The averaged weights where there are any, or those of a Lightning checkpoint, else the content itself; names and
+    tensors in any case."""
+    entries = [key for key in ("ema", "state_dict") if isinstance(content, Mapping) and key in content]
+    state = content[entries[0]] if entries else content
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, wanted a state dict of names and tensors")
     odd = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if odd or not state:
         raise CheckpointError(
-            f'{path}: is neither {{"ema": state dict}} nor a bare state dict; '
+            f'{path}: is neither {{"ema": state dict}}, nor {{"state_dict": state dict}}, nor a bare state dict; '
             f"entries that are no tensors: {some(odd) or 'none, it is empty'}"
         )
     return dict(state)
@@ -154,10 +171,12 @@ def differences(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list
     return [f"{len(names)} {kind}: {some(names)}" for kind, names in kinds.items() if names]
 
 
-def described(state: Mapping[str, Tensor], network: nn.Module) -> str:
-    """A line that names the sizes of both networks: which configuration would fit the file."""
-    sizes = getattr(network, "sizes", {})
-    return f"The file holds {size_of(state, sizes)}; this network is {size_of(network.state_dict(), sizes)}."
+def described(
+    state: Mapping[str, Tensor], network: nn.Module, size: Callable[[Mapping[str, Tensor]], str] | None = None
+) -> str:
+    """A line that names the sizes of both networks: which configuration would fit the file. size as in `fitting`."""
+    size = size or partial(size_of, sizes=getattr(network, "sizes", {}))
+    return f"The file holds {size(state)}; this network is {size(network.state_dict())}."
 
 
 def size_of(state: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, ...]]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lavita.config.schema import SamplingConfig
 from lavita.diffusion.loss import hybrid_loss
 from lavita.diffusion.rng import SampleRNG
-from lavita.diffusion.sampler import guided, sample_latent
+from lavita.diffusion.sampler import check_guidance, guided, sample_latent
 from lavita.diffusion.schedule import Schedule
 from lavita.methods.base import MethodContext, VideoMethod
 from lavita.shapes import check
@@ -121,11 +121,8 @@ class LatentDiffusion(VideoMethod):
 
     def denoiser(self, classes: Tensor | None, sampling: SamplingConfig):
         """The network as a function of (x, t), guided where the suite has classes."""
-        if self.context.num_classes is None:
-            if sampling.guidance != 1.0:
-                raise ValueError(f"sampling.guidance: got {sampling.guidance}, an unconditional suite allows 1 only")
-            return lambda x, t: self.network(x, t, None)
-        if classes is None:
-            raise ValueError("a class-conditional method samples with one class per clip, got none")
         null = self.context.num_classes
+        check_guidance(sampling.guidance, null, classes)
+        if classes is None or null is None:
+            return lambda x, t: self.network(x, t, None)
         return guided(self.network, classes.to(self.device), null, sampling.guidance, sampling.guided_channels)

@@ -220,6 +220,8 @@ def picks(items: Sequence[ClipItem], protocol: Protocol, real: bool) -> list[Pic
         )
     if not real or protocol.clip_selection == "sorted-random-start":
         return every[:n]
+    if protocol.clip_selection == "evenly-spaced":
+        return [every[number * len(every) // n] for number in range(n)]
     rng = np.random.default_rng([protocol.clip_seed, len(every)])
     if protocol.clip_selection == "windows":
         drawn = _round_by_round(every, rng.permutation(len(every)))[:n]

@@ -22,7 +22,7 @@ from lavita.metrics.features.base import FrameExtractor
 from lavita.metrics.sanity import sanity_text
 from lavita.metrics.table import NetworkId, parse_key
 from lavita.results import provenance
-from lavita.results.rows import Row, score_columns, write_rows
+from lavita.results.rows import Row, score_columns, shown, write_rows
 from lavita.results.scores import Score
 
 RECORD, ROWS, FILES = "record.json", "rows.csv", ("real.npz", "generated.npz")
@@ -215,7 +215,7 @@ def line_of(one: Comparison, score: Score) -> tuple[str, ...]:
         record["protocol_hash"],
         f"{score.metric} {key.row.heading}".rstrip(),
         score.stage,
-        f"{score.value:.6g}",
+        shown(score.value, 6),
         interval_text(score.ci_low, score.ci_high),
         infinite_text(score),
         str(record["real"]["num_clips"] if score.n_real is None else score.n_real),
@@ -225,7 +225,7 @@ def line_of(one: Comparison, score: Score) -> tuple[str, ...]:
 
 
 def interval_text(low: float | None, high: float | None) -> str:
-    return "" if low is None else f"{low:.5g} to {high:.5g}"
+    return "" if low is None else f"{shown(low, 5)} to {shown(high, 5)}"
 
 
 def infinite_text(score: Score) -> str:
@@ -233,7 +233,7 @@ def infinite_text(score: Score) -> str:
     if score.extrapolated is None:
         return ""
     mark = " (?)" if score.interval_remark else ""
-    return f"{score.extrapolated:.5g} ({interval_text(score.extrapolated_low, score.extrapolated_high)}){mark}"
+    return f"{shown(score.extrapolated, 5)} ({interval_text(score.extrapolated_low, score.extrapolated_high)}){mark}"
 
 
 def unspecified(records: Sequence[dict[str, Any]]) -> list[str]:

@@ -15,6 +15,7 @@ from lavita.data.layouts import read_layout
 from lavita.metrics.corruptions import CORRUPTIONS
 from lavita.metrics.distances import frechet_distance, inception_score
 from lavita.metrics.features.base import Extractor
+from lavita.results.rows import shown
 
 REAL_VS_REAL = "halves"
 # Swapped neighbours and a frozen second half are kept out of the in-domain extractor's training.
@@ -25,10 +26,11 @@ WANTED_RATIO = 3.0
 @dataclass(frozen=True)
 class SanityReport:
     """rows: mean Frechet distance over the splits, for "halves" (the real-vs-real baseline), each change and each other
-    set of clips; low, high: the least and greatest over the splits; n: clips on each side; informative: every change
-    lies at least WANTED_RATIO times above the baseline, the least of its splits above the greatest of the baseline's;
-    verdict: the same in a sentence; inception: mean and standard deviation over the splits of the inception score of
-    all real clips, None without classes.
+    set of clips; low, high: the least and greatest over the splits; n: clips on each side; informative, as records call
+    it: whether the distance is sensitive to every change, which then lies at least WANTED_RATIO times above the
+    baseline, the least of its splits above the greatest of the baseline's; verdict: what it is sensitive to, in a
+    sentence; inception: mean and standard deviation over the splits of the inception score of all real clips, None
+    without classes.
     """
 
     rows: dict[str, float]
@@ -141,8 +143,7 @@ class Sensitivity:
                 found[name].append(frechet_distance(real[a], rows[rng.permutation(len(rows))[:half]], ddof))
         rows = {name: float(np.mean(values)) for name, values in found.items()}
         low, high = ({name: float(end(values)) for name, values in found.items()} for end in (min, max))
-        informative, sentence = verdict(rows, half, low, high)
-        return SanityReport(rows, low, high, half, informative, sentence, inception)
+        return SanityReport(rows, low, high, half, *verdict(rows, half, low, high), inception)
 
 
 def halvings(
@@ -171,12 +172,13 @@ def sanity_text(report: SanityReport) -> str:
     lines.append("| --- | --- | --- | --- |")
     for name, value in report.rows.items():
         title = "half B (real vs real)" if name == REAL_VS_REAL else f"half B, {name.replace('_', ' ')}"
-        times = f"{value / report.rows[REAL_VS_REAL]:.1f}" if report.rows[REAL_VS_REAL] > 0 else ""
-        lines.append(f"| {title} | {value:.4g} | {report.low[name]:.4g} to {report.high[name]:.4g} | {times} |")
-    lines += ["", report.verdict]
+        times = shown(value / report.rows[REAL_VS_REAL], 3) if report.rows[REAL_VS_REAL] > 0 else ""
+        ends = f"{shown(report.low[name])} to {shown(report.high[name])}"
+        lines.append(f"| {title} | {shown(value)} | {ends} | {times} |")
+    lines += ["", f"{report.verdict[0].upper()}{report.verdict[1:]}."]
     if report.inception is not None:
         mean, deviation = report.inception
-        lines += ["", f"Inception score of the real clips: {mean:.4g} (deviation {deviation:.2g})."]
+        lines += ["", f"Inception score of the real clips: {shown(mean)} (deviation {shown(deviation, 2)})."]
     return "\n".join(lines)
 
 
@@ -187,25 +189,27 @@ def verdict(
     high: Mapping[str, float] | None = None,
 ) -> tuple[bool, str]:
     """Whether every row lies WANTED_RATIO above the baseline, clear of it where low and high are given, and a sentence
-    that says so or names those that do not.
+    that says what the distance is sensitive to and to what not, and by how much, the largest first.
     """
-    baseline, names = rows[REAL_VS_REAL], [name for name in rows if name != REAL_VS_REAL]
+    baseline = rows[REAL_VS_REAL]
+    names = sorted((name for name in rows if name != REAL_VS_REAL), key=lambda name: -rows[name])
     near = [name for name in names if not (rows[name] > 0 and rows[name] >= WANTED_RATIO * baseline)]
     touching = (
         [] if low is None else [name for name in names if name not in near and not low[name] > high[REAL_VS_REAL]]
     )
-    if not near and not touching:
-        return (
-            True,
-            f"informative: every change is at least {WANTED_RATIO:g} times as far as two real halves of {n}",
-        )
-    said = []
+    clear = [name for name in names if name not in (*near, *touching)]
+
+    def listed(those: Sequence[str]) -> str:
+        times = {name: f" {shown(rows[name] / baseline, 3)}" if baseline else "" for name in those}
+        return ", ".join(f"{name.replace('_', ' ')}{times[name]}" for name in those)
+
+    said = [f"sensitive to {listed(clear) or 'nothing that was tried'}"]
     if near:
-        listed = ", ".join(f"{name} {rows[name] / baseline:.1f}" if baseline else name for name in near)
-        said.append(f"{listed} times the distance of two real halves, wanted at least {WANTED_RATIO:g}")
+        said.append(f"not sensitive at this size to {listed(near)}, wanted at least {WANTED_RATIO:g}")
     if touching:
-        said.append(f"some split of {', '.join(touching)} lies no further than some two real halves")
-    return False, f"not informative at this size ({n} clips a side): {'; '.join(said)}"
+        said.append(f"not clearly to {listed(touching)}: some split lies no further than some two real halves")
+    unit = f"times the real-vs-real baseline, two real halves of {n} clips"
+    return not near and not touching, f"{'; '.join(said)} ({unit})"
 
 
 IN_DOMAIN, UNTRAINED = "embedded", "untrained-i3d"

@@ -26,11 +26,11 @@ class NetworkId:
 @dataclass(frozen=True)
 class MetricRow:
     """name: how keys of its scores begin; unit; direction: of better values, None where neither is; decimals: in
-    tables; array: what it is made from, features (n, d), probabilities (n, K), frame_features (n, F, d) or pixels;
+    table.csv; array: what it is made from, features (n, d), probabilities (n, K), frame_features (n, F, d) or pixels;
     sides: which clips it takes, in the order of the arguments of compute: real, generated, train, heldout,
     reconstruction; legend: what a reader of a table must know; compute: (protocol, a Side a side) -> Measurement, None
     where only clips give it, no stored array; standard: the network that keys do not spell; mark: stands in a table's
-    heading where there is no direction.
+    heading where there is no direction; title: what people call it, "" where its name is that.
     """
 
     name: str
@@ -43,6 +43,7 @@ class MetricRow:
     compute: Callable[..., Measurement] | None
     standard: NetworkId | None = None
     mark: str = ""
+    title: str = ""
 
     @property
     def lower_is_better(self) -> bool | None:
@@ -73,9 +74,10 @@ FVD = MetricRow(
     legend="Frechet video distance; lower is better.",
     compute=measures.fvd,
     standard=I3D,
+    title="FVD",
 )
 BY_SPLIT = (
-    "the distance to real clips of the {} split, as many windows as there are (at most four times those of fvd), so "
+    "the distance to real clips of the {} split, as many windows as there are (at most four times those of FVD), so "
     "numbers of clips differ: compared down its own column only."
 )
 
@@ -84,11 +86,13 @@ def against_split(row: MetricRow, split: str) -> MetricRow:
     """The row of a distance to the real clips of a split. Raises ValueError for another split."""
     if split not in SPLITS:
         raise ValueError(f"{row.name}: against is {split!r}, allowed None, {', '.join(map(repr, SPLITS))}")
-    legend = BY_SPLIT.format({"train": "training", "heldout": "held-out"}[split])
+    word = {"train": "training", "heldout": "held-out"}[split]
     sides = tuple(split if side == "real" else side for side in row.sides)
-    return replace(row, name=f"{row.name}-{split}", sides=sides, legend=legend, compute=measures.fvd_of_split)
+    names = {"name": f"{row.name}-{split}", "title": f"{row.title or row.name} to {word} clips"}
+    return replace(row, **names, sides=sides, legend=BY_SPLIT.format(word), compute=measures.fvd_of_split)
 
 
+RECONSTRUCTED = "of reconstructions of held-out clips."
 RECONSTRUCTION = {"array": "pixels", "sides": ("heldout", "reconstruction"), "compute": None}
 METRICS: dict[str, MetricRow] = {
     row.name: row
@@ -104,6 +108,7 @@ METRICS: dict[str, MetricRow] = {
             legend="unbiased kernel video distance; lower is better, around 0 for equal distributions.",
             compute=measures.kvd,
             standard=I3D,
+            title="KVD",
         ),
         against_split(FVD, "train"),
         against_split(FVD, "heldout"),
@@ -114,12 +119,12 @@ METRICS: dict[str, MetricRow] = {
             decimals=2,
             array="features",
             sides=("train", "heldout", "generated"),
-            legend="memorization ratio: median distance of a generated clip to the nearest training clip, in units of "
-            "the same of held-out real clips: about 1 for new clips, near 0 for copies; `record.json` names the "
-            "closest.",
+            legend="median distance of a generated clip to the nearest training clip, in units of the same of held-out "
+            "real clips: about 1 for new clips, near 0 for copies; `record.json` names the closest.",
             compute=measures.memorization_ratio,
             standard=I3D,
             mark="(1 = new)",
+            title="memorization ratio",
         ),
         MetricRow(
             "fid",
@@ -130,6 +135,7 @@ METRICS: dict[str, MetricRow] = {
             sides=("real", "generated"),
             legend="Frechet distance of features of single frames; lower is better.",
             compute=measures.fid,
+            title="FID",
         ),
         MetricRow(
             "is",
@@ -141,19 +147,27 @@ METRICS: dict[str, MetricRow] = {
             legend="video inception score; higher is better.",
             compute=measures.inception,
             standard=NetworkId("c3d", None),
+            title="IS",
         ),
-        MetricRow("psnr", "dB", "higher", 2, **RECONSTRUCTION, legend="of reconstructions of held-out clips."),
+        MetricRow("psnr", "dB", "higher", 2, **RECONSTRUCTION, legend=RECONSTRUCTED, title="PSNR"),
         MetricRow(
-            "psnr_average4x4", "dB", "higher", 2, **RECONSTRUCTION, legend="of frames averaged to blocks, 4x4 a frame."
+            "psnr_average4x4",
+            "dB",
+            "higher",
+            2,
+            **RECONSTRUCTION,
+            legend="of frames averaged to blocks, 4x4 a frame.",
+            title="PSNR of 4x4 averages",
         ),
-        MetricRow("ssim", "1", "higher", 3, **RECONSTRUCTION, legend="of reconstructions of held-out clips."),
-        MetricRow("lpips", "1", "lower", 3, **RECONSTRUCTION, legend="of reconstructions of held-out clips."),
+        MetricRow("ssim", "1", "higher", 3, **RECONSTRUCTION, legend=RECONSTRUCTED, title="SSIM"),
+        MetricRow("lpips", "1", "lower", 3, **RECONSTRUCTION, legend=RECONSTRUCTED, title="LPIPS"),
         replace(
             FVD,
             name="rfvd",
             sides=("real", "reconstruction"),
             legend="Frechet video distance of the real clips to their reconstructions; lower is better.",
             compute=measures.fvd_of_reconstruction,
+            title="FVD of reconstructions",
         ),
     )
 }
@@ -204,7 +218,21 @@ class MetricKey:
         """Whether it is made with the standard network."""
         return self.extractor is None
 
+    @property
+    def title(self) -> str:
+        """What people call the metric: FVD."""
+        return self.row.title or self.row.name
 
+    @property
+    def words(self) -> str:
+        """The full name as people read it: FVD (in-domain, 64 clips of 8 frames)."""
+        standard = self.row.standard and self.row.standard.name
+        network = self.extractor or standard
+        parts = [] if network is None else [NETWORK_WORDS.get(network, network)]
+        return f"{self.title} ({', '.join([*parts, f'{self.n} clips of {self.frames} frames'])})"
+
+
+NETWORK_WORDS = {"embedded": "in-domain", "i3d": "I3D", "c3d": "C3D", "videomae": "VideoMAE"}
 REST = re.compile(r"(?:_(?P<extractor>.+))?_n(?P<n>\d+)_f(?P<frames>\d+)")
 
 
@@ -218,6 +246,20 @@ def parse_key(text: str) -> MetricKey | None:
             if rest:
                 return MetricKey(row_named(name, against), rest["extractor"], int(rest["n"]), int(rest["frames"]))
     return None
+
+
+def metric_words(metric: str) -> str:
+    """A full name as people read it; a text that names no metric stays."""
+    key = parse_key(metric)
+    return metric if key is None else key.words
+
+
+def with_titles(sentence: str) -> str:
+    """A sentence with each full name in it as the metric's short title: "better by FVD, KVD"."""
+    return FULL_NAME.sub(lambda found: found[0] if (key := parse_key(found[0])) is None else key.title, sentence)
+
+
+FULL_NAME = re.compile(r"[\w.-]+_n\d+_f\d+\b")
 
 
 def is_metric(text: str, name: str) -> bool:

@@ -65,6 +65,12 @@ class GroupNorm(nn.GroupNorm):
     forward = in_float32(nn.GroupNorm.forward)
 
 
+class Float32Layers(nn.Sequential):
+    """Layers that compute in float32 in mixed precision too: a time embedding, modulation, an output."""
+
+    forward = in_float32(nn.Sequential.forward)
+
+
 @contextmanager
 def mixed_precision(networks: Sequence[nn.Module], precision: str) -> Iterator[None]:
     """Inside, calling one of the networks runs it under bfloat16 autocast where precision is bf16-mixed; all

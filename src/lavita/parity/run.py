@@ -54,9 +54,9 @@ def run_case(case: Case) -> list[Check]:
         fill_from_case(network, case)
         network.train(case.data.get("mode", "eval") == "train")
     ours = {name: as_array(value) for name, value in adapter.run(case, network).items()}
-    if "timestep_map" in case.data:
-        equal = ours["timestep_map"].tolist() == case.data["timestep_map"]
-        checks.append(Check("timestep_map", equal, "equal" if equal else "differs"))
+    for key in {"timestep_map", "timesteps"} & case.data.keys():  # whole numbers, which are equal or wrong
+        equal = key in ours and ours[key].tolist() == case.data[key]
+        checks.append(Check(key, equal, "equal" if equal else "differs"))
     for name, recorded in case.get("outputs").items():
         checks += output_checks(case, name, recorded, ours.get(name))
     return checks + (gradient_checks(case, network) if network is not None else [])

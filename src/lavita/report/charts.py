@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from lavita.metrics.table import is_metric
+from lavita.metrics.table import is_metric, metric_words
 from lavita.report.tables import blocks
 from lavita.results.records import Record, StageRecord
-from lavita.results.rows import Row
+from lavita.results.rows import Row, shown
 
 NARROW = 0.3  # powers of ten: within less, a logarithmic axis is nearly even, and so are its ticks
 
@@ -114,8 +114,8 @@ def in_words(points: Sequence[Point], x_title: str, y_title: str) -> str:
     """What the chart shows, for those who do not see it."""
     said = []
     for p in points:
-        interval = "" if p.low is None or p.high is None else f" ({p.low:.4g} to {p.high:.4g})"
-        said.append(f"{p.label}: {p.x:.4g}, {p.y:.4g}{interval}")
+        interval = "" if p.low is None or p.high is None else f" ({shown(p.low)} to {shown(p.high)})"
+        said.append(f"{p.label}: {shown(p.x)}, {shown(p.y)}{interval}")
     return f"Both axes logarithmic. Of each row {x_title}, then {y_title}: {'; '.join(said)}."
 
 
@@ -239,4 +239,4 @@ def quality_cost(rows: Sequence[Row], cost: Cost, title: str, name: str = "chart
     ]
     if not points:
         return None
-    return scatter(points, title, cost.title, f"{rows[0].metric} (lower is better)", name)
+    return scatter(points, title, cost.title, f"{metric_words(rows[0].metric)}, lower is better", name)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 from lavita.report.charts import LinearAxis, LogAxis
+from lavita.results.rows import shown
 from lavita.results.training_log import RunLosses, StageLosses
 
 WIDTH, HEIGHT = 320, 200
@@ -79,7 +80,7 @@ def in_words(losses: RunLosses, kind: str) -> str:
     """The curve in a few numbers; the table below the charts has more."""
     said = [f"Horizontal: share of {losses.budget:,.0f} clips; vertical: loss, {kind}."]
     for number, stage in enumerate(losses.stages, start=1):
-        ends = [f"{what} loss from {series[0][1]:.4g} to {series[-1][1]:.4g}"
+        ends = [f"{what} loss from {shown(series[0][1])} to {shown(series[-1][1])}"
                 for what, series in (("training", stage.train), ("held-out", stage.heldout)) if series]  # fmt: skip
         said.append(f"Stage {number}, {stage.name}, {stage.clips:,.0f} clips: {', '.join(ends) or 'no loss logged'}.")
     return " ".join(said)

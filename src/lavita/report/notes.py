@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lavita.metrics.confidence import seed_spread
+from lavita.metrics.table import metric_words
+from lavita.report.noise import NOISE_HEADING, noise_notes
 from lavita.report.significance import SIGNIFICANCE_TEXT, significance_lines
 from lavita.results.records import Record, StageRecord
 from lavita.results.rows import shown
@@ -19,7 +21,11 @@ def notes_of(run: RunFolder) -> dict[str, str]:
     records = run.records
     made = [one.artifacts for one in run.used_protocols]
     parts = [f"Protocol {one.protocol_name}:\n\n{one.sanity_text}" for one in made]
-    notes = {"Metric sensitivity": "\n\n".join(parts), "Data": data_notes(run)}
+    notes = {"Metric sensitivity": "\n\n".join(parts)}
+    noise = noise_notes(run)
+    if noise:
+        notes[NOISE_HEADING] = noise
+    notes["Data"] = data_notes(run)
     notes["Stages"] = "\n".join(stages_line(record) for record in records)
     notes["First stages"] = first_stages(records)
     started = [line for record in records for line in start_lines(record)]
@@ -81,8 +87,8 @@ def seeds_note(records: Sequence[Record]) -> str:
         if len(values) > 1:
             s = seed_spread(values)
             lines.append(
-                f"* {label}, {metric}: {s.mean:.4g}, standard deviation {s.deviation:.2g}, {s.low:.4g} to {s.high:.4g} "
-                f"({s.kind})"
+                f"* {label}, {metric_words(metric)}: {shown(s.mean)}, standard deviation {shown(s.deviation, 2)}, "
+                f"{shown(s.low)} to {shown(s.high)} ({s.kind})"
             )
     return "\n".join(lines)
 
@@ -100,9 +106,10 @@ def data_notes(run: RunFolder) -> str:
 
 FIRST_STAGES_TEXT = """\
 What the first stage alone loses: real clips against the same after encoding and decoding, by the metrics in the name;
-psnr (dB, higher is better), ssim (higher), lpips (lower) on held-out clips, rfvd (lower) on the protocol's real clips.
-psnr_average4x4 is the PSNR of each frame averaged to 4x4 blocks, to compare with. `codec` is the suite's, shared by all
-that work on its latents (shared/<key>/codec.gif); `autoencoder` is a method's own, paid from its budget
+PSNR (dB, higher is better), SSIM (higher), LPIPS (lower) on held-out clips, FVD (lower) on the protocol's real clips.
+PSNR of 4x4 averages: of each frame averaged to 4x4 blocks, to compare with. `codec` is the suite's, shared by all
+that work on its latents (shared/<key>/codec.gif); where the suite trained it, it started from the principal components
+of training frames. `autoencoder` is a method's own, paid from its budget and started as its authors do
 (cells/<cell>/autoencoder.gif). Pictures: original, reconstruction, 4x4 average.
 """
 
@@ -114,7 +121,7 @@ def first_stages(records: Sequence[Record]) -> str:
     for record in records:
         for stage in ("codec", "autoencoder"):
             scores = record.scores_of(stage)
-            text = "; ".join(f"{score.metric} {shown(score.value)}" for score in scores)
+            text = "; ".join(f"{metric_words(score.metric)} {shown(score.value)}" for score in scores)
             if text and stage == "codec":
                 shared.setdefault(text, []).append(record.label)
             elif text:
@@ -129,7 +136,7 @@ def stages_line(record: Record) -> str:
     """Clips by stage and the held-out loss of a run."""
     stages = ", ".join(stage_text(stage) for stage in record.stages)
     loss = record.heldout_losses
-    ends = f"; held-out loss {loss[0][1]:.4g} -> {loss[-1][1]:.4g}" if loss else ""
+    ends = f"; held-out loss {shown(loss[0][1])} -> {shown(loss[-1][1])}" if loss else ""
     return f"* {record.cell}: clips by stage: {stages or 'none'}{ends}"
 
 

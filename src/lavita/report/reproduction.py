@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lavita.metrics.table import metric_words
 from lavita.report.published import Known, Reported, dataset_of, frames_of, kind_of, read_known, read_reported, why_not
 from lavita.results.published import PublishedFacts
-from lavita.results.rows import Row, csv_text, text_of
+from lavita.results.rows import Row, csv_text, shown, text_of
 
 REPRODUCED, WITHIN, NOT_REPRODUCED = "reproduced", "within tolerance", "not reproduced"
 NO_WEIGHTS, NOT_COMPARABLE = "no official weights", "not comparable"
@@ -214,7 +215,8 @@ def line_of(one: Reproduction, common: Sequence[str]) -> tuple[str, ...]:
     """A line of the table; reasons that stand above it are not said again."""
     p = one.published
     value = f"{p.bound} {p.value:.10g}".strip() + ("" if p.std is None else f" ± {p.std:g}")
-    difference = "none given" if one.delta is None else f"{one.delta:+.4g} ({one.delta / p.value:+.1%})"
+    sign = "+" if one.delta is not None and one.delta >= 0 else ""
+    difference = "none given" if one.delta is None else f"{sign}{shown(one.delta)} ({one.delta / p.value:+.1%})"
     name = f"{one.method} ({': '.join(filter(None, (p.method, p.variant)))})"
     source = f"{p.source}, {p.table}".removesuffix(", ")
     why = "; ".join(why for why in one.reasons if why not in common) or ("as above" if common else "comparable")
@@ -232,5 +234,6 @@ def score_text(score: Score | None) -> str:
     """A score with its name and interval."""
     if score is None:
         return "not scored"
-    interval = "" if score.low is None else f" ({score.low:.4g} to {score.high:.4g})"
-    return f"{score.value:.4g}{interval}, {score.metric}" + (f", {score.seeds} seeds" if score.seeds > 1 else "")
+    interval = "" if score.low is None else f" ({shown(score.low)} to {shown(score.high)})"
+    seeds = f", {score.seeds} seeds" if score.seeds > 1 else ""
+    return f"{shown(score.value)}{interval}, {metric_words(score.metric)}{seeds}"

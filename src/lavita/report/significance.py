@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from lavita.metrics.confidence import BETTER, LEVEL, NOT_SIGNIFICANT, Interval, compare_intervals, student_quantile
-from lavita.metrics.table import is_metric
+from lavita.metrics.table import is_metric, metric_words
 from lavita.report.tables import blocks, setting_of
 from lavita.results.records import Record
 from lavita.results.rows import Row, csv_text, shown, text_of
@@ -144,7 +144,7 @@ def pairs_csv(pairs: list[Pair]) -> str:
 def pairs_markdown(pairs: list[Pair]) -> str:
     """The section of table.md."""
     table = ["| choice | against | metric | seeds | what this run says |", "| --- | --- | --- | --- | --- |"]
-    table += [f"| {p.choice} | {p.against} | {p.metric} | {p.seeds} | {sentence(p)} |" for p in pairs]
+    table += [f"| {p.choice} | {p.against} | {metric_words(p.metric)} | {p.seeds} | {sentence(p)} |" for p in pairs]
     return PAIRS_TEXT + "\n" + "\n".join(table)
 
 
@@ -152,7 +152,7 @@ def sentence(pair: Pair) -> str:
     """A pair's verdict with its numbers."""
     if pair.ratio is None:
         return pair.verdict
-    interval = f" ({pair.ci_low:.2f} to {pair.ci_high:.2f})" if pair.ci_low is not None else ""
+    interval = f" ({shown(pair.ci_low)} to {shown(pair.ci_high)})" if pair.ci_low is not None else ""
     return f"{pair.verdict}; ratio {shown(pair.ratio)}{interval}"
 
 
@@ -186,7 +186,8 @@ def significance_lines(records: Sequence[Record], metric: str = "fvd_") -> list[
 
 def significance_line(name: str, one: Interval, best: str, other: Interval) -> str:
     """What is said of one run."""
-    said = f"* {name}: {one.value:.4g}, extrapolated {one.extrapolated:.4g} ({one.low:.4g} to {one.high:.4g})"
+    interval = f"{shown(one.extrapolated)} ({shown(one.low)} to {shown(one.high)})"
+    said = f"* {name}: {shown(one.value)}, extrapolated {interval}"
     if name == best:
         return f"{said}: the smallest"
     verdict = compare_intervals(one, other).verdict

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
-from lavita.metrics.table import parse_key
-from lavita.results.rows import Row, label_of, text_of
+from lavita.metrics.table import MetricKey, parse_key, with_titles
+from lavita.results.rows import Row, label_of, shown, text_of
 
 SAME_IN_A_TABLE = (
     "suite",
@@ -46,7 +46,11 @@ def wide(rows: Sequence[Row], order: Sequence[str]) -> pd.DataFrame:
         different = sorted(set(frame[column].astype(str)) - {""})
         if len(different) > 1:
             raise ValueError(f"one table can't hold rows with different {column}: {', '.join(different)}")
-    lines = [wide_row(group) for _, group in frame.groupby("cell", sort=False)]
+    lines = []
+    middle = median_flops(frame)
+    for _, group in frame.groupby("cell", sort=False):
+        line = wide_row(group)
+        lines.append(line | {"remark": "; ".join(filter(None, (line["remark"], costs_of_size(group, middle))))})
     position = {name: index for index, name in enumerate(order)}
     lines.sort(key=lambda line: (position.get(line["method"], len(order)), line["seed"]))
     return pd.DataFrame(lines)
@@ -93,6 +97,47 @@ def remark(group: pd.DataFrame) -> str:
     return "; ".join(part for part in (found, said) if part)
 
 
+SMALL_TIERS = ("small", "demo")  # whose sizes the suite chose, so that it answers for what they make of a method
+LEAST_GAIN, MOST_RATIO = 3.0, 2.0  # dB above 4x4 averages; of training FLOPs to the table's median
+
+
+def median_flops(table: pd.DataFrame) -> float:
+    """Of the training FLOPs of a table's methods as such, choices left out; NaN where none is known."""
+    trained = table[(table["stage"] == "train") & (table["train_flops"] != "")].drop_duplicates("cell")
+    plain = [label_of(cell) == method for cell, method in zip(trained["cell"], trained["method"], strict=True)]
+    return float(trained.loc[plain, "train_flops"].astype(float).median())
+
+
+def costs_of_size(group: pd.DataFrame, middle: float) -> str:
+    """What the suite's own sizes cost a run, in words: a first stage that is hardly better than averages of 4x4 pixels,
+    or training FLOPs far from those of the table's other methods (middle: their median); "" where neither holds, of a
+    choice, whose size is the point, and at tier paper.
+    """
+    first, said = group.iloc[0], []
+    if first["tier"] not in SMALL_TIERS or first["status"] != "ok" or label_of(first["cell"]) != first["method"]:
+        return ""
+    keys = ((parse_key(row["metric"]), row["value"]) for _, row in group.iterrows())
+    value = {key.row.name: value for key, value in keys if key is not None}
+    if {"psnr", "psnr_average4x4"} <= set(value) and value["psnr"] < value["psnr_average4x4"] + LEAST_GAIN:
+        reached = f"{value['psnr']:.1f} dB, averages of 4x4 pixels {value['psnr_average4x4']:.1f}"
+        said.append(f"at this size its first stage reconstructs {reached}")
+    spent = group[group["stage"] == "train"]["train_flops"]
+    ratio = float(spent.iloc[0]) / middle if len(spent) and spent.iloc[0] != "" else 1.0
+    if not 1 / MOST_RATIO <= ratio <= MOST_RATIO:
+        said.append(f"at this size {ratio:.2g} times the training FLOPs that the table's methods have in the middle")
+    return "; ".join(said)
+
+
+def with_notes(frame: pd.DataFrame, notes: Mapping[str, str]) -> pd.DataFrame:
+    """A wide table for people: behind the remark of a completed row stands what they must know of its method, by name
+    of the row.
+    """
+    lines = [line for _, line in frame.iterrows()]
+    known = [notes.get(line["method"], "") if line["status"] == "ok" else "" for line in lines]
+    remarks = ["; ".join(filter(None, (line["remark"], note))) for line, note in zip(lines, known, strict=True)]
+    return frame.assign(remark=remarks)
+
+
 def setting_of(row: Row) -> tuple[str, ...]:
     """What all rows of a table share."""
     return tuple(text_of(getattr(row, column)) for column in SAME_IN_A_TABLE)
@@ -130,14 +175,35 @@ def heading(metric: str) -> str:
     return metric if key is None else f"{metric} {key.row.heading}".rstrip()
 
 
+def column_words(column: str) -> str:
+    """A column's name as people read it: FVD (in-domain, 64 clips of 8 frames) ↓; beside it FVD untrained."""
+    key = parse_key(column)
+    if key is None:
+        return column
+    return key.title + UNTRAINED if column.endswith(UNTRAINED) else f"{key.words} {key.row.heading}".rstrip()
+
+
+def column_title(column: str) -> str:
+    """The same where a table's caption says what its scores are: FVD ↓, and beside it untrained."""
+    key = parse_key(column)
+    if key is None:
+        return column
+    return UNTRAINED.strip() if column.endswith(UNTRAINED) else f"{key.title} {key.row.heading}".rstrip()
+
+
+def keys_of(columns: Sequence[str]) -> dict[str, MetricKey]:
+    """The metrics of a table's columns, by their full names."""
+    return {column.split(" ")[0]: key for column in columns if (key := parse_key(column)) is not None}
+
+
 def decimals_of(column: str) -> int:
-    """Digits behind the point of every number in a column."""
+    """Digits behind the point of every number in a column of table.csv."""
     key = parse_key(column)
     return COST_DECIMALS.get(column, USUAL_DECIMALS) if key is None else key.row.decimals
 
 
 def number(value: Any, column: str) -> str:
-    """A number with the decimals of its column, or the text that it is."""
+    """A number as table.csv has it, with the decimals of its column, or the text that it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:.{decimals_of(column)}f}"
@@ -178,26 +244,28 @@ def filled(frame: pd.DataFrame, write: Callable[[pd.Series, str], str]) -> pd.Da
 def for_readers(
     frame: pd.DataFrame, best: Collection[tuple[str, str]], bold: Callable[[str], str], skip: Collection[str] = ()
 ) -> pd.DataFrame:
-    """The same for a page: intervals in brackets behind their scores, and bold(text) for (cell, metric) in best."""
+    """The same for people: numbers with significant digits, intervals in brackets behind their scores, bold(text) for
+    (cell, metric) in best, short titles of metrics in remarks. Columns keep their names: see `column_words`.
+    """
 
     def write(line: pd.Series, column: str) -> str:
-        text = number(line[column], column)
+        text = with_titles(line[column]) if column == "remark" else shown(line[column])
         metric = column.split(" ")[0]
         if column in COST or column.endswith(UNTRAINED) or column + LOW not in frame.columns:
             return text
         if (f"{line['method']}-s{line['seed']}", metric) in best:
             text = bold(text)
         low, high = line[column + LOW], line[column + HIGH]
-        return text if is_empty(low) else f"{text} ({number(low, column)} to {number(high, column)})"
+        return text if is_empty(low) else f"{text} ({shown(low)} to {shown(high)})"
 
     kept = [name for name in frame.columns if not name.endswith((LOW, HIGH)) and name not in skip]
     return filled(frame, write)[kept]
 
 
 LEGEND = """\
-* ↓: lower is better; ↑: higher is better. `_n64_f8` = 64 generated clips of 8 frames. A name between metric and `_n` is
-  the feature network: `fvd_embedded` is made with the suite's own small network and is **not** comparable with any
-  published FVD.
+* ↓: lower is better; ↑: higher is better. In brackets: the feature network, and how many generated clips of how many
+  frames. `in-domain` is the suite's own small network (`embedded` in names of files): its scores are **not** comparable
+  with any published ones.
 * 43.3 (40.1 to 46.9): the score and its 95 % interval, for the same number of clips; rows.csv says of which kind.
 * **bold**: significantly different, at 95 %, from every other row of its table: by seeds where every row has the same
   two or more, else by the clips alone, and then the spread of training seeds is not in it. Nothing else is bold.
@@ -211,6 +279,8 @@ LEGEND = """\
 
 def legend(columns: Sequence[str]) -> str:
     """What a reader of tables with these columns must know: one line per metric, then what all have in common."""
-    rows = {key.row.name: key.row.legend for key in map(parse_key, columns) if key is not None}
-    lines = [textwrap.fill(f"* {name}: {text}", 120, subsequent_indent="  ") for name, text in rows.items()]
+    lines = [
+        textwrap.fill(f"* {key.title}, `{name}` in CSV files: {key.row.legend}", 120, subsequent_indent="  ")
+        for name, key in keys_of(columns).items()
+    ]
     return "\n".join([*lines, LEGEND])

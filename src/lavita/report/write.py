@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,7 +13,18 @@ from lavita.report.charts import FLOPS, quality_cost, trained_rows
 from lavita.report.notes import notes_of
 from lavita.report.reproduction import Reproduction, reproductions
 from lavita.report.significance import PAIRS_HEADING, Pair, pairs_csv, pairs_markdown, pairs_of_rows, significant_best
-from lavita.report.tables import blocks, facts_of, for_readers, legend, plain, wide
+from lavita.report.tables import (
+    blocks,
+    column_title,
+    column_words,
+    facts_of,
+    for_readers,
+    keys_of,
+    legend,
+    plain,
+    wide,
+    with_notes,
+)
 from lavita.results.records import rows_of
 from lavita.results.rows import Row, csv_text, rows_csv, text_of
 from lavita.results.run_folder import RunFolder
@@ -37,7 +48,9 @@ def latex_document(
     """table.tex: to be read into a paper with input. best: (cell, metric) in bold."""
     parts = [HEAD.format(digest=digest)]
     for facts, frame in tables:
-        parts.append(table(f"{title}. {facts[0].upper()}{facts[1:]}. Digest {digest[:16]}.", frame, best))
+        scores = "; ".join(key.words for key in keys_of(frame.columns).values())
+        said = f"{title}. {facts[0].upper()}{facts[1:]}. Scores: {scores or 'none'}. Digest {digest[:16]}."
+        parts.append(table(said, frame, best))
     return "\n".join(parts)
 
 
@@ -48,7 +61,7 @@ def table(caption: str, frame: pd.DataFrame, best: Collection[tuple[str, str]]) 
     lines = [
         r"\begin{table}[t]", r"\centering", r"\small", r"\caption{" + escaped(caption) + "}",
         r"\begin{tabular}{l" + "r" * (len(columns) - 1) + "}", r"\toprule",
-        " & ".join(escaped(name) for name in columns) + r" \\", r"\midrule",
+        " & ".join(escaped(column_title(name)) for name in columns) + r" \\", r"\midrule",
     ]  # fmt: skip
     for _, row in marked.iterrows():
         lines.append(" & ".join(escaped(row[name]) for name in columns) + r" \\")
@@ -71,15 +84,18 @@ def tables_of(
     notes: dict[str, str],
     digest: str,
     best: Collection[tuple[str, str]] = (),
+    reader_notes: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, str], list[tuple[str, pd.DataFrame]]]:
     """Texts by file name, and (what its rows share, wide table of numbers) of each block.
 
     order: the rows' names as they shall stand. notes: heading -> Markdown text. digest: of the run, stands in every
-    table. best: (cell, metric) of scores that differ significantly from every other row's.
+    table. best: (cell, metric) of scores that differ significantly from every other row's. reader_notes: what people
+    must know of a row, by its name; it is not in the CSV.
     """
     cut = blocks(rows)
     frames = [wide(block, order) for block in cut]
-    tables = [(facts_of(block[0]), frame) for frame, block in zip(frames, cut, strict=True)]
+    told = [with_notes(frame, reader_notes or {}) for frame in frames]
+    tables = [(facts_of(block[0]), frame) for frame, block in zip(told, cut, strict=True)]
     first = rows[0]
     title = f"{first.suite}, tier {first.tier}, {first.dataset}"
     texts = {
@@ -100,7 +116,8 @@ def table_md(
     """The page that people read."""
     lines = [f"# {title}", ""]
     for facts, frame in tables:
-        lines += [facts, "", markdown(for_readers(frame, best, lambda text: f"**{text}**"))]
+        told = for_readers(frame, best, lambda text: f"**{text}**").rename(columns=column_words)
+        lines += [facts, "", markdown(told)]
     lines += [
         f"Digest of the run: `{digest}`",
         "",
@@ -114,11 +131,16 @@ def table_md(
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A Markdown table of texts; `|` in a cell is escaped."""
+    """A Markdown table of texts."""
     lines = ["| " + " | ".join(frame.columns) + " |", "|" + " --- |" * len(frame.columns)]
     for _, row in frame.iterrows():
-        lines.append("| " + " | ".join(str(value).replace("|", "\\|") for value in row) + " |")
+        lines.append("| " + " | ".join(map(markdown_cell, row)) + " |")
     return "\n".join(lines) + "\n"
+
+
+def markdown_cell(text: str) -> str:
+    """The text of a cell, `|` escaped."""
+    return str(text).replace("|", "\\|")
 
 
 def wide_csv(frames: list[pd.DataFrame], cut: list[list[Row]], digest: str) -> str:
@@ -170,7 +192,7 @@ def tables_of_run(run: RunFolder) -> Tables:
         for score in record.scores_of("train")
     }
     best = significant_best(rows, scores)
-    texts, blocks = tables_of(rows, plan.order, notes, run.digest, best)
+    texts, blocks = tables_of(rows, plan.order, notes, run.digest, best, run.reader_notes)
     texts["rows.csv"] = rows_csv(rows)
     texts["published.csv"] = reproduction.reproduction_csv(numbers)
     for comparable in trained_rows(rows)[:1]:

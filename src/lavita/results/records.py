@@ -60,7 +60,8 @@ class StageRecord:
     trained it and this run is charged for it.
 
     Of training: steps of batch_clips clips, each of which counts as clip_cost (a fraction) clips of the budget;
-    flops_per_clip; encoding_flops: those of them that a frozen autoencoder took, all steps; speed, held-out losses and
+    flops_per_clip; preparation_flops: what was measured on clips before the first step took, beside those of the clips;
+    encoding_flops: those of them that a frozen autoencoder took, all steps; speed, held-out losses and
     compilation included; compiled_blocks: how many torch.compile has compiled; passes. Of the suite's autoencoder: psnr
     in dB on held-out clips. Of a latent cache: its size in bytes.
     """
@@ -74,6 +75,7 @@ class StageRecord:
     batch_clips: int | None = None
     clip_cost: str | None = None
     flops_per_clip: int | None = None
+    preparation_flops: int | None = None
     encoding_flops: int | None = None
     speed: Speed | None = None
     compiled_blocks: int | None = None
@@ -120,7 +122,7 @@ class StartingWeights:
 class MethodCard:
     """What a reader must know of a method. title, provenance: of its YAML; about: sections of its README by heading, as
     Markdown; authors: the published value of every setting, by "section.key"; why: for each that differs, by the same
-    name, where the value here comes from.
+    name, where the value here comes from; reader_note: of its YAML, None for a choice that is not the method as such.
     """
 
     title: str
@@ -128,6 +130,7 @@ class MethodCard:
     about: dict[str, str]
     authors: dict[str, Any]
     why: dict[str, str]
+    reader_note: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

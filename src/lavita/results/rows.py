@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,17 @@ def text_of(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def shown(value: Any) -> str:
-    """A number with four significant digits, for sentences."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.4g}"
-    return "" if value is None else str(value)
+ORDINARY = (1e-4, 1e12)  # sizes that are written without an exponent
+
+
+def shown(value: Any, digits: int = 4) -> str:
+    """A number as people read it, in tables and sentences alike: so many significant digits, without an exponent where
+    its size is ORDINARY. Whole numbers (int) and texts stay as they are; None and NaN are "".
+    """
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
+    if math.isnan(value):
+        return ""
+    if not ORDINARY[0] <= abs(value) < ORDINARY[1]:
+        return f"{value:.{digits}g}"  # 0 and infinity, too
+    return format(Decimal(f"{value:.{digits - 1}e}"), "f")

@@ -35,10 +35,11 @@ class AbsentSystem:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """run.json. order: labels of the suite's rows; varied: sections that rows vary by name; compares_rows: whether the
-    suite compares choices of one method, each with the first, and not methods; not_yet: systems that are no method yet;
-    cells: its runs by name; comparisons: hashes of settings whose rows may stand in these tables; published: numbers
-    that stand beside ours; publishable: whether the tables may be published.
+    """run.json. order: labels of the suite's rows; varied: sections that rows vary by name; own_resolution: labels of
+    the rows that are trained and scored at a resolution of their own, in tables of their own; compares_rows: whether
+    the suite compares choices of one method, each with the first, and not methods; not_yet: systems that are no method
+    yet; cells: its runs by name; comparisons: hashes of settings whose rows may stand in these tables; published:
+    numbers that stand beside ours; publishable: whether the tables may be published.
     """
 
     suite: str
@@ -49,6 +50,7 @@ class RunPlan:
     cells: dict[str, PlannedRun]
     comparisons: tuple[str, ...]
     varied: tuple[str, ...] = ()
+    own_resolution: tuple[str, ...] = ()
     not_yet: tuple[AbsentSystem, ...] = ()
     published: PublishedFacts = PublishedFacts((), Known({}, {}, {}, {}))
     publishable: bool = False
@@ -92,6 +94,11 @@ class RunFolder:
     def records(self) -> list[Record]:
         """The records that the tables are made from, in the order of the rows."""
         return [attempt.record for attempt in self.attempts]
+
+    @property
+    def reader_notes(self) -> dict[str, str]:
+        """What a reader must know who meets a row, by its name."""
+        return {one.label: one.card.reader_note for one in self.records if one.card and one.card.reader_note}
 
     @property
     def used_shared(self) -> dict[str, SharedFolder]:

@@ -24,8 +24,9 @@ PATHS = ("real", "extractor", "codec")  # lie in the folder and are written as n
 class Sensitivity:
     """How far real clips lie from other real clips, and from corrupted ones. rows: mean Frechet distance over the
     splits, by what half A is compared with; low, high: the least and greatest over the splits; n: clips per side;
-    informative, verdict: whether every corruption is seen at this n, and that in a sentence; inception: mean and
-    standard deviation over the splits of the inception score of all real clips, None without classes.
+    informative: whether the metric is sensitive to every corruption at this n (not whether any row is good); verdict:
+    to which it is, and by how much, in a sentence; inception: mean and standard deviation over the splits of the
+    inception score of all real clips, None without classes.
     """
 
     rows: dict[str, float]

@@ -61,12 +61,15 @@ def grouped(experiments: Sequence[Experiment], cache: Path, report: Report | Non
 
 @dataclass(frozen=True)
 class GroupArtifacts:
-    """What the runs of a group share, and where it lies. external: sha256 of each external file that they use."""
+    """What the runs of a group share, and where it lies. external: sha256 of each external file that they use; flops:
+    what training will cost a run, by the name of its row.
+    """
 
     group: Group
     folder: Path
     values: SharedArtifacts
     external: Mapping[str, str]
+    flops: Mapping[str, float]
 
 
 def make_shared_artifacts(work: Work, groups: Sequence[Group]) -> list[GroupArtifacts]:
@@ -116,7 +119,7 @@ def fitted_now(work: Work, groups: Sequence[Group], titles: Mapping[str, str]) -
 
 def shared_of(group: Group, folder: Path, ended: Ended) -> GroupArtifacts:
     """The artifacts that lie in a folder."""
-    return GroupArtifacts(group, folder, read_shared(folder), dict(ended.result.external))
+    return GroupArtifacts(group, folder, read_shared(folder), dict(ended.result.external), dict(ended.result.flops))
 
 
 def task_of(work: Work, group: Group, title: str, folder: Path, notes: Path, reuse: bool, groups: int) -> Task:

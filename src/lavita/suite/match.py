@@ -36,9 +36,10 @@ def match_parameters(
 def resolve(experiments: Sequence[Experiment], overrides: Sequence[str]) -> tuple[list[Experiment], dict[str, str]]:
     """The experiments with depth, width and heads in place of model.match_params' wish, and flags by label.
 
-    Of the widths (multiples of the named size's head width) within 25 % and depths within 50 % of the named size, those
-    nearest to the reference's trained parameters. A row that is more than 5 % off is flagged. overrides are the command
-    line's, which shape the reference too. Raises ConfigError for an unknown reference or a method without sizes.
+    Of the widths (in steps of the named size's head width, or of the method's own Config.width_step) within 25 % and
+    depths within 50 % of the named size, those nearest to the reference's trained parameters. A row that is more than
+    5 % off is flagged. overrides are the command line's, which shape the reference too. Raises ConfigError for an
+    unknown reference or a method without sizes.
     """
     sizes: dict[str, tuple[dict, str]] = {}
     resolved = []
@@ -66,25 +67,24 @@ def nearest_size(experiment: Experiment, overrides: Sequence[str]) -> tuple[dict
     if not hasattr(base, "numbers"):
         raise ConfigError(f"model.{KEY}: {experiment.method} has no depth and width of its own to choose")
     depth, width, heads = base.numbers()
-    head_width = width // heads
+    step = getattr(base, "width_step", width // heads)
     candidates = []
-    for num_heads in range(1, 2 * heads + 1):
-        if abs(num_heads / heads - 1) > WIDTH_RANGE:
+    for wider in range(step, 2 * width + 1, step):
+        if abs(wider / width - 1) > WIDTH_RANGE:
             continue
+        num_heads = heads if hasattr(base, "width_step") else wider // step
         # Parameters grow by the same amount with every block, so two depths tell all of them.
-        one, two = (
-            trained_parameters(sized(experiment, blocks, num_heads * head_width, num_heads)) for blocks in (1, 2)
-        )
+        one, two = (trained_parameters(sized(experiment, blocks, wider, num_heads)) for blocks in (1, 2))
         low, high = max(1, round(depth * (1 - DEPTH_RANGE))), round(depth * (1 + DEPTH_RANGE))
         blocks = min(max(round((wanted - one) / (two - one)) + 1, low), high)
         count = one + (blocks - 1) * (two - one)
-        candidates.append((abs(count - wanted), abs(num_heads - heads), blocks, num_heads, count))
-    _, _, blocks, num_heads, count = min(candidates)
+        candidates.append((abs(count - wanted), abs(wider - width), blocks, wider, num_heads, count))
+    _, _, blocks, wider, num_heads, count = min(candidates)
     off = count / wanted - 1
     flag = ""
     if abs(off) > TOLERANCE:
         flag = f"{count / 1e6:.4g} M parameters, {abs(off):.1%} {'above' if off > 0 else 'below'} {reference}'s"
-    return {"depth": blocks, "width": num_heads * head_width, "num_heads": num_heads}, flag
+    return {"depth": blocks, "width": wider, "num_heads": num_heads}, flag
 
 
 def sized(experiment: Experiment, depth: int, width: int, num_heads: int) -> Experiment:

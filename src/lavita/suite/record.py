@@ -18,6 +18,7 @@ from lavita.config.compose import (
     load_suite,
     load_yaml,
     rows_of_suite,
+    with_synthetic,
 )
 from lavita.config.plan import deviations
 from lavita.config.registry import implementation_folder, names_in
@@ -56,6 +57,7 @@ def card_of(experiment: Experiment) -> MethodCard:
         about=sections_of(readme(method.implementation)),
         authors=authors,
         why=origins(experiment, method, changed),
+        reader_note=None if experiment.choice else method.reader_note or None,
     )
 
 
@@ -79,15 +81,17 @@ def origins(experiment: Experiment, method: MethodSpec, names: Sequence[str]) ->
     """Where values that are not the authors' come from: the last of the layers that set each, as they are composed."""
     suite = load_suite(experiment.suite)
     row = next((row for row in rows_of_suite(suite, experiment.tier) if row.label == experiment.label), None)
+    tier, synthetic = experiment.tier, experiment.data.root is None
+
+    def layered(values: dict[str, Any], said: str) -> list[tuple[dict[str, Any], str]]:
+        return [(layer, said) for layer in reversed(with_synthetic(values, synthetic))]
+
     layers = [
         (row.changes if row else {}, f"the row {experiment.label} of suite {experiment.suite}"),
-        (
-            suite.tiers.get(experiment.tier) or {},
-            f"suite {experiment.suite} at tier {experiment.tier}, the same for every row",
-        ),
+        *layered(suite.tiers.get(tier) or {}, f"suite {experiment.suite} at tier {tier}, the same for every row"),
         ({"sampling": {"guidance": suite.guidance}}, f"suite {experiment.suite}, the same for every row"),
-        (load_yaml("tiers", experiment.tier), f"tier {experiment.tier}, one rule for every method"),
-        (method.tiers.get(experiment.tier) or {}, f"the method's size at tier {experiment.tier}"),
+        *layered(load_yaml("tiers", tier), f"tier {tier}, one rule for every method"),
+        *layered(method.tiers.get(tier) or {}, f"the method's size at tier {tier}"),
     ]
     return {
         name: next((said for values, said in layers if sets(values, experiment, name)), COMMAND_LINE) for name in names

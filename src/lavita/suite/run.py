@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from lavita.audit.files import REPORT
 from lavita.audit.run import audit, fails_closed
 from lavita.config.compose import Experiment
@@ -22,11 +20,12 @@ from lavita.executors.slurm_queue import FOLDER as SLURM_FOLDER
 from lavita.executors.slurm_queue import Queue
 from lavita.files import atomic_write_text
 from lavita.lock import FolderLock
-from lavita.metrics.table import is_metric
+from lavita.report.noise import against_noise
+from lavita.report.overview import write_overview
 from lavita.report.page import report_html
 from lavita.report.significance import sentence
-from lavita.report.tables import for_readers
-from lavita.report.write import TABLES, markdown, tables_of_run
+from lavita.report.terminal import noise_text, terminal_text
+from lavita.report.write import TABLES, tables_of_run
 from lavita.results.attempts import LOCK, PARTS, PLAN, remove_begun
 from lavita.results.audit_line import FAIL
 from lavita.results.provenance import commit
@@ -44,7 +43,9 @@ def show_results(folder: Path, display: Display) -> bool:
     for line in failed:
         display.line(f"audit: FAIL {line.check}: {line.where}: {line.text}")
     display.line(f"audit: {len(lines)} checks, {len(failed)} failed ({invocation('audit')} {shown(folder)})")
-    display.line(f"all on one page: {shown(folder)}/{REPORT}")
+    overview = write_overview(run)
+    beside = f"; samples side by side: {overview.name}" if overview else ""
+    display.line(f"all on one page: {shown(folder)}/{REPORT}{beside}")
     display.line(f"digest {run.digest}")
     return not fails_closed(run, lines)
 
@@ -62,7 +63,10 @@ def show_tables(folder: Path, display: Display) -> RunFolder:
         display.line("")
         if len(tables.blocks) > 1:
             display.line(facts)
-        display.line(markdown(short(for_readers(frame, (), str))))
+        display.line(terminal_text(frame))
+    noise = [one.cell for one in against_noise(run) if one.distinguished is False]
+    if noise:
+        display.line(f"{noise_text(noise)}\n")
     for pair in tables.pairs:
         display.line(f"{pair.choice} against {pair.against}: {sentence(pair)}")
     files = ", ".join(name for name in TABLES if name in tables.texts)
@@ -70,12 +74,6 @@ def show_tables(folder: Path, display: Display) -> RunFolder:
     for one in run.others:
         display.line(f"left out of the tables: {one.name}: {one.left_out}")
     return run
-
-
-def short(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns that fit a terminal."""
-    keep = [name for name in frame.columns if is_metric(name, "fvd") or is_metric(name, "is")]
-    return frame[["method", "seed", "status", *keep, "clips", "wall (s)", "remark"]]
 
 
 INTERRUPTED = 130  # exit status, as shells have it of a Ctrl-C
@@ -164,6 +162,7 @@ def run_locked(work: Work, groups: Sequence[Group], options: Options) -> int:
     """Shared artifacts, runs, tables; 0 where every run is ok and the audit passes, else 1."""
     try:
         bad = run_experiments(work, make_shared_artifacts(work, groups), options)
+        work.display.end()
     except (KeyboardInterrupt, Interrupted):
         work.display.end()
         if (work.folder / PLAN).is_file():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from lavita.config.compose import Experiment, load_suite, rows_of_suite
+from lavita.config.compose import Experiment, load_method, load_suite, own_resolution, rows_of_suite
 from lavita.config.plan import write_config
 from lavita.executors.base import Task, Work
 from lavita.executors.process import HANG_SECONDS, Ended
@@ -82,11 +82,13 @@ def run_experiments(work: Work, shared: Sequence[GroupArtifacts], options: Optio
         if job.decision.action not in (FINISHED, LEAVE):
             by_folder[queue(work, job, options.flags)] = job
 
-    def done(task: Task, ended: Ended) -> None:
+    def done(task: Task, ended: Ended) -> str:
         record = read_record(task.folder)
-        work.display.line(f"{task.title}: {record.status}" + (f": {record.reason}" if record.reason else ""))
+        return f"{task.title}: {record.status}" + (f": {record.reason}" if record.reason else "")
 
-    work.executor.run([task_of(job, folder) for folder, job in by_folder.items()], done)
+    # What costs most begins first: begun last, it would run alone for long while the other cores wait.
+    longest_first = sorted(by_folder.items(), key=lambda one: -one[1].shared.flops.get(one[1].experiment.label, 0.0))
+    work.executor.run([task_of(job, folder) for folder, job in longest_first], done)
     bad = sum(job.decision.action == LEAVE for job in jobs)
     bad += sum(read_record(folder).status != "ok" for folder in by_folder)
     for name, experiment in external.items():
@@ -152,8 +154,8 @@ def plan_of(
     """What stands in the tables, in which order, and what the suite says of itself; marks: identities."""
     first = shared[0].group.experiments[0]
     suite = load_suite(first.suite)
-    rows = rows_of_suite(suite, first.tier)
     every = [experiment for one in shared for experiment in one.group.experiments]
+    rows = rows_of_suite(suite, first.tier, {experiment.method for experiment in every})
     runs = {experiment.cell: PlannedRun(experiment.label, marks[experiment.cell]) for experiment in every}
     return RunPlan(
         suite=first.suite,
@@ -161,6 +163,7 @@ def plan_of(
         title=suite.title,
         order=tuple(row.label for row in rows),
         varied=tuple(sorted({section for row in rows for section in row.changes})),
+        own_resolution=tuple(dict.fromkeys(one.label for one in every if has_own_resolution(one))),
         compares_rows=suite.rows is not None,
         not_yet=tuple(not_yet()) if suite.rows is None else (),
         cells=runs | {name: PlannedRun(label_of(name), "") for name in external},
@@ -168,6 +171,12 @@ def plan_of(
         published=published_facts({experiment.method for experiment in every}, suite.dataset),
         publishable=publishable,
     )
+
+
+def has_own_resolution(experiment: Experiment) -> bool:
+    """Whether a run is at the resolution that its method sets for the tier, whatever the others' is."""
+    method = load_method(experiment.method)
+    return experiment.data.resolution in {own_resolution(method, experiment.tier, kind) for kind in (False, True)}
 
 
 def run_samples(work: Work, shared: GroupArtifacts, experiment: Experiment, path: Path, fresh: bool) -> bool:

@@ -177,6 +177,15 @@ def mean(value: Tensor) -> Tensor:
     return (summed / world()).to(value.device)
 
 
+def largest(value: Tensor) -> Tensor:
+    """Largest value over the processes, entry by entry, on each; without a gradient, any shape, float."""
+    if world() == 1:
+        return value
+    found = value.detach().to(device(), copy=True)
+    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return found.to(value.device)
+
+
 def of_first(value: float) -> float:
     """The first process's value, on every process."""
     if world() == 1:

@@ -6,6 +6,7 @@ import copy
 import ctypes
 import gc
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +24,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader
 
 from lavita.config.schema import CheckpointConfig, ComputeConfig
+from lavita.diffusion.rng import SampleRNG
 from lavita.nn.precision import mixed_precision
 from lavita.results.resume_store import ResumeStore
 from lavita.training import distributed
@@ -33,7 +35,7 @@ from lavita.training.callbacks import AppendedFiles, Ema, FiniteGuard, HeldoutLo
 from lavita.training.checkpoint import Checkpoints, RNGStates, StageCheckpoints
 from lavita.training.compilation import compiled_blocks
 from lavita.training.distributed import recomputed_blocks, take_weights
-from lavita.training.stage import TrainedStage
+from lavita.training.stage import TrainedStage, inputs_of
 
 
 class FromBatch:
@@ -53,6 +55,27 @@ class FromBatch:
 def from_batch(loader: DataLoader, first: int) -> DataLoader:
     """The same loader, beginning with batch number `first`."""
     return changed_loader(loader, batch_sampler=FromBatch(loader.batch_sampler, first))
+
+
+def passes_to_prepare(module: TrainedStage, pass_clips: int) -> int:
+    """Passes of pass_clips clips, of all processes, that hold the clips which a stage measures on."""
+    return -(-module.prepared_clips // pass_clips)
+
+
+def prepare(module: TrainedStage, loader: DataLoader, clock: Clock) -> None:
+    """Let a stage measure what it needs on its first clips; the time that takes is the stage's."""
+    if not module.prepared_clips:
+        return
+    began, name = time.monotonic(), f"{PREPARED} {module.stage_name}"
+
+    def batches() -> Iterator[tuple[dict[str, torch.Tensor], SampleRNG]]:
+        for batch in islice(loader, passes_to_prepare(module, loader.batch_size * distributed.world())):
+            rng = SampleRNG.for_training(module.seed, name, batch["clip_index"], module.device)
+            yield inputs_of(module.transfer_batch_to_device(batch, module.device, 0)), rng
+
+    with torch.no_grad():
+        module.eval().prepare(batches())
+    clock.seconds += time.monotonic() - began
 
 
 def placement(compute: ComputeConfig, module: TrainedStage) -> dict[str, Any]:
@@ -122,6 +145,7 @@ def others_frozen(module: TrainedStage, wanted: bool) -> Iterator[None]:
 
 
 STEPS, TENSORBOARD = "steps.csv", "tensorboard"
+PREPARED = "prepare"  # what the random numbers of a stage's preparation are for
 
 Report = Callable[[str, int, int, float], None]
 
@@ -178,6 +202,9 @@ def fit_stage(
     if start is not None:
         before = slots.callback_states(start, module)
         loader = from_batch(loader, before[Clock.__qualname__]["steps"] * passes)
+    if start is None:
+        with arithmetic(compute.deterministic):
+            prepare(module, loader, clock)
     loader = with_draws(loader, module, heldout)
     if distributed.is_first():
         bring_back(steps, logs, module.stage_name, None if start is None else before[AppendedFiles.__qualname__])

@@ -8,6 +8,7 @@ Imports inside a method's folder are relative (`from .model import DiT`), so tha
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -60,11 +61,17 @@ class TrainedStage(lightning.LightningModule):
     # Updates that alternate, e.g. 2 for a generator and its discriminator: clip k of the run belongs to update
     # k // batch modulo this number.
     alternating_updates = 1
+    # Whether these updates are made on the same clips, one after the other: each then counts a part of a clip
+    # (clip_cost = 1 / alternating_updates), and a clip has a number of its own in each of them.
+    same_clips = False
     # Names of submodules that the stage uses as they are, such as a frozen autoencoder: its checkpoints leave them out.
     unchanged: tuple[str, ...] = ()
     batch_statistics = False  # whether the loss takes statistics over a pass, so that its size is more than memory
     draw_requests: tuple[Request, ...] = ()  # what the loader's batches hold under DRAWN
     clip_cost = Fraction(1)  # of the budget, for one clip of a batch with all frames that come with it
+    # Clips that `prepare` reads, the first that the stage will be trained on: their FLOPs and seconds are the stage's,
+    # and since it sees them again, they are no clips of the budget.
+    prepared_clips = 0
 
     def __init__(self, train: TrainConfig, seed: int) -> None:
         super().__init__()
@@ -76,6 +83,15 @@ class TrainedStage(lightning.LightningModule):
     def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
         """Parts of the loss of each clip, float32 (B,); "loss" is the one that is minimised."""
         raise NotImplementedError("a stage defines loss")
+
+    def prepare(self, batches: Iterable[tuple[dict[str, Tensor], SampleRNG]]) -> None:
+        """Measure statistics of training clips, such as the scale of their latents, and keep them in buffers.
+
+        Called once, before the first step; a stage that is resumed has them from its checkpoint. Each batch comes as
+        `loss` gets it, and where several processes train together, each has its part of the clips
+        (lavita.training.distributed adds sums up).
+        """
+        raise NotImplementedError("a stage with prepared_clips defines prepare")
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Tensor]:
         drawn = zip(self.draw_requests, batch.get(DRAWN, ()), strict=False)

@@ -102,7 +102,8 @@ def test_a_size_that_does_not_go_is_one_line_that_names_the_key(name, model, num
 
 def test_joint_dit_trains_in_the_demo_setting():
     # Patches of 8 pixels make as many tokens as the demo's autoencoder (4 pixels per latent) does with patches of 2.
-    (experiment,) = make_plan("skytimelapse", "demo", ["dit-joint"], [0], ["codec.kind=pixels", "model.patch_size=8"])
+    overrides = ["codec.kind=pixels", "model.patch_size=8", "data.root=/videos"]
+    (experiment,) = make_plan("skytimelapse", "demo", ["dit-joint"], [0], overrides)
     method = build_method(experiment, None, PixelCodec()).train()
     d = experiment.data
     pixels = torch.rand(2, d.frames, 3, d.resolution, d.resolution, generator=torch.Generator().manual_seed(0))
@@ -114,4 +115,4 @@ def test_joint_dit_trains_in_the_demo_setting():
         method.loss(batch, SampleRNG([0, 1]))["loss"].mean().backward()
         optimiser.step()
     assert method.heldout_loss(batch) < before
-    assert method.network.time_table.shape == (1, d.frames, 128)
+    assert method.network.time_table.shape == (1, d.frames, 64)

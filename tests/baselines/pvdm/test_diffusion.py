@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lavita.baselines.pvdm.diffusion import guided, noise_loss, pvdm_schedule, sample_latents, sampling_times
+from lavita.baselines.pvdm.diffusion import noise_loss, pvdm_schedule, sample_latents, sampling_times
 from lavita.diffusion.rng import SampleRNG
 
 SHAPE = (2, 6)
@@ -192,8 +192,3 @@ def test_a_clip_does_not_depend_on_its_batch(schedule):
     together = run([7, 8, 9])
     for k, seed in enumerate([7, 8, 9]):
         assert torch.equal(run([seed])[0], together[k])
-
-
-def test_guidance_extends_the_difference():
-    a, b = torch.tensor([2.0]), torch.tensor([1.0])
-    assert guided(a, b, 1.0) == a and guided(a, b, 0.0) == b and guided(a, b, 7.0) == 8.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,15 +11,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from lavita.baselines.pvdm.losses import LPIPS
 from lavita.baselines.pvdm.module import Config, Method
 from lavita.codecs import base
 from lavita.codecs.base import Codec, PixelCodec
+from lavita.config.plan import make_plan
 from lavita.config.schema import ComputeConfig, SamplingConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.experiment.costs import training_flops_per_clip
 from lavita.experiment.reconstruction import reconstructed
 from lavita.methods.base import MethodContext
+from lavita.methods.build import build_method, empty_codec
+from lavita.methods.perceptual import LPIPS
 from lavita.parity.cases import fill_by_formula
 from lavita.training.budget import Limit
 from lavita.training.distributed import recomputed_blocks
@@ -365,3 +368,15 @@ def test_bad_settings_are_refused():
         build(num_classes=3).sample([0], None, SAMPLING)
     with pytest.raises(ValueError, match="sum below 1"):
         dataclasses.replace(TINY, autoencoder_share=0.9, adversarial_share=0.1)
+
+
+@pytest.mark.parametrize(("row", "overrides"), [("8 x 32 x 32", ["data.root=/videos"]), ("synthetic videos", [])])
+def test_the_card_has_the_sizes_of_the_demo(row, overrides):
+    text = (Path(base.__file__).parents[1] / "baselines" / "pvdm" / "README.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| demo, {row} |")]
+    (experiment,) = make_plan("ucf101", "demo", ["pvdm"], [0], overrides)
+    method = build_method(experiment, None, empty_codec(experiment.codec))
+    adversary = next(stage.module for stage in method.stages() if stage.name == "autoencoder-gan").adversary
+    sizes = [sum(p.numel() for p in part.parameters()) for part in (method.autoencoder, method.network, adversary)]
+    latent = method.autoencoder.config.latent_length * experiment.model["embed_dim"]
+    assert [cell.strip() for cell in line.split("|")[2:6]] == [f"{size:,}" for size in (*sizes, latent)]

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue", "scancel")
 PLACES = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 TINY = [
+    "data.latent_cache=false",
     "budget.clips=480", "codec.clips=32", "train.warmup_clips=8", "extractor.steps=4", "sampling.steps=4",
     "protocol.n_real=8", "protocol.n_generated=8", "checkpoint.every_clips=32",
 ]  # fmt: skip

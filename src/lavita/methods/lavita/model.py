@@ -36,8 +36,11 @@ from lavita.nn.embeddings import (
 from lavita.nn.precision import in_float32
 from lavita.shapes import check
 
-# name: (depth of variants 1 and 2, width, heads): DiT's sizes, and XS for demos on a CPU.
-SIZES = {"XS": (6, 128, 4), "S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+# name: (depth of variants 1 and 2, width, heads): DiT's sizes, and two for a CPU.
+SIZES = {
+    "XXS": (4, 64, 2), "XS": (6, 128, 4), "S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16),
+    "XL": (28, 1152, 16),
+}  # fmt: skip
 
 
 def depth_of_variant(variant: int, depth: int) -> int:

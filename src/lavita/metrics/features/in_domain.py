@@ -2,7 +2,8 @@
 
 An untrained network is nearly blind to motion, so this one looks at how much neighbouring frames differ, on a
 logarithmic scale (ratios of such energies tell smooth from jerky motion whatever its size), beside what
-convolutions over three frames see; and it is trained to tell real clips from corrupted ones.
+convolutions over three frames see; and it is trained to tell real clips from corrupted ones. What a clip shows is
+seen by a second network, which is trained to tell videos from each other: see content.py.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lavita.metrics.features.base import Extractor
+from lavita.metrics.features.content import ContentNet, content_statistics
 from lavita.shapes import check
 
 # What a training clip can be; the network learns to say which.
 KINDS = ("real", "shuffled", "static", "slow", "fast", "blurred", "noisy", "blocky")
-NUM_SCALES, NUM_ENERGIES, NUM_COLOURS = 3, 7, 6
+NUM_SCALES, NUM_ENERGIES = 3, 7
 # (half a grey level)^2 / 15 in units of -1..1: below it a difference is rounding.
 ENERGY_FLOOR = 1e-6
-# Mean and deviation of each colour are worth half of a whitened feature each: seen, without raising the
-# real-vs-real baseline.
-COLOUR_WEIGHT = 0.5
+# What a clip shows adds less to the real-vs-real baseline than how it moves, and more to the distance of other data.
+CONTENT_WEIGHT = 2.5
 MIN_FRAMES, MIN_SIZE = 4, 16
 
 
@@ -86,9 +87,8 @@ class InDomainNet(nn.Module):
         self.class_head = nn.Linear(width, num_classes) if num_classes else None
         # Filled after training: see in_domain_training.whiten.
         self.register_buffer("centre", torch.zeros(width))
-        self.register_buffer("projection", torch.eye(width))
-        self.register_buffer("colour_mean", torch.zeros(NUM_COLOURS))
-        self.register_buffer("colour_std", torch.ones(NUM_COLOURS))
+        self.register_buffer("projection", torch.eye(width, len(KINDS) - 1))
+        self.content = ContentNet()
 
     def frame_features(self, video: Tensor) -> Tensor:
         """Features of each inner frame with its two neighbours: (B, num_features, F - 2)."""
@@ -122,24 +122,18 @@ def video_from_clips(clips: Tensor) -> Tensor:
     return clips.permute(0, 1, 4, 2, 3).contiguous().float() / 127.5 - 1
 
 
-def colours(video: Tensor) -> Tensor:
-    """Mean and standard deviation of each colour over a clip: (B, 6) for video (B, F, 3, H, W)."""
-    deviation, mean = torch.std_mean(video, dim=(1, 3, 4), correction=0)
-    return torch.cat([mean, deviation], dim=1)  # (B, 6)
-
-
 class InDomainExtractor(Extractor):
     """The trained network behind the extractor interface; facts is what its training was told and reached.
 
-    Features: the penultimate layer, centred and rotated so that real training clips are white and the
-    directions that separate corrupted clips weigh most, and six colour figures.
+    Features: of the penultimate layer the seven directions that separate corrupted clips from real training clips, and
+    of the content network 32; in both real clips are white, and the directions that separate most weigh most.
     """
 
     name = "embedded"
 
     def __init__(self, network: InDomainNet, facts: dict, device: str = "cpu") -> None:
         self.network, self.facts, self.device = network.eval().to(device), facts, device
-        self.num_features = network.projection.shape[1] + NUM_COLOURS
+        self.num_features = network.projection.shape[1] + network.content.projection.shape[1]
         self.num_classes = network.class_head.out_features if network.class_head is not None else None
         self.weights_hash = hashlib.sha256(self.weights()).hexdigest()
 
@@ -159,9 +153,9 @@ class InDomainExtractor(Extractor):
 
     def forward_features(self, clips: Tensor) -> Tensor:
         video, net = self.video(clips), self.network
-        learned = (net(video) - net.centre) @ net.projection  # (b, width)
-        colour = COLOUR_WEIGHT * (colours(video) - net.colour_mean) / net.colour_std  # (b, 6)
-        return torch.cat([learned, colour], dim=1)  # (b, width + 6)
+        motion = (net(video) - net.centre) @ net.projection  # (b, 7)
+        content = (net.content(content_statistics(video)) - net.content.centre) @ net.content.projection  # (b, 32)
+        return torch.cat([motion, CONTENT_WEIGHT * content], dim=1)  # (b, 39)
 
     def forward_probabilities(self, clips: Tensor) -> Tensor:
         return self.network.heads(self.network(self.video(clips)))[1].softmax(dim=1)  # (b, K)

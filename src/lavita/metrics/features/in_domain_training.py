@@ -1,4 +1,4 @@
-"""Training of the in-domain extractor: it learns to tell real clips from corrupted ones."""
+"""Training of the in-domain extractor: it learns to tell real clips from corrupted ones, and videos from each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from lavita.metrics.corruptions import add_noise, blocks, blur, shuffled, slowed
 from lavita.metrics.features.base import exact_arithmetic
-from lavita.metrics.features.in_domain import KINDS, InDomainExtractor, InDomainNet, colours, video_from_clips
+from lavita.metrics.features.content_training import fit_content, rearranged
+from lavita.metrics.features.discriminants import weighted_axes, whitening
+from lavita.metrics.features.in_domain import KINDS, InDomainExtractor, InDomainNet, video_from_clips
 from lavita.shapes import check
 
 # How often each kind is drawn: real ones most (all others are distinguished from them), shuffled next (the hardest).
@@ -101,22 +103,39 @@ def recoloured(video: Tensor, rng: np.random.Generator) -> Tensor:
     return ((video - mean) * gain + mean + lift).clamp(-1, 1)
 
 
+def unfamiliar(video: Tensor, rng: np.random.Generator) -> Tensor:
+    """Each clip of video (B, F, 3, H, W) with colours permuted or inverted, mirrored and turned at random.
+
+    What it shows is new then and how it moves is not: from few videos the kinds are learned for others too. Frames that
+    are not square are not turned.
+    """
+    made = []
+    for clip in video:
+        clip = clip[:, torch.from_numpy(rng.permutation(3)).to(clip.device)]
+        clip = clip * float(rng.choice((-1, 1)))
+        flips = [axis for axis in (-2, -1) if rng.random() < 0.5]
+        clip = clip.flip(flips) if flips else clip
+        made.append(clip.transpose(-1, -2) if rng.random() < 0.5 and clip.shape[-1] == clip.shape[-2] else clip)
+    return torch.stack(made)
+
+
 LEARNING_RATE, WEIGHT_DECAY, WARMUP_STEPS, BATCH = 3e-3, 0.05, 20, 32
 # A little doubt in every target keeps the logits of few clips from growing without bound.
 LABEL_SMOOTHING, CLASS_WEIGHT = 0.05, 0.5
 WHITENING_CLIPS = 100  # of each kind, twice as many real ones
-# Chosen on the real clips at hand: see whiten.
-SHRINKAGE, WEIGHT_FLOOR = 0.1, 0.1
+SHRINKAGE, MOTION_POWER = 0.1, 0.5  # chosen on the real clips at hand: see whiten
 
 
-def losses(net: InDomainNet, video: Tensor, kinds: Tensor, labels: Tensor | None) -> tuple[Tensor, float]:
-    """Cross-entropy of the kind, and of the class where there are labels and the clip moves; share of kinds
-    right.
+def losses(
+    net: InDomainNet, video: Tensor, kinds: Tensor, labels: Tensor | None, familiar: int
+) -> tuple[Tensor, float]:
+    """Cross-entropy of the kind, and of the class where there are labels, of the first `familiar` clips those that
+    move; share of kinds right.
     """
     kind_logits, class_logits = net.heads(net(video))
     loss = functional.cross_entropy(kind_logits, kinds, label_smoothing=LABEL_SMOOTHING)
     right = (kind_logits.argmax(dim=1) == kinds).float().mean().item()
-    moving = kinds != KINDS.index("static")
+    moving = (kinds != KINDS.index("static")) & (torch.arange(len(kinds), device=kinds.device) < familiar)
     if labels is not None and class_logits is not None and moving.any():
         by_class = functional.cross_entropy(class_logits[moving], labels[moving], label_smoothing=LABEL_SMOOTHING)
         loss = loss + CLASS_WEIGHT * by_class
@@ -127,33 +146,19 @@ def losses(net: InDomainNet, video: Tensor, kinds: Tensor, labels: Tensor | None
 def whiten(net: InDomainNet, draw: Callable[[Sequence[str]], Tensor], rng: np.random.Generator) -> None:
     """Set the network's last linear map, from fresh draws of training clips of every kind.
 
-    Real clips become white (their covariance, shrunk, becomes the identity), so that a feature counts by how
-    rarely real clips vary in it. Then the directions that separate the kinds keep their size l = between /
-    within variance as sqrt(l / (1 + l)), and the others shrink to a tenth: with few clips the distance of two
-    real halves grows with every direction that says nothing. Source: Fisher 1936 (linear discriminants);
-    Ledoit & Wolf 2004 (shrinkage).
+    Real clips become white, so that a feature counts by how rarely real clips vary in it. Of the other directions those
+    count most in which several kinds move away: each kind's mean counts the same however far it lies, since some
+    (static, noise) lie so far that nothing else would be left. Held-out videos differ less in such shared directions.
     """
-    groups, shades = [], []
+    groups = []
     for kind in KINDS:
-        rows = []
-        for _ in range(0, WHITENING_CLIPS * (2 if kind == "real" else 1), BATCH):
-            video = draw([kind] * BATCH)
-            rows.append(net(recoloured(video, rng)))
-            shades += [colours(video)] if kind == "real" else []
-        groups.append(torch.cat(rows).double())
-    centre, within = groups[0].mean(dim=0), torch.cov(groups[0].T)
-    width = len(centre)
-    within += SHRINKAGE * within.trace() / width * torch.eye(width, dtype=within.dtype, device=within.device)
-    offsets = torch.stack([group.mean(dim=0) - centre for group in groups])
-    inverse_root = torch.linalg.inv(torch.linalg.cholesky(within))  # (width, width)
-    between = inverse_root @ (offsets.T @ offsets / len(groups)) @ inverse_root.T
-    ratios, axes = torch.linalg.eigh(between)
-    weights = (ratios.clamp(min=0) / (1 + ratios.clamp(min=0))).sqrt().clamp(min=WEIGHT_FLOOR)
+        batches = range(0, WHITENING_CLIPS * (2 if kind == "real" else 1), BATCH)
+        groups.append(torch.cat([net(recoloured(draw([kind] * BATCH), rng)) for _ in batches]).double())
+    centre, white = whitening(groups[0], SHRINKAGE)
+    offsets = functional.normalize(torch.stack([group.mean(dim=0) - centre for group in groups[1:]]) @ white, dim=1)
+    axes = weighted_axes(offsets.T @ offsets / len(offsets), MOTION_POWER)[:, -len(offsets) :]  # (width, 7)
     net.centre.copy_(centre)
-    net.projection.copy_(inverse_root.T @ axes * weights)
-    deviation, mean = torch.std_mean(torch.cat(shades), dim=0)
-    net.colour_mean.copy_(mean)
-    net.colour_std.copy_(deviation + 0.01)
+    net.projection.copy_(white @ axes)
 
 
 @contextmanager
@@ -188,8 +193,9 @@ def fit_in_domain(
     all of one size; twice that length allows clips of double speed. labels: one class index each, or None
     (then there are no class probabilities); num_classes: default the largest label + 1. report(step, steps,
     loss) is called after every step. device: what the network is trained on; the clips that are drawn are the same on
-    all. Equal arguments give equal weights, with one thread on any number of cores. Raises ValueError for stretches
-    that are too short or differ in size, and for a loss that is not finite.
+    all. Equal arguments give equal weights, with one thread on any number of cores. A single stretch works: then only
+    its own windows with their tiles rearranged, and no other videos, say what content is not. Raises ValueError for
+    stretches that are too short or differ in size, and for a loss that is not finite.
     """
     if not len(stretches):
         raise ValueError("stretches: got none, wanted at least one training video")
@@ -212,6 +218,13 @@ def fit_in_domain(
         share = train_in_domain(net, stretches, labels, frames, interval, flip, steps, rng, report)
         net.eval()
         whiten(net, lambda kinds: draw_batch(stretches, kinds, frames, interval, flip, rng)[0].to(device), rng)
+
+        def windows(videos: np.ndarray, altered: bool) -> Tensor:
+            clips = [draw_clip(stretches[video], "real", frames, interval, rng)[0] for video in videos]
+            clips = [jittered(rearranged(clip, rng) if altered else clip, flip, rng) for clip in clips]
+            return recoloured(video_from_clips(torch.from_numpy(np.stack(clips))).to(device), rng)
+
+        fit_content(net.content, windows, len(stretches), steps, rng)
     facts = {
         "frames": frames,
         "interval": interval,
@@ -249,7 +262,9 @@ def train_in_domain(
         video, numbers, chosen = draw_batch(stretches, kinds, frames, interval, flip, rng)
         targets = None if of_class is None else of_class[chosen].to(net.centre.device)
         video, numbers = video.to(net.centre.device), numbers.to(net.centre.device)
-        loss, right = losses(net, recoloured(video, rng), numbers, targets)
+        familiar, other = recoloured(video, rng).split(BATCH // 2)
+        shown = torch.cat([familiar, unfamiliar(other, rng)])
+        loss, right = losses(net, shown, numbers, targets, len(familiar))
         if not torch.isfinite(loss):
             raise ValueError(f"embedded extractor: the loss is not finite at step {step}; look at the training videos")
         optimizer.zero_grad()

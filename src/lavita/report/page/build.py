@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from lavita.report.noise import NOISE_HEADING
 from lavita.report.notes import FIRST_STAGES_TEXT, NOT_YET
 from lavita.report.page.charts import CostCharts, Losses, cost_charts, loss_charts
 from lavita.report.page.clips import Figure, clip_figures, first_stage_figures, first_stages_table
@@ -36,7 +37,7 @@ HERE = Path(__file__).parent
 SENSITIVITY = "Metric sensitivity"
 # Notes that have a place of their own in the page, or that the cards say better; others follow under their headings.
 PLACED = {
-    SENSITIVITY, "Data", "Stages", "First stages", "Initial weights", "Which rows differ", PAIRS,
+    SENSITIVITY, NOISE_HEADING, "Data", "Stages", "First stages", "Initial weights", "Which rows differ", PAIRS,
     "Deviations from the authors' settings", "Spread over training seeds", "Other attempts", PUBLISHED, NOT_YET,
 }  # fmt: skip
 
@@ -68,6 +69,8 @@ class Page:
     first_stages: Table | None
     first_stage_figures: list[Figure]
     sensitivity: list[Block]
+    noise_heading: str
+    noise: list[Block]
     data: list[Block]
     notes: list[tuple[str, list[Block]]]
     audit: Audit | None
@@ -128,6 +131,8 @@ def page_of(run: RunFolder, audit: Sequence[AuditLine] | None) -> Page:
         first_stages=first_stages_table(run.records),
         first_stage_figures=first_stage_figures(run),
         sensitivity=prose(notes.get(SENSITIVITY, ""), "Real clips against real clips, uncorrupted and corrupted"),
+        noise_heading=NOISE_HEADING,
+        noise=prose(notes.get(NOISE_HEADING, ""), NOISE_HEADING),
         data=prose(notes.get("Data", ""), "Data"),
         notes=[(heading, prose(text, heading)) for heading, text in notes.items() if heading not in PLACED],
         audit=None if audit is None else audit_of(audit),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from lavita.metrics.table import metric_words
 from lavita.report.charts import FLOPS, Cost, quality_cost, seconds_cost, trained_rows
 from lavita.report.loss_chart import loss_chart
 from lavita.report.page.text import Table, table
@@ -54,7 +55,7 @@ def cost_charts(run: RunFolder, rows: Sequence[Row]) -> list[CostCharts]:
 def pair_of_charts(rows: Sequence[Row], seconds: Cost, number: int) -> CostCharts:
     """The charts of the rows of one protocol and a table of what they show."""
     first = rows[0]
-    metric, place = first.metric, f"table {number + 1}, protocol {first.protocol_hash}"
+    metric, place = metric_words(first.metric), f"table {number + 1}, protocol {first.protocol_hash}"
     drawn = []
     for cost, name, title in ((FLOPS, "flops", "against training FLOPs"), (seconds, "seconds", "against seconds")):
         chart = quality_cost(rows, cost, f"{metric} {title}", f"{name}-{number}")
@@ -80,7 +81,7 @@ def pair_of_charts(rows: Sequence[Row], seconds: Cost, number: int) -> CostChart
 
 
 def value(number: float | None) -> str:
-    return "not known" if number is None else f"{number:.4g}"
+    return "not known" if number is None else shown(number)
 
 
 def loss_charts(run: RunFolder) -> Losses:
@@ -108,8 +109,8 @@ def losses_table(found: Sequence[RunLosses]) -> Table:
                 [loss for clips, loss in stage.train if number < 4 * clips / stage.clips <= number + 1]
                 for number in range(4)
             ]
-            means = [f"{sum(part) / len(part):.4g}" if part else "none logged" for part in quarters]
-            heldout = " → ".join(f"{loss:.4g}" for _, loss in stage.heldout) or "not measured"
+            means = [shown(sum(part) / len(part)) if part else "none logged" for part in quarters]
+            heldout = " → ".join(shown(loss) for _, loss in stage.heldout) or "not measured"
             lines.append((losses.cell, stage.name, f"{ends[0]:.1f} to {ends[1]:.1f} %", *means, heldout))
     quarters = [f"training, quarter {number}" for number in (1, 2, 3, 4)]
     columns = ("cell", "stage", "of the budget", *quarters, "held-out, from start to end")

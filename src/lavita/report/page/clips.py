@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lavita.files import require_inside
-from lavita.metrics.table import is_metric
-from lavita.report.page.text import Cell, Table, table
-from lavita.report.tables import number
+from lavita.metrics.table import is_metric, metric_words
+from lavita.report.page.text import Table, table
 from lavita.results.records import Record
 from lavita.results.rows import shown
 from lavita.results.run_folder import Attempt, RunFolder
@@ -126,7 +125,7 @@ def generated(run: RunFolder, attempt: Attempt) -> Figure:
     sprite = read_sprite(folder, "samples")
     seeds = sampling_seeds(folder, sprite.clips if sprite else 0)
     scores = [
-        f"{score.metric} {shown(float(score.value))}"
+        f"{metric_words(score.metric)} {shown(float(score.value))}"
         for score in record.scores_of("train")
         if is_metric(score.metric, "fvd")
     ]
@@ -178,8 +177,8 @@ def first_stages_table(records: Sequence[Record]) -> Table | None:
     lines = []
     for (stage, _, *scores), cells in found.items():
         values = dict(scores)
-        lines.append((stage, *[number(values.get(name, "not measured"), name) for name in metrics], ", ".join(cells)))
-    columns = [Cell(name, "name") for name in ("first stage", *metrics, "of")]
+        lines.append((stage, *[shown(values.get(name, "not measured")) for name in metrics], ", ".join(cells)))
+    columns = ("first stage", *map(metric_words, metrics), "of")
     return table(
         "Reconstruction of each first stage by itself.", columns, lines, "Table of first stages", "first-stages"
     )

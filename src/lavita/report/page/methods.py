@@ -9,6 +9,7 @@ from typing import Any
 from lavita.report.charts import SPEED_COLUMNS, speed_texts
 from lavita.report.page.text import Block, Cell, Table, prose, slug, table
 from lavita.results.records import MethodCard, Record
+from lavita.results.rows import shown
 from lavita.results.run_folder import RunFolder
 
 EXTERNAL = "External samples: how the method was trained and sampled is not audited."
@@ -150,8 +151,8 @@ def stages_table(label: str, records: Sequence[Record]) -> Table | None:
         for stage in record.stages:
             trainer = "the suite, charged in full" if stage.charged else "the method"
             share = f"{100 * stage.clips / budget:.1f} %"
-            lines.append((stage.name, str(record.row.seed), f"{stage.clips:,}", share, f"{stage.seconds:.1f}",
-                          *speed_texts(stage), f"{stage.flops * 1e-12:.4g}", trainer))  # fmt: skip
+            lines.append((stage.name, str(record.row.seed), f"{stage.clips:,}", share, shown(stage.seconds),
+                          *speed_texts(stage), shown(stage.flops * 1e-12), trainer))  # fmt: skip
     columns = ("stage", "seed", "clips", "share of the clips", "seconds", *SPEED_COLUMNS, "TFLOPs", "trained by")
     return table("Stages, in the order of training.", columns, lines, f"Stages of {label}", "stages") if lines else None
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lavita.metrics.table import is_metric, parse_key
+from lavita.metrics.table import is_metric, metric_words, parse_key
 from lavita.report.charts import SPEED_COLUMNS, speed_texts, training_seconds
 from lavita.report.page.text import WEB, Block, prose
 from lavita.report.significance import PAIRS_HEADING as PAIRS
 from lavita.report.significance import significance_lines
-from lavita.report.tables import COST, UNTRAINED, for_readers, legend
+from lavita.report.tables import COST, UNTRAINED, column_words, for_readers, legend
 from lavita.report.write import Tables
+from lavita.results.rows import shown
 from lavita.results.run_folder import RunFolder
 
 ROW = ("method", "seed", "status", "remark")
@@ -106,7 +107,7 @@ def comparison(
     scores = [name for name in texts.columns if name not in (*ROW, *COST.values()) and not name.endswith(UNTRAINED)]
     spent = {record.cell: training_seconds(record) for record in run.records}
     seconds = [spent.get(f"{line['method']}-s{line['seed']}") for _, line in frame.iterrows()]
-    costs = texts.assign(**{SECONDS: ["not measured" if value is None else f"{value:.1f}" for value in seconds]})
+    costs = texts.assign(**{SECONDS: ["not measured" if value is None else shown(value) for value in seconds]})
     last = {record.cell: record.stages[-1] for record in run.records if record.stages}
     speeds = [speed_texts(last.get(f"{line['method']}-s{line['seed']}")) for _, line in frame.iterrows()]
     costs = costs.assign(**dict(zip(SPEED_COLUMNS, zip(*speeds, strict=True), strict=True)))
@@ -117,7 +118,7 @@ def comparison(
         facts=f"{facts[0].upper()}{facts[1:]}.",
         warning=comparability({name.split(" ")[0] for name in scores}),
         protocol=protocol_of(facts),
-        score_columns=tuple(scores),
+        score_columns=tuple(map(column_words, scores)),
         score_rows=(*rows_of(frame, texts, scores), *(absent_rows(run) if first else ())),
         cost_columns=tuple(cost_columns),
         cost_rows=tuple(rows_of(frame, costs, cost_columns)),
@@ -126,13 +127,13 @@ def comparison(
 
 def comparability(metrics: Collection[str]) -> str:
     """The warning at a table whose scores must not be compared with published numbers."""
-    keys = [parse_key(name) for name in metrics if is_metric(name, "fvd")]
-    other = sorted(key.extractor for key in keys if not key.is_standard)
+    other = sorted(name for name in metrics if is_metric(name, "fvd") and not parse_key(name).is_standard)
     if not other:
         return ""
     return (
-        f"Not comparable with any published FVD: fvd_{other[0]} is made with the network “{other[0]}”, not with the "
-        "standard I3D. Compare rows of this table with each other only."
+        f"Not comparable with any published FVD: {metric_words(other[0])} is made with the network "
+        f"“{parse_key(other[0]).extractor}”, not with the standard I3D. Compare rows of this table with each other "
+        "only."
     )
 
 

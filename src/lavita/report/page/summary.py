@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lavita.metrics.confidence import BETTER, compare_intervals
-from lavita.metrics.table import is_metric
+from lavita.metrics.table import is_metric, metric_words, with_titles
 from lavita.report.charts import trained_rows
+from lavita.report.noise import against_noise
 from lavita.report.page.scores import comparability
 from lavita.report.significance import interval_of
 from lavita.report.write import Tables
 from lavita.results.audit_line import VERDICTS, AuditLine
-from lavita.results.rows import Row
+from lavita.results.rows import Row, shown
 from lavita.results.run_folder import RunFolder
 
 
@@ -32,11 +33,13 @@ def summary_of(run: RunFolder, rows: Sequence[Row], tables: Tables, audit: Seque
     """The points in the order in which a reader doubts."""
     return [
         compared(run),
+        *reader_notes(run),
         budget(run),
         *scored(rows),
         *results(run, rows, tables),
         published(tables),
         *sensitivity(run),
+        *noise(run),
         seeds(run),
         settings(run),
         external(run),
@@ -58,6 +61,12 @@ def compared(run: RunFolder) -> Point:
     said += f" Not run here: {', '.join(missing)}." if missing else ""
     said += f" Not built yet: {', '.join(unbuilt)}." if unbuilt else ""
     return Point("Compared", said, bool(bad), "scores")
+
+
+def reader_notes(run: RunFolder) -> list[Point]:
+    """What a reader must know of a row before meeting its numbers."""
+    notes = run.reader_notes.items()
+    return [Point(f"Row {label}", f"{note[0].upper()}{note[1:]}.", False, "scores") for label, note in notes]
 
 
 def budget(run: RunFolder) -> Point:
@@ -116,7 +125,7 @@ def results(run: RunFolder, rows: Sequence[Row], tables: Tables) -> list[Point]:
             verdict = (
                 "By training seeds it does not differ significantly, at 95 %, from every other row: no single best."
             )
-        said = f"Smallest {first.metric}: {first.cell}, {first.value:.1f}. {verdict}"
+        said = f"Smallest {metric_words(first.metric)}: {first.cell}, {shown(first.value)}. {verdict}"
         points.append(Point("Result", said, False, "scores"))
     return points
 
@@ -163,14 +172,29 @@ def not_significant(run: RunFolder, first: Row, others: Sequence[Row]) -> list[s
 
 
 def sensitivity(run: RunFolder) -> list[Point]:
-    """Whether the metric is sensitive to what matters, at this number of clips."""
+    """What the metric is sensitive to, at this number of clips."""
     seen = [one.artifacts for one in run.used_protocols]
     points = []
     for one in seen:
         verdict = one.sanity.verdict
         said = f"Protocol {one.protocol_name}: {verdict}." if len(seen) > 1 else f"{verdict[0].upper()}{verdict[1:]}."
+        said += " It says nothing of how good a row is."
         points.append(Point("Metric", said, not one.sanity.informative, "sanity"))
     return points
+
+
+def noise(run: RunFolder) -> list[Point]:
+    """Of which rows the classifier distinguishes the samples from noise."""
+    found = against_noise(run)
+    known = [one for one in found if one.distinguished is not None]
+    if not known:
+        return []
+    like = [one.cell for one in known if not one.distinguished]
+    said = (
+        f"The feature network’s own classifier distinguishes the samples of {len(known) - len(like)} of {len(known)} "
+    )
+    said += f"rows from noise; not those of {', '.join(like)}." if like else "rows from noise."
+    return [Point("Noise", said, bool(like), "sanity")]
 
 
 def seeds(run: RunFolder) -> Point:
@@ -218,7 +242,7 @@ def external(run: RunFolder) -> Point:
 def no_better(tables: Tables) -> list[Point]:
     """Rows that training did not make better."""
     said = [
-        f"{line['method']}-s{line['seed']} ({line['remark'].partition(';')[0]})"
+        f"{line['method']}-s{line['seed']} ({with_titles(line['remark'].partition(';')[0])})"
         for _, frame in tables.blocks
         for _, line in frame.iterrows()
         if line["remark"].startswith("not better")

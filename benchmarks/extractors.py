@@ -1,0 +1,17 @@
+"""`lavita extractors` from a checkout that is not installed; `--help` says what it does."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from lavita.commands import extractors  # noqa: E402
+
+
+def main(argv: Sequence[str]) -> int:
+    return extractors.main(argv, prog="extractors.py")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

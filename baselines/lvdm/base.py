@@ -8,12 +8,12 @@ from torch import Tensor
 from lavita.codecs.base import Codec
 from lavita.diffusion.rng import SampleRNG
 from lavita.methods.base import MethodContext, VideoMethod
+from lavita.methods.latent_scale import LatentScale
 from lavita.methods.perceptual import lpips_of_clips, perceptual_distance
 from lavita.training.stage import StagePlan
 
 from .autoencoder import VideoAutoencoder, VideoCodec
 from .diffusion import lvdm_schedule
-from .latents import LatentScale
 from .losses import FrameDiscriminator
 from .stages import AdversarialStage, Config, ReconstructionStage, autoencoder_config, first_stage_training
 

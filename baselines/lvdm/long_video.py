@@ -14,13 +14,13 @@ from lavita.diffusion.rng import SampleRNG
 from lavita.diffusion.sampler import check_guidance
 from lavita.diffusion.schedule import Schedule
 from lavita.methods.base import MethodContext
+from lavita.methods.latent_scale import LatentScale
 from lavita.training.stage import StagePlan, TrainedStage
 
 from .autoencoder import VideoAutoencoder
 from .base import LatentVideo, posterior_draw
 from .diffusion import sample_latents
 from .given_frames import LEVEL_ROWS, MOST_TRAINED_LEVEL, conditioned, mask_of, masked_loss
-from .latents import LatentScale
 from .stages import Config, unet_config
 from .unet import VideoUNet
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lavita.diffusion.schedule import Schedule
+from lavita.methods.latent_scale import scaled, unscaled
 from lavita.parity.adapters import tensor
 from lavita.parity.cases import Adapter, Case, CaseError, no_network
 
@@ -17,7 +18,6 @@ from . import losses
 from .autoencoder import AutoencoderConfig, SameConv, VideoAutoencoder
 from .diffusion import ancestral_step, ddim_step, lvdm_schedule, sample_latents, sampling_times
 from .given_frames import conditioned, mask_of, masked_loss, noised, with_mask
-from .latents import scaled, unscaled
 from .losses import FrameDiscriminator
 from .unet import UNetConfig, VideoUNet
 

@@ -51,14 +51,15 @@ def sample_latents(
     draw: Callable[[], Tensor],
     num_samples: int = 400,
     eta: float = 1.0,
-    clip: bool = True,
+    bound: float | Tensor | None = 1.0,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Latents (B, C, N) in [-1, 1], by DDIM with the noise scale eta, 0 to 1.
+    """Latents (B, C, N), by DDIM with the noise scale eta, 0 to 1.
 
     network(z, t) predicts the noise of z (B, C, N) at times t (B,). draw() gives the next noise (B, C, N),
-    one generator per clip; a thread calls it one step ahead, once to start and once per step but the last. The noise
-    prediction is used as it is even where the predicted latent is clipped to [-1, 1], as in the released sampler.
+    one generator per clip; a thread calls it one step ahead, once to start and once per step but the last. The
+    predicted latent is clipped to [-bound, bound], the end result too, unless bound is None; the noise prediction is
+    used as it is even so, as in the released sampler, whose bound is 1.
     watch(i, z) sees the state after every step.
     Source: Song et al. 2021, equations 12 and 16; github.com/sihyun-yu/PVDM at 793172f, losses/ddpm.py.
     """
@@ -70,8 +71,8 @@ def sample_latents(
         t = torch.full((len(z),), step, device=z.device)
         eps = network(z, short.times(t))  # (B, C, N)
         z0 = short.predict_x0(z, t, eps)  # (B, C, N)
-        if clip:
-            z0 = z0.clamp(-1, 1)
+        if bound is not None:
+            z0 = z0.clamp(-bound, bound)
         if step == 0:
             z = z0
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from lavita.diffusion.rng import SampleRNG
 from lavita.diffusion.sampler import guided_noise
 from lavita.methods.base import MethodContext, VideoMethod
 from lavita.methods.checkpoints import official_state
+from lavita.methods.latent_scale import LatentScale
 from lavita.methods.perceptual import lpips_of_clips, perceptual_distance
 from lavita.shapes import check
 from lavita.training.stage import StagePlan
@@ -64,6 +65,10 @@ class Method(VideoMethod):
         self.schedule = pvdm_schedule()
         self.autoencoder = TriplaneAutoencoder(autoencoder_config(context, config))
         self.network = PlaneUNet(unet_config(context, config))
+        self.latent_shape = (config.embed_dim, self.autoencoder.config.latent_length)
+        self.latents = LatentScale(self.latent_shape, bound=1.0)  # an autoencoder's latents lie in [-1, 1]
+        if config.normalize_latents:
+            self.prepared_clips = 256
         if config.previous_clip:
             self.context_frames = context.num_frames
             self.tasks = (*self.tasks, CONTINUATION)
@@ -98,8 +103,11 @@ class Method(VideoMethod):
     def trained_parameters(self) -> list[nn.Parameter]:
         return list(self.network.parameters())
 
+    def prepare(self, batches: Iterable[tuple[dict[str, Tensor], SampleRNG]]) -> None:
+        self.latents.measure(self.autoencoder.encode(batch["video"]) for batch, _ in batches)
+
     def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
-        z, previous = self.latents(batch, rng)  # (B, C, N), (B, C, N) or None
+        z, previous = self.encoded(batch, rng)  # (B, C, N), (B, C, N) or None
         labels = self.labels(batch["label"], rng)  # (B,) or None
         t = rng.integers(self.schedule.num_steps)  # (B,)
         noise = rng.normal(z.shape[1:])  # (B, C, N)
@@ -107,7 +115,7 @@ class Method(VideoMethod):
         return {"loss": mse}
 
     @torch.no_grad()
-    def latents(self, batch: dict[str, Tensor], rng: SampleRNG) -> tuple[Tensor, Tensor | None]:
+    def encoded(self, batch: dict[str, Tensor], rng: SampleRNG) -> tuple[Tensor, Tensor | None]:
         """Latent of the clip to model and of the one before it, (B, C, N) each; zeros where none is given.
 
         With previous_clip, past and video together are 2 F frames: either the two halves are condition and clip, or a
@@ -116,7 +124,7 @@ class Method(VideoMethod):
         """
         self.check_batch(batch)
         if not self.config.previous_clip:
-            return self.autoencoder.encode(batch["video"]), None
+            return self.encode(batch["video"]), None
         if "context_frames" not in batch:
             raise ValueError("model.previous_clip=true: got a batch without context_frames, those before each clip")
         c, past = self.context, batch["context_frames"]
@@ -126,8 +134,12 @@ class Method(VideoMethod):
         start = rng.integers(frames + 1).masked_fill(given, frames)  # (B,)
         position = start[:, None] + torch.arange(frames, device=both.device)  # (B, F)
         clip = both[torch.arange(len(both), device=both.device)[:, None], position]  # (B, F, 3, H, W)
-        previous = self.autoencoder.encode(past) * given[:, None, None]  # (B, C, N)
-        return self.autoencoder.encode(clip), previous
+        previous = self.encode(past) * given[:, None, None]  # (B, C, N)
+        return self.encode(clip), previous
+
+    def encode(self, video: Tensor) -> Tensor:
+        """Latents (B, C, N) of clips (B, F, 3, H, W), as the diffusion sees them."""
+        return self.latents.apply_to(self.autoencoder.encode(video))
 
     @torch.no_grad()
     def sample(
@@ -140,20 +152,19 @@ class Method(VideoMethod):
         self.check_request(seeds, sampling, condition)
         num_steps = check_steps(sampling)
         rng = SampleRNG(seeds, self.device)
-        shape = (self.config.embed_dim, self.autoencoder.config.latent_length)
         clips: list[Tensor] = []
-        z = None if condition is None else self.autoencoder.encode(condition.to(self.device))  # (n, C, N)
+        z = None if condition is None else self.encode(condition.to(self.device))  # (n, C, N)
         for _ in range(sampling.num_clips_chained):
             predict = self.predictor(z, classes, sampling.guidance)
             z = sample_latents(
                 predict,
                 self.schedule,
-                lambda: rng.normal(shape),
+                lambda: rng.normal(self.latent_shape),
                 num_steps,
                 sampling.eta,
-                sampling.clip_denoised,
+                self.latents.bound if sampling.clip_denoised else None,
             )  # (n, C, N)
-            clips.append(self.autoencoder.decode(z).clamp(-1, 1))  # (n, F, 3, H, W)
+            clips.append(self.autoencoder.decode(self.latents.undo(z)).clamp(-1, 1))  # (n, F, 3, H, W)
         return torch.cat(clips, dim=1)
 
     def check_task(self, sampling: SamplingConfig) -> None:

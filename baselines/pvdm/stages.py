@@ -26,7 +26,8 @@ class Config:
     autoencoder_share and adversarial_share are parts of the budget, diffusion gets the rest. lpips_vgg and
     lpips_linear are weight files, both null for the declared stand-in. autoencoder_batch_clips null takes
     train.batch_clips. previous_clip trains with the F frames before each clip, which are its condition with
-    probability previous_clip_probability, and charges them to the budget.
+    probability previous_clip_probability, and charges them to the budget. normalize_latents gives the diffusion
+    latents less their mean over clips, value by value, divided by one standard deviation (measured on training clips).
     """
 
     channels: int
@@ -53,6 +54,7 @@ class Config:
     unet_heads: int
     previous_clip: bool
     previous_clip_probability: float
+    normalize_latents: bool
 
     def __post_init__(self) -> None:
         if not (0 < self.autoencoder_share and 0 <= self.adversarial_share and self.first_share < 1):

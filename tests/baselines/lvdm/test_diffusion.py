@@ -15,7 +15,7 @@ from lavita.baselines.lvdm.diffusion import (
     sample_latents,
     sampling_times,
 )
-from lavita.baselines.lvdm.latents import scaled, unscaled
+from lavita.methods.latent_scale import scaled, unscaled
 
 SCHEDULE = lvdm_schedule()
 ALPHAS = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0155**0.5, 1000) ** 2)

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from lavita.baselines.pvdm import module
 from lavita.baselines.pvdm.module import Config, Method
 from lavita.codecs import base
 from lavita.codecs.base import Codec, PixelCodec
@@ -52,6 +53,7 @@ TINY = Config(
     unet_heads=2,
     previous_clip=False,
     previous_clip_probability=0.3,
+    normalize_latents=False,
 )
 TRAIN = TrainConfig(
     batch_clips=2,
@@ -160,6 +162,27 @@ def test_diffusion_trains_the_network_alone():
     assert float(parts["loss"].detach().mean()) == pytest.approx(1, abs=0.29)
 
 
+def test_normalized_latents_are_measured_on_clips_and_sampled_back(monkeypatch):
+    """The diffusion sees latents of mean 0 in each value, and what it samples is put back before the decoder."""
+    assert build().prepared_clips == 0
+    method, clips = build(normalize_latents=True), [batch(2 * number) for number in range(8)]
+    fill_by_formula(method.autoencoder)
+    assert method.prepared_clips == 256
+    method.prepare([(data, SampleRNG([0, 1])) for data in clips])
+    with torch.no_grad():
+        plain = torch.cat([method.autoencoder.encode(data["video"]) for data in clips])
+        seen = torch.cat([method.encoded(data, SampleRNG([0, 1]))[0] for data in clips])
+    centred = plain - plain.mean(0)
+    torch.testing.assert_close(seen, centred / centred.square().mean().sqrt(), rtol=0, atol=1e-4)
+    decoded, bounds = [], []
+    monkeypatch.setattr(method.autoencoder, "decode", lambda z: decoded.append(z) or torch.zeros(len(z), 4, 3, 32, 32))
+    monkeypatch.setattr(module, "sample_latents", lambda *parts: bounds.append(parts[-1]) or seen[:2])
+    method.sample([7, 8], None, SAMPLING)
+    torch.testing.assert_close(decoded[0], plain[:2], rtol=0, atol=1e-5)
+    method.sample([7, 8], None, dataclasses.replace(SAMPLING, clip_denoised=False))
+    assert float(bounds[0]) == pytest.approx(float(seen.abs().max()), abs=1e-5) and bounds[1] is None
+
+
 def test_sampling_depends_on_the_seed_only():
     method = build()
     fill_by_formula(method.network)
@@ -249,7 +272,7 @@ def test_the_condition_is_the_past_or_the_window_starts_anywhere(probability):
     every = [method.autoencoder.encode(windows[:, start : start + 4]) for start in range(5)]
     starts = set()
     for seed in range(20):
-        z, previous = method.latents(data, SampleRNG([seed, seed + 100]))
+        z, previous = method.encoded(data, SampleRNG([seed, seed + 100]))
         if probability:
             assert torch.equal(z, every[4]) and torch.equal(previous, every[0])
         else:

@@ -146,7 +146,8 @@ class SpaceTimeAttention(nn.Module):
         q, k = q / fourth_root, k / fourth_root
         of_keys = torch.einsum("bhic,ijc->bhij", q, self.relative_position_k(frames).to(q.dtype))
         logits = q @ k.transpose(-2, -1) + of_keys.transpose(-2, -1)
-        weights = logits.float().softmax(dim=-1).to(v.dtype)  # (B', heads, T, T)
+        at_least_float32 = torch.promote_types(logits.dtype, torch.float32)
+        weights = logits.softmax(dim=-1, dtype=at_least_float32).to(v.dtype)  # (B', heads, T, T)
         of_values = torch.einsum("bhij,ijc->bhic", weights, self.relative_position_v(frames).to(v.dtype))
         return weights @ v + of_values
 

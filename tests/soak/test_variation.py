@@ -16,7 +16,7 @@ TINY = [
 
 
 def test_scores_vary_a_little_by_the_published_extractor_in_all_runs(tmp_path):
-    words = ["--suite", "ucf101", "--methods", "dit", "--threads", "1", "--instructions", "native,sse", "--csv", "-"]
+    words = ["--suite", "ucf101", "--methods", "dit", "--settings", "native-1,sse-1", "--csv", "-"]
     command = [sys.executable, str(ROOT / "benchmarks" / "variation.py"), *words, "--out", str(tmp_path), *TINY]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr

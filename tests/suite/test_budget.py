@@ -78,10 +78,11 @@ def test_a_budget_of_flops_is_reached_by_the_last_step():
             drawn = limit.clips / stage.module.clip_cost
             assert drawn % stage.module.train_config.batch_clips == 0
             total += float(drawn) * meta_flops(experiment.data)(stage.module)
-            if stage.module.prepared_clips:  # LVDM's encoder, on 256 clips
-                one = torch.zeros(1, 8, 3, 32, 32, device="meta")
+            if stage.module.prepared_clips:  # LVDM's and PVDM's encoder, on 256 clips
+                one, autoencoder = torch.zeros(1, 8, 3, 32, 32, device="meta"), stage.module.autoencoder
+                encode = autoencoder.moments if method == "lvdm" else autoencoder.encode
                 with torch.no_grad():
-                    total += 256 * counted(lambda: stage.module.autoencoder.moments(one))  # noqa: B023
+                    total += 256 * counted(lambda: encode(one))  # noqa: B023
         last = stages[-1][0].module
         step = meta_flops(experiment.data)(last) * last.train_config.batch_clips
         total += planned_shared_cost(experiment, last).flops

@@ -119,6 +119,9 @@ class Source:
     def compute_of(self, module: TrainedStage) -> ComputeConfig:
         return self.compute
 
+    def flops_before(self, module: TrainedStage) -> int:
+        return 0
+
 
 def stage(out: Path) -> dict[str, Any]:
     """A stage that both processes train is asked to stop, resumed, and then found at its end."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lavita.commands.parser import Parser, exit_status
 from lavita.config.registry import names_in
-from lavita.config.schema import ConfigError, one_of
+from lavita.config.schema import ConfigError
 from lavita.suite.variation import INSTRUCTIONS
 
 EPILOG = """\
@@ -18,11 +18,12 @@ examples:
       a small part of the demo's budget, with 1 and 2 threads, with AVX2 and without: four runs one after the other
   lavita variation --suite ucf101 --methods lavita-v1,dit --full data.root=data/weizmann
       the demo's own budget: what documents print beside its numbers
-  lavita variation --suite ucf101 --methods dit --threads 1 --instructions native,avx2,sse
+  lavita variation --suite ucf101 --full --settings native-1,avx2-2,sse-1
 
 Each run has its own cache, so autoencoder and methods are trained anew in each. A row for each score: lowest and
-highest value, spread (their difference as a share of their middle) and allowed, twice the spread in whole percent: by
-so much a printed number may differ from the same run elsewhere. CSV columns: dataset, cell, stage, metric, clips, runs,
+highest value, spread (their standard deviation as a share of their mean) and allowed, four times the spread of all rows
+of the same stage and metric (root mean square) in whole percent: by so much a printed number may differ from the same
+run elsewhere. CSV columns: dataset, cell, stage, metric, clips, runs,
 lowest, highest, spread, allowed, protocols (more than 1: each run has fitted its own extractor), commit.
 Exit status: 0 measured, 2 bad arguments, or a run failed.
 """
@@ -33,9 +34,10 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--suite", required=True, help=f"one of {', '.join(names_in('suites'))}")
     parser.add_argument("--tier", default="demo", help="demo (default), small or paper")
     parser.add_argument("--methods", help="names separated by commas (default: all of the suite)")
-    parser.add_argument("--threads", default="1,2", help="numbers separated by commas (default: 1,2)")
     parser.add_argument(
-        "--instructions", default="avx2,sse", help=f"of {', '.join(INSTRUCTIONS)}, by commas (default: avx2,sse)"
+        "--settings",
+        default="avx2-1,sse-1,avx2-2,sse-2",
+        help=f"instructions ({', '.join(INSTRUCTIONS)}) and threads, two or more by commas (default: %(default)s)",
     )
     parser.add_argument("--full", action="store_true", help="the tier's own budget and not a small part of the demo's")
     parser.add_argument(
@@ -46,27 +48,16 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     return parser.parse(list(argv))
 
 
-def numbers(text: str) -> list[int]:
-    """Numbers of threads. Raises ConfigError."""
-    parts = text.split(",")
-    if not all(part.isdigit() and int(part) for part in parts):
-        raise ConfigError(f"--threads: got {text!r}, wanted whole numbers from 1 on, for example 1,2")
-    return [int(part) for part in parts]
-
-
 def run(arguments: argparse.Namespace) -> int:
     from lavita.files import atomic_write_text
     from lavita.suite.variation import REDUCED, as_csv, run_all, settings, table, varied
 
-    instructions = arguments.instructions.split(",")
-    for name in instructions:
-        one_of("--instructions", name, tuple(INSTRUCTIONS))
+    chosen = settings(arguments.settings)
     if arguments.tier != "demo" and not arguments.full:
         raise ConfigError(f"--tier {arguments.tier}: wanted --full with it; the reduced budget is the demo's")
     words = ["--suite", arguments.suite, "--tier", arguments.tier]
     words += ["--methods", arguments.methods] if arguments.methods else []
     words += [*(() if arguments.full else REDUCED), *arguments.overrides]
-    chosen = settings(numbers(arguments.threads), instructions)
     files = run_all(chosen, words, arguments.out.resolve(), lambda line: print(line, file=sys.stderr, flush=True))
     found = varied(files)
     if arguments.csv == "-":

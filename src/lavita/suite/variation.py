@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import csv
 import math
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import product
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from lavita.config.schema import ConfigError
 from lavita.executors.process import environment_of_processes
 from lavita.results.rows import csv_text, shown, text_of
 
@@ -32,9 +33,8 @@ INSTRUCTIONS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 # A small part of the demo's budget: says that the command works, and little of how far full runs differ.
 REDUCED = ("budget.clips=256", "codec.clips=64", "train.warmup_clips=16")
-# Of k = 4 runs the range is 2.06 standard deviations on average (Tippett 1925), and two further runs differ by more
-# than twice that range, 4.1 of them, hardly ever.
-RANGES_ALLOWED = 2
+# Two runs differ by 1.4 standard deviations of one: by four, one pair in two hundred does.
+DEVIATIONS_ALLOWED = 4
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class Setting:
 @dataclass(frozen=True)
 class Varied:
     """A score in all settings. cell: the run, <method>[-<choice>]-s<seed>; clips: that its training saw; lowest,
-    highest: values; spread: their difference as a share of their middle; allowed: the share by which a printed value
-    may differ from that of another machine; None where the middle is 0. protocols: how many there were, since an
+    highest: values; spread: their standard deviation as a share of their mean, None where that is 0; allowed: the share
+    by which a printed value may differ from that of another machine. A few runs say little of one row's spread, so
+    allowed comes from the spreads of all rows of the same stage and metric. protocols: how many there were, since an
     extractor that each run fits anew makes another of each.
     """
 
@@ -71,9 +72,18 @@ class Varied:
     commit: str
 
 
-def settings(threads: Sequence[int], instructions: Sequence[str]) -> list[Setting]:
-    """All pairs."""
-    return [Setting(*pair) for pair in product(threads, instructions)]
+def settings(text: str) -> list[Setting]:
+    """Settings by name: "avx2-1,sse-2". Raises ConfigError."""
+    found = []
+    for name in text.split(","):
+        instructions, _, threads = name.partition("-")
+        if instructions not in INSTRUCTIONS or not threads.isdigit() or not int(threads):
+            known = ", ".join(INSTRUCTIONS)
+            raise ConfigError(f"--settings: got {name!r}, wanted {known} with a number of threads, for example sse-2")
+        found.append(Setting(int(threads), instructions))
+    if len(found) < 2:
+        raise ConfigError("--settings: got one, wanted two or more to compare")
+    return found
 
 
 def run_all(chosen: Sequence[Setting], words: Sequence[str], out: Path, say: Callable[[str], None]) -> list[Path]:
@@ -113,14 +123,19 @@ def varied(files: Sequence[Path]) -> list[Varied]:
             raise ValueError(f"{missing[0]}: no score {' '.join(key)}, which {files[0]} has")
         rows = [run[key] for run in runs]
         values = [float(row["value"]) for row in rows]
-        spread = spread_of(values)
         found.append(
             Varied(
-                first["dataset"], *key, first["clips_seen"], len(rows), min(values), max(values), spread,
-                allowed(spread), len({row["protocol_hash"] for row in rows}), first["commit"],
+                first["dataset"], *key, first["clips_seen"], len(rows), min(values), max(values), spread_of(values),
+                None, len({row["protocol_hash"] for row in rows}), first["commit"],
             )
         )  # fmt: skip
-    return found
+    return [replace(one, allowed=allowed(alike(one, found))) for one in found]
+
+
+def alike(one: Varied, found: Sequence[Varied]) -> list[float]:
+    """The spreads of the scores of one's stage and metric."""
+    same = (other for other in found if (other.stage, other.metric) == (one.stage, one.metric))
+    return [other.spread for other in same if other.spread is not None]
 
 
 def scores(path: Path) -> dict[tuple[str, str, str], Mapping[str, str]]:
@@ -131,22 +146,25 @@ def scores(path: Path) -> dict[tuple[str, str, str], Mapping[str, str]]:
 
 
 def spread_of(values: Sequence[float]) -> float | None:
-    """Highest minus lowest as a share of the middle between them; None where that is 0 and they differ."""
-    low, high = min(values), max(values)
-    if low == high:
+    """Standard deviation (of n - 1) as a share of the mean's size; None where that is 0 and they differ."""
+    deviation, mean = statistics.stdev(values), abs(statistics.fmean(values))
+    if not deviation:
         return 0.0
-    return None if low == -high else (high - low) / abs((high + low) / 2)
+    return deviation / mean if mean else None
 
 
-def allowed(spread: float | None) -> float | None:
-    """RANGES_ALLOWED times the spread, rounded up to whole percent; 0 stays 0."""
-    return None if spread is None else math.ceil(round(100 * RANGES_ALLOWED * spread, 6)) / 100
+def allowed(spreads: Sequence[float]) -> float | None:
+    """DEVIATIONS_ALLOWED times the root of the mean square of spreads, rounded up to whole percent; 0 stays 0."""
+    if not spreads:
+        return None
+    pooled = math.sqrt(statistics.fmean(spread**2 for spread in spreads))
+    return math.ceil(round(100 * DEVIATIONS_ALLOWED * pooled, 6)) / 100
 
 
 def table(found: Sequence[Varied]) -> str:
     """As people read it, in Markdown."""
     lines = [
-        "| run | stage | metric | lowest | highest | spread | allowed |",
+        "| run | stage | metric | lowest | highest | standard deviation | allowed |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in found:

@@ -19,7 +19,7 @@ WORKER = Path(__file__).with_name("together.py")
 ROOT = WORKER.parents[2]
 STAGES = (
     "lavita-v4", "dit-joint", "vdt", "codec", "pvdm-autoencoder", "pvdm-adversarial", "pvdm-diffusion",
-    "lvdm-autoencoder", "lvdm-adversarial",
+    "lvdm-autoencoder", "lvdm-adversarial", "lvdm-diffusion", "mcvd",
 )  # fmt: skip
 # strategy, passes (two: with blocks that run again), dtype, stage
 CASES = [

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from lavita.nn.precision import GroupNorm, LayerNorm, in_float32
 from lavita.nn.unet import GROUPS, zeroed
 
+from .given_frames import GivenFrames, see_given_frames
+
 MIX_START = 0.5  # of every mixing factor, before the sigmoid
 RES_EPS = 1e-5  # of the group norms of residual blocks; diffusers' video class has 1e-6 in some
 TEMPORAL = ("temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer")
@@ -130,11 +132,12 @@ def spatio_temporal_unet(
 class VideoUNet(nn.Module):
     """Noise (B, F, C, h, w) of clips x (B, F, C_in, h, w) at times t (B,), for labels y int64 (B,) or None.
 
+    sees_given: it is told which first frames are given, (B, F, C + 1, h, w) of `first_frames`, at every call.
     Source: Blattmann et al. 2023 (Align your Latents), section 3.1. Their network has text; without it there is no
     cross-attention, and a label is added to the time embedding.
     """
 
-    def __init__(self, config: UNetConfig) -> None:
+    def __init__(self, config: UNetConfig, sees_given: bool = False) -> None:
         super().__init__()
         self.config = config
         unet = spatio_temporal_unet(config, context_width=1)
@@ -144,9 +147,15 @@ class VideoUNet(nn.Module):
         without_cross_attention(unet)
         start_at_zero(unet)
         in_single_precision(unet)
+        if sees_given:
+            see_given_frames(unet, config.in_channels + 1)
         self.unet = unet
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, given: Tensor | None = None) -> Tensor:
+        # It stays set until the next call: layers that run again in the backward pass see it too.
+        for part in self.modules():
+            if isinstance(part, GivenFrames):
+                part.given = given
         labels = torch.zeros_like(t) if y is None else y
         context = x.new_zeros(len(x), 1, 1)  # asked for, and read by no layer
         return self.unet(x, t, context, labels, return_dict=False)[0]  # (B, F, C, h, w)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+
+from torch import Tensor
 
 # Of both networks: inside a 3D residual block.
 TIME_STACK = {"in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj",
@@ -101,3 +104,65 @@ def of_block(rest: str, number: int, block: str) -> tuple[bool, str]:
         inner = renamed(rest.removeprefix("time_stack."), TIME_STACK)
         return True, f"layers.{number}.temporal_res_block.{inner}"
     return False, f"{block}.{renamed(rest, DECODER_BLOCK)}"
+
+
+UNET, DECODER = "model.diffusion_model.", "first_stage_model.decoder."  # in one official file
+HALVING = re.compile(r"input_blocks\.(\d+)\.0\.op\.weight")
+LEVEL = re.compile(r"up\.(\d+)\.block\.(\d+)\.")
+PUBLISHED_BLOCK = re.compile(r"decoder\.(mid_block|up_blocks\.(\d+))\.resnets\.(\d+)\.((?:temporal|time_).+)")
+
+
+def our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under the names of a method's parts, `network.unet.` and `decoder.`.
+
+    The state is one of: an official file, with U-Net and decoder; an official U-Net or decoder alone; diffusers' U-Net
+    or `AutoencoderKLTemporalDecoder`. What has no place in the method keeps its name: the image part of the decoder,
+    which is the suite's autoencoder here, among it.
+    """
+
+    def has(start: str) -> bool:
+        return any(name.startswith(start) for name in state)
+
+    if has(UNET) or has(DECODER):
+        unet = {name.removeprefix(UNET): value for name, value in state.items() if name.startswith(UNET)}
+        decoder = {name.removeprefix(DECODER): value for name, value in state.items() if name.startswith(DECODER)}
+        others = {name: value for name, value in state.items() if not name.startswith((UNET, DECODER))}
+        return of_unet(unet) | of_decoder(decoder) | others
+    if has("input_blocks."):
+        return of_unet(state)
+    if has("mid."):
+        return of_decoder(state)
+    if has("decoder."):
+        return of_published_decoder(state)
+    return {f"network.unet.{name}": value for name, value in state.items()}
+
+
+def of_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The official U-Net's state under our names."""
+    # After the first convolution: depth blocks, then what halves the sides, where there is more than one level.
+    halvings = [int(match[1]) for match in map(HALVING.fullmatch, state) if match]
+    depth = min(halvings) - 1 if halvings else sum(".0.in_layers.0.weight" in name for name in state if "input" in name)
+    return {f"network.unet.{unet_name(name, depth)}": value for name, value in state.items()}
+
+
+def of_decoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The official decoder's state under our names; its image part under diffusers'."""
+    places = [(int(match[1]), int(match[2])) for match in map(LEVEL.match, state) if match]
+    levels, depth = (max((one[axis] for one in places), default=0) for axis in (0, 1))
+    named = ((*decoder_name(name, levels + 1, depth), value) for name, value in state.items())
+    return {f"{'decoder' if is_temporal else 'image decoder'}.{own}": value for is_temporal, own, value in named}
+
+
+def of_published_decoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of diffusers' `AutoencoderKLTemporalDecoder` under our names."""
+    blocks = {name: match for name, match in ((name, PUBLISHED_BLOCK.fullmatch(name)) for name in state) if match}
+    per_level = max((int(match[3]) + 1 for match in blocks.values() if match[2]), default=0)
+    found = {}
+    for name, value in state.items():
+        match = blocks.get(name)
+        if match is None:
+            found[name if name.startswith("decoder.time_conv_out.") else f"image {name}"] = value
+            continue
+        before = 0 if match[2] is None else 2 + int(match[2]) * per_level  # two blocks lie in the middle
+        found[f"decoder.layers.{before + int(match[3])}.{match[4]}"] = value
+    return found

@@ -38,7 +38,9 @@ class Config:
     width and num_heads are those of the first level, whose head width the others keep; depth: residual blocks of a
     level; attention: reductions of the latent's sides at which there is any. image_share and decoder_share are parts of
     the budget, the temporal layers of the U-Net get the rest; decoder_share 0 decodes with the suite's autoencoder.
-    freeze_spatial false trains all of the U-Net in the temporal phase, which is another method. lpips_vgg and
+    freeze_spatial false trains all of the U-Net in the temporal phase, which is another method. given_frames: how many
+    first frames of a clip are given, one of these at random (0, 1, 2 in the paper), for prediction; none: a model that
+    generates clips alone. context_guidance: the scale of guidance by them, 1 for none. lpips_vgg and
     lpips_linear are weight files, both null for the declared stand-in. match_params names a method whose parameter
     count depth and width were chosen by, before the configuration came here.
     """
@@ -52,6 +54,8 @@ class Config:
     image_share: float
     decoder_share: float
     freeze_spatial: bool
+    given_frames: tuple[int, ...]
+    context_guidance: float
     discriminator_width: int
     discriminator_depth: int
     lpips_vgg: str | None
@@ -68,6 +72,16 @@ class Config:
                 f"model.image_share, model.decoder_share: got {self.image_share} and {self.decoder_share}; wanted: the "
                 "first above 0, the second not below, the sum below 1"
             )
+
+        if any(count < 0 for count in self.given_frames) or self.given_frames and not any(self.given_frames):
+            raise ConfigError(
+                f"model.given_frames: got {list(self.given_frames)}, wanted numbers of frames, one above 0; or []"
+            )
+
+    @property
+    def context(self) -> int:
+        """Frames that a clip is continued from, 0 where none can be."""
+        return max(self.given_frames, default=0)
 
     def numbers(self) -> tuple[int, int, int]:
         """(depth, width, heads)."""
@@ -120,7 +134,7 @@ class ImageStage(LatentDiffusion):
 
     def build_network(self) -> nn.Module:
         """The image network. The video network that it is a part of is kept beside it, out of registered modules."""
-        self.video = (VideoUNet(unet_config(self.context, self.config)),)
+        self.video = (VideoUNet(unet_config(self.context, self.config), sees_given=bool(self.config.given_frames)),)
         return ImageUNet(self.video[0])
 
     def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from lavita.diffusion.loss import mean_of_clip
 from lavita.methods.discriminators import BatchNorm2d, hinge_loss, start_small
-from lavita.training import distributed
 
 PERCEPTUAL_WEIGHT = 1.0
-ADVERSARIAL_WEIGHT = 0.5
-MOST_ADAPTIVE_WEIGHT = 1e4
 
 
 class FrameDiscriminator(nn.Module):
@@ -71,17 +67,3 @@ def discriminator_loss(discriminator: nn.Module, video: Tensor, rebuilt: Tensor)
     """The discriminator's loss of each clip, (B,); rebuilt gets no gradient. Real frames come first in batch norms."""
     real, fake = logits_of(discriminator, video), logits_of(discriminator, rebuilt.detach())
     return hinge_loss(real, fake)
-
-
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: nn.Parameter, shared: bool = False) -> Tensor:
-    """The weight at which the adversarial term moves the last layer half as much as the reconstruction term does, ().
-
-    Both are means over the batch, (). No gradient goes through the weight, which is 0 where no gradients are wanted.
-    shared: all processes take part, and the gradients are those of all their clips.
-    Source: Esser et al. 2021 (VQGAN), equation 7, with a factor 0.5.
-    """
-    if not torch.is_grad_enabled():
-        return reconstruction.new_zeros(())
-    gradients = [torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (reconstruction, adversarial)]
-    norms = [(distributed.mean(one) if shared else one).norm() for one in gradients]
-    return ADVERSARIAL_WEIGHT * (norms[0] / (norms[1] + 1e-4)).clamp(0, MOST_ADAPTIVE_WEIGHT).detach()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lavita.diffusion.schedule import Schedule
+from lavita.methods import discriminators
 from lavita.methods.latent_scale import scaled, unscaled
 from lavita.parity.adapters import tensor
 from lavita.parity.cases import Adapter, Case, CaseError, no_network
@@ -117,8 +118,8 @@ def run_training(case: Case, network: Any) -> dict[str, Any]:
     config = case.get("config", "loss")
     if not str(case.get("definitions", "perceptual")).endswith(PERCEPTUAL):
         raise CaseError(f"{case.path}: definitions.perceptual has an unknown form")
-    if config["disc_weight"] != losses.ADVERSARIAL_WEIGHT:
-        raise CaseError(f"{case.path}: config.loss.disc_weight is not {losses.ADVERSARIAL_WEIGHT}")
+    if config["disc_weight"] != discriminators.ADVERSARIAL_WEIGHT:
+        raise CaseError(f"{case.path}: config.loss.disc_weight is not {discriminators.ADVERSARIAL_WEIGHT}")
     video, discriminator = squashed(case, "video").transpose(1, 2), network.loss.discriminator  # (B, F, 3, H, W)
     rebuilt, mean, log_variance = network(video, tensor(case, "posterior_noise"))
     parts = losses.frame_loss(video, rebuilt, pooled_difference)
@@ -128,7 +129,7 @@ def run_training(case: Case, network: Any) -> dict[str, Any]:
     generator_map = losses.logits_of(discriminator, rebuilt)
     discriminator.requires_grad_(True)
     adversarial = -generator_map.flatten(1).mean(dim=1).mean()
-    weight = losses.adaptive_weight(reconstruction, adversarial, network.decoder.conv_out.conv.weight)
+    weight = discriminators.adaptive_weight(reconstruction, adversarial, network.decoder.conv_out.conv.weight)
     before = reconstruction + config["kl_weight"] * kl
     started = float(case.get("config", "global_step") >= config["disc_start"])
     total = before + weight * started * adversarial
@@ -136,7 +137,7 @@ def run_training(case: Case, network: Any) -> dict[str, Any]:
     with torch.no_grad():
         again = network(video, tensor(case, "posterior_noise_2"))[0]
     maps = [losses.logits_of(discriminator, frames) for frames in (video, again)]
-    discriminator_loss = losses.hinge_loss(*maps).mean() * started
+    discriminator_loss = discriminators.hinge_loss(*maps).mean() * started
     discriminator_loss.backward()
     return {
         "autoencoder_loss": total,

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from lavita.config.schema import TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.methods.base import MethodContext
-from lavita.methods.discriminators import share_statistics
+from lavita.methods.discriminators import adaptive_weight, share_statistics
 from lavita.training.stage import TrainedStage
 
 from .autoencoder import AutoencoderConfig, ResidualBlock, VideoAutoencoder
 from .losses import (
     FrameDiscriminator,
-    adaptive_weight,
     adversarial_loss,
     discriminator_loss,
     frame_loss,

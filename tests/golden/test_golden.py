@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention import TemporalBasicTransformerBlock
+from diffusers.models.resnet import AlphaBlender
 from torch import Tensor
 
 from lavita.baselines.lvdm import autoencoder as lvdm_autoencoder
@@ -27,22 +29,25 @@ from lavita.baselines.mcvd import layers as mcvd_layers
 from lavita.baselines.mcvd import module as mcvd
 from lavita.baselines.pvdm import losses, stages, unet
 from lavita.baselines.vdt import model
-from lavita.codecs.base import PixelCodec
+from lavita.baselines.video_ldm import losses as video_ldm_losses
+from lavita.baselines.video_ldm import stages as video_ldm_stages
+from lavita.codecs.base import Codec, PixelCodec
 from lavita.config.compose import load_yaml
 from lavita.config.registry import load_implementation
-from lavita.config.schema import TrainConfig, read
+from lavita.config.schema import CodecConfig, TrainConfig, read
 from lavita.diffusion.loss import mean_of_clip
 from lavita.methods.base import MethodContext
-from lavita.methods.build import class_of
+from lavita.methods.build import class_of, empty_codec
 from lavita.nn import blocks
 from lavita.parity.cases import fill_by_formula, z
 from lavita.training.stage import TrainedStage
 
 HERE = Path(__file__).parent
 BATCH, STEPS, TWIN_STEPS = 2, 10, 2
-# Relative. One thread or two, and float64 in place of float32, move ten losses by at most 1.7e-7; another machine may
-# sum in yet other orders, so 1e-5 is allowed. PVDM's U-Net divides by group deviations: there float64
-# moves them by 1.3e-5, and ten times that is allowed. The broken twins below are off by 5e-4 or more.
+# Relative. One thread or two, and float64 in place of float32, move ten losses by at most 1.7e-7 (of Video LDM's image
+# phase by 2.1e-6); another machine may sum in yet other orders, so 1e-5 is allowed. PVDM's U-Net divides by group
+# deviations: there float64 moves them by 1.3e-5, and ten times that is allowed. The broken twins below are off by 4e-4
+# or more.
 TOLERANCE = 1e-5
 TOLERANCES = {"pvdm-diffusion": 1.3e-4, "lvdm-prediction": 7.4e-5}
 # LVDM's absolute errors have gradients that jump at 0, so a difference grows threefold with every step: up to 1.5e-6 in
@@ -105,6 +110,10 @@ LVDM = {
     "multiples": [1, 2], "attention": [1, 2], "depth": 1, "num_heads": 2,
 }  # fmt: skip
 LVDM_LONG = LVDM | {"width": 64, "long_video": True, "num_keys": 3, "key_stride": 3, "interpolation_share": 0.1}
+VIDEO_LDM = {
+    "depth": 1, "width": 32, "num_heads": 2, "multiples": [1, 2], "attention": [1], "discriminator_width": 4,
+    "discriminator_depth": 2,
+}  # fmt: skip
 # name: (configuration, changes of its model section, frames, resolution, stage counted from the first)
 SYSTEMS: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
     **{f"lavita-v{variant}": (f"lavita-v{variant}", LAVITA, 4, 8, 0) for variant in (1, 2, 3, 4)},
@@ -121,7 +130,12 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
     "lvdm-diffusion": ("lvdm", LVDM | {"width": 64}, 8, 32, 2),
     "lvdm-interpolation": ("lvdm", LVDM_LONG, 8, 32, 2),
     "lvdm-prediction": ("lvdm", LVDM_LONG, 8, 32, 3),
+    "video-ldm-image": ("video-ldm", VIDEO_LDM, 4, 8, 0),
+    "video-ldm-decoder": ("video-ldm", VIDEO_LDM, 4, 16, 1),
+    "video-ldm-temporal": ("video-ldm", VIDEO_LDM, 4, 8, 1),
 }
+# Of the systems whose latents are not pixels.
+CODECS = {"video-ldm-decoder": CodecConfig("suite", None, 4, 4, None, 8, 32, 4, 1e-4, 1e-3, BATCH)}
 
 
 class FormulaDraws:
@@ -148,12 +162,21 @@ def build(system: str) -> TrainedStage:
     implementation = load_implementation(configuration["implementation"])
     config = read(implementation.Config, configuration["model"] | changes, "model")
     classes = None if changes.get("long_video") else 3
-    context = MethodContext(frames, resolution, classes, PixelCodec(), TRAIN, 0)
+    context = MethodContext(frames, resolution, classes, codec_of(system), TRAIN, 0)
     method = class_of(implementation, config)(context, config)
     module = method.stages()[stage].module
     for part in (method, module):
         fill_by_formula(part)
     return module.train()
+
+
+def codec_of(system: str) -> Codec:
+    """The autoencoder that a system works in, its weights from the formula."""
+    if system not in CODECS:
+        return PixelCodec()
+    codec = empty_codec(CODECS[system])
+    fill_by_formula(codec)
+    return codec
 
 
 def batch(step: int, module: TrainedStage, system: str) -> dict[str, Tensor]:
@@ -334,6 +357,50 @@ def lvdm_key_term_as_published(module: Any, patch: Any) -> None:
     patch.setattr(lvdm_unet.SpaceTimeAttention, "over_time", over_time)
 
 
+def video_ldm_all_trained(module: Any, patch: Any) -> None:
+    """Video LDM whose image layers move in the temporal phase too."""
+    patch.setattr(module, "trained_parameters", lambda: list(module.network.parameters()))
+
+
+def video_ldm_codec_trained(module: Any, patch: Any) -> None:
+    """Video LDM's decoder whose image layers, which are the suite's, move with the temporal ones."""
+    image = list(module.decoder.image_decoder.requires_grad_(True).parameters())
+    both = [*image, *module.decoder.parameters(), *module.discriminator.parameters()]
+    patch.setattr(module, "trained_parameters", lambda: both)
+
+
+def video_ldm_mixing_reversed(module: Any, patch: Any) -> None:
+    """Video LDM that takes the image layer's share for the temporal layer's."""
+    for part in module.modules():
+        if isinstance(part, AlphaBlender):
+            part.switch_spatial_to_temporal_mix = not part.switch_spatial_to_temporal_mix
+
+
+def video_ldm_wrong_axis(module: Any, patch: Any) -> None:
+    """Video LDM whose temporal attention runs over the positions of a frame, its temporal convolutions over rows."""
+    attend = TemporalBasicTransformerBlock.forward
+
+    def over_positions(self: Any, x: Tensor, num_frames: int, **options: Any) -> Tensor:
+        positions = x.shape[1]
+        across = x.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(0, 1)  # (B h w, F, D)
+        out = attend(self, across, num_frames=positions, **options)
+        return out.unflatten(0, (-1, positions)).transpose(1, 2).flatten(0, 1)
+
+    patch.setattr(TemporalBasicTransformerBlock, "forward", over_positions)
+    for layer in getattr(getattr(module, "decoder", None), "layers", ()):
+        patch.setattr(layer, "forward", swapped_rows(layer.forward))
+
+
+def swapped_rows(function: Callable) -> Callable:
+    """The function with frames and rows (axes 2 and 3) of (B, D, F, h, w) in each other's place."""
+    return lambda x: function(x.transpose(2, 3)).transpose(2, 3)
+
+
+def video_ldm_no_time(module: Any, patch: Any) -> None:
+    """Video LDM whose every mixing is the image layer's output."""
+    patch.setattr(AlphaBlender, "forward", lambda self, x_spatial, x_temporal, image_only_indicator=None: x_spatial)
+
+
 NO_CROSS = constant(unet.CrossPlaneAttention, "forward", lambda self, planes: planes)
 TWINS = {
     **{
@@ -385,6 +452,23 @@ TWINS = {
     ("lvdm-prediction", "never_given"): constant(lvdm_long_video, "PREDICTION_GIVEN", 0.0),
     ("lvdm-prediction", "no_mask"): constant(
         lvdm_given_frames, "with_mask", lambda x, mask: with_mask(x, torch.zeros_like(mask))
+    ),
+    **{
+        (f"video-ldm-{stage}", twin.__name__): twin
+        for stage in ("decoder", "temporal")
+        for twin in (video_ldm_mixing_reversed, video_ldm_wrong_axis, video_ldm_no_time)
+    },
+    ("video-ldm-temporal", "all_trained"): video_ldm_all_trained,
+    ("video-ldm-image", "one_time_a_clip"): constant(
+        video_ldm_stages, "of_every_frame", lambda frames, draw: draw().repeat_interleave(frames)
+    ),
+    ("video-ldm-decoder", "codec_trained"): video_ldm_codec_trained,
+    ("video-ldm-decoder", "no_perceptual_loss"): constant(video_ldm_losses, "PERCEPTUAL_WEIGHT", 0.0),
+    ("video-ldm-decoder", "no_adaptive_weight"): constant(
+        video_ldm_stages, "adaptive_weight", lambda reconstruction, *_: reconstruction.new_tensor(0.5)
+    ),
+    ("video-ldm-decoder", "discriminator_has_no_turn"): constant(
+        video_ldm_stages, "is_discriminator_update", lambda number: False
     ),
     ("lvdm-diffusion", "squared_error"): constant(
         lvdm_module, "noise_loss", lambda predicted, noise: mean_of_clip((predicted - noise) ** 2)

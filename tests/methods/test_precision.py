@@ -36,7 +36,7 @@ FLOAT32 = (
     Float32Conv2d, LayerNorm, GroupNorm,
 )  # fmt: skip
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-EARLIER_STAGES = ("autoencoder", "adversarial", "interpolation")
+EARLIER_STAGES = ("autoencoder", "adversarial", "interpolation", "image", "decoder")
 DIFFUSION = [name for name in golden.SYSTEMS if name.split("-")[-1] not in EARLIER_STAGES]
 
 

@@ -86,3 +86,17 @@ def test_a_u_net_is_matched_by_its_blocks_and_heads():
     depth, heads = min(sizes, key=lambda size: abs(sizes[size] - wanted))
     assert (lvdm.model["depth"], lvdm.model["num_heads"], lvdm.model["width"]) == (depth, heads, 64 * heads)
     assert bool(flags) == (abs(sizes[depth, heads] / wanted - 1) > 0.05)
+
+
+def test_video_ldm_is_matched_by_all_of_its_u_net():
+    """Not by the temporal layers alone, which its last stage trains: image layers are trained before, in the budget."""
+    overrides = ("model.match_params=lavita-v1",)
+    plan = experiments("lavita-v1", "video-ldm", tier="paper", overrides=overrides)
+    (reference, found), flags = resolve(plan, overrides)
+    sizes = {depth: trained_parameters(replace(found, model=found.model | {"depth": depth})) for depth in (1, 2, 3)}
+    assert round(sizes[2] / 1e6, 1) == 511.9
+    wanted = trained_parameters(reference)
+    nearest = min(sizes, key=lambda depth: abs(sizes[depth] - wanted))
+    # Heads of 64: of the widths only 192 is within a quarter.
+    assert (found.model["depth"], found.model["width"], found.model["num_heads"]) == (nearest, 192, 3)
+    assert bool(flags) == (abs(sizes[nearest] / wanted - 1) > 0.05)

@@ -69,8 +69,9 @@ def on_device(module: Any, batch: dict[str, Any], mode: FakeTensorMode) -> dict[
     return {key: value if key == "clip_index" else fake(value, mode) for key, value in batch.items()}
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: None = None, **options: Any) -> Tensor:
     """Written out: a device that there is not has no kernel of its own for it."""
+    assert attn_mask is None and not any(options.values())
     return torch.softmax(q @ k.transpose(-2, -1), dim=-1) @ v
 
 

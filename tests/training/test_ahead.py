@@ -56,6 +56,9 @@ ASKED = {
     "lvdm diffusion": "normal uniform integers normal",
     "lvdm interpolation": "normal uniform integers integers normal normal",
     "lvdm prediction": "normal uniform integers integers normal normal",
+    "video-ldm image": "integers integers integers integers uniform uniform uniform uniform normal",  # 4 frames
+    "video-ldm decoder": "normal",
+    "video-ldm temporal": "integers normal uniform",
     "codec": "normal",
     "dropout": "",
 }

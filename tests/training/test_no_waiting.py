@@ -25,7 +25,7 @@ NAMES = [
     "pvdm autoencoder", "pvdm adversarial", "pvdm diffusion", "pvdm after a clip", "mcvd", "mcvd spatin",
     "pvdm autoencoder", "pvdm adversarial", "pvdm diffusion", "pvdm after a clip",
     "lvdm autoencoder", "lvdm adversarial", "lvdm diffusion",
-    "lvdm interpolation", "lvdm prediction", "codec",
+    "lvdm interpolation", "lvdm prediction", "video-ldm image", "video-ldm decoder", "video-ldm temporal", "codec",
 ]  # fmt: skip
 
 

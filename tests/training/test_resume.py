@@ -33,7 +33,7 @@ from lavita.config.schema import CheckpointConfig, CodecConfig, ComputeConfig, T
 from lavita.diffusion.rng import SampleRNG, seed_everything
 from lavita.experiment.budget import flops_limits
 from lavita.methods.base import MethodContext
-from lavita.methods.build import class_of
+from lavita.methods.build import class_of, empty_codec
 from lavita.results.resume_store import ResumeStore
 from lavita.training import callbacks, checkpoint
 from lavita.training.budget import Limit
@@ -82,6 +82,10 @@ LVDM = {
     "discriminator_depth": 2, "autoencoder_batch_clips": None, "autoencoder_learning_rate": None, "width": 32,
     "multiples": [1, 2], "attention": [1, 2], "depth": 1, "num_heads": 2,
 }  # fmt: skip
+VIDEO_LDM = {
+    "depth": 1, "width": 32, "num_heads": 2, "multiples": [1, 2], "attention": [2], "discriminator_width": 4,
+    "discriminator_depth": 2,
+}  # fmt: skip
 LONG = {"long_video": True, "num_keys": 2, "key_stride": 2, "interpolation_share": 0.1}
 CODEC = CodecConfig("suite", None, 4, 4, None, 8, 8, 4, 1e-4, 1e-3, BATCH)
 # name: (method, changes of its model section, frames, resolution, stage counted from the first)
@@ -102,6 +106,9 @@ STAGES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
     "lvdm diffusion": ("lvdm", LVDM, 4, 32, 2),
     "lvdm interpolation": ("lvdm", LVDM | LONG, 4, 32, 2),
     "lvdm prediction": ("lvdm", LVDM | LONG, 4, 32, 3),
+    "video-ldm image": ("video-ldm", VIDEO_LDM, 4, 8, 0),
+    "video-ldm decoder": ("video-ldm", VIDEO_LDM, 4, 16, 1),
+    "video-ldm temporal": ("video-ldm", VIDEO_LDM, 4, 8, 1),
     "codec": ("", {}, 2, 16, 0),
     "dropout": ("", {}, 2, 8, 0),
 }
@@ -128,7 +135,8 @@ def build(name: str) -> TrainedStage:
     configuration = load_yaml("methods", method)
     implementation = load_implementation(configuration["implementation"])
     config = read(implementation.Config, configuration["model"] | changes, "model")
-    context = MethodContext(frames, resolution, None if changes.get("long_video") else 3, PixelCodec(), TRAIN, 0)
+    codec = empty_codec(replace(CODEC, width=32)) if name == "video-ldm decoder" else PixelCodec()
+    context = MethodContext(frames, resolution, None if changes.get("long_video") else 3, codec, TRAIN, 0)
     return class_of(implementation, config)(context, config).stages()[stage].module
 
 

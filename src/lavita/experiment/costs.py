@@ -20,7 +20,7 @@ from lavita.experiment.peaks import META, Memory, choose_passes, meta_copy, shap
 from lavita.methods.base import VideoMethod
 from lavita.nn.blocks import ModulatedBlock
 from lavita.results.records import Passes
-from lavita.training.stage import TrainedStage
+from lavita.training.stage import TrainedStage, others_frozen
 
 
 def training_flops_per_clip(module: TrainedStage, batch: dict[str, torch.Tensor]) -> int:
@@ -39,7 +39,7 @@ def update_flops(module: TrainedStage, one: dict[str, torch.Tensor], number: int
     # On the CPU, so that a network that is but shapes (the meta device) still knows which update it is.
     first_clip = torch.full((1,), number * module.train_config.batch_clips)
     rng = SampleRNG.for_training(0, "flops", torch.zeros(1, dtype=torch.int64), module.device)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, others_frozen(module):
         module.loss(one | {"clip_index": first_clip}, rng)["loss"].mean().backward()
     module.zero_grad(set_to_none=True)
     return counter.get_total_flops()

@@ -22,7 +22,7 @@ from lavita.results.records import Passes
 from lavita.shapes import slices
 from lavita.training.ahead import requests_of
 from lavita.training.distributed import blocks_of, recomputed_blocks
-from lavita.training.stage import DRAWN, HELDOUT_PIXELS, TrainedStage
+from lavita.training.stage import DRAWN, HELDOUT_PIXELS, TrainedStage, others_frozen
 
 META = torch.device("meta")
 HELDOUT_CLIPS = 32  # of a held-out loss
@@ -123,6 +123,7 @@ def training_peak(
     def step(update: int) -> None:
         batch = loaded_batch(data, module, passes.clips, stored, update * batch_clips)
         with (
+            others_frozen(module),
             recomputed_blocks(module.recomputed(), passes.recomputed),
             mixed_precision(module.networks(), compute.precision),
         ):

@@ -124,13 +124,14 @@ def score_method(
 
 
 def first_stage_scores(setup: Setup, scorer: Scorer, picture: Path, store: ResumeStore) -> list[Score]:
-    """What the method's own first stage loses, or else (measured once a suite) what the suite's autoencoder loses;
-    nothing of a method in pixels.
+    """What the suite's autoencoder (measured once a suite), where the method works on its latents, and a first stage of
+    the method's own lose; nothing of a method in pixels.
     """
     method, experiment = setup.method, setup.experiment
+    shared = [] if method.owns_first_stage else list(setup.shared.codec_scores)
     codec = method.first_stage()
     if codec is None:
-        return [] if method.owns_first_stage else list(setup.shared.codec_scores)
+        return shared
     p, catalogue = experiment.protocol, setup.data.catalogue
     windows = real_windows(catalogue, p.split, p.frames, p.real_interval, p.windows_per_video, p.n_real, p.clip_seed)
     heldout = setup.data.clips(TrainedStage(experiment.train, 0), 0, 0).heldout_batch(HELDOUT_CLIPS)
@@ -142,7 +143,7 @@ def first_stage_scores(setup: Setup, scorer: Scorer, picture: Path, store: Resum
 
     found = store.get_or_compute("scores of the first stage", make)
     drop_parts(store, PARTS)
-    return [Score.from_json(score) for score in found]
+    return shared + [Score.from_json(score) for score in found]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from lavita.experiment.preflight import advice
 from lavita.experiment.stage_data import StageData, latent_key, open_latents
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, build_pretraining, load_suite_codec
-from lavita.methods.checkpoints import read_state, start_from
+from lavita.methods.checkpoints import read_state
 from lavita.results.records import Passes, StageRecord, StartingWeights, read_record, write_record
 from lavita.results.shared import SharedArtifacts, read_shared
 from lavita.sampling.generate import Conditions, conditions_of
@@ -126,7 +126,7 @@ def say_passes(e: Experiment, module: TrainedStage, passes: Passes) -> None:
 
 def start_network(method: VideoMethod, state: Mapping[str, torch.Tensor], source: str, folder: Path) -> None:
     """Start a method's network from other weights and put into the record what was taken. Raises ValueError."""
-    start = start_from(method.network, state)
+    start = method.start_from(state)
     if not distributed.is_first():
         return
     emit(Note(f"{len(start.taken)} tensors taken from {source}, {len(start.left)} left at their own start"))

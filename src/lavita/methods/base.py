@@ -13,6 +13,7 @@ from torch import Tensor
 from lavita.codecs.base import Codec
 from lavita.config.schema import CONTINUATION, GENERATION, SamplingConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
+from lavita.methods.checkpoints import Start, start_from
 from lavita.shapes import check
 from lavita.training.stage import StagePlan, TrainedStage
 
@@ -66,6 +67,18 @@ class VideoMethod(TrainedStage):
             return None
         dropped = rng.uniform() < self.train_config.class_dropout
         return torch.where(dropped, torch.full_like(label, self.context.num_classes), label)
+
+    def denoiser_parameters(self) -> list[torch.nn.Parameter]:
+        """Parameters of the network that samples, whichever stage trains them: what model.match_params compares. By
+        default those of the last stage.
+        """
+        return self.trained_parameters()
+
+    def start_from(self, state: Mapping[str, Tensor]) -> Start:
+        """Fill the network from a state dict by name and shape; everything else stays. Raises CheckpointError, having
+        changed nothing, where not one block fits.
+        """
+        return start_from(self.network, state)
 
     def first_stage(self) -> Codec | None:
         """A first stage of the method's own as clip -> clip, for its reconstruction scores; None where it has none."""

@@ -77,16 +77,17 @@ class Start:
 
 
 @torch.no_grad()
-def start_from(network: nn.Module, state: Mapping[str, Tensor]) -> Start:
+def start_from(network: nn.Module, state: Mapping[str, Tensor], blocks: str = "blocks.") -> Start:
     """Fill the trained parameters of a network from a state dict by name and shape; everything else stays.
 
-    A label table of another number of classes is set to zero, so that no class starts with another's meaning.
+    A label table of another number of classes is set to zero, so that no class starts with another's meaning. blocks:
+    what names of blocks begin with.
     Raises CheckpointError, having changed nothing, where not one block fits.
     Source: Latte, arXiv 2401.03048, section 3.4 (image pre-training), which matches by name only.
     """
     wanted = {name: value for name, value in network.named_parameters() if value.requires_grad}
     taken = [name for name, value in wanted.items() if name in state and state[name].shape == value.shape]
-    if not any(name.startswith("blocks.") for name in taken):
+    if not any(name.startswith(blocks) for name in taken):
         raise CheckpointError(
             f"nothing to start from: no block of the source fits. {described(state, network)} Give a checkpoint of "
             "the same width and patch size"

@@ -1,4 +1,4 @@
-"""What patch discriminators of several methods share: batch norms over all processes, their start, the hinge loss."""
+"""What patch discriminators of several methods share: batch norms over all processes, their start, their losses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from torch.nn import functional
 from lavita.diffusion.loss import mean_of_clip
 from lavita.nn.precision import in_float32
 from lavita.training import distributed
+
+ADVERSARIAL_WEIGHT = 0.5  # of the adaptive weight, which is at most the other
+MOST_ADAPTIVE_WEIGHT = 1e4
 
 
 class SharedStatistics:
@@ -73,3 +76,17 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     Source: Lim & Ye 2017; Miyato et al. 2018, equation 17.
     """
     return 0.5 * (mean_of_clip(functional.relu(1 - real)) + mean_of_clip(functional.relu(1 + fake)))
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: nn.Parameter, shared: bool = False) -> Tensor:
+    """The weight at which the adversarial term moves the last layer half as much as the reconstruction term does, ().
+
+    Both are means over the batch, (). No gradient goes through the weight, which is 0 where no gradients are wanted.
+    shared: all processes take part, and the gradients are those of all their clips.
+    Source: Esser et al. 2021 (VQGAN), equation 7, with a factor 0.5.
+    """
+    if not torch.is_grad_enabled():
+        return reconstruction.new_zeros(())
+    gradients = [torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (reconstruction, adversarial)]
+    norms = [(distributed.mean(one) if shared else one).norm() for one in gradients]
+    return ADVERSARIAL_WEIGHT * (norms[0] / (norms[1] + 1e-4)).clamp(0, MOST_ADAPTIVE_WEIGHT).detach()

@@ -106,8 +106,8 @@ def built(experiment: Experiment):
 
 
 def trained_parameters(experiment: Experiment) -> int:
-    """Parameters that training a run's method moves."""
-    return sum(parameter.numel() for parameter in built(experiment).trained_parameters())
+    """Parameters that training moves in the network that a run samples with."""
+    return sum(parameter.numel() for parameter in built(experiment).denoiser_parameters())
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from lavita.training.callbacks import AppendedFiles, Ema, FiniteGuard, HeldoutLo
 from lavita.training.checkpoint import Checkpoints, RNGStates, StageCheckpoints
 from lavita.training.compilation import compiled_blocks
 from lavita.training.distributed import recomputed_blocks, take_weights
-from lavita.training.stage import TrainedStage, inputs_of
+from lavita.training.stage import TrainedStage, inputs_of, others_frozen
 
 
 class FromBatch:
@@ -123,25 +123,11 @@ def placed(module: TrainedStage, compute: ComputeConfig) -> Iterator[TrainedStag
     fitted = module
     if compute.processes > 1 and compute.strategy == "fsdp":
         fitted = copy.deepcopy(module.cpu())
-    with others_frozen(fitted, wanted=compute.processes > 1):
+    with others_frozen(fitted):
         yield fitted
     if fitted is not module:
         take_weights(module, fitted)
         module.num_clips_seen = fitted.num_clips_seen
-
-
-@contextmanager
-def others_frozen(module: TrainedStage, wanted: bool) -> Iterator[None]:
-    """Inside, parameters of a stage that it does not train need no gradient, for which DDP would wait."""
-    trained = {id(parameter) for parameter in module.trained_parameters()}
-    others = [p for p in module.parameters() if wanted and p.requires_grad and id(p) not in trained]
-    for parameter in others:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in others:
-            parameter.requires_grad_(True)
 
 
 STEPS, TENSORBOARD = "steps.csv", "tensorboard"

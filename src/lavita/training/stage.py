@@ -8,7 +8,8 @@ Imports inside a method's folder are relative (`from .model import DiT`), so tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -165,6 +166,22 @@ class TrainedStage(lightning.LightningModule):
         c = self.train_config
         if c.grad_clip_norm is not None and self.num_clips_seen >= c.grad_clip_start_clips:
             torch.nn.utils.clip_grad_norm_(self.trained_parameters(), c.grad_clip_norm)
+
+
+@contextmanager
+def others_frozen(module: TrainedStage) -> Iterator[None]:
+    """Inside, parameters of a stage that it does not train need no gradient: the backward pass leaves it out, and DDP
+    does not wait for it.
+    """
+    trained = {id(parameter) for parameter in module.trained_parameters()}
+    others = [p for p in module.parameters() if p.requires_grad and id(p) not in trained]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
 
 
 def inputs_of(batch: dict[str, Any]) -> dict[str, Tensor]:

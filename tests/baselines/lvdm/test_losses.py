@@ -8,6 +8,7 @@ from torch import nn
 
 from lavita.baselines.lvdm import losses
 from lavita.baselines.lvdm.losses import FrameDiscriminator
+from lavita.methods import discriminators
 
 
 def clips(count: int = 2, frames: int = 3, side: int = 16) -> torch.Tensor:
@@ -63,10 +64,10 @@ def test_each_side_gives_gradients_to_itself_only():
 def test_the_adaptive_weight_is_half_the_ratio_of_gradients():
     last = nn.Parameter(torch.tensor([3.0, 4.0]))
     reconstruction, adversarial = (2 * last).sum(), (last * torch.tensor([0.0, 0.5])).sum()
-    weight = losses.adaptive_weight(reconstruction, adversarial, last)
+    weight = discriminators.adaptive_weight(reconstruction, adversarial, last)
     assert float(weight) == pytest.approx(0.5 * 8**0.5 / (0.5 + 1e-4), rel=1e-6)
     assert not weight.requires_grad
     # Held below 1e4 times a half, where the adversarial term has no gradient.
-    assert float(losses.adaptive_weight(1e3 * reconstruction, 0 * adversarial, last)) == 0.5 * 1e4
+    assert float(discriminators.adaptive_weight(1e3 * reconstruction, 0 * adversarial, last)) == 0.5 * 1e4
     with torch.no_grad():
-        assert float(losses.adaptive_weight(reconstruction, adversarial, last)) == 0
+        assert float(discriminators.adaptive_weight(reconstruction, adversarial, last)) == 0

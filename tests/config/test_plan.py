@@ -18,9 +18,7 @@ DATA_SETS = [name for name in names_in("suites") if load_suite(name).rows is Non
 CHOICES = [name for name in names_in("suites") if load_suite(name).rows is not None]
 MIXED = "bf16-mixed"
 ARITHMETIC = "sampling.precision: 32-true -> bf16-mixed"
-BY_DEFAULT = [
-    "lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "dit-joint", "vdt", "pvdm", "lvdm", "mcvd", "video-ldm",
-]  # fmt: skip
+BY_DEFAULT = ["lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "dit-joint", "vdt", "pvdm", "lvdm", "mcvd"]
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -46,6 +46,7 @@ SETTING = [
     "model.autoencoder_share=0.3", "model.adversarial_share=0.2",
 ]  # fmt: skip
 METHODS = ["pvdm", "lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "dit-joint", "vdt"]
+RUN = ["--methods", ",".join(METHODS), "--workers", "2"]
 COLUMNS = ["number", "cell", "killed", "aim", "stage", "clips_logged", "clips_kept", "part_file", "resumed_from"]
 SIT_SECONDS = 15.0  # random moments lie within so much of a process's life
 PATIENCE_SECONDS = 300.0
@@ -270,7 +271,7 @@ def resumed(log: Path) -> Iterator[tuple[str, float]]:
 def quiet(tmp_path_factory) -> Path:
     """The run that nothing happens to."""
     base = tmp_path_factory.mktemp("quiet")
-    done = run(command(base / "out", base / "cache", "--workers", "2", *SETTING))
+    done = run(command(base / "out", base / "cache", *RUN, *SETTING))
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 failed (" in done.stdout
     return base / "out"
@@ -308,7 +309,7 @@ def kill_shared_parts(words: list[str], said: Path, cache: Path) -> int:
 def test_kills_lose_nothing(quiet, tmp_path, capsys):
     began = time.monotonic()
     out, cache, said = tmp_path / "out", tmp_path / "cache", tmp_path / "said.txt"
-    words = command(out, cache, "--workers", "2", "--retry-failed", *SETTING)
+    words = command(out, cache, *RUN, "--retry-failed", *SETTING)
     of_shared = kill_shared_parts(words, said, cache)
     rng = random.Random(14)
     hunt = Hunt(out, said, {f"{method}-s0": aims_of(method, rng) for method in METHODS}, words)

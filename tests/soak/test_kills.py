@@ -48,7 +48,7 @@ SETTING = [
 METHODS = ["pvdm", "lavita-v1", "lavita-v2", "lavita-v3", "lavita-v4", "dit", "dit-joint", "vdt"]
 RUN = ["--methods", ",".join(METHODS), "--workers", "2"]
 COLUMNS = ["number", "cell", "killed", "aim", "stage", "clips_logged", "clips_kept", "part_file", "resumed_from"]
-SIT_SECONDS = 15.0  # random moments lie within so much of a process's life
+SIT_SECONDS = 6.0  # random moments lie within so much of a process's life, which is 7 seconds or more
 PATIENCE_SECONDS = 300.0
 
 

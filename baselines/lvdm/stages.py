@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lavita.config.schema import TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.methods.base import MethodContext
-from lavita.methods.discriminators import adaptive_weight, share_statistics
+from lavita.methods.discriminators import UPDATES, AlternatingStage, adaptive_weight
 from lavita.training.stage import TrainedStage
 
 from .autoencoder import AutoencoderConfig, ResidualBlock, VideoAutoencoder
@@ -23,8 +23,6 @@ from .losses import (
     kl_by_value,
 )
 from .unet import UNetConfig
-
-UPDATES = 2  # of every batch in the second phase: autoencoder, then discriminator
 
 
 @dataclass(frozen=True)
@@ -192,19 +190,15 @@ class ReconstructionStage(TrainedStage):
         return [layer for layer in self.autoencoder.modules() if isinstance(layer, ResidualBlock)]
 
 
-class AdversarialStage(ReconstructionStage):
+class AdversarialStage(AlternatingStage, ReconstructionStage):
     """The same with a discriminator: every batch updates the autoencoder, then the discriminator on a new draw.
 
-    The two updates of a batch count half of it each. A parameter that is not updated has no gradient, so the one AdamW
-    skips it, moments and all.
+    The two updates of a batch count half of it each.
     """
 
     stage_name = "autoencoder-gan"
-    alternating_updates = UPDATES
     same_clips = True
     clip_cost = Fraction(1, UPDATES)
-    batch_statistics = True  # the discriminator's batch norms, the adaptive weight
-    together = False  # whether all processes train it at this moment
 
     def __init__(
         self,
@@ -220,8 +214,7 @@ class AdversarialStage(ReconstructionStage):
 
     def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
         video = batch["video"]  # (B, F, 3, H, W)
-        # Which update it is follows from the clips' running number, so a resumed run makes the right one.
-        if is_discriminator_update(batch["clip_index"].tolist()[0] // self.train_config.batch_clips):
+        if self.updates_discriminator(batch):
             with torch.no_grad():
                 rebuilt, _, _ = self.autoencoder(video, self.noise(video, rng))
             value = discriminator_loss(self.discriminator, video, rebuilt)  # (B,)
@@ -237,18 +230,5 @@ class AdversarialStage(ReconstructionStage):
         """The losses of the stage before, so that the two phases can be compared."""
         return super().loss(batch, rng)["loss"]  # (B,)
 
-    def on_train_start(self) -> None:
-        share_statistics(self.discriminator, True)
-        self.together = True
-
-    def on_train_end(self) -> None:
-        share_statistics(self.discriminator, False)
-        self.together = False
-
     def trained_parameters(self) -> list[nn.Parameter]:
         return [*self.autoencoder.parameters(), *self.discriminator.parameters()]
-
-
-def is_discriminator_update(number: int) -> bool:
-    """Whose update it is, counted over the run: the autoencoder's comes first."""
-    return number % UPDATES == 1

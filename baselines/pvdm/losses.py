@@ -55,7 +55,6 @@ PIXEL_WEIGHT = 4.0
 PERCEPTUAL_WEIGHT = 4.0
 ADVERSARIAL_WEIGHT = 1.0
 FEATURE_WEIGHT = 4.0
-ALTERNATING_UPDATES = 2  # autoencoder, discriminators
 
 
 def pick_frames(video: Tensor, index: Tensor) -> Tensor:
@@ -126,11 +125,6 @@ class Adversary(nn.Module):
 def sum_over_judges(parts: list[Tensor]) -> Tensor:
     """Sum of the two discriminators' terms, (B,)."""
     return torch.stack(parts).sum(dim=0)
-
-
-def is_discriminator_update(num_updates: int) -> bool:
-    """Whose update comes next in the adversarial phase: they alternate, the autoencoder first."""
-    return num_updates % ALTERNATING_UPDATES == 1
 
 
 def peak_signal_to_noise(video: Tensor, rebuilt: Tensor) -> Tensor:

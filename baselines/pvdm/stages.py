@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from lavita.config.schema import SamplingConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.methods.base import MethodContext
-from lavita.methods.discriminators import share_statistics
+from lavita.methods.discriminators import AlternatingStage
 from lavita.training.stage import TrainedStage
 
 from .autoencoder import AutoencoderConfig, PreNorm, TriplaneAutoencoder
-from .losses import ALTERNATING_UPDATES, Adversary, is_discriminator_update, reconstruction_loss
+from .losses import Adversary, reconstruction_loss
 from .unet import UNetConfig
 
 
@@ -147,15 +147,10 @@ class ReconstructionStage(TrainedStage):
         return [layer for layer in self.autoencoder.modules() if isinstance(layer, PreNorm)]
 
 
-class AdversarialStage(ReconstructionStage):
-    """The same with two discriminators; they and the autoencoder are updated alternately, batch by batch.
-
-    A parameter that is not updated in this batch has no gradient, so the one AdamW skips it, moments and decay too.
-    """
+class AdversarialStage(AlternatingStage, ReconstructionStage):
+    """The same with two discriminators; they and the autoencoder are updated alternately, batch by batch."""
 
     stage_name = "autoencoder-gan"
-    alternating_updates = ALTERNATING_UPDATES
-    batch_statistics = True  # the discriminators' batch norms
 
     def __init__(
         self,
@@ -171,8 +166,7 @@ class AdversarialStage(ReconstructionStage):
     def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
         video = batch["video"]  # (B, F, 3, H, W)
         index = rng.integers(video.shape[1])  # (B,)
-        # Which update it is follows from the clips' running number, so a resumed run makes the right one.
-        if is_discriminator_update(batch["clip_index"].tolist()[0] // self.train_config.batch_clips):
+        if self.updates_discriminator(batch):
             with torch.no_grad():
                 rebuilt = self.autoencoder(video)  # (B, F, 3, H, W)
             value = self.adversary.discriminator_loss(video, rebuilt, index)  # (B,)
@@ -185,12 +179,6 @@ class AdversarialStage(ReconstructionStage):
     def heldout_losses(self, batch: dict[str, Tensor], rng: SampleRNG) -> Tensor:
         """The losses of the stage before, so that the two phases can be compared."""
         return super().loss(batch, rng)["loss"]  # (B,)
-
-    def on_train_start(self) -> None:
-        share_statistics(self.adversary, True)
-
-    def on_train_end(self) -> None:
-        share_statistics(self.adversary, False)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         return [*self.autoencoder.parameters(), *self.adversary.parameters()]

@@ -13,9 +13,8 @@ from lavita.config.schema import ConfigError, TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.diffusion.schedule import Schedule
 from lavita.methods.base import MethodContext
-from lavita.methods.discriminators import adaptive_weight, share_statistics
+from lavita.methods.discriminators import UPDATES, AlternatingStage, adaptive_weight
 from lavita.methods.latent_diffusion import LatentDiffusion
-from lavita.training.stage import TrainedStage
 
 from .decoder import VideoCodec
 from .losses import (
@@ -26,8 +25,6 @@ from .losses import (
     reconstruction_loss,
 )
 from .network import ImageUNet, UNetConfig, VideoUNet
-
-UPDATES = 2  # of every batch of the decoder's stage: decoder, then discriminator
 
 
 @dataclass(frozen=True)
@@ -151,21 +148,17 @@ class ImageStage(LatentDiffusion):
         return self.network.blocks_to_recompute()
 
 
-class DecoderStage(TrainedStage):
+class DecoderStage(AlternatingStage):
     """The temporal layers of the decoder, with a discriminator of clips: every batch updates the one, then the other.
 
-    The two updates of a batch count half of it each. A parameter that is not updated has no gradient, so the one AdamW
-    skips it, moments and all. The suite's autoencoder stays as it is.
+    The two updates of a batch count half of it each. The suite's autoencoder stays as it is.
     Source: Blattmann et al. 2023 (Align your Latents), section 3.1 and appendix.
     """
 
     stage_name = "decoder"
     unchanged = ("codec", "perceptual")
-    alternating_updates = UPDATES
     same_clips = True
     clip_cost = Fraction(1, UPDATES)
-    batch_statistics = True  # the discriminator's batch norms, the adaptive weight
-    together = False  # whether all processes train it at this moment
 
     def __init__(
         self,
@@ -182,8 +175,7 @@ class DecoderStage(TrainedStage):
 
     def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
         video = batch["video"]  # (B, F, 3, H, W)
-        # Which update it is follows from the clips' running number, so a resumed run makes the right one.
-        if is_discriminator_update(batch["clip_index"].tolist()[0] // self.train_config.batch_clips):
+        if self.updates_discriminator(batch):
             with torch.no_grad():
                 rebuilt = self.rebuilt(video, rng)
             value = discriminator_loss(self.discriminator, video, rebuilt)  # (B,)
@@ -207,21 +199,8 @@ class DecoderStage(TrainedStage):
         video = batch["video"]
         return reconstruction_loss(video, self.rebuilt(video, rng), self.perceptual)["reconstruction"]  # (B,)
 
-    def on_train_start(self) -> None:
-        share_statistics(self.discriminator, True)
-        self.together = True
-
-    def on_train_end(self) -> None:
-        share_statistics(self.discriminator, False)
-        self.together = False
-
     def trained_parameters(self) -> list[nn.Parameter]:
         return [*self.decoder.parameters(), *self.discriminator.parameters()]
 
     def recomputed(self) -> list[nn.Module]:
         return list(self.decoder.layers)
-
-
-def is_discriminator_update(number: int) -> bool:
-    """Whose update it is, counted over the run: the decoder's comes first."""
-    return number % UPDATES == 1

@@ -27,7 +27,7 @@ from lavita.baselines.lvdm.given_frames import merged, with_mask
 from lavita.baselines.lvdm.long_video import loss_of
 from lavita.baselines.mcvd import layers as mcvd_layers
 from lavita.baselines.mcvd import module as mcvd
-from lavita.baselines.pvdm import losses, stages, unet
+from lavita.baselines.pvdm import losses, unet
 from lavita.baselines.vdt import model
 from lavita.baselines.video_ldm import losses as video_ldm_losses
 from lavita.baselines.video_ldm import stages as video_ldm_stages
@@ -36,6 +36,7 @@ from lavita.config.compose import load_yaml
 from lavita.config.registry import load_implementation
 from lavita.config.schema import CodecConfig, TrainConfig, read
 from lavita.diffusion.loss import mean_of_clip
+from lavita.methods import discriminators
 from lavita.methods.base import MethodContext
 from lavita.methods.build import class_of, empty_codec
 from lavita.nn import blocks
@@ -401,6 +402,7 @@ def video_ldm_no_time(module: Any, patch: Any) -> None:
     patch.setattr(AlphaBlender, "forward", lambda self, x_spatial, x_temporal, image_only_indicator=None: x_spatial)
 
 
+NO_TURN = constant(discriminators, "is_discriminator_update", lambda number: False)
 NO_CROSS = constant(unet.CrossPlaneAttention, "forward", lambda self, planes: planes)
 TWINS = {
     **{
@@ -417,7 +419,7 @@ TWINS = {
     ("pvdm-autoencoder", "no_perceptual_loss"): constant(losses, "PERCEPTUAL_WEIGHT", 0.0),
     ("pvdm-autoencoder", "no_time"): pvdm_no_time,
     ("pvdm-adversarial", "no_feature_matching"): constant(losses, "FEATURE_WEIGHT", 0.0),
-    ("pvdm-adversarial", "discriminators_have_no_turn"): constant(stages, "is_discriminator_update", lambda n: False),
+    ("pvdm-adversarial", "discriminators_have_no_turn"): NO_TURN,
     ("pvdm-diffusion", "no_cross_plane_attention"): NO_CROSS,
     **{
         (system, twin.__name__): twin
@@ -432,9 +434,7 @@ TWINS = {
     ("lvdm-adversarial", "no_adaptive_weight"): constant(
         lvdm_stages, "adaptive_weight", lambda reconstruction, *_: reconstruction.new_tensor(0.5)
     ),
-    ("lvdm-adversarial", "discriminator_has_no_turn"): constant(
-        lvdm_stages, "is_discriminator_update", lambda number: False
-    ),
+    ("lvdm-adversarial", "discriminator_has_no_turn"): NO_TURN,
     ("lvdm-diffusion", "no_time"): constant(
         lvdm_unet.SpaceTimeAttention, "over_time", lambda self, q, k, v: torch.zeros_like(v)
     ),
@@ -467,9 +467,7 @@ TWINS = {
     ("video-ldm-decoder", "no_adaptive_weight"): constant(
         video_ldm_stages, "adaptive_weight", lambda reconstruction, *_: reconstruction.new_tensor(0.5)
     ),
-    ("video-ldm-decoder", "discriminator_has_no_turn"): constant(
-        video_ldm_stages, "is_discriminator_update", lambda number: False
-    ),
+    ("video-ldm-decoder", "discriminator_has_no_turn"): NO_TURN,
     ("lvdm-diffusion", "squared_error"): constant(
         lvdm_module, "noise_loss", lambda predicted, noise: mean_of_clip((predicted - noise) ** 2)
     ),

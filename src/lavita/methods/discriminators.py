@@ -1,4 +1,4 @@
-"""What patch discriminators of several methods share: batch norms over all processes, their start, their losses."""
+"""What patch discriminators of several methods share: their turn, batch norms over all processes, their losses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch.nn import functional
 from lavita.diffusion.loss import mean_of_clip
 from lavita.nn.precision import in_float32
 from lavita.training import distributed
+from lavita.training.stage import TrainedStage
 
+UPDATES = 2  # that alternate: the generator's (an autoencoder or a decoder), then the discriminator's
 ADVERSARIAL_WEIGHT = 0.5  # of the adaptive weight, which is at most the other
 MOST_ADAPTIVE_WEIGHT = 1e4
 
@@ -52,6 +54,34 @@ class BatchNorm2d(SharedStatistics, nn.BatchNorm2d):
 
 class BatchNorm3d(SharedStatistics, nn.BatchNorm3d):
     """Of clips (B, C, F, H, W)."""
+
+
+class AlternatingStage(TrainedStage):
+    """Mixed into a stage that updates a generator and its discriminators in turn, batch by batch.
+
+    A parameter that is not updated has no gradient, so the one AdamW skips it, moments and decay too.
+    """
+
+    alternating_updates = UPDATES
+    batch_statistics = True  # the discriminators' batch norms, an adaptive weight
+    together = False  # whether all processes train it at this moment
+
+    def updates_discriminator(self, batch: dict[str, Tensor]) -> bool:
+        """Whose turn a batch is. It follows from the clips' running number, so a resumed run makes the right update."""
+        return is_discriminator_update(batch["clip_index"].tolist()[0] // self.train_config.batch_clips)
+
+    def on_train_start(self) -> None:
+        share_statistics(self, True)
+        self.together = True
+
+    def on_train_end(self) -> None:
+        share_statistics(self, False)
+        self.together = False
+
+
+def is_discriminator_update(number: int) -> bool:
+    """Whose an update is, counted over the run from 0: the generator's comes first."""
+    return number % UPDATES == 1
 
 
 def share_statistics(module: nn.Module, shared: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +114,6 @@ def stored_features(path: Path) -> np.ndarray:
     return rows
 
 
-def noise_notes(run: RunFolder) -> str:
-    """The section of table.md; "" where no run completed."""
-    lines = [one.line for one in against_noise(run)]
-    return NOISE_TEXT + "\n" + "\n".join(lines) if lines else ""
+def noise_notes(found: Sequence[AgainstNoise]) -> str:
+    """The section of table.md."""
+    return NOISE_TEXT + "\n" + "\n".join(one.line for one in found)

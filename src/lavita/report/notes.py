@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lavita.metrics.confidence import seed_spread
 from lavita.metrics.table import metric_words
-from lavita.report.noise import NOISE_HEADING, noise_notes
+from lavita.report.noise import NOISE_HEADING, AgainstNoise, noise_notes
 from lavita.report.significance import SIGNIFICANCE_TEXT, significance_lines
 from lavita.results.records import Record, StageRecord
 from lavita.results.rows import shown
@@ -16,15 +16,14 @@ SPLITS = ("train", "heldout")
 NOT_YET = "Systems that are not in this table"
 
 
-def notes_of(run: RunFolder) -> dict[str, str]:
+def notes_of(run: RunFolder, noise: Sequence[AgainstNoise]) -> dict[str, str]:
     """What stands below the table: what the metric can see, deviations, stages, held-out losses."""
     records = run.records
     made = [one.artifacts for one in run.used_protocols]
     parts = [f"Protocol {one.protocol_name}:\n\n{one.sanity_text}" for one in made]
     notes = {"Metric sensitivity": "\n\n".join(parts)}
-    noise = noise_notes(run)
     if noise:
-        notes[NOISE_HEADING] = noise
+        notes[NOISE_HEADING] = noise_notes(noise)
     notes["Data"] = data_notes(run)
     notes["Stages"] = "\n".join(stages_line(record) for record in records)
     notes["First stages"] = first_stages(records)

@@ -10,6 +10,7 @@ import pandas as pd
 from lavita.metrics.table import parse_key
 from lavita.report import reproduction
 from lavita.report.charts import FLOPS, quality_cost, trained_rows
+from lavita.report.noise import AgainstNoise, against_noise
 from lavita.report.notes import notes_of
 from lavita.report.reproduction import Reproduction, reproductions
 from lavita.report.significance import PAIRS_HEADING, Pair, pairs_csv, pairs_markdown, pairs_of_rows, significant_best
@@ -166,7 +167,7 @@ TABLES = ("rows.csv", "table.csv", "table.md", "table.tex", "quality_cost.svg", 
 class Tables:
     """texts: by file name; blocks: what the rows of each block share, and its wide table; pairs: rows compared; best:
     (cell, metric) of the scores that differ significantly from every other row's; numbers: published ones beside ours;
-    notes: what stands below the tables, as Markdown by heading.
+    notes: what stands below the tables, as Markdown by heading; noise: which rows are distinguished from noise.
     """
 
     texts: dict[str, str]
@@ -175,6 +176,7 @@ class Tables:
     best: set[tuple[str, str]]
     numbers: list[Reproduction]
     notes: dict[str, str]
+    noise: list[AgainstNoise]
 
 
 def tables_of_run(run: RunFolder) -> Tables:
@@ -182,7 +184,8 @@ def tables_of_run(run: RunFolder) -> Tables:
     plan = run.plan
     rows = [row for record in run.records for row in rows_of(record)]
     pairs = pairs_of_rows(rows, plan.order) if plan.compares_rows else []
-    notes = notes_of(run) | ({PAIRS_HEADING: pairs_markdown(pairs)} if pairs else {})
+    noise = against_noise(run)
+    notes = notes_of(run, noise) | ({PAIRS_HEADING: pairs_markdown(pairs)} if pairs else {})
     numbers = reproductions(rows, plan.published.numbers, plan.published.known)
     notes |= {reproduction.REPRODUCTION_HEADING: reproduction.reproduction_markdown(rows, numbers)}
     scores = {
@@ -200,4 +203,4 @@ def tables_of_run(run: RunFolder) -> Tables:
         texts |= {"quality_cost.svg": drawn} if drawn else {}
     if pairs:
         texts["pairs.csv"] = pairs_csv(pairs)
-    return Tables(texts, blocks, pairs, best, numbers, notes)
+    return Tables(texts, blocks, pairs, best, numbers, notes, noise)

@@ -20,7 +20,6 @@ from lavita.executors.slurm_queue import FOLDER as SLURM_FOLDER
 from lavita.executors.slurm_queue import Queue
 from lavita.files import atomic_write_text
 from lavita.lock import FolderLock
-from lavita.report.noise import against_noise
 from lavita.report.overview import write_overview
 from lavita.report.page import report_html
 from lavita.report.significance import sentence
@@ -64,7 +63,7 @@ def show_tables(folder: Path, display: Display) -> RunFolder:
         if len(tables.blocks) > 1:
             display.line(facts)
         display.line(terminal_text(frame))
-    noise = [one.cell for one in against_noise(run) if one.distinguished is False]
+    noise = [one.cell for one in tables.noise if one.distinguished is False]
     if noise:
         display.line(f"{noise_text(noise)}\n")
     for pair in tables.pairs:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lavita.metrics.confidence import BETTER, compare_intervals
 from lavita.metrics.table import is_metric, metric_words, with_titles
 from lavita.report.charts import trained_rows
-from lavita.report.noise import against_noise
+from lavita.report.noise import AgainstNoise
 from lavita.report.page.scores import comparability
 from lavita.report.significance import interval_of
 from lavita.report.write import Tables
@@ -39,7 +39,7 @@ def summary_of(run: RunFolder, rows: Sequence[Row], tables: Tables, audit: Seque
         *results(run, rows, tables),
         published(tables),
         *sensitivity(run),
-        *noise(run),
+        *noise(tables.noise),
         seeds(run),
         settings(run),
         external(run),
@@ -183,9 +183,8 @@ def sensitivity(run: RunFolder) -> list[Point]:
     return points
 
 
-def noise(run: RunFolder) -> list[Point]:
+def noise(found: Sequence[AgainstNoise]) -> list[Point]:
     """Of which rows the classifier distinguishes the samples from noise."""
-    found = against_noise(run)
     known = [one for one in found if one.distinguished is not None]
     if not known:
         return []

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lavita.baselines.pvdm import stages
 from lavita.codecs.training import CodecTraining
 from lavita.config.plan import make_plan
 from lavita.config.schema import ComputeConfig
 from lavita.data.clips import ClipShare
+from lavita.methods import discriminators
 from lavita.parity.cases import fill_by_formula
 from lavita.training import budget, callbacks, distributed
 from lavita.training.budget import Limit
@@ -132,9 +132,9 @@ def by_seconds(system: str, compute: ComputeConfig, folder: Path) -> dict[str, A
 
 def apart(system: str, compute: ComputeConfig, folder: Path) -> dict[str, Any]:
     """The adversarial stage with each process's own batch statistics, which must be noticed."""
-    shared, stages.share_statistics = stages.share_statistics, lambda *_: None
+    shared, discriminators.share_statistics = discriminators.share_statistics, lambda *_: None
     result = train("pvdm-adversarial", compute, folder)
-    stages.share_statistics = shared
+    discriminators.share_statistics = shared
     return result
 
 

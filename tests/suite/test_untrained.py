@@ -91,9 +91,10 @@ def test_a_network_that_gives_anything_else_shares_nothing(tmp_path):
     assert untrained.shared_key(SimpleNamespace(**vars(one) | {"experiment": given})) is None
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("name", ["lavita-v3", "pvdm"])
-def test_known_zeros_give_the_same_clips_without_computing_them(name, tmp_path):
-    one = setup(tmp_path, name)
+def test_known_zeros_give_the_same_clips_without_computing_them(name, precision, tmp_path):
+    one = setup(tmp_path, name, f"sampling.precision={precision}")
     network, calls = one.method.network, []
     counted = next(network.children()).register_forward_hook(lambda *_: calls.append(1))
     whole = made(one)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lavita.nn.precision import replaced_forwards
+
 # Kernels count elements in 32 bits: some of them fail, or are wrong, from here on.
 MOST_ELEMENTS = 2**31 - 1
 
@@ -181,20 +183,15 @@ def autocast_depth() -> int:
 
 
 @contextmanager
-def inside(mode: TorchFunctionMode, blocks: Iterable[nn.Module]) -> Iterator[None]:
+def inside(mode: TorchFunctionMode, blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Inside, blocks run under a mode wherever they are called from: torch leaves it while it differentiates."""
 
     def run(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         with mode:
             return forward(*arguments, **options)
 
-    for block in blocks:
-        block.forward = partial(run, block.forward)
-    try:
+    with replaced_forwards(blocks, partial(partial, run)):
         yield
-    finally:
-        for block in blocks:
-            vars(block).pop("forward", None)
 
 
 class FusedAttention(torch.autograd.Function):

@@ -31,13 +31,13 @@ from lavita.experiment.setup import Setup
 from lavita.files import sha256_of
 from lavita.lock import acquire
 from lavita.methods.build import build_method
+from lavita.nn.precision import replaced_forwards
 from lavita.results.identity import hash_of_sources, package_files
 from lavita.results.provenance import versions
 from lavita.results.resume_store import ResumeStore
 from lavita.results.scores import Score
 from lavita.sampling.generate import drop_parts, generate
 from lavita.training import checkpoint, distributed
-from lavita.training.distributed import replaced_forwards
 
 STAGE, NAME = "untrained", "sample untrained"
 SCORES = f"scores of {NAME}"

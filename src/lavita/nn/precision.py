@@ -72,18 +72,30 @@ class Float32Layers(nn.Sequential):
 
 
 @contextmanager
+def replaced_forwards(modules: Sequence[Any], replaced: Callable[[Callable], Callable]) -> Iterator[None]:
+    """Inside, the forward of each module is what `replaced` makes of it; afterwards it is what it was before, also
+    where another one was put in its place outside.
+    """
+    own = [vars(module).get("forward") for module in modules]
+    for module in modules:
+        module.forward = replaced(module.forward)
+    try:
+        yield
+    finally:
+        for module, before in zip(modules, own, strict=True):
+            if before is None:
+                del module.forward
+            else:
+                module.forward = before
+
+
+@contextmanager
 def mixed_precision(networks: Sequence[nn.Module], precision: str) -> Iterator[None]:
     """Inside, calling one of the networks runs it under bfloat16 autocast where precision is bf16-mixed; all
     floating-point numbers that it returns are float32. Other calls of its methods are float32 throughout.
     """
-    chosen = networks if precision == MIXED else ()
-    for network in chosen:
-        network.forward = partial(autocast_call, network.forward)
-    try:
+    with replaced_forwards(networks if precision == MIXED else (), partial(partial, autocast_call)):
         yield
-    finally:
-        for network in chosen:
-            del network.forward
 
 
 def autocast_call(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

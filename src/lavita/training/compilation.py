@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from lavita.config.schema import AUTO
-from lavita.training.distributed import blocks_of, replaced_forwards
+from lavita.nn.precision import replaced_forwards
+from lavita.training.distributed import blocks_of
 
 # Graphs of one block's code: spatial and temporal tokens, with gradients and without, batches and their rests.
 GRAPHS = 32

@@ -22,6 +22,8 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
+from lavita.nn.precision import replaced_forwards
+
 T = TypeVar("T")
 
 # Of one collective. What takes long on one process alone is waited for through the store (`from_first`), which has no
@@ -224,24 +226,6 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
     """The blocks of every ModuleList named `blocks`; none in a network that has no such list."""
     lists = [child for name, child in module.named_modules() if name.rpartition(".")[2] == "blocks"]
     return [block for one in lists if isinstance(one, nn.ModuleList) for block in one]
-
-
-@contextmanager
-def replaced_forwards(blocks: Sequence[Any], replaced: Callable[[Callable], Callable]) -> Iterator[None]:
-    """Inside, the forward of each block is what `replaced` makes of it; afterwards it is what it was before, also where
-    another one was put in its place outside.
-    """
-    own = [vars(block).get("forward") for block in blocks]
-    for block in blocks:
-        block.forward = replaced(block.forward)
-    try:
-        yield
-    finally:
-        for block, before in zip(blocks, own, strict=True):
-            if before is None:
-                del block.forward
-            else:
-                block.forward = before
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lavita.methods.latent_scale import LatentScale
+from lavita.training import distributed
 
 SHAPE = (3, 5)
 
@@ -44,3 +45,15 @@ def test_until_it_is_measured_a_latent_stays_as_it_is():
     scale = LatentScale(SHAPE, bound=1.0)
     assert torch.equal(scale.apply_to(latents()), latents()) and float(scale.bound) == 1
     assert LatentScale().bound.isinf()
+
+
+def test_shapes_alone_are_not_shared_with_other_processes(monkeypatch):
+    """One process of several counts operations on the meta device; the others do not know of it."""
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(
+        distributed.distributed, "all_reduce", lambda *_, **__: pytest.fail("asked the other processes")
+    )
+    scale = LatentScale(SHAPE).to("meta")
+    scale.measure([torch.empty(4, *SHAPE, device="meta")])
+    with pytest.raises(pytest.fail.Exception):
+        LatentScale(SHAPE).measure([latents()])

@@ -52,8 +52,7 @@ class LatentScale(nn.Module):
             one_each = z.reshape(-1, *shape)  # of all latents, the values that share a shift
             sums += torch.stack([torch.ones_like(one_each).sum(0), one_each.sum(0), one_each.square().sum(0)])
             ends = torch.maximum(ends, torch.stack([one_each.amax(0), -one_each.amin(0)]))
-        if distributed.world() > 1:
-            sums, ends = distributed.total(sums), distributed.largest(ends)
+        sums, ends = distributed.total(sums), distributed.largest(ends)
         mean = sums[1] / sums[0]
         scale = (sums[2] / sums[0] - mean.square()).mean().rsqrt()
         self.shift.copy_(-mean)

@@ -170,9 +170,14 @@ def heard(key: str, waiting: Callable[[], Any] = lambda: None) -> dict[str, Any]
     return json.loads(_Group.store.get(key))
 
 
+def nothing_to_share(value: Tensor) -> bool:
+    """Whether there is one process, or the value is a shape alone (on the meta device), as one process counts them."""
+    return world() == 1 or value.is_meta
+
+
 def mean(value: Tensor) -> Tensor:
     """Mean over the processes, the same bits on each; without a gradient, any shape, float."""
-    if world() == 1:
+    if nothing_to_share(value):
         return value
     summed = value.detach().to(device(), copy=True)
     distributed.all_reduce(summed)
@@ -181,7 +186,7 @@ def mean(value: Tensor) -> Tensor:
 
 def largest(value: Tensor) -> Tensor:
     """Largest value over the processes, entry by entry, on each; without a gradient, any shape, float."""
-    if world() == 1:
+    if nothing_to_share(value):
         return value
     found = value.detach().to(device(), copy=True)
     distributed.all_reduce(found, distributed.ReduceOp.MAX)
@@ -199,7 +204,7 @@ def of_first(value: float) -> float:
 
 def total(value: Tensor) -> Tensor:
     """Sum over the processes, through which gradients flow: each gets the sum of all processes' gradients."""
-    return Total.apply(value)
+    return value if nothing_to_share(value) else Total.apply(value)
 
 
 class Total(torch.autograd.Function):

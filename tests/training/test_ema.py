@@ -45,7 +45,7 @@ def test_start_is_forgotten():
 def test_half_life_is_the_share_of_the_stage():
     (experiment,) = make_plan("ucf101", "demo", ["dit"], [0], [])
     decay = decay_per_step(experiment.train, 2048)(1)
-    halflife_steps = 0.05 * 2048 / experiment.train.batch_clips
+    halflife_steps = 0.02 * 2048 / experiment.train.batch_clips
     assert decay**halflife_steps == pytest.approx(0.5, rel=1e-12)
     (paper,) = make_plan("ucf101", "paper", ["dit"], [0], [])
     assert decay_per_step(paper.train, 2048)(7) == 0.9999
@@ -56,7 +56,7 @@ def test_without_a_known_end_the_half_life_is_the_share_of_the_clips_so_far():
     (experiment,) = make_plan("ucf101", "demo", ["dit"], [0], [])
     decay = decay_per_step(experiment.train, None)
     for step in (1, 50, 4000):
-        assert decay(step) ** (0.05 * step) == pytest.approx(0.5, rel=1e-12)
+        assert decay(step) ** (0.02 * step) == pytest.approx(0.5, rel=1e-12)
     known = decay_per_step(experiment.train, 4000 * experiment.train.batch_clips)
     assert decay(4000) == pytest.approx(known(1), rel=1e-12)
 

@@ -36,7 +36,7 @@ README.md,weizmann,"b, again",clips,2048,exact,1234567
 
 @pytest.fixture
 def numbers(monkeypatch):
-    spec = importlib.util.spec_from_file_location("docs_numbers", ROOT / "docs" / "numbers.py")
+    spec = importlib.util.spec_from_file_location("docs_numbers", ROOT / "docs" / "check_numbers.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "docs_numbers", module)  # dataclasses look their module up
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""Compares the scores that documents print with docs/numbers.csv. Run: python docs/numbers.py
+"""Compares the scores that documents print with docs/numbers.csv. Run: python docs/check_numbers.py
 
 A table is one of scores where its head names a metric (METRIC). Each of its cells that begins with a number, but for
 the first column, has a line there: document; set (the data); method (the row's first cell); metric (the column's head);

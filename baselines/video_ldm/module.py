@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lavita.codecs.base import Codec
 from lavita.codecs.kl import KLCodec
-from lavita.config.schema import CONTINUATION, ConfigError, SamplingConfig
+from lavita.config.schema import CONTINUATION, FRAMES, ConfigError, SamplingConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.diffusion.sampler import guided_noise, sample_latent
 from lavita.methods.base import MethodContext
@@ -25,6 +25,9 @@ from .given_frames import context_guided, first_frames
 from .losses import ClipDiscriminator, noise_loss
 from .official import our_names
 from .stages import Config, DecoderStage, ImageStage, video_ldm_schedule
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+GuidedNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Method(LatentDiffusion):
@@ -43,6 +46,8 @@ class Method(LatentDiffusion):
             )
         if config.given_frames:
             self.tasks = (*self.tasks, CONTINUATION) if 0 in config.given_frames else (CONTINUATION,)
+        if config.freeze_spatial:  # else the image phase is no more
+            self.tasks, self.scored_tasks = (*self.tasks, FRAMES), (FRAMES,)
         self.schedule = video_ldm_schedule()
         # In tuples, and so out of the registered modules: a checkpoint of the method holds what sampling needs.
         self._perceptual = (perceptual_distance(config.lpips_vgg, config.lpips_linear),)
@@ -93,6 +98,9 @@ class Method(LatentDiffusion):
         parts = {"network": self.network} | ({"decoder": self.decoder} if self._decoder_stage else {})
         return start_from(nn.ModuleDict(parts), our_names(state), "network.unet.")
 
+    def networks(self) -> list[nn.Module]:
+        return [self.network, self._image_stage[0].network]
+
     def recomputed(self) -> list[nn.Module]:
         return self.network.blocks_to_recompute()
 
@@ -124,6 +132,10 @@ class Method(LatentDiffusion):
     ) -> Tensor:
         self.check_request(seeds, sampling, condition)
         rng, known = SampleRNG(seeds, self.device), None
+        if sampling.task == FRAMES:
+            return self.decode(
+                self.drawn_from_noise(rng, sampling, self.denoiser(classes, sampling, self.image_network))
+            )
         context, frames = self.config.context, self.context.num_frames
         if condition is not None:
             known = self.codec.encode(condition[:, -context:].to(self.device), rng)  # (n, k, C, h, w)
@@ -133,14 +145,24 @@ class Method(LatentDiffusion):
             parts.append(clip if known is None else clip[:, context:])
             known = clip[:, frames - context :] if context else None
         latent = torch.cat(parts, dim=1)[:, : frames * sampling.num_clips_chained]
+        return self.decode(latent)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Clips (n, F', 3, H, W) in [-1, 1] of latents (n, F', C, h, w), F frames at a time."""
         decoder = self.first_stage() or self.codec
-        return torch.cat([decoder.decode(clip) for clip in latent.split(frames, dim=1)], dim=1)  # (n, F', 3, H, W)
+        return torch.cat([decoder.decode(clip) for clip in latent.split(self.context.num_frames, dim=1)], dim=1)
+
+    def image_network(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """Noise (n, F, C, h, w) of clips, every frame by itself: what the network is where all mixing factors are 1."""
+        n, frames = x.shape[:2]
+        of_frames = [None if one is None else one.repeat_interleave(frames) for one in (t, y)]  # (n F,)
+        return self._image_stage[0].network(x.flatten(0, 1), *of_frames).unflatten(0, (n, frames))
 
     def clip_after(
         self, known: Tensor | None, classes: Tensor | None, sampling: SamplingConfig, rng: SampleRNG
     ) -> Tensor:
         """Latents (n, F, C, h, w) of clips that begin with known frames (n, k, C, h, w), where there are any."""
-        given = None
+        network: GuidedNetwork = self.network
         if self.config.given_frames:
             frames, *sizes = self.latent_shape
             n, k = (len(rng), 0) if known is None else known.shape[:2]
@@ -148,10 +170,15 @@ class Method(LatentDiffusion):
             if known is not None:
                 z[:, :k] = known
             given = first_frames(z, torch.full((n,), k, device=self.device))  # (n, F, C + 1, h, w)
+            network = context_guided(self.network, given, self.config.context_guidance)
+        return self.drawn_from_noise(rng, sampling, self.denoiser(classes, sampling, network))
+
+    def drawn_from_noise(self, rng: SampleRNG, sampling: SamplingConfig, denoise: Denoiser) -> Tensor:
+        """Latents (n, F, C, h, w) from noise."""
         return sample_latent(
             sampling.sampler,
             sampling.steps,
-            self.denoiser(classes, sampling, given),
+            denoise,
             self.schedule,
             rng.normal(self.latent_shape),
             lambda step: rng.normal(self.latent_shape),
@@ -161,15 +188,14 @@ class Method(LatentDiffusion):
         )
 
     def denoiser(
-        self, classes: Tensor | None, sampling: SamplingConfig, given: Tensor | None = None
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Noise and variance (n, F, 2 C, h, w) as a function of (x, t), guided by classes in a class suite and by given
-        frames (n, F, C + 1, h, w). The network predicts no variance: it is the smaller of its bounds, the posterior's.
+        self, classes: Tensor | None, sampling: SamplingConfig, network: GuidedNetwork | None = None
+    ) -> Denoiser:
+        """Noise and variance (n, F, 2 C, h, w) as a function of (x, t), by a network of (x, t, y), the video network
+        where none is named, guided by classes in a class suite. It predicts no variance: that is the smaller of its
+        bounds, the posterior's.
         """
         labels = None if classes is None else classes.to(self.device)
-        scale = self.config.context_guidance
-        network = self.network if given is None else context_guided(self.network, given, scale)
-        predict = guided_noise(network, labels, self.context.num_classes, sampling.guidance)
+        predict = guided_noise(network or self.network, labels, self.context.num_classes, sampling.guidance)
 
         def with_variance(x: Tensor, t: Tensor) -> Tensor:
             eps = predict(x, t)
@@ -187,7 +213,7 @@ class Method(LatentDiffusion):
         return self.clips_of(replace(sampling, num_clips_chained=1)) * sampling.num_steps
 
     def check_task(self, sampling: SamplingConfig) -> None:
-        if self.config.context:  # a longer video goes on by its last frames
+        if self.config.context and sampling.task != FRAMES:  # a longer video goes on by its last frames
             sampling = replace(sampling, num_clips_chained=1)
         super().check_task(sampling)
 

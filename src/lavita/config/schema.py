@@ -314,6 +314,8 @@ class PretrainingConfig:
 
 GENERATION = "generation"  # the value of sampling.task for clips from noise alone
 CONTINUATION = "continuation"  # for clips that go on from a real one
+FRAMES = "frames"  # for clips from noise alone whose frames are made each by itself
+FROM_NOISE = (GENERATION, FRAMES)  # tasks that need no real clip
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lavita.codecs.base import Codec
-from lavita.config.schema import CONTINUATION, FROM_NOISE, GENERATION, SamplingConfig, TrainConfig
+from lavita.config.schema import CONTINUATION, FROM_NOISE, GENERATION, INTERPOLATION, SamplingConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.methods.checkpoints import Start, start_from
 from lavita.shapes import check
@@ -136,15 +136,14 @@ class VideoMethod(TrainedStage):
 
     def check_request(self, seeds: Sequence[int], sampling: SamplingConfig, condition: Tensor | None) -> None:
         """Raise ValueError for a task, chain or condition that the method lacks: what the `sample` of a method that
-        generates and continues clips calls first.
+        generates, continues or completes clips calls first.
         """
-        if sampling.task != CONTINUATION:
+        needed = {CONTINUATION: "before the first of each seed", INTERPOLATION: "whose frames each seed is given"}
+        if sampling.task not in needed:
             return self.check_generation(sampling, condition)
         self.check_task(sampling)
         if condition is None:
-            raise ValueError(
-                f"sampling.task={CONTINUATION} needs the real clip before the first of each seed, got none"
-            )
+            raise ValueError(f"sampling.task={sampling.task} needs the real clip {needed[sampling.task]}, got none")
         c = self.context
         check(condition, "B F 3 H W", "condition", B=len(seeds), F=c.num_frames, H=c.resolution, W=c.resolution)
 

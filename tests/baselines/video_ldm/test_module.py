@@ -41,6 +41,7 @@ TINY = Config(
     decoder_share=0.25,
     freeze_spatial=True,
     given_frames=(),
+    key_stride=None,
     context_guidance=1.0,
     discriminator_width=4,
     discriminator_depth=2,

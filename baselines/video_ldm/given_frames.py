@@ -1,4 +1,4 @@
-"""Prediction: temporal layers that also see the first frames of a clip, where these are given.
+"""Prediction and interpolation: temporal layers that also see some frames of a clip, where these are given.
 
 A mask float (B, F, 1, 1, 1) is 1 on the frames that are given. The network sees (m z, m), clean latents and mask, and
 sees it in its temporal layers alone: the image layers stay those of the image model.
@@ -7,7 +7,7 @@ Source: Blattmann et al. 2023 (Align your Latents), section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -63,8 +63,29 @@ def see_given_frames(unet: nn.Module, channels: int) -> None:
 def first_frames(z: Tensor, count: Tensor) -> Tensor:
     """(m z, m), (B, F, C + 1, h, w), of latents z (B, F, C, h, w) whose first count, int64 (B,), frames are given."""
     place = torch.arange(z.shape[1], device=z.device)
-    mask = (place < count[:, None]).to(z.dtype)[:, :, None, None, None]  # (B, F, 1, 1, 1)
+    return masked(z, place < count[:, None])
+
+
+def end_frames(z: Tensor) -> Tensor:
+    """(m z, m), (B, F, C + 1, h, w), of latents z (B, F, C, h, w) of which the first and the last frame are given."""
+    place = torch.arange(z.shape[1], device=z.device)
+    return masked(z, ((place == 0) | (place == z.shape[1] - 1)).expand(len(z), -1))
+
+
+def masked(z: Tensor, given: Tensor) -> Tensor:
+    """(m z, m), (B, F, C + 1, h, w), of latents z (B, F, C, h, w) and the frames that are given, bool (B, F)."""
+    mask = given.to(z.dtype)[:, :, None, None, None]  # (B, F, 1, 1, 1)
     return torch.cat([mask * z, mask.expand(-1, -1, 1, *z.shape[3:])], dim=2)
+
+
+def behind_given_frames(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """A state whose temporal layers see nothing under the names of a module where they may see given frames."""
+    seeing = [f"{name}." for name, part in module.named_modules() if isinstance(part, GivenFrames)]
+    found = {}
+    for name, value in state.items():
+        start = next((one for one in seeing if name.startswith(one)), "")
+        found[f"{start}layer.{name.removeprefix(start)}" if start else name] = value
+    return found
 
 
 def context_guided(network: Network, given: Tensor, scale: float) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:

@@ -1,38 +1,26 @@
-"""Video LDM as a method of the suite: an image model, then temporal layers between its frozen layers."""
+"""Video LDM as a method of the suite: whole clips, clips that go on from others, or what lies between frames."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lavita.codecs.base import Codec
-from lavita.codecs.kl import KLCodec
-from lavita.config.schema import CONTINUATION, ConfigError, SamplingConfig
+from lavita.config.schema import CONTINUATION, FRAMES, GENERATION, ConfigError, SamplingConfig
 from lavita.diffusion.rng import SampleRNG
-from lavita.diffusion.sampler import guided_noise, sample_latent
 from lavita.methods.base import MethodContext
-from lavita.methods.checkpoints import Start, start_from
-from lavita.methods.latent_diffusion import LatentDiffusion
-from lavita.methods.perceptual import lpips_of_clips, perceptual_distance
-from lavita.training.stage import StagePlan
 
-from .decoder import VideoCodec, temporal_decoder
+from .base import GuidedNetwork, VideoLDM
 from .given_frames import context_guided, first_frames
-from .losses import ClipDiscriminator, noise_loss
-from .official import our_names
-from .stages import Config, DecoderStage, ImageStage, video_ldm_schedule
+from .interpolation import Interpolation
+from .losses import noise_loss
+from .stages import Config
 
 
-class Method(LatentDiffusion):
-    """The temporal phase: clips, one time a clip, and only the temporal layers move.
-
-    The image phase comes before it on the same spatial layers, whose weights are then its average; the temporal layers
-    of the decoder are trained between the two. Source: Blattmann et al. 2023 (Align your Latents), section 3.1.
-    """
+class Method(VideoLDM):
+    """Clips at once, one diffusion time a clip; with `given_frames` also clips that go on from others."""
 
     def __init__(self, context: MethodContext, config: Config) -> None:
         super().__init__(context, config)
@@ -42,59 +30,8 @@ class Method(LatentDiffusion):
                 "frames of a clip"
             )
         if config.given_frames:
-            self.tasks = (*self.tasks, CONTINUATION) if 0 in config.given_frames else (CONTINUATION,)
-        self.schedule = video_ldm_schedule()
-        # In tuples, and so out of the registered modules: a checkpoint of the method holds what sampling needs.
-        self._perceptual = (perceptual_distance(config.lpips_vgg, config.lpips_linear),)
-        self._decoder_stage: tuple[DecoderStage, ...] = ()
-        if config.decoder_share and isinstance(self.codec, KLCodec):
-            self.decoder = temporal_decoder(self.codec.autoencoder)
-            discriminator = ClipDiscriminator(config.discriminator_width, config.discriminator_depth)
-            codec = VideoCodec(self.codec, self.decoder)
-            self._decoder_stage = (
-                DecoderStage(context.train, context.seed, codec, self._perceptual[0], discriminator),
-            )
-
-    def build_network(self) -> nn.Module:
-        self._image_stage = (ImageStage(self.context, self.config),)
-        return self._image_stage[0].video[0]
-
-    def stages(self) -> list[StagePlan]:
-        """Images, the decoder (where it has a share and there is one: pixels have none), then what time adds."""
-        c: Config = self.config
-        plans = [StagePlan(stage.stage_name, c.image_share, stage) for stage in self._image_stage]
-        plans += [StagePlan(stage.stage_name, c.decoder_share, stage) for stage in self._decoder_stage]
-        return [*plans, StagePlan(self.stage_name, 1 - sum(plan.share for plan in plans), self)]
-
-    @property
-    def declared(self) -> Mapping[str, str]:  # type: ignore[override]
-        """What stands with the row: the perceptual loss of the decoder, and how much of each mixing is the image
-        layer's (near 1: the temporal layers are not used).
-        """
-        said = {"mean mixing factor": mean_of(self.network.mixing())}
-        if self._decoder_stage:
-            said |= {"perceptual loss": self._perceptual[0].name}
-            said |= {"mean mixing factor of the decoder": mean_of(self.decoder.mixing())}
-        return said
-
-    def trained_parameters(self) -> list[nn.Parameter]:
-        if self.config.freeze_spatial:
-            return list(self.network.temporal_parameters().values())
-        return list(self.network.parameters())
-
-    def denoiser_parameters(self) -> list[nn.Parameter]:
-        return list(self.network.parameters())
-
-    def start_from(self, state: Mapping[str, Tensor]) -> Start:
-        """Begin with Stable Video Diffusion's U-Net, and with the temporal layers of its decoder where the state holds
-        them: an open row. Layers of another shape, cross-attention and embeddings that are not ours are left. Names are
-        the official ones or diffusers'. Raises CheckpointError, having changed nothing, where not one block fits.
-        """
-        parts = {"network": self.network} | ({"decoder": self.decoder} if self._decoder_stage else {})
-        return start_from(nn.ModuleDict(parts), our_names(state), "network.unet.")
-
-    def recomputed(self) -> list[nn.Module]:
-        return self.network.blocks_to_recompute()
+            alone = (GENERATION,) if 0 in config.given_frames else ()
+            self.tasks = (*alone, CONTINUATION, *self.scored_tasks)
 
     def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
         x0 = self.clip_latent(batch, rng)  # (B, F, C, h, w)
@@ -107,75 +44,29 @@ class Method(LatentDiffusion):
         predicted = self.network(self.schedule.add_noise(x0, t, noise), t, labels, given)
         return {"loss": noise_loss(predicted, noise)}
 
-    def first_stage(self) -> Codec | None:
-        """The suite's autoencoder with the temporal decoder, a view; None where there is no such decoder."""
-        return VideoCodec(self.codec, self.decoder) if self._decoder_stage else None
-
-    def perceptual_score(self, before: Tensor, after: Tensor) -> Tensor | None:
-        return lpips_of_clips(self._perceptual[0], before, after)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        seeds: Sequence[int],
-        classes: Tensor | None,
-        sampling: SamplingConfig,
-        condition: Tensor | None = None,
-    ) -> Tensor:
-        self.check_request(seeds, sampling, condition)
-        rng, known = SampleRNG(seeds, self.device), None
+    def latents(self, labels: Tensor | None, sampling: SamplingConfig, rng: SampleRNG, real: Tensor | None) -> Tensor:
         context, frames = self.config.context, self.context.num_frames
-        if condition is not None:
-            known = self.codec.encode(condition[:, -context:].to(self.device), rng)  # (n, k, C, h, w)
+        known = None if real is None else self.codec.encode(real[:, -context:], rng)  # (n, k, C, h, w)
         parts: list[Tensor] = []
         for _ in range(self.clips_of(sampling)):
-            clip = self.clip_after(known, classes, sampling, rng)  # (n, F, C, h, w)
+            clip = self.clip_after(known, labels, sampling, rng)  # (n, F, C, h, w)
             parts.append(clip if known is None else clip[:, context:])
             known = clip[:, frames - context :] if context else None
-        latent = torch.cat(parts, dim=1)[:, : frames * sampling.num_clips_chained]
-        decoder = self.first_stage() or self.codec
-        return torch.cat([decoder.decode(clip) for clip in latent.split(frames, dim=1)], dim=1)  # (n, F', 3, H, W)
+        return torch.cat(parts, dim=1)[:, : frames * sampling.num_clips_chained]
 
     def clip_after(
-        self, known: Tensor | None, classes: Tensor | None, sampling: SamplingConfig, rng: SampleRNG
+        self, known: Tensor | None, labels: Tensor | None, sampling: SamplingConfig, rng: SampleRNG
     ) -> Tensor:
         """Latents (n, F, C, h, w) of clips that begin with known frames (n, k, C, h, w), where there are any."""
-        given = None
+        network: GuidedNetwork = self.network
         if self.config.given_frames:
-            frames, *sizes = self.latent_shape
             n, k = (len(rng), 0) if known is None else known.shape[:2]
-            z = torch.zeros(n, frames, *sizes, device=self.device)
+            z = torch.zeros(n, *self.latent_shape, device=self.device)
             if known is not None:
                 z[:, :k] = known
             given = first_frames(z, torch.full((n,), k, device=self.device))  # (n, F, C + 1, h, w)
-        return sample_latent(
-            sampling.sampler,
-            sampling.steps,
-            self.denoiser(classes, sampling, given),
-            self.schedule,
-            rng.normal(self.latent_shape),
-            lambda step: rng.normal(self.latent_shape),
-            sampling.eta,
-            sampling.clip_denoised,
-            self.codec.latent_bound(),
-        )
-
-    def denoiser(
-        self, classes: Tensor | None, sampling: SamplingConfig, given: Tensor | None = None
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Noise and variance (n, F, 2 C, h, w) as a function of (x, t), guided by classes in a class suite and by given
-        frames (n, F, C + 1, h, w). The network predicts no variance: it is the smaller of its bounds, the posterior's.
-        """
-        labels = None if classes is None else classes.to(self.device)
-        scale = self.config.context_guidance
-        network = self.network if given is None else context_guided(self.network, given, scale)
-        predict = guided_noise(network, labels, self.context.num_classes, sampling.guidance)
-
-        def with_variance(x: Tensor, t: Tensor) -> Tensor:
-            eps = predict(x, t)
-            return torch.cat([eps, -torch.ones_like(eps)], dim=2)
-
-        return with_variance
+            network = context_guided(self.network, given, self.config.context_guidance)
+        return self.from_noise(network, labels, sampling, rng)
 
     def clips_of(self, sampling: SamplingConfig) -> int:
         """Clips that are generated for what is asked: F frames of one that is given none, F - k of others."""
@@ -187,11 +78,11 @@ class Method(LatentDiffusion):
         return self.clips_of(replace(sampling, num_clips_chained=1)) * sampling.num_steps
 
     def check_task(self, sampling: SamplingConfig) -> None:
-        if self.config.context:  # a longer video goes on by its last frames
+        if self.config.context and sampling.task != FRAMES:  # a longer video goes on by its last frames
             sampling = replace(sampling, num_clips_chained=1)
         super().check_task(sampling)
 
 
-def mean_of(mixing: Tensor) -> str:
-    """The mean of some mixing factors, in words."""
-    return f"{float(mixing.detach().mean()):.3f}"
+def method_class(config: Config) -> type[VideoLDM]:
+    """What a configuration builds."""
+    return Method if config.key_stride is None else Interpolation

@@ -107,6 +107,7 @@ def of_block(rest: str, number: int, block: str) -> tuple[bool, str]:
 
 
 UNET, DECODER = "model.diffusion_model.", "first_stage_model.decoder."  # in one official file
+FOLDER_UNET, FOLDER_VAE = "unet.", "vae."  # in diffusers' folder
 HALVING = re.compile(r"input_blocks\.(\d+)\.0\.op\.weight")
 LEVEL = re.compile(r"up\.(\d+)\.block\.(\d+)\.")
 PUBLISHED_BLOCK = re.compile(r"decoder\.(mid_block|up_blocks\.(\d+))\.resnets\.(\d+)\.((?:temporal|time_).+)")
@@ -116,18 +117,24 @@ def our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict under the names of a method's parts, `network.unet.` and `decoder.`.
 
     The state is one of: an official file, with U-Net and decoder; an official U-Net or decoder alone; diffusers' U-Net
-    or `AutoencoderKLTemporalDecoder`. What has no place in the method keeps its name: the image part of the decoder,
-    which is the suite's autoencoder here, among it.
+    or `AutoencoderKLTemporalDecoder`; both of these, as a folder with `unet` and `vae` has them. What has no place in
+    the method keeps its name: the image part of the decoder, which is the suite's autoencoder here, among it.
     """
 
     def has(start: str) -> bool:
         return any(name.startswith(start) for name in state)
 
+    def parts(*starts: str) -> list[dict[str, Tensor]]:
+        """The entries of each network without what their names begin with, and all others."""
+        found = [{n.removeprefix(one): v for n, v in state.items() if n.startswith(one)} for one in starts]
+        return [*found, {n: v for n, v in state.items() if not n.startswith(starts)}]
+
     if has(UNET) or has(DECODER):
-        unet = {name.removeprefix(UNET): value for name, value in state.items() if name.startswith(UNET)}
-        decoder = {name.removeprefix(DECODER): value for name, value in state.items() if name.startswith(DECODER)}
-        others = {name: value for name, value in state.items() if not name.startswith((UNET, DECODER))}
+        unet, decoder, others = parts(UNET, DECODER)
         return of_unet(unet) | of_decoder(decoder) | others
+    if has(FOLDER_UNET) or has(FOLDER_VAE):
+        unet, vae, others = parts(FOLDER_UNET, FOLDER_VAE)
+        return {f"network.unet.{name}": value for name, value in unet.items()} | of_published_decoder(vae) | others
     if has("input_blocks."):
         return of_unet(state)
     if has("mid."):

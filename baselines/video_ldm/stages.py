@@ -37,9 +37,10 @@ class Config:
     the budget, the temporal layers of the U-Net get the rest; decoder_share 0 decodes with the suite's autoencoder.
     freeze_spatial false trains all of the U-Net in the temporal phase, which is another method. given_frames: how many
     first frames of a clip are given, one of these at random (0, 1, 2 in the paper), for prediction; none: a model that
-    generates clips alone. context_guidance: the scale of guidance by them, 1 for none. lpips_vgg and
-    lpips_linear are weight files, both null for the declared stand-in. match_params names a method whose parameter
-    count depth and width were chosen by, before the configuration came here.
+    generates clips alone. key_stride: a model for interpolation in its place, which is given two frames so far apart (4
+    in the paper) and makes those between; null: none. context_guidance: the scale of guidance by first frames, 1 for
+    none. lpips_vgg and lpips_linear are weight files, both null for the declared stand-in. match_params names a method
+    whose parameter count depth and width were chosen by, before the configuration came here.
     """
 
     depth: int
@@ -52,6 +53,7 @@ class Config:
     decoder_share: float
     freeze_spatial: bool
     given_frames: tuple[int, ...]
+    key_stride: int | None
     context_guidance: float
     discriminator_width: int
     discriminator_depth: int
@@ -69,11 +71,25 @@ class Config:
                 f"model.image_share, model.decoder_share: got {self.image_share} and {self.decoder_share}; wanted: the "
                 "first above 0, the second not below, the sum below 1"
             )
-
         if any(count < 0 for count in self.given_frames) or self.given_frames and not any(self.given_frames):
             raise ConfigError(
                 f"model.given_frames: got {list(self.given_frames)}, wanted numbers of frames, one above 0; or []"
             )
+        if self.key_stride is not None and (self.key_stride < 2 or self.given_frames):
+            raise ConfigError(
+                f"model.key_stride: got {self.key_stride} with model.given_frames {list(self.given_frames)}, wanted at "
+                "least 2 (one frame between two), and given_frames=[]: one model predicts or interpolates"
+            )
+        if self.context_guidance != 1 and 0 not in self.given_frames:
+            raise ConfigError(
+                f"model.context_guidance: got {self.context_guidance}, wanted 1 where model.given_frames has no 0: a "
+                "network that always sees frames has nothing to be guided away from"
+            )
+
+    @property
+    def sees_given(self) -> bool:
+        """Whether the temporal layers are told frames."""
+        return bool(self.given_frames) or self.key_stride is not None
 
     @property
     def context(self) -> int:
@@ -112,9 +128,9 @@ def video_ldm_schedule() -> Schedule:
     return Schedule.scaled_linear(0.00085, 0.012)
 
 
-def of_every_frame(frames: int, draw: Callable[[], Tensor]) -> Tensor:
-    """A draw (B,) of its own for every frame: (B F,), those of a clip behind each other."""
-    return torch.stack([draw() for _ in range(frames)], dim=1).flatten()
+def draws_per_example(count: int, draw: Callable[[], Tensor]) -> Tensor:
+    """count draws (B,) of every clip, those of a clip behind each other: (B count,)."""
+    return torch.stack([draw() for _ in range(count)], dim=1).flatten()
 
 
 class ImageStage(LatentDiffusion):
@@ -131,15 +147,15 @@ class ImageStage(LatentDiffusion):
 
     def build_network(self) -> nn.Module:
         """The image network. The video network that it is a part of is kept beside it, out of registered modules."""
-        self.video = (VideoUNet(unet_config(self.context, self.config), sees_given=bool(self.config.given_frames)),)
+        self.video = (VideoUNet(unet_config(self.context, self.config), sees_given=self.config.sees_given),)
         return ImageUNet(self.video[0])
 
     def loss(self, batch: dict[str, Tensor], rng: SampleRNG) -> dict[str, Tensor]:
         x0 = self.clip_latent(batch, rng)  # (B, F, C, h, w)
         frames, labels = x0.shape[1], None
-        t = of_every_frame(frames, lambda: rng.integers(self.schedule.num_steps))  # (B F,)
+        t = draws_per_example(frames, lambda: rng.integers(self.schedule.num_steps))  # (B F,)
         if self.context.num_classes is not None:
-            labels = of_every_frame(frames, lambda: self.labels(batch["label"], rng))  # (B F,)
+            labels = draws_per_example(frames, lambda: self.labels(batch["label"], rng))  # (B F,)
         noise = rng.normal(x0.shape[1:]).flatten(0, 1)  # (B F, C, h, w)
         predicted = self.network(self.schedule.add_noise(x0.flatten(0, 1), t, noise), t, labels)
         return {"loss": noise_loss(predicted, noise).unflatten(0, (-1, frames)).mean(dim=1)}

@@ -211,7 +211,7 @@ def sample(
         sampler: ddpm, ddim or dpm-solver++.
         guidance: classifier-free guidance, 0 or more; 1 is none.
         classes: names or indices, taken in turn, for methods that were trained with classes; None for all of them.
-        task: what is made from the condition, for methods with several tasks.
+        task: what is made, from noise or from the condition, for methods with several tasks.
         condition: a video or a folder of frames to continue or complete, for methods that take one.
         num_clips_chained: clips of one long video, for methods that continue their own.
         out: folder that is empty or not there: also writes <seed>.mkv (lossless), clips.json, and <out>.gif to look at.

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lavita.config.compose import TIERS, load_yaml
 from lavita.config.plan import deviations
 from lavita.config.registry import load_implementation
-from lavita.config.schema import ConfigError, read
+from lavita.config.schema import FROM_NOISE, ConfigError, read
 from lavita.data.clips import to_uint8
 from lavita.experiment.budget import planned_shared_cost, shares_codec, split_budget
 from lavita.methods.base import VideoMethod
@@ -237,7 +237,7 @@ def check_refusals(subject: Subject) -> None:
     right = chained is ValueError or (isinstance(chained, Tensor) and chained.shape[1] == 2 * d.frames)
     require(right, "sample: num_clips_chained=2 must give 2 F frames or a ValueError; see VideoMethod.check_generation")
     wrong = {"a task it does not have": ("no-such-task", None), "a condition for task generation": ("generation", clip)}
-    wrong |= {f"task {task} without a condition": (task, None) for task in method.tasks if task != "generation"}
+    wrong |= {f"task {task} without a condition": (task, None) for task in method.tasks if task not in FROM_NOISE}
     for what, (task, condition) in wrong.items():
         got = outcome(lambda t=task, c=condition: method.sample([0], classes, replace(sampling, task=t), c))
         require(

@@ -81,6 +81,23 @@ def test_remark_when_training_did_not_help():
     assert texts["table.md"].count("not better") == 2
 
 
+def test_remark_when_a_task_beside_does_as_well():
+    values = {"temporal": (1.0, 2.0), "useless": (2.0, 2.0)}
+    rows = [
+        row
+        for name, (trained, alone) in values.items()
+        for row in rows_of(
+            record(name, scores=[score("untrained", 3), score("train", trained), score("frames", alone)])
+        )
+    ]
+    frame = wide(rows, list(values))
+    remarks = dict(zip(frame["method"], frame["remark"], strict=True))
+    assert remarks == {
+        "temporal": "",
+        "useless": "not better than its frames made each by itself by fvd_embedded_n8_f8",
+    }
+
+
 def first_stage(psnr, average, stage="codec"):
     return [score(stage, psnr, "psnr_n32_f8", False), score(stage, average, "psnr_average4x4_n32_f8", False)]
 

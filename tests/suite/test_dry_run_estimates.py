@@ -211,3 +211,16 @@ def test_a_terminal_gets_a_summary_and_a_pipe_does_not(script, tmp_path):
     of = {stage: [row for row in lines if row["stage"] == stage] for stage in ("codec", "train")}
     flops = sum(int(row["flops_train_per_clip"]) * int(row["clips"]) for row in [of["codec"][0], *of["train"]])
     assert f"about {flops * 1e-12:.4g} TFLOPs" in table[-2]
+
+
+def test_a_task_beside_is_sampled_and_scored_too():
+    """Video LDM's frames by themselves: a third set of clips."""
+    found = [
+        {line.stage: line for line in lines_of(experiment, Rate())}
+        for frozen in ("true", "false")
+        for experiment in make_plan("ucf101", "demo", ["video-ldm"], [0], [f"model.freeze_spatial={frozen}"])
+    ]
+    sample, score = ([lines[stage] for lines in found] for stage in ("sample", "score"))
+    assert [one.seconds / one.sampling_seconds for one in sample] == pytest.approx([3, 2])
+    assert score[0].clips - score[1].clips == 64 and score[0].disk == pytest.approx(1.5 * score[1].disk)
+    assert sample[0].disk > sample[1].disk

@@ -10,6 +10,7 @@ import numpy as np
 
 from lavita.audit.clips import read_arrays
 from lavita.config.protocol import Protocol
+from lavita.config.schema import FRAMES
 from lavita.data.catalogue import SPLITS
 from lavita.files import require_inside
 from lavita.metrics.evaluate import networks_of, scores_of
@@ -21,7 +22,7 @@ from lavita.results.scores import Score
 CHECK = "scores from stored features"
 # Equal to the last digits: another number of BLAS threads sums in another order.
 TOLERANCE = 1e-6
-STORED = {"train": "samples.npz", "untrained": "untrained.npz"}
+STORED = {"train": "samples.npz", "untrained": "untrained.npz", FRAMES: f"{FRAMES}.npz"}
 VALUES = ("value", "ci_low", "ci_high", "extrapolated", "extrapolated_low", "extrapolated_high", "copies", "n_real")
 
 

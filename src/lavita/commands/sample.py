@@ -40,7 +40,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--sampler", help="ddpm, ddim or dpm-solver++ (default: the run's)")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance, 1 = none (default: the run's)")
     parser.add_argument("--classes", help="class names or indices separated by commas (default: all, in turn)")
-    parser.add_argument("--task", help="what is made from the condition, for methods with several tasks")
+    parser.add_argument("--task", help="what is made, from noise or from the condition, for methods with several tasks")
     parser.add_argument("--condition", type=Path, help="a video to continue or complete, for methods that take one")
     parser.add_argument("--chain", type=int, help="clips of one long video, for methods that continue their own")
     parser.add_argument("--suite", help="official files only: the suite whose setting the file was trained for")

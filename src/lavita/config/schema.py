@@ -288,7 +288,8 @@ class CheckpointConfig:
 class PretrainingConfig:
     """Where a network starts, other than at random; at most one of the two.
 
-    checkpoint: a file of an official ImageNet DiT (external weights: the row is open); origin: where it comes from, in
+    checkpoint: a file of an official network, such as an ImageNet DiT, or a folder of diffusers' (external weights: the
+    row is open); origin: where it comes from, in
     words. method: an image method of the suite, built at the same size and trained first, on `share` of the budget.
     """
 
@@ -314,6 +315,9 @@ class PretrainingConfig:
 
 GENERATION = "generation"  # the value of sampling.task for clips from noise alone
 CONTINUATION = "continuation"  # for clips that go on from a real one
+INTERPOLATION = "interpolation"  # for clips of which frames that lie apart are those of a real one
+FRAMES = "frames"  # for clips from noise alone whose frames are made each by itself
+FROM_NOISE = (GENERATION, FRAMES)  # tasks that need no real clip
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from lavita.experiment.setup import Setup
 from lavita.experiment.train import Spent
 from lavita.files import sha256_of
 from lavita.methods.base import VideoMethod
+from lavita.methods.checkpoint_files import size_of
 from lavita.methods.checkpoints import save
 from lavita.results.records import BudgetRecord, BudgetSpent, read_record, write_record
 from lavita.results.scores import Score
@@ -97,7 +98,7 @@ def external_bytes(experiment: Experiment, method: VideoMethod) -> int:
     """Size of the external weights: the published autoencoder, and every file that a configuration names."""
     published = experiment.codec.kind == "kl" and not method.owns_first_stage
     codec = count(method.codec.parameters()) * 4 if published else 0
-    return codec + sum(Path(path).stat().st_size for path in set(experiment.external_weights.values()))
+    return codec + sum(size_of(path) for path in set(experiment.external_weights.values()))
 
 
 def check_spent(name: str, budget: BudgetConfig, spent: Spent) -> None:

@@ -106,21 +106,26 @@ def sprite_bytes(protocol: Protocol, clips: int = GRID_CLIPS, files: int = 1) ->
     return round(min(MOST_BYTES, raw) * (files + IN_THE_PAGE))
 
 
-def samples_bytes(protocol: Protocol) -> int:
-    """The protocol's generated clips, grids of them and of the untrained network's, and a sprite."""
+def sets_of_clips(experiment: Experiment, method: VideoMethod) -> int:
+    """How many times a run makes and scores the protocol's clips: untrained, trained, and by each task beside."""
+    return 2 + len(method.tasks_beside(experiment.sampling))
+
+
+def samples_bytes(protocol: Protocol, sets: int) -> int:
+    """The protocol's generated clips and a sprite; grids of so many sets of clips, untrained ones among them."""
     p = protocol
     clip = 3 * p.frames * p.resolution**2
-    return p.n_generated * (clip + CLIP_BYTES) + 2 * grid_bytes(p, p.n_generated) + sprite_bytes(p, p.n_generated)
+    return p.n_generated * (clip + CLIP_BYTES) + sets * grid_bytes(p, p.n_generated) + sprite_bytes(p, p.n_generated)
 
 
-def features_bytes(protocol: Protocol) -> tuple[int, int]:
-    """(own, shared): features of the generated clips, twice (trained and untrained); of the real clips and of windows
-    of either split, with a grid of real clips.
+def features_bytes(protocol: Protocol, sets: int) -> tuple[int, int]:
+    """(own, shared): features of so many sets of generated clips (trained, untrained, ...); of the real clips and of
+    windows of either split, with a grid of real clips.
     """
     p = protocol
     row = 4 * FEATURES.get(p.extractor, max(FEATURES.values())) + NAME_BYTES
     shared = KEPT_TWICE * (p.n_real * (1 + SPLITS_TIMES) * row + grid_bytes(p, p.n_real))
-    return 2 * p.n_generated * row, shared + sprite_bytes(p, p.n_real, KEPT_TWICE)
+    return sets * p.n_generated * row, shared + sprite_bytes(p, p.n_real, KEPT_TWICE)
 
 
 def codec_bytes(experiment: Experiment, codec: Codec, steps: int) -> int | None:

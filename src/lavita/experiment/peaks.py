@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lavita.codecs.base import Codec
 from lavita.config.protocol import Protocol
-from lavita.config.schema import AUTO, GENERATION, ComputeConfig, DataConfig, SamplingConfig
+from lavita.config.schema import AUTO, FROM_NOISE, ComputeConfig, DataConfig, SamplingConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.experiment.memory import MOST_ELEMENTS, Peak, bytes_of, peak_of
 from lavita.methods.base import VideoMethod
@@ -174,7 +174,7 @@ def sampling_peak(method: VideoMethod, data: DataConfig, sampling: SamplingConfi
 
     def sample() -> None:
         classes = torch.zeros(clips, dtype=torch.int64) if method.context.num_classes is not None else None
-        condition = None if sampling.task == GENERATION else torch.zeros(shape, device=META)
+        condition = None if sampling.task in FROM_NOISE else torch.zeros(shape, device=META)
         with mixed_precision(method.networks(), sampling.precision):
             method.sample(range(clips), classes, few, condition)
 

@@ -10,7 +10,7 @@ from lavita.config.compose import Experiment
 from lavita.config.schema import AUTO, ComputeConfig, DataConfig
 from lavita.data.datamodule import PREFETCHED
 from lavita.experiment.budget import on_meta
-from lavita.experiment.disk import checkpoint_bytes, features_bytes, samples_bytes, working_bytes
+from lavita.experiment.disk import checkpoint_bytes, features_bytes, samples_bytes, sets_of_clips, working_bytes
 from lavita.experiment.machine import free_disk, open_files, shared_memory
 from lavita.experiment.memory import Peak
 from lavita.experiment.peaks import (
@@ -106,8 +106,11 @@ def check_disk(experiments: Sequence[tuple[Experiment, VideoMethod]], results: P
     already; each with its method on the meta device.
     """
     left = sum(
-        checkpoint_bytes(method, e.codec.kind == "kl") + samples_bytes(e.protocol) + features_bytes(e.protocol)[0]
+        checkpoint_bytes(method, e.codec.kind == "kl")
+        + samples_bytes(e.protocol, sets)
+        + features_bytes(e.protocol, sets)[0]
         for e, method in experiments
+        for sets in [sets_of_clips(e, method)]
     )
     there = sum(path.stat().st_size for path in (results / "cells").rglob("*") if path.is_file())
     working = max((working_bytes(e.protocol, method, e.budget) for e, method in experiments), default=0)

@@ -63,16 +63,26 @@ def work(setup: Setup, folder: Path, store: ResumeStore) -> None:
         untrained = untrained_scores(at_its_start(setup), out, store, score, key, wait=True)
     setup.method.to(setup.device)  # the trainer leaves a module on the CPU
     scores = untrained + score_method(setup, scorer, "train", folder / "samples", store)
+    for task in setup.method.tasks_beside(setup.experiment.sampling):
+        scores += score_method(with_task(setup, task), scorer, task, folder / task, store)
     if scorer is not None:
         weights_hash = save_method(setup, folder)
         scores += first_stage_scores(setup, scorer, folder / "autoencoder.gif", store)
         complete(folder, setup, spent, scores, weights_hash)
 
 
+def with_task(setup: Setup, task: str) -> Setup:
+    """The same run, whose clips are made by another task from noise alone."""
+    e = setup.experiment
+    return replace(setup, experiment=replace(e, sampling=replace(e.sampling, task=task)))
+
+
 def plan_of(setup: Setup) -> Plan:
     """The stages of a run by the names under which they say how far they are, with their clips and FLOPs."""
     sampling, clips = setup.experiment.sampling, float(setup.experiment.protocol.n_generated)
-    before, after = ({name: clips, f"score of {name}": clips} for name in ("sample untrained", "sample"))
+    names = ["sample untrained", "sample", *(f"sample {task}" for task in setup.method.tasks_beside(sampling))]
+    before, *rest = ({name: clips, f"score of {name}": clips} for name in names)
+    after = {name: count for one in rest for name, count in one.items()}
     trained = {plan.name: None if end.clips is None else float(end.clips) for plan, end in setup.stages}
     facts = setup.data.facts
     costs = {plan.name: facts[plan.name].flops_per_clip / plan.module.clip_cost for plan, _ in setup.stages}
@@ -91,7 +101,7 @@ def score_method(
 
     Every process samples its part; scorer None: another one scores. timed: the scores say how long sampling took.
     """
-    name = "sample" if stage == "train" else "sample untrained"
+    name = "sample" if stage == "train" else f"sample {stage}"
     experiment, conditions = setup.experiment, setup.conditions
     sampling, remark = experiment.sampling, None if conditions is None else conditions.remark
 

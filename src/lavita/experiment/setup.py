@@ -20,7 +20,7 @@ from lavita.experiment.preflight import advice
 from lavita.experiment.stage_data import StageData, latent_key, open_latents
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, build_pretraining, load_suite_codec
-from lavita.methods.checkpoints import read_state
+from lavita.methods.checkpoint_files import read_published
 from lavita.results.records import Passes, StageRecord, StartingWeights, read_record, write_record
 from lavita.results.shared import SharedArtifacts, read_shared
 from lavita.sampling.generate import Conditions, conditions_of
@@ -64,7 +64,7 @@ def set_up(experiment: Experiment, folder: Path, shared_folder: Path) -> Setup:
     method = build_method(e, num_classes, load_suite_codec(e.codec, shared.codec)).to(device).eval()
     if e.pretraining.checkpoint:
         source = read_record(folder).external_weights["pretraining.checkpoint"]
-        start_network(method, read_state(e.pretraining.checkpoint), source, folder)
+        start_network(method, read_published(e.pretraining.checkpoint), source, folder)
     data = StageData(e.data, e.compute, catalogue, e.seed, e.method)
     shared_stages = []
     if shared.codec_stage and not method.owns_first_stage:

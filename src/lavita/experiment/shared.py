@@ -28,8 +28,7 @@ from lavita.experiment.preflight import check_disk, check_machine
 from lavita.experiment.shared_codec import external_codec, fill_cache, fit_codec, fitted, key_of
 from lavita.experiment.shared_features import FeatureCache, codec_scores, real_clips, split_features
 from lavita.experiment.stage_data import StageData
-from lavita.files import sha256_of
-from lavita.methods.checkpoints import read_state
+from lavita.methods.checkpoint_files import hash_of, read_published
 from lavita.metrics.features.base import Extractor
 from lavita.metrics.features.in_domain import InDomainExtractor, save_in_domain
 from lavita.metrics.features.in_domain_training import fit_in_domain
@@ -123,11 +122,11 @@ def training_flops(experiments: list[Experiment], num_classes: int | None) -> di
 def external_hashes(experiments: list[Experiment]) -> dict[str, str]:
     """sha256 of every file of external weights that some run uses. Raises ValueError before anything is trained."""
     for path in sorted({one.pretraining.checkpoint for one in experiments} - {None}):
-        read_state(path)
+        read_published(path)
     paths = sorted({path for one in experiments for path in one.external_weights.values()})
     found = {}
     for number, path in enumerate(paths, start=1):
-        found[path] = sha256_of(Path(path))
+        found[path] = hash_of(path)
         progress("external weights", number, len(paths))
     return found
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lavita.codecs.base import Codec
-from lavita.config.schema import CONTINUATION, GENERATION, SamplingConfig, TrainConfig
+from lavita.config.schema import CONTINUATION, FROM_NOISE, GENERATION, INTERPOLATION, SamplingConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.methods.checkpoints import Start, start_from
 from lavita.shapes import check
@@ -40,7 +40,9 @@ class VideoMethod(TrainedStage):
 
     owns_first_stage = False
     examples_per_clip = 1  # evaluations of the network that the loss of one clip takes
-    tasks: tuple[str, ...] = (GENERATION,)  # values of sampling.task; all but generation need a condition
+    tasks: tuple[str, ...] = (GENERATION,)  # values of sampling.task; all but those from noise need a condition
+    # Of these, what a run that generates samples and scores beside its own clips, as stages of the tasks' names.
+    scored_tasks: tuple[str, ...] = ()
     declared: Mapping[str, str] = {}  # what a method is bound to say of itself: a name and a few words, for its record
 
     def __init__(self, context: MethodContext, config: Any) -> None:
@@ -112,6 +114,11 @@ class VideoMethod(TrainedStage):
         """The name of the folder that the method lies in."""
         return type(self).__module__.split(".")[-2]
 
+    def tasks_beside(self, sampling: SamplingConfig) -> tuple[str, ...]:
+        """`scored_tasks` of a run that samples so: none where it is not one clip from noise alone."""
+        plain = sampling.task == GENERATION and sampling.num_clips_chained == 1
+        return self.scored_tasks if plain else ()
+
     def check_task(self, sampling: SamplingConfig) -> None:
         """Raise ValueError for a task or chain that the method lacks; called before training and before sampling."""
         if sampling.task not in self.tasks:
@@ -123,21 +130,20 @@ class VideoMethod(TrainedStage):
         """Raise ValueError for anything but one clip from noise alone: what a plain method's `sample` calls first."""
         self.check_task(sampling)
         if condition is not None:
-            others = [task for task in self.tasks if task != sampling.task]
+            others = [task for task in self.tasks if task not in FROM_NOISE]
             choose = f", or choose sampling.task (--task) among {', '.join(others)}" if others else ""
             raise ValueError(f"{self.name}: {sampling.task} is from noise alone; leave the condition out{choose}")
 
     def check_request(self, seeds: Sequence[int], sampling: SamplingConfig, condition: Tensor | None) -> None:
         """Raise ValueError for a task, chain or condition that the method lacks: what the `sample` of a method that
-        generates and continues clips calls first.
+        generates, continues or completes clips calls first.
         """
-        if sampling.task != CONTINUATION:
+        needed = {CONTINUATION: "before the first of each seed", INTERPOLATION: "whose frames each seed is given"}
+        if sampling.task not in needed:
             return self.check_generation(sampling, condition)
         self.check_task(sampling)
         if condition is None:
-            raise ValueError(
-                f"sampling.task={CONTINUATION} needs the real clip before the first of each seed, got none"
-            )
+            raise ValueError(f"sampling.task={sampling.task} needs the real clip {needed[sampling.task]}, got none")
         c = self.context
         check(condition, "B F 3 H W", "condition", B=len(seeds), F=c.num_frames, H=c.resolution, W=c.resolution)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from lavita.config.schema import FRAMES
 from lavita.metrics.table import MetricKey, parse_key, with_titles
 from lavita.results.rows import Row, label_of, shown, text_of
 
@@ -81,20 +82,34 @@ def wide_row(group: pd.DataFrame) -> dict[str, Any]:
     return line
 
 
+# What a trained method has to be better than, by stage.
+LESS = {"untrained": "its own untrained start", FRAMES: "its frames made each by itself"}
+
+
 def remark(group: pd.DataFrame) -> str:
     """What a reader must know of a run: why it failed, or that training did not help by some metric."""
     if group.iloc[0]["status"] != "ok":
         return f"{group.iloc[0]['status']}: {group.iloc[0]['reason']}"
-    said, worse = str(group.iloc[0]["reason"] or ""), []
+    said = str(group.iloc[0]["reason"] or "")
+    found = [
+        f"not better than {words} by {', '.join(worse)}"
+        for stage, words in LESS.items()
+        if (worse := no_gain(group, stage))
+    ]
+    return "; ".join(part for part in (*found, said) if part)
+
+
+def no_gain(group: pd.DataFrame, stage: str) -> list[str]:
+    """The metrics by which a trained method is not better than the clips of another stage of its run."""
+    found = []
     for metric, pair in group.groupby("metric", sort=False):
         values = {row["stage"]: row["value"] for _, row in pair.iterrows()}
-        if not {"train", "untrained"} <= set(values):
+        if not {"train", stage} <= set(values):
             continue
-        gain = values["untrained"] - values["train"]
+        gain = values[stage] - values["train"]
         if (gain if pair.iloc[0]["lower_is_better"] else -gain) <= 0:
-            worse.append(metric)
-    found = f"not better than its own untrained start by {', '.join(worse)}" if worse else ""
-    return "; ".join(part for part in (found, said) if part)
+            found.append(str(metric))
+    return found
 
 
 SMALL_TIERS = ("small", "demo")  # whose sizes the suite chose, so that it answers for what they make of a method

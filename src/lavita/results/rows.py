@@ -20,7 +20,8 @@ class Row:
     """A tidy row: one score of a run (method x seed) with all that decided it. Fields are the columns, in their order;
     other programs read them. "" or None: not known, or without a meaning here; an empty cell of the file.
 
-    stage: train (the trained method), untrained (its start), or the first stage whose reconstruction is scored.
+    stage: train (the trained method), untrained (its start), a task that is scored beside it (frames: each by itself),
+    or the first stage whose reconstruction is scored.
     lower_is_better None: neither end is better. guidance: a number, or "unknown" of external samples. nfe: network
     evaluations per clip. wall_seconds: of all sessions. peak_bytes: the largest of any session. dirty: whether files
     differed from the commit, "true", "false" or "unknown".

@@ -47,7 +47,7 @@ class Measurement:
 @dataclass(frozen=True, kw_only=True)
 class Score(Measurement):
     """A measurement as a record holds it. metric: its full name, see `lavita.metrics.table.metric_key`; stage: what was
-    scored (train, untrained, generated, real, codec, autoencoder); lower_is_better None: neither is. extractor,
+    scored (train, untrained, frames, generated, real, codec, autoencoder); lower_is_better None: neither is. extractor,
     extractor_hash: the feature network. sampling_seconds_per_clip: of the clips that were scored.
     """
 

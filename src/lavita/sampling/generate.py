@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from lavita.config.protocol import Protocol
-from lavita.config.schema import GENERATION, DataConfig, SamplingConfig
+from lavita.config.schema import FROM_NOISE, DataConfig, SamplingConfig
 from lavita.data.catalogue import Catalogue, VideoEntry
 from lavita.data.clip_folder import write_clips, write_grid, write_sprite
 from lavita.data.clips import load_window, real_windows, to_tensor, to_uint8, window_starts
@@ -176,9 +176,9 @@ class Conditions:
 
 def conditions_of(data: DataConfig, protocol: Protocol, task: str, catalogue: Catalogue) -> Conditions | None:
     """Held-out windows in an order drawn from the protocol's seed, again from the first where they are fewer than the
-    clips; None for generation from noise alone. Raises ValueError where the held-out split has no window.
+    clips; None for tasks from noise alone. Raises ValueError where the held-out split has no window.
     """
-    if task == GENERATION:
+    if task in FROM_NOISE:
         return None
     d, p = data, protocol
     there = sum(len(window_starts(video.frames, d.frames, d.interval)) for video in catalogue.split("heldout"))

@@ -26,6 +26,7 @@ from lavita.experiment.disk import (
     grid_bytes,
     log_bytes,
     samples_bytes,
+    sets_of_clips,
 )
 from lavita.experiment.machine import device_memory
 from lavita.experiment.memory import Peak
@@ -132,9 +133,10 @@ def lines_of(experiment: Experiment, rate: Rate | None, memory: Memory | None = 
             said="" if memory.fits(cost.peak) else advice(e, stage.name, num_classes, memory),
         )  # fmt: skip
     line = sample_line(e, method, cost, rate, memory)  # the last stage is the network
-    yield replace(line, disk=samples_bytes(protocol))
-    own, shared = features_bytes(protocol)
-    yield replace(score_line(e.method, protocol, dataset_classes, rate), disk=own, shared_disk=shared)
+    sets = sets_of_clips(e, method)
+    yield replace(line, disk=samples_bytes(protocol, sets))
+    own, shared = features_bytes(protocol, sets)
+    yield replace(score_line(e.method, protocol, dataset_classes, rate, sets), disk=own, shared_disk=shared)
 
 
 def number(clips: int | Fraction | None) -> int | float | None:
@@ -230,7 +232,7 @@ def extractor_line(method: str, protocol: Protocol, steps: int, num_classes: int
 def sample_line(
     experiment: Experiment, method: VideoMethod, train: StageCost, rate: Rate | None, memory: Memory
 ) -> Line:
-    """Sampling of the protocol's clips by the trained network, twice (untrained and trained)."""
+    """Sampling of the protocol's clips by the trained network, once for each set of them."""
     e, s, clips = experiment, experiment.sampling, experiment.protocol.n_generated
     evaluations = method.evaluations(s) * (1 if s.guidance == 1.0 else 2)
     forward = train.flops_forward // method.examples_per_clip * evaluations
@@ -238,15 +240,15 @@ def sample_line(
     peak = sampling_peak(method, e.data, s)
     return Line(
         "sample", e.method, train.params, forward, 0, clips, s.num_steps, s.batch_clips, peak and peak.bytes,
-        None if seconds is None else 2 * seconds, sampling_seconds=seconds,
+        None if seconds is None else sets_of_clips(e, method) * seconds, sampling_seconds=seconds,
         said="" if peak is None or memory.fits(peak) else SMALLER_SAMPLING,
     )  # fmt: skip
 
 
-def score_line(method: str, protocol: Protocol, num_classes: int | None, rate: Rate | None) -> Line:
-    """Features of real and generated clips, the latter twice (untrained and trained)."""
+def score_line(method: str, protocol: Protocol, num_classes: int | None, rate: Rate | None, sets: int) -> Line:
+    """Features of real clips and of so many sets of generated ones."""
     cost = extractor_cost(protocol, num_classes)
-    clips = protocol.n_real + 2 * protocol.n_generated
+    clips = protocol.n_real + sets * protocol.n_generated
     peak = features_peak(protocol, num_classes).bytes
     if cost is None:
         return Line("score", method, None, None, None, clips, 0, 0, peak, None)

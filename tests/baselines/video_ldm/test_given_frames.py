@@ -13,6 +13,7 @@ from lavita.baselines.video_ldm.network import ImageUNet, UNetConfig, VideoUNet,
 from lavita.baselines.video_ldm.stages import Config
 from lavita.codecs.base import PixelCodec
 from lavita.config.schema import CONTINUATION, SamplingConfig, TrainConfig
+from lavita.config.schema import FRAMES as FRAMES_ALONE
 from lavita.diffusion.rng import SampleRNG
 from lavita.methods.base import MethodContext
 from lavita.parity.cases import fill_by_formula
@@ -29,6 +30,7 @@ TINY = Config(
     decoder_share=0.25,
     freeze_spatial=True,
     given_frames=(0, 1, 2),
+    key_stride=None,
     context_guidance=1.0,
     discriminator_width=4,
     discriminator_depth=2,
@@ -144,8 +146,21 @@ def test_long_video_is_a_clip_and_what_continues_it():
     assert method.evaluations(SAMPLING) == 2 and method.evaluations(AFTER) == 4
 
 
+def test_frames_by_themselves_see_nothing_given():
+    method = build()
+    alone = method.sample([5], None, dataclasses.replace(SAMPLING, task=FRAMES_ALONE))
+    assert alone.shape == (1, FRAMES, 3, SIDE, SIDE) and not torch.allclose(alone, method.sample([5], None, SAMPLING))
+    assert (
+        method.tasks_beside(SAMPLING) == (FRAMES_ALONE,)
+        and method.tasks_beside(LONG) == method.tasks_beside(AFTER) == ()
+    )
+    with pytest.raises(ValueError, match="video_ldm makes 1 clip"):
+        method.sample([5], None, dataclasses.replace(LONG, task=FRAMES_ALONE))
+
+
 def test_tasks_and_bad_settings():
-    assert build().tasks == ("generation", CONTINUATION) and build(given_frames=()).tasks == ("generation",)
+    assert build().tasks == ("generation", CONTINUATION, FRAMES_ALONE)
+    assert build(given_frames=()).tasks == ("generation", FRAMES_ALONE)
     only = build(given_frames=(1,))
     with pytest.raises(ValueError, match="allowed for video_ldm: continuation"):
         only.sample([0], None, SAMPLING)

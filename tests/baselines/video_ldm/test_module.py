@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.resnet import AlphaBlender
 from torch.utils.data import DataLoader
 
 from lavita.baselines.video_ldm.decoder import VideoCodec
@@ -17,6 +18,7 @@ from lavita.codecs import base
 from lavita.codecs.base import PixelCodec
 from lavita.codecs.kl import KLCodec
 from lavita.config.plan import make_plan
+from lavita.config.schema import FRAMES as FRAMES_ALONE
 from lavita.config.schema import CodecConfig, ComputeConfig, SamplingConfig, TrainConfig
 from lavita.diffusion.rng import SampleRNG
 from lavita.experiment.budget import meta_flops, on_meta
@@ -39,6 +41,7 @@ TINY = Config(
     decoder_share=0.25,
     freeze_spatial=True,
     given_frames=(),
+    key_stride=None,
     context_guidance=1.0,
     discriminator_width=4,
     discriminator_depth=2,
@@ -303,6 +306,33 @@ def test_recomputed_layers_give_the_same_gradients_bit_for_bit():
             assert all(p.grad is None for p in stage.parameters() if id(p) in others)
         assert len(found[0]) == len(found[1]) > 0
         assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_frames_are_the_clips_of_the_image_phase_alone():
+    """What all mixing factors at 1 give, without the temporal layers: the same noise, every frame by itself."""
+    method = build(num_classes=3)
+    fill_by_formula(method.network)
+    fill_by_formula(method.decoder)
+    plain = dataclasses.replace(SAMPLING, guidance=2.0)
+    y, frames = torch.tensor([2, 0]), dataclasses.replace(plain, task=FRAMES_ALONE)
+    assert method.tasks_beside(plain) == (FRAMES_ALONE,) and method.tasks_beside(frames) == ()
+    clip, alone = (method.sample([3, 4], y, sampling) for sampling in (plain, frames))
+    with torch.no_grad():
+        for part in method.network.modules():
+            if isinstance(part, AlphaBlender):
+                part.mix_factor.fill_(1e9)  # its sigmoid is 1
+    wanted = method.sample([3, 4], y, plain)
+    assert alone.shape == (2, FRAMES, 3, SIDE, SIDE)
+    # Another batch size sums in another order: float32 rounding through 3 steps and the decoder.
+    torch.testing.assert_close(alone, wanted, rtol=0, atol=1e-4)
+    assert float((clip - wanted).abs().max()) > 1e-2
+
+
+def test_without_frozen_layers_there_is_no_image_phase_to_score():
+    method = build(freeze_spatial=False)
+    assert method.tasks == ("generation",) and method.tasks_beside(SAMPLING) == ()
+    with pytest.raises(ValueError, match="allowed for video_ldm: generation"):
+        method.sample([0], None, dataclasses.replace(SAMPLING, task=FRAMES_ALONE))
 
 
 def test_bad_settings_are_refused():

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lavita.baselines.video_ldm.module import Method
+from lavita.baselines.video_ldm.network import is_temporal
 from lavita.baselines.video_ldm.official import our_names
 from lavita.baselines.video_ldm.stages import Config
 from lavita.codecs.kl import KLCodec
 from lavita.config.schema import TrainConfig
 from lavita.methods.base import MethodContext
+from lavita.methods.checkpoint_files import read_published
 from lavita.methods.checkpoints import CheckpointError
 from lavita.parity.cases import Case, read_case, weight
 
@@ -26,8 +30,8 @@ TRAIN = TrainConfig(2, 1e-3, 0.0, 0.9, 0.999, 0, 0.9, None, None, 0, 0.5)
 SIZES: dict[str, Any] = {"depth": 1, "width": 32, "num_heads": 2, "multiples": (1, 2), "attention": (1,)}
 OTHERS: dict[str, Any] = {
     "match_params": None, "image_share": 0.45, "decoder_share": 0.05, "freeze_spatial": True, "given_frames": (),
-    "context_guidance": 1.0, "discriminator_width": 4, "discriminator_depth": 2, "lpips_vgg": None,
-    "lpips_linear": None,
+    "key_stride": None, "context_guidance": 1.0, "discriminator_width": 4, "discriminator_depth": 2,
+    "lpips_vgg": None, "lpips_linear": None,
 }  # fmt: skip
 
 
@@ -104,6 +108,51 @@ def test_the_temporal_layers_of_the_decoder_are_taken_and_the_autoencoder_stays(
     # The finest level comes last, and is called up.0; two blocks in the middle and three of the first level before it.
     assert torch.equal(own["layers.6.time_mixer.mix_factor"], weight("up.0.block.1.mix_factor", (1,)))
     assert len(names) > len(own) and all(torch.equal(before[name], v) for name, v in method.codec.state_dict().items())
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("given_frames", [(), (0, 1, 2)])
+def test_a_folder_of_diffusers_is_as_good_as_one_official_file(given_frames, sharded, tmp_path):
+    """Both networks by name, also behind what sees given frames, whose projections alone stay at their zeros."""
+    folder = tmp_path / "svd"
+    for name, prefix, case in (("unet", "", UNET), ("vae", "decoder.", DECODER)):
+        write_network(folder / name, published(case, prefix), sharded)
+    one, other = (build(given_frames=given_frames) for _ in range(2))
+    from_file, from_folder = one.start_from(FILES["one official file"]), other.start_from(read_published(folder))
+    assert from_folder.taken == from_file.taken and from_folder.left == from_file.left
+    assert all(torch.equal(value, one.state_dict()[name]) for name, value in other.state_dict().items())
+    seeing = {name for name in from_folder.left if "project" in name}
+    assert len(seeing) == (2 * 12 if given_frames else 0)
+    assert set(from_folder.left) - seeing == {"network.unet.conv_in.weight"}
+    assert all(not dict(other.named_parameters())[name].any() for name in seeing)
+    temporal = [name for name in from_folder.taken if name.startswith("network.") and is_temporal(name)]
+    assert len(temporal) == len([name for name in published(UNET) if is_temporal(name)]) - cross_attention_over_time()
+
+
+def write_network(folder: Path, state: dict[str, Tensor], sharded: bool) -> None:
+    """A network as diffusers saves it, in one file or in two with an index."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    if not sharded:
+        save_file(state, folder / "diffusion_pytorch_model.safetensors")
+        return
+    files = [f"diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    places = {name: files[number % 2] for number, name in enumerate(state)}
+    for file in files:
+        save_file({name: value for name, value in state.items() if places[name] == file}, folder / file)
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def cross_attention_over_time() -> int:
+    """Parameters of the official temporal layers that have no place here."""
+    return len(
+        [
+            name
+            for name in published(UNET)
+            if is_temporal(name) and ("attn2" in name or "norm2." in name) and "transformer" in name
+        ]
+    )
 
 
 def test_both_names_of_the_decoder_are_one():

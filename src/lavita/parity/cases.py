@@ -128,15 +128,41 @@ def fill_from_case(network: nn.Module, case: Case) -> None:
     """Give a network of the case's shapes the case's weights: all keys that are neither fixed nor tied."""
     state = network.state_dict()
     kept = set(case.get("fixed")) | set(case.data.get("tied", {}))
+    rules = weight_rules(case)
     for name, shape in case.get("state_dict").items():
         if name not in kept and state[name].is_floating_point():
-            state[name].copy_(weight(name, tuple(shape)))
+            state[name].copy_(ruled_weight(rules, name, tuple(shape)) if rules else weight(name, tuple(shape)))
+
+
+RULE = re.compile(r"(?:([\d.]+) \+ )?(?:([\d.]+) \* )?z")  # shift + scale * z
+
+
+def weight_rules(case: Case) -> list[tuple[re.Pattern[str], float, float]]:
+    """The case's own rules for weights, (pattern of names, scale, shift), in their order; none where it has none.
+
+    Raises CaseError for a rule of another form.
+    """
+    exception = case.data.get("weights_exception")
+    rules = []
+    for pattern, text in exception.get("rules", []) if isinstance(exception, dict) else []:
+        match = RULE.fullmatch(text)
+        if match is None:
+            raise CaseError(f"{case.path}: the rule for weights {pattern!r} has an unknown form: {text!r}")
+        rules.append((re.compile(pattern), float(match[2] or 1), float(match[1] or 0)))
+    return rules
+
+
+def ruled_weight(rules: list[tuple[re.Pattern[str], float, float]], name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The value of a weight by the first rule whose pattern is found in its name, float32."""
+    scale, shift = next((scale, shift) for pattern, scale, shift in rules if pattern.search(name))
+    return scale * torch.from_numpy(z(name, shape)) + shift
 
 
 # Relative, in float32. The deep systems get ten times as much: their own code moves more with threads. Scores are
 # recorded and computed in float64. Where one figure has a bar of its own it stands behind the system's name.
 TOLERANCE = 1e-5
 TOLERANCES = {"i3d": 1e-4, "pvdm_autoencoder": 1e-4, "frechet": 1e-9, "inception_score": 1e-9,
+              "styleganv_augment": 1e-4,
               "lvg_sres_augment": 1e-4, "lvg_lowres_train G_change": 1e-4, "lvg_lowres_train D_change": 1e-4,
               "lvg_lowres_train G_ema_change": 1e-3}  # fmt: skip
 SCALARS = {"lvg": 2e-5}  # by the first part of the system's name: of plain numbers, such as scores, which cancel
@@ -221,7 +247,22 @@ def structure_checks(case: Case, network: nn.Module) -> list[Check]:
         Check("state dict", not wrong, "; ".join(wrong[:3]) or f"{len(ours)} names and shapes equal"),
         Check("parameter names", not odd, f"differ: {', '.join(odd[:3])}" if odd else f"{len(trained)} equal"),
         Check("trainable parameters", count == wanted, f"got {count}, recorded {wanted}"),
+        *fixed_checks(case, network),
     ]
+
+
+def fixed_checks(case: Case, network: nn.Module) -> list[Check]:
+    """Checks of the fixed tables that a case gives digests of; "every NAME" stands for all whose name ends so."""
+    checks = []
+    state = network.state_dict()
+    for name, recorded in case.data.get("fixed_values", {}).items():
+        ending = name.removeprefix("every ")
+        tables = [value for key, value in state.items() if key == name or (key.endswith(ending) and ending != name)]
+        for table in {tuple(table.flatten().tolist()): table for table in tables}.values():
+            checks += output_checks(case, name, recorded, table.numpy())
+        if not tables:
+            checks.append(Check(name, False, "recorded, but this network has no such table"))
+    return checks
 
 
 GRADIENTS = "grad_norms_of_"

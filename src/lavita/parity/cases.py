@@ -128,15 +128,51 @@ def fill_from_case(network: nn.Module, case: Case) -> None:
     """Give a network of the case's shapes the case's weights: all keys that are neither fixed nor tied."""
     state = network.state_dict()
     kept = set(case.get("fixed")) | set(case.data.get("tied", {}))
+    rules = weight_rules(case)
     for name, shape in case.get("state_dict").items():
         if name not in kept and state[name].is_floating_point():
-            state[name].copy_(weight(name, tuple(shape)))
+            state[name].copy_(ruled_weight(rules, name, tuple(shape)) if rules else weight(name, tuple(shape)))
+
+
+RULE = re.compile(r"(?:([\d.]+) \+ )?(?:([\d.]+) \* )?z")  # shift + scale * z
+
+
+def weight_rules(case: Case) -> list[tuple[re.Pattern[str], float, float]]:
+    """The case's own rules for weights, (pattern of names, scale, shift), in their order; none where it has none.
+
+    Raises CaseError for a rule of another form.
+    """
+    exception = case.data.get("weights_exception")
+    rules = []
+    for pattern, text in exception.get("rules", []) if isinstance(exception, dict) else []:
+        match = RULE.fullmatch(text)
+        if match is None:
+            raise CaseError(f"{case.path}: the rule for weights {pattern!r} has an unknown form: {text!r}")
+        rules.append((re.compile(pattern), float(match[2] or 1), float(match[1] or 0)))
+    return rules
+
+
+def ruled_weight(rules: list[tuple[re.Pattern[str], float, float]], name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The value of a weight by the first rule whose pattern is found in its name, float32."""
+    scale, shift = next((scale, shift) for pattern, scale, shift in rules if pattern.search(name))
+    return scale * torch.from_numpy(z(name, shape)) + shift
 
 
 # Relative, in float32. The deep systems get ten times as much: their own code moves more with threads. Scores are
-# recorded and computed in float64.
+# recorded and computed in float64. Where one figure has a bar of its own it stands behind the system's name.
 TOLERANCE = 1e-5
-TOLERANCES = {"i3d": 1e-4, "pvdm_autoencoder": 1e-4, "frechet": 1e-9, "inception_score": 1e-9}
+TOLERANCES = {"i3d": 1e-4, "pvdm_autoencoder": 1e-4, "frechet": 1e-9, "inception_score": 1e-9,
+              "styleganv_augment": 1e-4,
+              "lvg_sres_augment": 1e-4, "lvg_lowres_train G_change": 1e-4, "lvg_lowres_train D_change": 1e-4,
+              "lvg_lowres_train G_ema_change": 1e-3}  # fmt: skip
+SCALARS = {"lvg": 2e-5}  # by the first part of the system's name: of plain numbers, such as scores, which cancel
+
+
+def tolerance(system: str, name: str, recorded: Any) -> float:
+    """The bar of one recorded output of a system."""
+    if not isinstance(recorded, dict) and system.partition("_")[0] in SCALARS:
+        return SCALARS[system.partition("_")[0]]
+    return TOLERANCES.get(f"{system} {name}", TOLERANCES.get(system, TOLERANCE))
 
 
 @dataclass(frozen=True)
@@ -170,9 +206,15 @@ def picked(case: Case, name: str, recorded: dict[str, Any], size: int) -> np.nda
     return np.unique(np.round(np.linspace(0, size - 1, int(match[2])))).astype(np.int64)
 
 
-def output_checks(case: Case, name: str, recorded: Any, ours: np.ndarray | None) -> list[Check]:
-    """Checks of one recorded output: a plain number, or shape, norm and picked values of an array."""
-    limit = TOLERANCES.get(case.system, TOLERANCE)
+def output_checks(case: Case, name: str, recorded: Any, ours: Any) -> list[Check]:
+    """Checks of one recorded output: a plain number, or shape, norm and picked values of an array, or a dictionary of
+    such. ours: an array, or a dictionary of arrays; None where there is none.
+    """
+    if isinstance(recorded, dict) and "values" not in recorded:  # figures by name
+        inner = ours if isinstance(ours, dict) else {}
+        return [check for key in recorded
+                for check in output_checks(case, f"{name} {key}", recorded[key], inner.get(key))]  # fmt: skip
+    limit = tolerance(case.system, name, recorded)
     if ours is None:
         return [Check(name, False, "recorded, but this project computes no such output of this system")]
     if not isinstance(recorded, dict):
@@ -187,6 +229,9 @@ def output_checks(case: Case, name: str, recorded: Any, ours: np.ndarray | None)
     ]
 
 
+DRAWN_BUFFERS = ("running_", "magnitude_ema", "w_avg")  # parts of names of running statistics, which are drawn too
+
+
 def structure_checks(case: Case, network: nn.Module) -> list[Check]:
     """Checks of state dict, names of trained parameters and their count, all of which must be equal."""
     ours = {name: list(value.shape) for name, value in network.state_dict().items()}
@@ -195,28 +240,54 @@ def structure_checks(case: Case, network: nn.Module) -> list[Check]:
     wrong = [f"{name}: got {ours.get(name)}, recorded {recorded.get(name)}" for name in differing]
     trained = {name: value for name, value in network.named_parameters() if value.requires_grad}
     untrained = set(case.get("fixed")) | set(case.data.get("tied", {}))
-    names = {name for name in recorded if name not in untrained and "running_" not in name}
+    names = {name for name in recorded if name not in untrained and not any(part in name for part in DRAWN_BUFFERS)}
     odd = sorted(names ^ set(trained))
     count, wanted = sum(value.numel() for value in trained.values()), case.get("trainable_parameters")
     return [
         Check("state dict", not wrong, "; ".join(wrong[:3]) or f"{len(ours)} names and shapes equal"),
         Check("parameter names", not odd, f"differ: {', '.join(odd[:3])}" if odd else f"{len(trained)} equal"),
         Check("trainable parameters", count == wanted, f"got {count}, recorded {wanted}"),
+        *fixed_checks(case, network),
     ]
 
 
-def gradient_checks(case: Case, network: nn.Module) -> list[Check]:
-    """A check for each recorded gradient norm g: |ours - g| <= 1e-4 g + 1e-6 G, G the largest of the case."""
-    records = [value for key, value in case.data.items() if key.startswith("grad_norms_of_")]
+def fixed_checks(case: Case, network: nn.Module) -> list[Check]:
+    """Checks of the fixed tables that a case gives digests of; "every NAME" stands for all whose name ends so."""
     checks = []
-    parameters = dict(network.named_parameters())
-    for recorded in records:
+    state = network.state_dict()
+    for name, recorded in case.data.get("fixed_values", {}).items():
+        ending = name.removeprefix("every ")
+        tables = [value for key, value in state.items() if key == name or (key.endswith(ending) and ending != name)]
+        for table in {tuple(table.flatten().tolist()): table for table in tables}.values():
+            checks += output_checks(case, name, recorded, table.numpy())
+        if not tables:
+            checks.append(Check(name, False, "recorded, but this network has no such table"))
+    return checks
+
+
+GRADIENTS = "grad_norms_of_"
+
+
+def gradient_checks(case: Case, network: nn.Module, figures: dict[str, Any]) -> list[Check]:
+    """A check for each recorded gradient norm g: |ours - g| <= 1e-4 g + 1e-6 G, G the largest of that loss.
+
+    figures: what the case's run gave, among it {parameter: norm} of every loss where there are several; one alone has
+    its gradients in the network's parameters.
+    """
+    checks = []
+    for key in (key for key in case.data if key.startswith(GRADIENTS)):
+        recorded, ours = case.data[key], figures.get(key, gradient_norms(network))
         largest = max(recorded.values())
         for name, norm in recorded.items():
-            gradient = parameters[name].grad if name in parameters else None
-            # A parameter that the loss does not reach has no gradient; recorded as zero.
-            ours = 0.0 if gradient is None else float(gradient.double().norm())
-            error, limit = abs(ours - norm), 1e-4 * norm + 1e-6 * largest
-            detail = f"got {ours:.6g}, recorded {norm:.6g}, difference {error:.1e}, limit {limit:.1e}"
-            checks.append(Check(f"gradient {name}", bool(error <= limit), detail))
+            error, limit = abs(ours.get(name, 0.0) - norm), 1e-4 * norm + 1e-6 * largest
+            detail = f"got {ours.get(name, 0.0):.6g}, recorded {norm:.6g}, difference {error:.1e}, limit {limit:.1e}"
+            of_loss = f" of {key.removeprefix(GRADIENTS)}" if key in figures else ""
+            checks.append(Check(f"gradient {name}{of_loss}", bool(error <= limit), detail))
     return checks
+
+
+def gradient_norms(network: nn.Module) -> dict[str, float]:
+    """Norms of the gradients that lie in a network's parameters. One that the loss does not reach has none."""
+    return {
+        name: float(value.grad.double().norm()) for name, value in network.named_parameters() if value.grad is not None
+    }

@@ -53,17 +53,20 @@ def run_case(case: Case) -> list[Check]:
             return checks
         fill_from_case(network, case)
         network.train(case.data.get("mode", "eval") == "train")
-    ours = {name: as_array(value) for name, value in adapter.run(case, network).items()}
+    figures = adapter.run(case, network)
+    ours = {name: as_array(value) for name, value in figures.items()}
     for key in {"timestep_map", "timesteps"} & case.data.keys():  # whole numbers, which are equal or wrong
         equal = key in ours and ours[key].tolist() == case.data[key]
         checks.append(Check(key, equal, "equal" if equal else "differs"))
     for name, recorded in case.get("outputs").items():
         checks += output_checks(case, name, recorded, ours.get(name))
-    return checks + (gradient_checks(case, network) if network is not None else [])
+    return checks + (gradient_checks(case, network, figures) if network is not None else [])
 
 
-def as_array(value: Any) -> np.ndarray:
-    """A tensor, array or number as a numpy array."""
+def as_array(value: Any) -> Any:
+    """A tensor, array or number as a numpy array; a dictionary of such with arrays in it."""
+    if isinstance(value, dict):
+        return {name: as_array(inner) for name, inner in value.items()}
     return value.detach().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 

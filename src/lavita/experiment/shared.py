@@ -29,13 +29,14 @@ from lavita.experiment.shared_codec import external_codec, fill_cache, fit_codec
 from lavita.experiment.shared_features import FeatureCache, codec_scores, real_clips, split_features
 from lavita.experiment.stage_data import StageData
 from lavita.files import sha256_of
-from lavita.methods.checkpoints import read_state
+from lavita.methods.checkpoints import read_state, shards_of
 from lavita.metrics.features.base import Extractor
 from lavita.metrics.features.in_domain import InDomainExtractor, save_in_domain
 from lavita.metrics.features.in_domain_training import fit_in_domain
 from lavita.metrics.features.load import load_extractors
 from lavita.metrics.features.published import FitSetting, find_published
 from lavita.metrics.features.stretches import Stretches, read_stretches
+from lavita.metrics.resampling import FEWEST_CLIPS
 from lavita.metrics.sanity import sanity_text
 from lavita.results.identity import hash_of_sources, package_files
 from lavita.results.shared import SharedArtifacts, read_shared, write_shared, write_videos
@@ -45,7 +46,6 @@ from lavita.training.checkpoint import Stopped
 from lavita.training.stage import StagePlan
 
 # Kernel distances and sanity rows compare halves of two clips.
-FEWEST_CLIPS = 4
 
 
 def check_experiments(
@@ -127,7 +127,9 @@ def external_hashes(experiments: list[Experiment]) -> dict[str, str]:
     paths = sorted({path for one in experiments for path in one.external_weights.values()})
     found = {}
     for number, path in enumerate(paths, start=1):
-        found[path] = sha256_of(Path(path))
+        files = shards_of(Path(path)) or [Path(path)]
+        hashes = [sha256_of(file) for file in files]
+        found[path] = hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
         progress("external weights", number, len(paths))
     return found
 

@@ -285,7 +285,7 @@ def evaluate(
             "clips", an .npy, or an array in memory, uint8 (N, F, H, W, 3), 0 to 255. An item of exactly as many frames
             as the protocol takes is a clip; a longer one is cut.
         protocol: a name, or several: suite, latte-2024, stylegan-v, digan, pvdm, mcvd, lvdm, demo.
-        clips: score so many on each side instead of the protocol's number, at least 2; the protocol's name says so.
+        clips: score so many on each side instead of the protocol's number, at least 4; the protocol's name says so.
         extractor: i3d, c3d, videomae, embedded:FILE or a FILE; None for the protocol's own.
         frame_encoder: TorchScript Inception or a DINOv2 folder: also gives fid.
         weights: files of named networks (i3d, i3d_pretrained_400, c3d, videomae).
@@ -316,13 +316,14 @@ def evaluate(
         >>> failed, sorted({score.metric for score in compared.scores})
         ([], ['fvd_embedded_n8_f8', 'is_embedded_n8_f8', 'kvd_embedded_n8_f8'])
     """
+    from lavita.config.overrides import protocol_changes
     from lavita.metrics.features.load import KNOWN
-    from lavita.metrics.folder_record import write_results
-    from lavita.metrics.folders import Options, parsed_changes
+    from lavita.metrics.folder_record import check_results_folder, write_results
+    from lavita.metrics.folders import Options
     from lavita.metrics.folders import evaluate as score
     from lavita.metrics.table import selectable
 
-    for name, value, least in (("clips", clips, 2), ("workers", workers, 1)):
+    for name, value, least in (("clips", clips, 4), ("workers", workers, 1)):
         if value is not None and value < least:
             raise ConfigError(f"{name}: got {value}, wanted at least {least}")
     for name, values, allowed in (("metrics", metrics, selectable()), ("weights", weights, tuple(KNOWN))):
@@ -339,7 +340,7 @@ def evaluate(
         clips=clips,
         extractor=extractor,
         frame_encoder=as_path(frame_encoder),
-        changes=parsed_changes(as_overrides(overrides)),
+        changes=protocol_changes(as_overrides(overrides)),
         weights={name: Path(file) for name, file in (weights or {}).items()},
         metrics=None if metrics is None else tuple(metrics),
         offline=offline,
@@ -347,9 +348,11 @@ def evaluate(
         workers=workers,
         out=as_path(out),
     )
+    if options.out is not None:
+        check_results_folder(options.out, {"real": options.real, "generated": options.generated}, protocols)
     results, failed = score(options, silent(say))
-    if results and out is not None:
-        write_results(Path(out), results)
+    if results and options.out is not None:
+        silent(say)(f"written to {write_results(options.out, results)}")
     return results, failed
 
 
@@ -368,7 +371,7 @@ def samples_of(pairs: Iterable[tuple[str, AnyPath]], known: Sequence[str]) -> di
 
 
 def as_overrides(overrides: Overrides) -> list[str]:
-    """Overrides as the command line has them; the values of a mapping are written as JSON, which YAML reads."""
+    """Overrides as the command line has them."""
     if isinstance(overrides, str):
         raise ConfigError(f"overrides: got the text {overrides!r}, wanted a list of section.key=value, or a mapping")
     if not isinstance(overrides, Mapping):
@@ -376,7 +379,14 @@ def as_overrides(overrides: Overrides) -> list[str]:
     flat: dict[str, Any] = {}
     for key, value in overrides.items():
         flat |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, Mapping) else {key: value}
-    return [f"{key}={json.dumps(value, default=str)}" for key, value in flat.items()]
+    return [f"{key}={as_text(value)}" for key, value in flat.items()]
+
+
+def as_text(value: Any) -> str:
+    """A value as an override has it: a text as it is, others as JSON writes them."""
+    if isinstance(value, list | tuple | bool) or value is None:
+        return json.dumps(value, default=str)
+    return str(value)
 
 
 def as_path(path: AnyPath | None) -> Path | None:

@@ -157,3 +157,30 @@ def require_inside(folder: Path, name: object, where: str) -> Path:
     if path.is_symlink():
         raise ValueError(f"{where} is {repr(name)[:SHOWN]}, which is a link there; wanted the file itself")
     return path
+
+
+def check_text(path: Path, where: str) -> None:
+    """Raise ValueError for a path that is no UTF-8: records, logs and other programs could not name it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where}: {os.fsencode(path)!r} is no UTF-8; give a folder with another name") from None
+
+
+def check_writable_folder(folder: Path, where: str) -> None:
+    """Raise ValueError, in one line, where nothing can be written into a folder; it is made where it is not there."""
+    check_text(folder.absolute(), where)
+    probe = folder / f".{os.getpid()}.probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{where}: {folder} can't be written ({error.strerror}); give another folder") from None
+
+
+def check_new_folder(folder: Path, where: str) -> None:
+    """As `check_writable_folder`, and for a folder that holds anything: nothing is written over."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{where}: {folder} is there and not an empty folder; give another one")
+    check_writable_folder(folder, where)

@@ -79,7 +79,7 @@ def test_wrong_keys_and_values_are_refused_with_what_to_do():
         Protocol.from_dict({key: value for key, value in values.items() if key != "ddof"})
     with pytest.raises(ValueError, match="protocol.ddof: got 2, allowed: 0, 1"):
         Protocol.from_dict({**values, "ddof": 2})
-    with pytest.raises(ValueError, match="protocol.n_real: got 1, allowed: 2 or more"):
+    with pytest.raises(ValueError, match="protocol.n_real: got 1, wanted at least 2"):
         Protocol.from_dict({**values, "n_real": 1})
     with pytest.raises(ValueError, match="n_generatd.*'n_generated'"):
         load().derive(n_generatd=4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lavita.data.video import Defect, defect
+from lavita.data.decoding.containers import Defect, defect
 
 
 def riff(payload: int) -> bytes:

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from lavita.data import video
-from lavita.data.video import UnreadableVideo, probe, read_frames, write_video
+from lavita.data.decoding.containers import UnreadableVideo
+from lavita.data.video import probe, read_frames, write_video
 
 RNG = np.random.default_rng(0)
 

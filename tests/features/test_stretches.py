@@ -7,7 +7,8 @@ import pytest
 
 from lavita.data.catalogue import VideoEntry
 from lavita.data.clips import centre_crop_resize, load_start
-from lavita.data.video import UnreadableVideo, read_frames, write_video
+from lavita.data.decoding.containers import UnreadableVideo
+from lavita.data.video import read_frames, write_video
 from lavita.metrics.features import stretches
 from lavita.metrics.features.stretches import read_stretches, sample
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pickle
+import warnings
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from lavita.baselines.dit.model import DiT, DiTConfig
 from lavita.baselines.vdt.model import SIZES as VDT_SIZES
 from lavita.baselines.vdt.model import VDT, VDTConfig
-from lavita.methods.checkpoints import CheckpointError, described, load, load_official, save
+from lavita.methods.checkpoints import CheckpointError, CheckpointRemark, described, load, load_official, save
 from lavita.methods.lavita.model import Lavita, LavitaConfig
 from lavita.parity.cases import fill_by_formula
+from tests.fuzzing import fuzzed
 
 
 def dit(depth: int = 2, width: int = 16, num_classes: int = 3) -> DiT:
@@ -182,3 +187,79 @@ def test_a_size_is_named_as_the_method_names_it():
     assert described(image.state_dict(), image).count("size XL/2, 4 label rows") == 2
     assert described(image.state_dict(), vdt).count("size L/2") == 2
     assert described(image.state_dict(), small).count("size ") == 1
+
+
+WRAPPED = {
+    "plain": lambda s: {"ema": s},
+    "module": lambda s: {"ema": {f"module.{name}": value for name, value in s.items()}},
+    "orig_mod": lambda s: {"ema": {f"_orig_mod.{name}": value for name, value in s.items()}},
+    "both": lambda s: {"ema": {f"module._orig_mod.{name}": value for name, value in s.items()}},
+    "blocks": lambda s: {name.replace("blocks.0.", "blocks.0._orig_mod."): value for name, value in s.items()},
+    "lightning": lambda s: {"state_dict": {f"model.{name}": value for name, value in s.items()}, "epoch": 1},
+    "with_more": lambda s: {"state_dict": {f"net.dit.{k}": v for k, v in s.items()} | {"loss.w": torch.ones(1)}},
+    "model_only": lambda s: {"model": s},
+    "two_of_them": lambda s: {
+        "state_dict": {f"model.{k}": v + 1 for k, v in s.items()} | {f"model_ema.{k}": v for k, v in s.items()}
+    },
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+@pytest.mark.parametrize("suffix", ["pt", "bin", "ckpt"])
+def test_wrapped_names_are_unwrapped_and_said(tmp_path, kind, suffix):
+    """Case wrapped-keys and its kin: the very network, whatever a trainer put around it."""
+    weights, network = official(), dit()
+    torch.save(WRAPPED[kind](weights), tmp_path / f"{kind}.{suffix}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_official(tmp_path / f"{kind}.{suffix}", network)
+    assert same(network.state_dict(), weights)
+    said = [str(one.message) for one in caught if issubclass(one.category, CheckpointRemark)]
+    assert bool(said) == (kind != "plain") and all(kind in one and "\n" not in one for one in said)
+    if kind in ("lightning", "model_only"):
+        assert any("averaged" in one for one in said)
+
+
+def test_one_network_twice_is_not_guessed(tmp_path):
+    weights = official()
+    both = {f"a.{name}": value for name, value in weights.items()} | {f"b.{k}": v for k, v in weights.items()}
+    torch.save(both, tmp_path / "two.pt")
+    with pytest.raises(CheckpointError, match="more than once, under a., b."):
+        load_official(tmp_path / "two.pt", dit())
+
+
+def test_names_of_another_network_are_named(tmp_path):
+    torch.save({"encoder.w": torch.ones(1)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="its names begin with encoder.w; wanted "):
+        load_official(tmp_path / "other.pt", dit())
+
+
+@pytest.mark.parametrize("given", ["m.safetensors.index.json", "m-00002-of-00002.safetensors", "."])
+def test_shards_are_read_together(tmp_path, given):
+    weights, network = official(), dit()
+    names = sorted(weights)
+    files = {name: f"m-0000{1 + (number % 2)}-of-00002.safetensors" for number, name in enumerate(names)}
+    for file in set(files.values()):
+        save_file({name: weights[name] for name in names if files[name] == file}, tmp_path / file)
+    (tmp_path / "m.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    load_official(tmp_path / given, network)
+    assert same(network.state_dict(), weights)
+    (tmp_path / "m-00001-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="1 of 2 shards are missing: m-00001"):
+        load_official(tmp_path / given, dit())
+
+
+def test_an_index_leads_to_no_other_folder(tmp_path):
+    (tmp_path / "m.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../x.safetensors"}}))
+    with pytest.raises(CheckpointError, match="weight_map"):
+        load_official(tmp_path / "m.safetensors.index.json", dit())
+
+
+@fuzzed(60)
+@given(st.binary(max_size=120), st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x10\0\0\0\0\0\0\0{"]))
+def test_any_bytes_are_refused_in_one_line(tmp_path_factory, content, magic):
+    path = tmp_path_factory.getbasetemp() / "fuzz.pt"
+    path.write_bytes(magic + content)
+    with pytest.raises(CheckpointError) as error:
+        load_official(path, dit())
+    assert "\n" not in str(error.value)

@@ -87,8 +87,8 @@ def test_one_protocol_gives_four_files_that_hold_its_numbers(given, call, tmp_pa
 def test_several_protocols_decode_once_and_equal_each_alone(given, call, tmp_path, monkeypatch):
     from lavita.metrics import clips
 
-    read, count = clips.each_frame, []
-    monkeypatch.setattr(clips, "each_frame", lambda path: (count.append(path.name), read(path))[1])
+    read, count = clips.read_frames, []
+    monkeypatch.setattr(clips, "read_frames", lambda path, frames: (count.append(path.name), read(path, frames))[1])
     names = ["stylegan-v", "latte-2024", "pvdm", "suite"]
     done = call(*sides(given), "--protocol", ",".join(names), "--clips", N, "--out", tmp_path / "all", *SMALL)
     assert done.code == 0, done.err

@@ -18,7 +18,8 @@ from lavita.config.plan import make_plan
 from lavita.config.registry import load_implementation
 from lavita.data.archives import UnpackError, unpack
 from lavita.data.clip_folder import read_clips, read_manifest, write_clips
-from lavita.data.video import UnreadableVideo, read_frames
+from lavita.data.decoding.containers import UnreadableVideo
+from lavita.data.video import read_frames
 from lavita.experiment import shared
 from lavita.files import require_inside
 from lavita.metrics.folder_record import recomputed

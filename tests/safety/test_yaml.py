@@ -11,8 +11,8 @@ import yaml
 from lavita.audit.settings import config_lines
 from lavita.config import registry
 from lavita.config.compose import compose, load_method, load_suite, load_yaml
+from lavita.config.plain_yaml import read_yaml
 from lavita.config.plan import experiment_from_dict, read_config
-from lavita.config.registry import read_yaml
 from lavita.data import catalogue, sources
 from lavita.report import published
 from lavita.results.run_folder import read_run

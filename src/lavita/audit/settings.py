@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from lavita.config.plain_yaml import read_yaml
 from lavita.config.plan import deviations, experiment_from_dict
-from lavita.config.registry import names_in, read_yaml
+from lavita.config.registry import names_in
 from lavita.config.schema import ConfigError
 from lavita.data.catalogue import SPLITS
 from lavita.files import sha256_of

@@ -120,7 +120,7 @@ def published_autoencoder(config: CodecConfig) -> AutoencoderKL:
     """
     local = Path(config.path) / "config.json"
     if local.is_file():
-        return AutoencoderKL.from_config(json.loads(local.read_text()))
+        return AutoencoderKL.from_config(json.loads(local.read_text(encoding="utf-8-sig")))
     levels = config.downsample.bit_length()  # one halving between two levels
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,

@@ -73,8 +73,8 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
             parser.error(f"--{missing[0]} is missing; give --real, --generated and --protocol, or --from-features")
     for name in ("clips", "workers"):
         value = getattr(arguments, name)
-        if value is not None and value < (2 if name == "clips" else 1):
-            parser.error(f"--{name}: got {value}, wanted at least {2 if name == 'clips' else 1}")
+        if value is not None and value < (4 if name == "clips" else 1):
+            parser.error(f"--{name}: got {value}, wanted at least {4 if name == 'clips' else 1}")
     return arguments
 
 
@@ -101,11 +101,11 @@ def names_of(flag: str, text: str, allowed: Sequence[str]) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from lavita.metrics.folder_record import recomputed, table, write_results
+    from lavita.metrics.folder_record import recomputed, table
 
     if arguments.from_features is not None:
-        comparison, differing = recomputed(arguments.from_features)
-        print(table([comparison]))
+        comparisons, differing = recomputed(arguments.from_features)
+        print(table(comparisons))
         for line in differing:
             print(f"differs from the record: {line}")
         return 1 if differing else 0
@@ -129,15 +129,13 @@ def run(arguments: argparse.Namespace) -> int:
         offline=arguments.offline,
         device=arguments.device,
         workers=arguments.workers,
+        out=arguments.out,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if results:
         print(table(results))
     for reason in reasons:
         print(f"failed: {reason}")
-    if results and arguments.out is not None:
-        write_results(arguments.out, results)
-        print(f"written to {arguments.out}")
     return 1 if reasons else 0
 
 

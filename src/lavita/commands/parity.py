@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lavita.commands.parser import Parser
+from lavita.commands.parser import Parser, exit_status
 
 EPILOG = """\
 example:
@@ -24,18 +23,18 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     return parser.parse(list(argv))
 
 
+def run(arguments: argparse.Namespace) -> int:
+    # Imported late: --help must not wait for torch.
+    from lavita.parity.cases import read_case
+    from lavita.parity.run import run_and_print
+
+    cases = [read_case(path) for path in arguments.cases]
+    passed = [run_and_print(case, arguments.gradients) for case in cases]
+    print(f"{sum(passed)} of {len(passed)} cases pass")
+    return 0 if all(passed) else 1
+
+
 def main(argv: Sequence[str], prog: str = "lavita parity") -> int:
     """Run the command with its arguments; returns the exit status."""
     arguments = parse(argv, prog)
-    # Imported late: --help must not wait for torch.
-    from lavita.parity.cases import CaseError, read_case
-    from lavita.parity.run import run_and_print
-
-    try:
-        cases = [read_case(path) for path in arguments.cases]
-        passed = [run_and_print(case, arguments.gradients) for case in cases]
-    except CaseError as error:
-        print(f"{prog.removesuffix('.py')}: {error}", file=sys.stderr)
-        return 2
-    print(f"{sum(passed)} of {len(passed)} cases pass")
-    return 0 if all(passed) else 1
+    return exit_status(prog.removesuffix(".py"), lambda: run(arguments))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import select
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from lavita.config.schema import nearest
+from lavita.executors.process import RANK_VARIABLES
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,20 +45,39 @@ class Parser(argparse.ArgumentParser):
 def exit_status(prog: str, call: Callable[[], int], interrupted: str = "") -> int:
     """The status that a command's work returns, or 2 after one line on standard error for what the user can mend.
 
-    interrupted: what is said after Ctrl-C, with status 1; without it KeyboardInterrupt is the caller's.
+    interrupted: what is said beside "interrupted" after Ctrl-C, which ends with status 130. A reader that closes its
+    end of a pipe ends the command without a word, with status 141, as a shell has it of SIGPIPE.
     """
+    for name in RANK_VARIABLES:  # no command is a rank: what a cluster's shell says of others must not be believed
+        os.environ.pop(name, None)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
     try:
-        return call()
+        status = call()
+        sys.stdout.flush()
+        return status
     except ValueError as error:
         print(f"{prog}: {error}", file=sys.stderr)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            return 141
         print(f"{prog}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
-        if not interrupted:
-            raise
-        print(f"{prog}: interrupted; {interrupted}", file=sys.stderr)
-        return 1
+        print(f"{prog}: interrupted{f'; {interrupted}' if interrupted else ''}", file=sys.stderr)
+        return 130
     return 2
+
+
+def reader_is_gone() -> bool:
+    """Whether nobody reads standard output any more; what is still to be written there then goes nowhere."""
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file, as in a notebook
+        return False
+    watch = select.poll()
+    watch.register(number, 0)
+    if not any(event & select.POLLERR for _, event in watch.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return True

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lavita.api import load, sample
-from lavita.commands.parser import Parser
+from lavita.commands.parser import Parser, exit_status
+from lavita.files import check_new_folder
 
 EPILOG = """\
 examples:
@@ -65,30 +66,33 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     return arguments
 
 
+def run(arguments: argparse.Namespace) -> int:
+    a = arguments
+    check_new_folder(a.out, "--out")
+    if a.out.with_suffix(".gif").exists():
+        raise ValueError(f"--out: {a.out.with_suffix('.gif')} is there already; give another folder")
+    loaded = load(a.checkpoint, suite=a.suite, tier=a.tier, method=a.method, overrides=a.overrides, plugins=a.plugin)
+    for remark in loaded.remarks:
+        print(remark, file=sys.stderr)
+    sample(
+        loaded,
+        a.clips,
+        seed_start=a.seed_start,
+        steps=a.steps,
+        sampler=a.sampler,
+        guidance=a.guidance,
+        classes=None if a.classes is None else a.classes.split(","),
+        task=a.task,
+        condition=a.condition,
+        num_clips_chained=a.chain,
+        out=a.out,
+        say=lambda line: print(line, flush=True),
+    )
+    print(f"{a.clips} clips in {a.out}, grid in {a.out.with_suffix('.gif')}")
+    return 0
+
+
 def main(argv: Sequence[str], prog: str = "lavita sample") -> int:
     """Run the command with its arguments; returns the exit status."""
     arguments = parse(argv, prog)
-    a = arguments
-    try:
-        loaded = load(
-            a.checkpoint, suite=a.suite, tier=a.tier, method=a.method, overrides=a.overrides, plugins=a.plugin
-        )
-        sample(
-            loaded,
-            a.clips,
-            seed_start=a.seed_start,
-            steps=a.steps,
-            sampler=a.sampler,
-            guidance=a.guidance,
-            classes=None if a.classes is None else a.classes.split(","),
-            task=a.task,
-            condition=a.condition,
-            num_clips_chained=a.chain,
-            out=a.out,
-            say=lambda line: print(line, flush=True),
-        )
-    except (ValueError, OSError) as error:
-        print(f"{prog}: {str(error).strip()}", file=sys.stderr)
-        return 2
-    print(f"{arguments.clips} clips in {arguments.out}, grid in {arguments.out.with_suffix('.gif')}")
-    return 0
+    return exit_status(prog, lambda: run(arguments))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from collections.abc import Sequence
 
-from lavita.commands.parser import Parser
+from lavita.commands.parser import Parser, exit_status
 from lavita.speed import COMMANDS
 
 EPILOG = """\
@@ -34,9 +33,4 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
 def main(argv: Sequence[str], prog: str = "lavita speed") -> int:
     """Run the command with its arguments; returns the exit status."""
     options = parse(argv, prog)
-    try:
-        options.run(options)
-    except (ValueError, OSError) as error:
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(prog, lambda: options.run(options) or 0)

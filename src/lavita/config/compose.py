@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from lavita.config.plain_yaml import read_yaml
 from lavita.config.protocol import Protocol
-from lavita.config.registry import config_path, implementation_folder, names_in, read_yaml
+from lavita.config.registry import config_path, implementation_folder, names_in
 from lavita.config.schema import (
     GENERATION,
     BudgetConfig,
@@ -25,6 +25,7 @@ from lavita.config.schema import (
     SamplingConfig,
     TrainConfig,
     WeightsConfig,
+    check_model,
     nearest,
     one_of,
     read,
@@ -242,12 +243,6 @@ def merged(*layers: dict[str, Any]) -> DictConfig:
 SYNTHETIC = "synthetic"  # in a tier's file, and in what a method or a suite says of the tier: sizes without data.root
 
 
-def is_synthetic(overrides: Sequence[str]) -> bool:
-    """Whether overrides name no folder of videos, so that those are used which the code draws."""
-    roots = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == "data.root"]
-    return not roots or roots[-1] in ("", "null")
-
-
 def with_synthetic(values: dict[str, Any], synthetic: bool) -> list[dict[str, Any]]:
     """What a tier's file, a method or a suite says of a tier, as layers: that for synthetic videos last, if wanted."""
     general = {key: value for key, value in values.items() if key != SYNTHETIC}
@@ -310,27 +305,6 @@ def apply_changes(config: DictConfig, row: RowSpec, where: str) -> DictConfig:
     return as_mapping(OmegaConf.merge(config, changes))
 
 
-def apply_overrides(config: DictConfig, overrides: Sequence[str], elsewhere: Collection[str] = ()) -> DictConfig:
-    """The configuration with `section.key=value` overrides. An unknown key is an error naming the nearest.
-
-    Keys in `elsewhere` (other methods' model keys) are passed over. Raises ConfigError.
-    """
-    known = flat_keys(config)
-    for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals or "." not in key:
-            raise ConfigError(f"override {override!r}: wanted section.key=value, for example budget.clips=3200")
-        if key not in known:
-            if key in elsewhere:
-                continue
-            raise ConfigError(f"unknown key {key}: {nearest(key, known)}")
-        try:
-            config = as_mapping(OmegaConf.merge(config, OmegaConf.from_dotlist([override])))
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"override {override!r}: {str(error).splitlines()[0]}") from None
-    return config
-
-
 def flat_keys(config: DictConfig) -> list[str]:
     """Every "section.key" of a configuration."""
     plain = cast(dict[str, dict[str, Any]], config)
@@ -351,6 +325,7 @@ def read_experiment(
             sections[name] = read(cls, plain[name], name)
     if sections["codec"].kind == "pixels" and sections["data"].latent_cache is True:
         raise ConfigError("data.latent_cache: got true, but pixels have no latents to store; set auto or false")
+    check_model(plain["model"], method.model)
     return Experiment(
         suite=suite.name,
         tier=tier,

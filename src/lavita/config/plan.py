@@ -14,10 +14,8 @@ from lavita.config.compose import (
     TIERS,
     Experiment,
     apply_changes,
-    apply_overrides,
     compose,
     flat_keys,
-    is_synthetic,
     load_method,
     load_suite,
     own_resolution,
@@ -25,7 +23,9 @@ from lavita.config.compose import (
     rows_of_suite,
     seeds_of_suite,
 )
-from lavita.config.registry import names_in, read_yaml
+from lavita.config.overrides import apply_overrides, is_synthetic
+from lavita.config.plain_yaml import read_yaml
+from lavita.config.registry import names_in
 from lavita.config.schema import ConfigError, nearest, one_of, read
 from lavita.files import atomic_write_text
 
@@ -55,7 +55,7 @@ def make_plan(
     experiments = []
     for row in chosen:
         own = set(flat_keys(configs[row.method]))
-        config = apply_overrides(configs[row.method], overrides, elsewhere=every_key - own)
+        config = apply_overrides(configs[row.method], overrides, every_key - own, specs[row.method].weight_files)
         config = apply_changes(config, row, f"suites/{suite_name}")
         for seed in seeds if seeds is not None else seeds_of_suite(suite, tier):
             experiments.append(read_experiment(suite, tier, specs[row.method], row.choice, seed, config))
@@ -70,10 +70,10 @@ def every_first(suite_name: str, tier: str, overrides: Sequence[str]) -> int:
     """The batch of the suite's first row, in clips, whichever rows a run picks."""
     suite = load_suite(suite_name)
     row = rows_of_suite(suite, tier)[0]
-    config = compose(suite, tier, load_method(row.method), is_synthetic(overrides))
+    method = load_method(row.method)
+    config = compose(suite, tier, method, is_synthetic(overrides))
     changed = {item.partition("=")[0] for item in overrides}
-    own = set(flat_keys(config))
-    config = apply_overrides(config, [item for item in overrides if item.partition("=")[0] in own], changed - own)
+    config = apply_overrides(config, overrides, changed - set(flat_keys(config)), method.weight_files)
     return int(apply_changes(config, row, f"suites/{suite_name}").train.batch_clips)
 
 

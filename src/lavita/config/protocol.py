@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lavita.config.schema import ConfigError, nearest, read
+from lavita.config.schema import ConfigError, check_ranges, nearest, read
 
 DERIVED = re.compile(r"^(?P<base>[^\[\]]+?)(?:\[(?P<changes>[^\[\]]*)\])?$")
 # How real clips are chosen where there are more than are scored, or videos longer than a clip.
@@ -34,8 +34,6 @@ ALLOWED = {
     "real_codec": (LOSSLESS, JPEG),
     "generated_codec": (LOSSLESS, JPEG, MP4_THEN_JPEG),
 }
-AT_LEAST_ONE = ("resolution", "frames", "real_interval", "generated_interval", "is_splits")
-AT_LEAST_TWO = ("n_real", "n_generated")
 
 
 @dataclass(frozen=True)
@@ -88,10 +86,7 @@ class Protocol:
             if getattr(self, key) not in allowed:
                 choices = ", ".join(map(str, allowed))
                 raise ConfigError(f"protocol.{key}: got {getattr(self, key)!r}, allowed: {choices}")
-        for least, keys in ((1, AT_LEAST_ONE), (2, AT_LEAST_TWO)):
-            for key in keys:
-                if getattr(self, key) < least:
-                    raise ConfigError(f"protocol.{key}: got {getattr(self, key)}, allowed: {least} or more")
+        check_ranges("protocol", self)
         if self.n_generated < self.is_splits:
             raise ConfigError(f"protocol.is_splits: got {self.is_splits} for {self.n_generated} clips; lower it")
         names = [field.name for field in dataclasses.fields(self)]

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from lavita.config.ranges import INFINITE, NUMBER, RANGES, Range
 
 T = TypeVar("T")
 AUTO = "auto"
@@ -71,6 +74,31 @@ def one_of(where: str, value: Any, allowed: typing.Sequence[Any]) -> None:
         raise ConfigError(f"{where}: got {value!r}, allowed {', '.join(map(str, allowed))}")
 
 
+def check_number(key: str, value: Any, allowed: Range) -> None:
+    """Raise ConfigError unless a value that is a number lies in the range; others are not looked at."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and not allowed.holds(value):
+        raise ConfigError(f"{key}: got {value}, wanted {allowed.text()}")
+
+
+def check_ranges(section: str, values: Any) -> None:
+    """Raise ConfigError, in one line, for the first number of a section that is outside its range."""
+    for field in dataclasses.fields(values):
+        allowed = RANGES.get(f"{section}.{field.name}")
+        if allowed is not None:
+            check_number(f"{section}.{field.name}", getattr(values, field.name), allowed)
+
+
+def check_model(model: Mapping[str, Any], authors: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a number of section model that is infinite, none at all, or negative where its authors' is
+    not. More is known by the method itself, which is built before anything starts.
+    """
+    for key, value in model.items():
+        published = authors.get(key)
+        below = isinstance(published, int | float) and published < 0
+        for one in value if isinstance(value, list | tuple) else (value,):
+            check_number(f"model.{key}", one, Range(-INFINITE) if below else NUMBER)
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which clips are seen. root null means synthetic data (demo only); resolution in pixels, interval in frames.
@@ -102,19 +130,7 @@ class DataConfig:
         one_of("data.frame_choice", self.frame_choice, ("exact", "linspace"))
         one_of("data.latent_cache", self.latent_cache, (True, False, AUTO))
         one_of("data.latent_dtype", self.latent_dtype, ("float32", "float16"))
-        if not 0 <= self.max_unreadable < 1:
-            raise ConfigError(
-                f"data.max_unreadable: got {self.max_unreadable}, wanted a share of the videos, 0 to below 1 "
-                "(0.005 is half a percent)"
-            )
-        for key in ("frames", "interval", "resolution"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"data.{key}: got {getattr(self, key)}, wanted at least 1")
-        if self.num_workers is not None and self.num_workers < 0:
-            raise ConfigError(
-                f"data.num_workers: got {self.num_workers}, wanted 0 (the training process loads), more, or null: "
-                "its part of the cores"
-            )
+        check_ranges("data", self)
 
 
 BUDGET_UNITS = ("clips", "flops", "seconds")
@@ -133,10 +149,10 @@ class BudgetConfig:
 
     def __post_init__(self) -> None:
         one_of("budget.currency", self.currency, BUDGET_UNITS)
-        amount = self.asked
-        if amount is None or amount <= 0:
+        check_ranges("budget", self)
+        if self.asked is None:
             raise ConfigError(
-                f"budget.{self.currency}: got {amount}, wanted a number above 0, since budget.currency={self.currency}"
+                f"budget.{self.currency}: got null, wanted a number, since budget.currency={self.currency}"
             )
 
     @property
@@ -179,6 +195,9 @@ class CodecConfig:
         one_of("codec.kind", self.kind, ("pixels", "kl", "suite"))
         if self.kind == "kl" and not self.path:
             raise ConfigError("codec.path: codec.kind=kl needs a local folder or a hub name fetched before, got null")
+        check_ranges("codec", self)
+        if self.kind == "suite" and not self.clips:
+            raise ConfigError("codec.clips: got 0, wanted at least 1, since codec.kind=suite trains an autoencoder")
 
 
 @dataclass(frozen=True)
@@ -204,12 +223,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.ema_decay is None) == (self.ema_halflife_share is None):
             raise ConfigError("train: set exactly one of ema_decay and ema_halflife_share, the other null")
-        if self.ema_halflife_share is not None and not 0 < self.ema_halflife_share <= 0.1:
-            raise ConfigError(
-                f"train.ema_halflife_share: got {self.ema_halflife_share}, allowed above 0 to 0.1 (fairness rule)"
-            )
-        if self.batch_clips < 1:
-            raise ConfigError(f"train.batch_clips: got {self.batch_clips}, wanted at least 1")
+        check_ranges("train", self)
 
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -244,10 +258,8 @@ class ComputeConfig:
         one_of("compute.precision", self.precision, PRECISIONS)
         one_of("compute.compile", self.compile, (True, False, AUTO))
         one_of("compute.strategy", self.strategy, ("auto", "ddp", "fsdp"))
-        for key in ("threads", "devices", "nodes"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"compute.{key}: got {getattr(self, key)}, wanted at least 1")
-        if self.pass_clips != AUTO and (isinstance(self.pass_clips, str) or self.pass_clips < 1):
+        check_ranges("compute", self)
+        if self.pass_clips != AUTO and isinstance(self.pass_clips, str):
             raise ConfigError(
                 f"compute.pass_clips: got {self.pass_clips}, wanted clips of one pass, at least 1, or {AUTO}"
             )
@@ -278,10 +290,7 @@ class CheckpointConfig:
     every_minutes: float
 
     def __post_init__(self) -> None:
-        if self.every_clips < 1:
-            raise ConfigError(f"checkpoint.every_clips: got {self.every_clips}, wanted at least 1")
-        if not 0 < self.every_minutes < float("inf"):
-            raise ConfigError(f"checkpoint.every_minutes: got {self.every_minutes}, wanted minutes above 0")
+        check_ranges("checkpoint", self)
 
 
 @dataclass(frozen=True)
@@ -299,6 +308,7 @@ class PretrainingConfig:
     share: float
 
     def __post_init__(self) -> None:
+        check_ranges("pretraining", self)
         if self.checkpoint and not self.origin:
             raise ConfigError(
                 "pretraining.origin: not set; say where pretraining.checkpoint comes from, for example "
@@ -318,6 +328,7 @@ CONTINUATION = "continuation"  # for clips that go on from a real one
 INTERPOLATION = "interpolation"  # for clips of which frames that lie apart are those of a real one
 FRAMES = "frames"  # for clips from noise alone whose frames are made each by itself
 FROM_NOISE = (GENERATION, FRAMES)  # tasks that need no real clip
+SPACING = re.compile(r"ddim0*[1-9][0-9]*|0*[1-9][0-9]*(,0*[1-9][0-9]*)*")  # as IDDPM writes which steps are visited
 
 
 @dataclass(frozen=True)
@@ -343,14 +354,12 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         one_of("sampling.sampler", self.sampler, ("ddpm", "ddim", "dpm-solver++"))
         one_of("sampling.precision", self.precision, PRECISIONS)
-        if self.num_clips_chained < 1:
-            raise ConfigError(f"sampling.num_clips_chained: got {self.num_clips_chained}, wanted at least 1")
-        if not 0 <= self.eta <= 1:
+        check_ranges("sampling", self)
+        if not SPACING.fullmatch(self.steps):
             raise ConfigError(
-                f"sampling.eta: got {self.eta}, allowed 0 (no noise is added) to 1 (as much as DDPM adds)"
+                f"sampling.steps: got {self.steps!r}, wanted a number of at least 1, ddimN, or numbers separated by "
+                "commas"
             )
-        if self.guidance < 0:
-            raise ConfigError(f"sampling.guidance: got {self.guidance}, wanted 0 or more (1 = no guidance)")
 
     @property
     def num_steps(self) -> int:
@@ -375,5 +384,4 @@ class ExtractorConfig:
     steps: int
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigError(f"extractor.steps: got {self.steps}, wanted at least 1")
+        check_ranges("extractor", self)

@@ -6,8 +6,7 @@ import difflib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import yaml
-
+from lavita.config.plain_yaml import read_yaml
 from lavita.config.registry import CONFIGS
 
 FOLDER = CONFIGS / "datasets"
@@ -54,7 +53,7 @@ def dataset_facts(name: str) -> DatasetFacts:
     path = FOLDER / f"{name}.yaml"
     if name not in dataset_names():
         raise ValueError(f"got data set '{name}', known: {', '.join(dataset_names())}{_nearest(name, dataset_names())}")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = read_yaml(path)
     known = [field.name for field in fields(DatasetFacts)]
     for key in values:
         if key not in known:

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from lavita.data.catalogue import Catalogue, VideoEntry
-from lavita.data.video import UnreadableVideo, each_frame, read_frames
+from lavita.data.decoding.containers import UnreadableVideo
+from lavita.data.video import each_frame, read_frames
 from lavita.shapes import check
 
 # The purposes of the counter-based generator, so that no two of its numbers are shared.

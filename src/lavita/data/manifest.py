@@ -119,12 +119,20 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> None:
     atomic_write(path, fill)
 
 
+def check_replaceable(path: Path) -> None:
+    """Raise ValueError where a file is there that is no manifest: it would be written over."""
+    if path.is_file() and path.stat().st_size:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            if tuple(next(csv.reader([file.readline()]), [])) != COLUMNS:
+                raise ValueError(f"{path}: is there and no manifest; give --manifest another file")
+
+
 def read_manifest(path: Path) -> list[Row]:
     """The rows of a manifest. Raises ValueError naming the line that is not one."""
     if not path.is_file():
         raise ValueError(f"{path}: no such manifest; prepare.py without --verify writes one")
     rows = []
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file)
         head = next(reader, [])
         if tuple(head) != COLUMNS:

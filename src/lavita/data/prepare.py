@@ -13,6 +13,7 @@ from lavita.data.layouts import cache_file, list_dataset
 from lavita.data.manifest import (
     FILE_NAME,
     Row,
+    check_replaceable,
     counts,
     differences,
     fingerprint_of,
@@ -79,6 +80,7 @@ def prepare(options: Options, say: Callable[[str], None] = print) -> int:
     path = options.manifest or listing.base / FILE_NAME
     before = read_manifest(path) if options.verify else None
     if before is None:
+        check_replaceable(path)
         _check_writable(path)
     rows = checked_rows(options, listing)
     for row in rows:
@@ -153,6 +155,8 @@ def summary(options: Options, listing: Listing, rows: list[Row]) -> list[str]:
     lines += [f"published    {facts.published_counts}", f"found        {len(listed)}"]
     lines += [f"missing      {len(listing.missing)}" if listing.list_names else "missing      not known"]
     lines += [f"  {name}: missing" for name in listing.missing]
+    if listing.passed_over:
+        lines += [f"passed over  {listing.passed_over}"]
     if len(listed) < len(rows):
         lines += [f"not listed   {len(rows) - len(listed)}"]
     lines += [f"{status:12} {number}" for status, number in counts(rows).items()]

@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from lavita.data.decoding.containers import UnreadableVideo
+from lavita.data.decoding.pictures import PICTURE_SUFFIXES
 from lavita.data.seek import pack, unpack
-from lavita.data.video import PICTURE_SUFFIXES, UnreadableVideo, probe
+from lavita.data.video import probe
 
-CACHE_VERSION = 2  # raise it when the meaning of a remembered value changes
+CACHE_VERSION = 3  # raise it when the meaning of a remembered value changes
 AT_ONCE = 2048  # videos handed to the threads at a time: a million waiting tasks would fill the memory
 Report = Callable[[int, int], None]
 

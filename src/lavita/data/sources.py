@@ -15,8 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lavita.config.plain_yaml import read_yaml
 from lavita.config.registry import CONFIGS
 from lavita.config.schema import ConfigError, read
 from lavita.data.archives import NoUnpacker, check_rar_program, fill_hidden, find_tree, finish, unpack
@@ -91,7 +90,7 @@ def read_source(dataset: str) -> Source:
     """Read configs/sources/<dataset>.yaml. Raises ValueError for an unknown set, ConfigError for a wrong key."""
     dataset_facts(dataset)
     path = FOLDER / f"{dataset}.yaml"
-    return _read_part_list(Source, yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
+    return _read_part_list(Source, read_yaml(path), path.name)
 
 
 def _read_part_list(cls: type, values: dict[str, Any], where: str) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from lavita.data.catalogue import SPLITS
-from lavita.data.video import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from lavita.data.decoding.containers import VIDEO_SUFFIXES
+from lavita.data.decoding.pictures import PICTURE_SUFFIXES
 
 
 class LayoutError(ValueError):
@@ -31,7 +33,7 @@ class Item:
 @dataclass(frozen=True)
 class Listing:
     """What a tree holds below base: items by split and id, class names by index, what its lists name but is not there,
-    and the names of these lists.
+    and the names of these lists. passed_over: what lies there and was not taken, in one line, or ''.
     """
 
     base: Path
@@ -39,6 +41,7 @@ class Listing:
     class_names: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     list_names: tuple[str, ...] = ()
+    passed_over: str = ""
 
 
 Places = dict[str, Path]
@@ -58,8 +61,10 @@ class Layout:
     def locate(self, root: Path) -> Places | None:
         """The folders of the first tree found below root; None without one."""
         for tree in self.trees:
-            places = {name: (root / place).resolve() for name, place in tree.items()}
-            if all(place.is_dir() for place in places.values()) and len(set(places.values())) == len(places):
+            # As they are named, links or not: a video's path must lie below the root.
+            places = {name: Path(os.path.normpath(root / place)) for name, place in tree.items()}
+            really = {place.resolve() for place in places.values()}
+            if all(place.is_dir() for place in places.values()) and len(really) == len(places):
                 return places
         return None
 
@@ -82,7 +87,8 @@ def _read_ucf101(root: Path, places: Places, fold: int | None) -> Listing:
     """A fold of ucfTrainTestlist; the group is (class, performer), which every fold keeps within one split."""
     lists, videos = places["lists"], places["videos"]
     index_of = {name: int(number) - 1 for number, name in _read_list(lists / "classInd.txt", r"(\d+)\s+(\S+)")}
-    files = {_stem(path, videos): path for path in find_videos(videos) if not Path(path).is_relative_to(lists)}
+    found = _beside(find_videos(videos), lists)
+    files = {_stem(path, videos): path for path in (*found.videos, *found.empty)}
     names = tuple(f"{kind}list{fold:02d}.txt" for kind in ("train", "test"))
     items, missing = [], []
     for split, name in zip(SPLITS, names, strict=True):
@@ -100,7 +106,17 @@ def _read_ucf101(root: Path, places: Places, fold: int | None) -> Listing:
         items.append(Item(Path(stem).name, path, group, class_name, index_of.get(class_name), ""))
     by_index = {index: name for name, index in index_of.items()}
     class_names = tuple(by_index.get(index, "") for index in range(max(by_index, default=-1) + 1))
-    return Listing(root, items, class_names, tuple(missing), names)
+    over = Found([], [], found.others).passed_over(root)
+    return Listing(root, items, class_names, tuple(missing), names, over)
+
+
+def _beside(found: Found, lists: Path) -> Found:
+    """What was found, without the folder of the data set's own lists."""
+    inside = [
+        [path for path in paths if not Path(path).is_relative_to(lists)]
+        for paths in (found.videos, found.empty, found.others)
+    ]
+    return Found(*inside)
 
 
 def _performer(class_name: str, stem: str) -> str:
@@ -113,12 +129,15 @@ def _reader(group_of: Callable[[str], str]) -> Callable[[Path, Places, int | Non
     """A reader for the sets without classes: one folder per split; group_of turns a video id into its group."""
 
     def read(root: Path, places: Places, fold: int | None) -> Listing:
-        items = []
+        items, others = [], []
         for split in SPLITS:
-            for path in find_videos(places[split]):
+            found = find_videos(places[split])
+            others += found.others
+            # A folder that holds nothing is named, so that a copy gone wrong does not look like a smaller data set.
+            for path in sorted((*found.videos, *found.empty)):
                 video_id = _stem(path, places[split])
                 items.append(Item(video_id, path, group_of(video_id), None, None, split))
-        return Listing(root, items)
+        return Listing(root, items, passed_over=Found([], [], others).passed_over(root))
 
     return read
 
@@ -171,26 +190,79 @@ LAYOUTS = {
 }
 
 
-def find_videos(folder: Path) -> list[str]:
-    """Video files, and folders that hold pictures or nothing at all, at any depth below folder, sorted by path.
+# What archives, network drives and systems leave beside files; passed over as hidden names are.
+RUBBISH = frozenset(
+    {
+        "__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information", "thumbs.db",
+        "desktop.ini",
+    }
+)  # fmt: skip
 
-    Hidden names are left out; so are files of other kinds, unless a folder holds nothing else: then it is named, so
-    that a copy gone wrong does not look like a smaller data set.
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds, each sorted by path. videos: files, and folders that hold pictures; empty: folders that hold
+    neither these nor such folders; others: files that are nothing of this.
     """
-    return sorted(_walk(str(folder), top=True))
+
+    videos: list[str]
+    empty: list[str]
+    others: list[str]
+
+    def passed_over(self, folder: Path) -> str:
+        """What was not taken, in one line: "3 files (.txt 2, .mov 1; such as a.mov)", or ''."""
+        kinds = Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in self.others)
+        said = []
+        if self.others:
+            each = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
+            first = os.path.relpath(self.others[0], folder)
+            said.append(f"{len(self.others)} file{'s' * (len(self.others) > 1)} ({each}; such as {first})")
+        if self.empty:
+            first = os.path.relpath(self.empty[0], folder)
+            said.append(
+                f"{len(self.empty)} folder{'s' * (len(self.empty) > 1)} without pictures or videos (such as {first})"
+            )
+        return " and ".join(said)
 
 
-def _walk(folder: str, top: bool) -> Iterator[str]:
+def find_videos(folder: Path) -> Found:
+    """What lies at any depth below folder. Hidden names and known rubbish are left out, and so is a link that leads
+    back to a folder on the way to it.
+    """
+    found = Found([], [], [])
+    _walk(str(folder), found, (), top=True)
+    for paths in (found.videos, found.empty, found.others):
+        paths.sort()
+    return found
+
+
+def _walk(folder: str, found: Found, above: tuple[tuple[int, int], ...], top: bool) -> bool:
+    """Whether there is any video in or below a folder. above: device and inode of the folders that are being walked."""
+    status = os.stat(folder)
+    here = (*above, (status.st_dev, status.st_ino))
     with os.scandir(folder) as scanned:
-        entries = [entry for entry in scanned if not entry.name.startswith(".")]
-    folders = [entry.path for entry in entries if entry.is_dir()]
-    videos = [entry.path for entry in entries if _has(entry.name, VIDEO_SUFFIXES) and not entry.is_dir()]
-    yield from videos
-    for path in folders:
-        yield from _walk(path, top=False)
-    pictures = any(_has(entry.name, PICTURE_SUFFIXES) for entry in entries)
-    if not top and (pictures or not (folders or videos)):
-        yield folder
+        entries = [one for one in scanned if not one.name.startswith(".") and one.name.lower() not in RUBBISH]
+    any_below, pictures = False, False
+    for entry in entries:
+        if entry.is_dir():
+            target = entry.stat()
+            if (target.st_dev, target.st_ino) not in here:
+                any_below |= _walk(entry.path, found, here, top=False)
+        elif _has(entry.name, VIDEO_SUFFIXES):
+            found.videos.append(entry.path)
+            any_below = True
+        elif _has(entry.name, PICTURE_SUFFIXES):
+            pictures = True
+            if top:
+                found.others.append(entry.path)  # no clip of its own, and no frame of one
+        else:
+            found.others.append(entry.path)
+    if pictures and not top:
+        found.videos.append(folder)
+        any_below = True
+    if not any_below and not top and not any(entry.is_dir() for entry in entries):
+        found.empty.append(folder)
+    return any_below
 
 
 def _has(name: str, suffixes: tuple[str, ...]) -> bool:
@@ -203,12 +275,20 @@ def _stem(path: str, folder: Path) -> str:
     return (relative if os.path.isdir(path) else relative.with_suffix("")).as_posix()
 
 
+def _text(path: Path) -> str:
+    """A list file's text, with or without a byte order mark. Raises LayoutError where it is no UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LayoutError(f"{path}: byte {error.start} is no UTF-8; store the list as UTF-8") from None
+
+
 def _read_list(path: Path, pattern: str) -> list[tuple[str, ...]]:
     """The groups of pattern for each line of a list file; LayoutError names the line that does not match."""
     if not path.is_file():
         raise LayoutError(f"{path}: no such file, and the data set's lists say what is in which split")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text(path).splitlines(), start=1):
         match = re.fullmatch(pattern, line.strip())
         if match:
             rows.append(match.groups())

@@ -3,123 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
-from PIL import Image
 
+from lavita.data.decoding.containers import UnreadableVideo, defect, wrong_checksum
+from lavita.data.decoding.pictures import picture_paths, picture_size, read_picture
+from lavita.data.decoding.rgb import ToRGB, check_shown, has_alpha
 from lavita.data.seek import CHECKED, Entry, LostEntry, Timeline, from_entry, nearest, pack
 
-MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
-EBML_MAGIC, SEGMENT_ID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-
-
-@dataclass(frozen=True)
-class Defect:
-    """What is wrong with a file: its status in a manifest (empty, not_video or unreadable) and the reason."""
-
-    status: str
-    reason: str
-
-
-def defect(path: Path) -> Defect | None:
-    """Return why the file at path is not a whole AVI, MP4 or Matroska/WebM file, or None where it is whole.
-
-    A file whose container does not state its length (a live recording) counts as whole.
-    Source: Microsoft AVI RIFF reference; ISO/IEC 14496-12 section 4.2; RFC 8794 section 6 (EBML element
-    sizes).
-    """
-    size = path.stat().st_size
-    if size == 0:
-        return Defect("empty", "the file is empty (0 bytes)")
-    with path.open("rb") as file:
-        head = file.read(12)
-        file.seek(0)
-        if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-            stated = _riff_length(file, size)
-        elif head[4:8] in MP4_FIRST_BOXES:
-            stated = _box_length(file, size)
-        elif head[:4] == EBML_MAGIC:
-            stated = _ebml_length(file, size)
-        else:
-            return Defect("not_video", "not a video: the file does not begin as AVI, MP4 or Matroska/WebM")
-    if stated > size:
-        return Defect("unreadable", f"truncated: {size} bytes of {stated}")
-    return None
-
-
-def _riff_length(file: BinaryIO, size: int) -> int:
-    """Bytes that an AVI file says it has; files over 1 GiB are several RIFF chunks in a row."""
-    end = 0
-    while end + 8 <= size:
-        file.seek(end)
-        head = file.read(8)
-        length = int.from_bytes(head[4:], "little")
-        if head[:4] != b"RIFF" or length in (0, 0xFFFFFFFF):
-            break
-        end += 8 + length
-    return end
-
-
-def _box_length(file: BinaryIO, size: int) -> int:
-    """Bytes that an MP4 file says it has: its top-level boxes end to end."""
-    end = 0
-    while end + 8 <= size:
-        file.seek(end)
-        length = int.from_bytes(file.read(4), "big")
-        kind = file.read(4)
-        if not kind.isalnum() and not kind.strip().isalnum():
-            break  # bytes after the last box that are no box, such as padding
-        if length == 1:
-            length = int.from_bytes(file.read(8), "big")
-        if length == 0:
-            return size  # the box runs to the end of the file, whatever that is
-        if length < 8:
-            break
-        end += length
-    return end
-
-
-def _ebml_length(file: BinaryIO, size: int) -> int:
-    """Bytes that a Matroska or WebM file says it has: the EBML header and the segment."""
-    end = 0
-    for wanted in (EBML_MAGIC, SEGMENT_ID):
-        file.seek(end)
-        first = file.read(5)
-        if first[:4] != wanted or len(first) < 5:
-            return size + 1 if end + 5 > size else end
-        width = 9 - first[4].bit_length()  # the leading zero bits of a size give the number of bytes it takes
-        if width > 8:
-            return end
-        value = int.from_bytes(first[4:] + file.read(width - 1), "big") & ((1 << 7 * width) - 1)
-        if value == (1 << 7 * width) - 1:
-            return end  # all ones: length unknown
-        end += 4 + width + value
-    return end
-
-
-VIDEO_SUFFIXES = (".avi", ".mp4", ".webm", ".mkv")
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-class UnreadableVideo(ValueError):
-    """A video that cannot be decoded. One line: path and reason.
-
-    status: what it is in a manifest: unreadable, empty or not_video.
-    """
-
-    def __init__(self, path: Path | str, reason: str = "", status: str = "unreadable") -> None:
-        # One argument must do, too: pickling and the loader's workers rebuild the error from its message.
-        super().__init__(f"{path}: {reason}" if reason else str(path))
-        self.status = status
-        self.reason = reason
+# Without it a decoder paints over what it can't read, and every frame seems to be there.
+STRICT = {"err_detect": "crccheck+explode"}
 
 
 @dataclass(frozen=True)
@@ -140,24 +38,29 @@ def probe(path: Path | str, thorough: bool = False) -> VideoInfo:
 
     A video file is decoded once, without conversion to RGB: the counts in headers and packets are wrong for
     files with dropped or broken frames. Of a frame folder each picture's header and end mark are read.
-    thorough: also decode every picture, and find a file's key frames from which reading may begin, each tried against
-    the decode of the whole file.
+    thorough: also decode every picture, look at the pixels of formats with alpha, and find a file's key frames from
+    which reading may begin, each tried against the decode of the whole file: what passes can be read by a run.
     Raises UnreadableVideo.
     """
     path = Path(path)
     if path.is_dir():
         pictures = picture_paths(path)
-        sizes = {_picture_size(picture, thorough) for picture in pictures}
+        sizes = {picture_size(picture, thorough) for picture in pictures}
         if len(sizes) > 1:
             raise UnreadableVideo(path, f"pictures of different sizes: {sorted(sizes)[:3]}")
         width, height = sizes.pop()
         return VideoInfo(len(pictures), None, width, height)
-    seen, frame, fps = Timeline(), None, None
+    wrong = wrong_checksum(path) if path.is_file() else None
+    if wrong:
+        raise UnreadableVideo(path, wrong.reason, wrong.status)
+    seen, frame, fps, to_rgb = Timeline(), None, None, ToRGB(path)
     for fps, frame in decode(path):  # noqa: B007
         seen.add(frame)
+        if thorough and has_alpha(frame.format.name):
+            to_rgb(frame)
     if frame is None:
         raise UnreadableVideo(path, "no frame can be decoded")
-    width, height = (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
+    width, height = check_shown(path, frame)
     tried = [entry for entry in seen.candidates() if _leads_to(path, entry, seen)] if thorough else []
     return VideoInfo(seen.num_frames, fps, width, height, pack(tried))
 
@@ -187,7 +90,7 @@ def read_frames(path: Path | str, indices: Sequence[int], entries: bytes = b"") 
     if path.is_dir():
         pictures = picture_paths(path)
         count = len(pictures)
-        found = {index: _read_picture(pictures[index]) for index in wanted if index < count}
+        found = {index: read_picture(pictures[index]) for index in wanted if index < count}
     else:
         try:
             found, count = _read_from(path, wanted, nearest(entries, min(wanted)))
@@ -195,8 +98,8 @@ def read_frames(path: Path | str, indices: Sequence[int], entries: bytes = b"") 
             found, count = _read_from(path, wanted, None)
     if max(wanted) >= count:
         raise ValueError(f"{path}: got frame index {max(wanted)}, the video has {count} frames (0 to {count - 1})")
-    if len({frame.shape for frame in found.values()}) > 1:
-        raise UnreadableVideo(path, "the frame size changes within the video")
+    if len({frame.shape for frame in found.values()}) > 1:  # of a frame folder; `decode` looks itself
+        raise UnreadableVideo(path, "pictures of different sizes")
     return np.stack([found[index] for index in indices])
 
 
@@ -207,37 +110,25 @@ def each_frame(path: Path | str) -> Iterator[np.ndarray]:
     """
     path = Path(path)
     if path.is_dir():
-        yield from map(_read_picture, picture_paths(path))
+        yield from map(read_picture, picture_paths(path))
         return
-    converter = VideoReformatter()
+    to_rgb = ToRGB(path)
     for _, frame in decode(path):
-        yield _upright(converter, frame)
-
-
-def _upright(converter: VideoReformatter, frame: av.VideoFrame) -> np.ndarray:
-    """uint8 (H, W, 3), RGB, of a decoded frame, turned as its file says."""
-    rgb = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    return np.rot90(rgb, _quarter_turns(frame))
+        yield to_rgb(frame)
 
 
 def _read_from(path: Path, wanted: set[int], entry: Entry | None) -> tuple[dict[int, np.ndarray], int]:
     """The wanted frames by number, and the number after the last one that was decoded."""
     found: dict[int, np.ndarray] = {}
     number, last = entry.frame if entry else 0, max(wanted)
-    # One converter for all frames, in one thread: a new one each costs 20 times as much on small frames.
-    converter = VideoReformatter()
+    to_rgb = ToRGB(path)
     for _, frame in decode(path, entry):
         if number in wanted:
-            found[number] = _upright(converter, frame)
+            found[number] = to_rgb(frame)
         number += 1
         if number > last:
             break
     return found, number
-
-
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Counter-clockwise quarter turns that bring a frame upright, as its file's display matrix says; 0 to 3."""
-    return round(frame.rotation / 90) % 4
 
 
 def write_video(path: Path | str, frames: np.ndarray, fps: float, lossless: bool) -> Path:
@@ -291,14 +182,16 @@ def _encoder(suffix: str, lossless: bool) -> tuple[str, str, dict[str, str]]:
 def decode(path: Path, entry: Entry | None = None) -> Iterator[tuple[float | None, av.VideoFrame]]:
     """Frames per second of the file and each frame, in the decoder's order, from the first or from an entry on.
 
-    Raises UnreadableVideo for whatever is wrong with the file, LostEntry where seeking does not lead to the entry.
+    The decoder's own checks are on: what it would hide by painting over is an error. Raises UnreadableVideo for
+    whatever is wrong with the file, also where the frame size changes, LostEntry where seeking does not lead to the
+    entry.
     """
     if not path.is_file():
         raise UnreadableVideo(path, "no such file or folder")
     wrong = defect(path)
     if wrong:
         raise UnreadableVideo(path, wrong.reason, wrong.status)
-    count = 0
+    count, size = entry.frame if entry else 0, (0, 0)
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.video:
@@ -306,56 +199,25 @@ def decode(path: Path, entry: Entry | None = None) -> Iterator[tuple[float | Non
             stream = container.streams.video[0]
             # One thread a video: loaders already work on several videos at a time.
             stream.codec_context.thread_count = 1
+            if entry is None:
+                # From an entry on the decoder may miss what frames before it lean on; the whole file was tried before.
+                stream.codec_context.options = STRICT
             fps = float(stream.average_rate) if stream.average_rate else None
             frames = container.decode(stream)
             if entry is not None:
                 container.seek(entry.pts, stream=stream)
                 frames = from_entry(frames, entry)
             for frame in frames:
+                shown = check_shown(path, frame)
+                if entry is None and frame.is_corrupt:
+                    raise UnreadableVideo(path, f"frame {count} is damaged")
+                if size not in ((0, 0), shown):
+                    raise UnreadableVideo(
+                        path,
+                        f"the frame size changes at frame {count}, from {size[0]}x{size[1]} to {shown[0]}x{shown[1]}",
+                    )
+                size = shown
                 yield fps, frame
                 count += 1
     except av.FFmpegError as error:
         raise UnreadableVideo(path, f"{error.strerror} (after {count} frames)") from error
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sort key that puts 2.jpg before 10.jpg."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
-
-
-def picture_paths(folder: Path) -> list[Path]:
-    """The pictures of a frame folder in the order of their numbers."""
-    pictures = [
-        Path(entry.path)
-        for entry in os.scandir(folder)
-        if entry.name.lower().endswith(PICTURE_SUFFIXES) and not entry.name.startswith(".")
-    ]
-    if not pictures:
-        raise UnreadableVideo(folder, f"the folder holds no picture ({', '.join(PICTURE_SUFFIXES)})", "empty")
-    return sorted(pictures, key=_natural)
-
-
-def _picture_size(picture: Path, decode: bool) -> tuple[int, int]:
-    """Width and height from the header; a picture without its end mark is truncated."""
-    end_mark = b"IEND" if picture.suffix.lower() == ".png" else b"\xff\xd9"
-    try:
-        with picture.open("rb") as file, Image.open(file) as image:
-            size = image.size
-            if decode:
-                image.load()
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 256))
-            tail = file.read()
-    except (OSError, SyntaxError) as error:
-        raise UnreadableVideo(picture, "not a picture that can be read") from error
-    if end_mark not in tail:
-        raise UnreadableVideo(picture, "truncated picture (no end mark)")
-    return size
-
-
-def _read_picture(picture: Path) -> np.ndarray:
-    """uint8 (H, W, 3), RGB."""
-    try:
-        with Image.open(picture) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise UnreadableVideo(picture, "not a picture that can be read, or truncated") from error

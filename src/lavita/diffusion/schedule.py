@@ -225,7 +225,7 @@ def spaced_steps(num_steps: int, spacing: str) -> Tensor:
         for stride in range(1, num_steps):
             if len(range(0, num_steps, stride)) == wanted:
                 return torch.arange(0, num_steps, stride)
-        raise ValueError(f"sampling steps: no integer stride visits {wanted} of {num_steps} steps")
+        raise ValueError(f"sampling.steps: got {spacing}, no integer stride visits {wanted} of {num_steps} steps")
     counts = [int(part) for part in str(spacing).split(",")]
     size, extra = divmod(num_steps, len(counts))
     kept: list[int] = []
@@ -233,7 +233,7 @@ def spaced_steps(num_steps: int, spacing: str) -> Tensor:
     for index, count in enumerate(counts):
         section = size + (index < extra)
         if not 1 <= count <= section:
-            raise ValueError(f"sampling steps: got {count}, allowed 1 to {section} in a section of {section} steps")
+            raise ValueError(f"sampling.steps: got {spacing}, allowed 1 to {section} in a section of {section} steps")
         spacing_of_steps = (section - 1) / (count - 1) if count > 1 else 1.0
         # Repeated addition, not a product: the published step lists were made with its rounding.
         position: float = 0.0

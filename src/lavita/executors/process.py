@@ -59,9 +59,21 @@ STEADY_CPU = {
 }
 
 
+# What launchers tell a process that trains with others. A job's shell may have them of something else.
+RANK_VARIABLES = frozenset(
+    {
+        "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
+        "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    }
+)  # fmt: skip
+
+
 def environment_of_processes(more: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment, what makes a CPU steady, and `more`, which wins."""
-    environment = dict(os.environ)
+    """This process's environment, what makes a CPU steady, and `more`, which wins.
+
+    Without the variables of a rank: only a process that is started as one has them, by `more`.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
     search = [part for part in (import_folder(), environment.get("PYTHONPATH", "")) if part]
     if search:
         environment["PYTHONPATH"] = os.pathsep.join(search)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import torch
 
 from lavita.config.compose import Experiment
-from lavita.config.schema import BUDGET_UNITS, BudgetConfig, CodecConfig, DataConfig, SamplingConfig
+from lavita.config.schema import BUDGET_UNITS, BudgetConfig, CodecConfig, ConfigError, DataConfig, SamplingConfig
+from lavita.diffusion.schedule import Schedule, spaced_steps
 from lavita.experiment.costs import preparation_flops, training_flops_per_clip
 from lavita.experiment.peaks import shape_batch
 from lavita.methods.base import VideoMethod
@@ -130,14 +132,37 @@ def check_budget(experiment: Experiment, num_classes: int | None) -> list[tuple[
 
 
 def on_meta(experiment: Experiment, num_classes: int | None) -> tuple[VideoMethod, VideoMethod | None]:
-    """The method of a run and its pretraining, where it has one, as shapes on the meta device."""
-    with torch.device("meta"):
-        codec = empty_codec(experiment.codec)
-        method = build_method(experiment, num_classes, codec)
-        pretraining = build_pretraining(experiment, num_classes, codec) if experiment.pretraining.method else None
+    """The method of a run and its pretraining, where it has one, as shapes on the meta device.
+
+    Raises ValueError, in one line, for numbers of which no network can be made.
+    """
+    e = experiment
+    try:
+        with torch.device("meta"):
+            codec = empty_codec(e.codec)
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"codec: no autoencoder can be made of {numbers_of(asdict(e.codec))} ({said(error)})"
+        ) from None
+    try:
+        with torch.device("meta"):
+            method = build_method(e, num_classes, codec)
+            pretraining = build_pretraining(e, num_classes, codec) if e.pretraining.method else None
+    except (ArithmeticError, AssertionError, RuntimeError) as error:
+        raise ConfigError(f"{e.label}: no network can be made of {numbers_of(e.model)} ({said(error)})") from None
     for module in (codec, method, *([pretraining] if pretraining else [])):
         module.to("meta")
     return method, pretraining
+
+
+def numbers_of(section: Mapping[str, Any]) -> str:
+    """The numbers of a section, as messages name them."""
+    return ", ".join(f"{key}={value}" for key, value in section.items() if isinstance(value, int | float))
+
+
+def said(error: Exception) -> str:
+    """An error of another library in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def planned_stages(
@@ -175,8 +200,11 @@ def planned_shared_cost(experiment: Experiment, method: VideoMethod) -> SharedCo
 
 
 def check_task(label: str, method: VideoMethod, sampling: SamplingConfig) -> None:
-    """Raise ValueError, with the row's name, unless the method does what sampling asks of it."""
+    """Raise ValueError, with the row's name, unless the method does what sampling asks of it, in steps that it has."""
+    schedule = getattr(method, "schedule", None)
     try:
         method.check_task(sampling)
+        if isinstance(schedule, Schedule):
+            spaced_steps(schedule.num_steps, sampling.steps)
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from None

@@ -13,7 +13,8 @@ import numpy as np
 from lavita.config.plan import read_config
 from lavita.config.protocol import Protocol
 from lavita.data.clip_folder import MANIFEST, read_manifest, write_clips, write_grid, write_sprite
-from lavita.data.video import VIDEO_SUFFIXES, probe, read_frames
+from lavita.data.decoding.containers import VIDEO_SUFFIXES
+from lavita.data.video import probe, read_frames
 from lavita.executors.heartbeat import Result, emit
 from lavita.executors.process import end_with_parent
 from lavita.experiment.scoring import Scorer

@@ -35,6 +35,7 @@ from lavita.metrics.features.in_domain_training import fit_in_domain
 from lavita.metrics.features.load import load_extractors
 from lavita.metrics.features.published import FitSetting, find_published
 from lavita.metrics.features.stretches import Stretches, read_stretches
+from lavita.metrics.resampling import FEWEST_CLIPS
 from lavita.metrics.sanity import sanity_text
 from lavita.results.identity import hash_of_sources, package_files
 from lavita.results.shared import SharedArtifacts, read_shared, write_shared, write_videos
@@ -44,7 +45,6 @@ from lavita.training.checkpoint import Stopped
 from lavita.training.stage import StagePlan
 
 # Kernel distances and sanity rows compare halves of two clips.
-FEWEST_CLIPS = 4
 
 
 def check_experiments(

@@ -8,13 +8,12 @@ of one network alone is read as well.
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from torch import Tensor
 
 from lavita.files import sha256_of
-from lavita.methods.checkpoints import CheckpointError, read_state, read_tensors, some
+from lavita.methods.checkpoints import CheckpointError, read_safetensors, read_state, shards_of
 
 WEIGHTS = "diffusion_pytorch_model"
 WHOLE = f"{WEIGHTS}.safetensors"
@@ -32,22 +31,25 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
     state = {}
     for network, files in networks_in(path).items():
         for file in (one for one in files if one.suffix == ".safetensors"):
-            state |= {f"{network}.{name}" if network else name: value for name, value in read_tensors(file).items()}
+            state |= {f"{network}.{name}" if network else name: value for name, value in read_safetensors(file).items()}
     return state
 
 
 def files_of(path: Path | str) -> list[Path]:
     """The files that `read_published` reads, those that list others among them. Raises CheckpointError."""
     path = Path(path)
-    return [file for files in networks_in(path).values() for file in files] if path.is_dir() else [path]
+    if not path.is_dir():
+        return shards_of(path) or [path]
+    return [file for files in networks_in(path).values() for file in files]
 
 
 def hash_of(path: Path | str) -> str:
-    """sha256 of a checkpoint's file; of a folder that of its files' names and sha256, 64 hex digits in any case."""
-    path = Path(path)
-    if not path.is_dir():
+    """sha256 of a checkpoint's file; of several that of their names and sha256, 64 hex digits in any case."""
+    path, files = Path(path), files_of(path)
+    if files == [path]:
         return sha256_of(path)
-    lines = [f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n" for file in files_of(path)]
+    folder = path if path.is_dir() else path.parent
+    lines = [f"{file.relative_to(folder).as_posix()} {sha256_of(file)}\n" for file in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -71,28 +73,15 @@ def networks_in(folder: Path) -> dict[str, list[Path]]:
 
 
 def files_of_network(folder: Path) -> list[Path]:
-    """The files of the network in a folder, [] where it holds none: its one file, else its index with the files that it
+    """The files of the network in a folder, [] where it holds none: its one file, else its index with the shards that it
     lists, else the file of its only variant (such as fp16). Raises CheckpointError.
     """
     if (folder / WHOLE).is_file():
         return [folder / WHOLE]
     if (folder / INDEX).is_file():
-        return [folder / INDEX, *listed(folder / INDEX)]
+        return [folder / INDEX, *shards_of(folder / INDEX)]
     variants = sorted(folder.glob(f"{WEIGHTS}.*.safetensors"))
     if len(variants) > 1:
         names = ", ".join(file.name for file in variants)
         raise CheckpointError(f"{folder}: holds {names}; wanted {WHOLE}, {INDEX}, or one of these alone")
     return variants
-
-
-def listed(index: Path) -> list[Path]:
-    """The files that an index lists, in order. Raises CheckpointError where it is no index, or one is not there."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        elsewhere = [name for name in names if Path(name).name != name]  # a link is well: a cache of the hub has them
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: is no index of weights ({error!r})") from error
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if elsewhere or missing or not names:
-        raise CheckpointError(f"{index}: lists {some([*elsewhere, *missing]) or 'no files'}, wanted files beside it")
-    return [index.parent / name for name in names]

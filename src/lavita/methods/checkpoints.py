@@ -6,7 +6,7 @@ import argparse
 import json
 import pickle
 import re
-import zipfile
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lavita.files import atomic_write, atomic_write_text
+from lavita.files import atomic_write, atomic_write_text, require_inside
 
 SHOWN_KEYS = 3
 
@@ -30,10 +30,11 @@ class CheckpointError(ValueError):
 def load_official(path: Path | str, network: nn.Module) -> None:
     """Load an official checkpoint into a network, all keys and shapes equal, or raise and change nothing.
 
-    The file is {"ema": state dict, ...}, {"state_dict": state dict, ...} as Lightning writes it, or a bare state dict,
-    as .pt, .pth, .ckpt or .safetensors. Pickled files are read with weights_only=True, so that no code of theirs runs;
-    of Python classes only argparse.Namespace, which the official DiT trainer stores, is let through. Raises
-    CheckpointError.
+    The file is {"ema": state dict, ...}, {"state_dict": state dict, ...} as Lightning writes it, {"model": state dict},
+    or a bare state dict, of PyTorch or safetensors, whole or in shards. Names may be wrapped (module., _orig_mod., one
+    prefix before all), which is taken off with a CheckpointRemark. Pickled files are read with weights_only=True, so
+    that no code of theirs runs; of Python classes only argparse.Namespace, which the official DiT trainer stores, is
+    let through. Raises CheckpointError.
     """
     network.load_state_dict(official_state(path, network), strict=True)
 
@@ -59,8 +60,12 @@ def fitting(
 
     size: the size of a network in words by its state dict, for the message; by default that of a transformer.
     """
-    problems = differences(state, network.state_dict())
+    wanted = network.state_dict()
+    state = found_within(path, state, wanted)
+    problems = differences(state, wanted)
     if problems:
+        if not set(state) & set(wanted):
+            problems.append(f"its names begin with {some(list(state))}; wanted {some(list(wanted))}")
         lines = [f"{path}: does not fit {type(network).__name__}; nothing was loaded.", *problems]
         raise CheckpointError("\n  ".join([*lines, described(state, network, size)]))
     return state
@@ -114,17 +119,26 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     return ema_or_bare(path, read_tensors(path))
 
 
+SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
+INDEX = ".safetensors.index.json"
+ENTRIES = ("ema", "state_dict", "model")  # what trainers call the weights, the averaged ones first
+ALLOWED = "wanted a PyTorch or safetensors file, by its content"
+
+
 def read_tensors(path: Path) -> Any:
-    """Content of a checkpoint file, on the CPU. Raises CheckpointError if it is missing, damaged, unsafe."""
+    """Content of a checkpoint file, on the CPU: of PyTorch or safetensors, which its content says and not its suffix.
+
+    Of a file that was cut into shards, its index, its folder or any shard stands for all. Raises CheckpointError if it
+    is missing, damaged, unsafe.
+    """
+    files = shards_of(path)
+    if files:
+        parts = [read_safetensors(file) for file in files]
+        return {name: value for part in parts for name, value in part.items()}
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give a .pt, .pth or .safetensors file")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: is no safetensors file ({error})") from error
-    if path.suffix not in (".pt", ".pth", ".ckpt"):
-        raise CheckpointError(f"{path}: got suffix {path.suffix!r}, allowed .pt, .pth, .ckpt, .safetensors")
+        raise CheckpointError(f"{path}: no such file; give a .pt, .pth, .ckpt or .safetensors file")
+    if path.suffix == ".safetensors" or is_safetensors(path):
+        return read_safetensors(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -132,24 +146,116 @@ def read_tensors(path: Path) -> Any:
         name = re.search(r"GLOBAL (\S+)", str(error))
         held = f"holds {name[1]}" if name else "is damaged, or holds Python objects"
         raise CheckpointError(f"{path}: {held}; only tensors are read. Save its state dict alone") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: is no PyTorch checkpoint ({type(error).__name__})") from error
+    except Exception as error:  # torch's readers raise many kinds for a damaged file
+        raise CheckpointError(f"{path}: is no PyTorch checkpoint ({type(error).__name__}); {ALLOWED}") from error
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: the length of a header in 8 bytes, then JSON."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Raises CheckpointError."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: is no safetensors file ({' '.join(str(error).split())})") from error
+
+
+def shards_of(path: Path) -> list[Path]:
+    """The files that a checkpoint was cut into, where path is one of them, their index or the folder of that; else [].
+
+    Raises CheckpointError where one is missing.
+    """
+    index = next(iter(sorted(path.glob(f"*{INDEX}"))), None) if path.is_dir() else path
+    if index is None:
+        return []
+    shard = SHARD.fullmatch(index.name)
+    if shard:
+        count = int(shard["count"])
+        names = [f"{shard['name']}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    elif index.name.endswith(INDEX) and index.is_file():
+        try:
+            listed = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()
+            names = sorted(
+                {require_inside(index.parent, name, f"{index}: a file of weight_map").name for name in listed}
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index}: is no index of shards ({' '.join(str(error).split())})") from error
+    else:
+        return []
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{path}: {len(missing)} of {len(names)} shards are missing: {some(missing)}")
+    return [index.parent / name for name in names]
+
+
+class CheckpointRemark(UserWarning):
+    """What a user should know of a file that was read all the same."""
+
+
+def remark(path: Path | str, text: str) -> None:
+    warnings.warn(CheckpointRemark(f"{path}: {text}"), stacklevel=3)
 
 
 def ema_or_bare(path: Path, content: Any) -> dict[str, Tensor]:
-    """The averaged weights where there are any, or those of a Lightning checkpoint, else the content itself; names and
-    tensors in any case."""
-    entries = [key for key in ("ema", "state_dict") if isinstance(content, Mapping) and key in content]
-    state = content[entries[0]] if entries else content
+    """The averaged weights where there are any, or the entry that a trainer has them in, else the content itself; names
+    and tensors in any case, names without what compiling and distributing put before them.
+    """
+    mapping = content if isinstance(content, Mapping) else {}
+    entry = next((key for key in ENTRIES if isinstance(mapping.get(key), Mapping)), None)
+    state = content if entry is None else mapping[entry]
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, wanted a state dict of names and tensors")
     odd = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if odd or not state:
         raise CheckpointError(
-            f'{path}: is neither {{"ema": state dict}}, nor {{"state_dict": state dict}}, nor a bare state dict; '
-            f"entries that are no tensors: {some(odd) or 'none, it is empty'}"
+            f'{path}: is neither {{"ema": state dict}}, nor {{"state_dict": state dict}}, {{"model": state dict}} or a '
+            f"bare state dict; entries that are no tensors: {some(odd) or 'none, it is empty'}"
         )
-    return dict(state)
+    if entry not in (None, "ema") and not any("ema" in name for name in state):
+        remark(path, f"has its weights under {entry!r}, which nothing says are averaged ones")
+    return unwrapped(path, dict(state))
+
+
+def unwrapped(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without `module.` before all names and `_orig_mod.` anywhere; what is taken off is said."""
+    found = {name: name.split(".") for name in state}
+    taken = []
+    if any("_orig_mod" in parts for parts in found.values()):
+        found = {name: [part for part in parts if part != "_orig_mod"] for name, parts in found.items()}
+        taken.append("_orig_mod.")
+    while all(parts[0] == "module" and len(parts) > 1 for parts in found.values()):
+        found = {name: parts[1:] for name, parts in found.items()}
+        taken.append("module.")
+    names = {name: ".".join(parts) for name, parts in found.items()}
+    if not taken or len(set(names.values())) < len(names):
+        return state
+    remark(path, f"{' and '.join(dict.fromkeys(taken))} taken off its names")
+    return {names[name]: value for name, value in state.items()}
+
+
+def found_within(path: Path | str, state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a state dict that holds every wanted name under one prefix, with that taken off, which is said; the
+    state dict itself where there is no such part. Raises CheckpointError where several parts would do.
+    """
+    first = next(iter(wanted), "")
+    if not first or first in state:
+        return state
+    prefixes = [name.removesuffix(first) for name in state if name.endswith(f".{first}")]
+    whole = [prefix for prefix in prefixes if all(prefix + name in state for name in wanted)]
+    averaged = [prefix for prefix in whole if "ema" in prefix]
+    chosen = averaged if len(averaged) == 1 else whole
+    if not chosen:
+        return state
+    if len(chosen) > 1:
+        raise CheckpointError(f"{path}: holds this network more than once, under {', '.join(chosen)}; save one alone")
+    others = len(state) - len(wanted)
+    remark(path, f"{chosen[0]} taken off its names{f'; {others} other entries passed over' if others else ''}")
+    return {name: state[chosen[0] + name] for name in wanted}
 
 
 def some(names: list[str]) -> str:

@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +18,11 @@ import av
 import numpy as np
 from PIL import Image
 
-from lavita.config.protocol import JPEG, MP4_THEN_JPEG, Protocol
+from lavita.config.protocol import JPEG, LOSSLESS, MP4_THEN_JPEG, Protocol
 from lavita.data.clips import centre_crop_resize, frame_indices, span, window_starts
+from lavita.data.decoding.lossless import stored_as
 from lavita.data.trees import find_videos
-from lavita.data.video import each_frame, probe
+from lavita.data.video import probe, read_frames
 from lavita.shapes import check
 
 JPEG_QUALITY = 75  # Pillow's own, and what is left where "q=95" is given in a way that it ignores
@@ -82,33 +84,38 @@ def through(codec: str, stored: str, clip: np.ndarray) -> np.ndarray:
 
 ARRAYS = (".npz", ".npy")
 KEY = "clips"
-LOSSLESS_SUFFIX = ".mkv"  # what the suite writes: FFV1
 
 
 @dataclass(frozen=True)
 class ClipItem:
-    """One clip or video: its name, how its frames lie on disk (lossless, video or jpeg), and calls that give its
-    frames, uint8 (F, H, W, 3), 0..255, and their number.
+    """One clip or video: its name, and calls that give frames by number, uint8 (n, H, W, 3), 0..255, how many there
+    are, and how they lie on disk (lossless, video or jpeg). A video is never in memory whole.
     """
 
     name: str
-    stored: str
-    read: Callable[[], np.ndarray]
+    read: Callable[[Sequence[int]], np.ndarray]
     count: Callable[[], int]
+    stored: Callable[[], str]
 
 
-def clip_items(path: Path | str) -> list[ClipItem]:
+def clip_items(path: Path | str, say: Callable[[str], None] | None = None) -> list[ClipItem]:
     """The clips of a folder (a video file or frame folder each, at any depth, sorted by name), or of an .npz with key
     `clips` or an .npy, uint8 (N, F, H, W, 3).
 
-    Nothing is decoded yet. Raises ValueError for a path that is no such thing.
+    What in a folder is no clip is left out, and said in one line. Nothing is decoded yet. Raises ValueError for a path
+    that is no such thing.
     """
     path = Path(path)
     if path.is_dir():
         found = find_videos(path)
-        if not found:
-            raise ValueError(f"{path}: no clips; wanted a video file or a folder of pictures a clip, .npz or .npy")
-        return [_item(Path(file), path) for file in sorted(found, key=lambda file: _name(Path(file), path))]
+        if not found.videos:
+            there = f", found {found.passed_over(path)}" if found.passed_over(path) else ""
+            raise ValueError(
+                f"{path}: no clips; wanted a video file or a folder of pictures a clip, .npz or .npy{there}"
+            )
+        if say and found.passed_over(path):
+            say(f"{path}: passed over {found.passed_over(path)}")
+        return [_item(Path(file), path) for file in sorted(found.videos, key=lambda file: _name(Path(file), path))]
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder; wanted a folder of clips, .npz (key {KEY}) or .npy")
     if path.suffix not in ARRAYS:
@@ -121,7 +128,12 @@ def array_items(array: np.ndarray) -> list[ClipItem]:
     check_array(array, "clips")
     width = max(6, len(str(len(array))))
     return [
-        ClipItem(f"{number:0{width}d}", "lossless", lambda n=number: np.array(array[n]), lambda: array.shape[1])
+        ClipItem(
+            f"{number:0{width}d}",
+            lambda indices, n=number: np.array(array[n, list(indices)]),
+            lambda: array.shape[1],
+            lambda: "lossless",
+        )
         for number in range(len(array))
     ]
 
@@ -167,17 +179,12 @@ def check_array(array: np.ndarray, where: str) -> None:
 
 
 def _item(path: Path, folder: Path) -> ClipItem:
-    def read() -> np.ndarray:
-        frames = list(each_frame(path))
-        if len({frame.shape for frame in frames}) > 1:
-            raise ValueError(f"{path}: frames of different sizes")
-        return np.stack(frames)
-
-    if path.is_dir():
-        stored = "jpeg" if any(file.suffix.lower() in (".jpg", ".jpeg") for file in path.iterdir()) else "lossless"
-    else:
-        stored = "lossless" if path.suffix.lower() == LOSSLESS_SUFFIX else "video"
-    return ClipItem(_name(path, folder), stored, read, lambda: probe(path).frames)
+    return ClipItem(
+        _name(path, folder),
+        partial(read_frames, path),
+        cache(lambda: probe(path).frames),  # a video file is decoded to count
+        cache(lambda: stored_as(path)),
+    )
 
 
 def _name(path: Path, folder: Path) -> str:
@@ -260,28 +267,33 @@ def _windows(position: int, item: ClipItem, protocol: Protocol, cap: int | None)
     return [Pick(position, start) for start in starts[:cap]]
 
 
-def view(item: ClipItem, frames: np.ndarray, protocol: Protocol, real: bool, pick: Pick) -> np.ndarray:
-    """An item's frames, uint8 (V, H, W, 3), as a clip that is scored: uint8 (F, side, side, 3), 0..255.
+def picked_frames(item: ClipItem, protocol: Protocol, real: bool, pick: Pick) -> list[int]:
+    """The frames of an item that make a clip which is scored.
 
     An item of exactly F frames is a clip that was cut before. A longer one is cut here at the protocol's interval, real
     ones where no start is given from one drawn by the protocol's seed. Raises ValueError for an item too short.
     """
-    f = protocol.frames
-    if len(frames) != f:
-        interval = protocol.real_interval if real else protocol.generated_interval
-        length = span(f, interval)
-        if len(frames) < length:
-            raise ValueError(
-                f"clip {item.name}: {len(frames)} frames; protocol {protocol.name} takes {f} at interval {interval}, "
-                f"which span {length} (or clips cut to exactly {f})"
-            )
-        start = pick.start
-        if start is None:
-            start = int(np.random.default_rng([protocol.clip_seed, 1, pick.item]).integers(len(frames) - length + 1))
-        frames = frames[frame_indices(start, f, interval)]
+    f, there = protocol.frames, item.count()
+    if there == f:
+        return list(range(f))
+    interval = protocol.real_interval if real else protocol.generated_interval
+    length = span(f, interval)
+    if there < length:
+        raise ValueError(
+            f"clip {item.name}: {there} frames; protocol {protocol.name} takes {f} at interval {interval}, "
+            f"which span {length} (or clips cut to exactly {f})"
+        )
+    start = pick.start
+    if start is None:
+        start = int(np.random.default_rng([protocol.clip_seed, 1, pick.item]).integers(there - length + 1))
+    return frame_indices(start, f, interval)
+
+
+def view(item: ClipItem, frames: np.ndarray, protocol: Protocol, real: bool) -> np.ndarray:
+    """The frames of a clip, uint8 (F, H, W, 3), as they are scored: uint8 (F, side, side, 3), 0..255."""
     if protocol.crop == "none" and frames.shape[1] != frames.shape[2]:
         raise ValueError(f"clip {item.name}: {frames.shape[2]}x{frames.shape[1]} pixels, crop none wants square frames")
     if protocol.resize_where == "loader":
         frames = centre_crop_resize(frames, protocol.resolution)
     codec = protocol.real_codec if real else protocol.generated_codec
-    return through(codec, item.stored, frames)
+    return frames if codec == LOSSLESS else through(codec, item.stored(), frames)

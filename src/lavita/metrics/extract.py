@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from lavita.config.protocol import Protocol
 from lavita.data.ahead import in_threads
-from lavita.metrics.clips import ClipItem, Pick, view
+from lavita.metrics.clips import ClipItem, Pick, picked_frames, view
 from lavita.metrics.features.base import Extractor, FrameExtractor
 from lavita.metrics.sanity import Sensitivity
 
@@ -74,25 +74,63 @@ def extract(
 ) -> None:
     """Fill the jobs: every item is decoded once, whatever the number of protocols, ahead of need in `workers` threads.
 
-    Clips that two protocols see alike are extracted once. Raises ValueError naming the clip.
+    Only the frames of WINDOWS windows of an item are in memory at a time, in each thread; of an item with more windows
+    each lot is decoded anew. Clips that two protocols see alike are extracted once. Raises ValueError naming the clip.
     """
+    lots = list(_lots(jobs))
+    num_items = len({lot.item for lot in lots})
+    decoded = in_threads(lambda lot: _clips(items[lot.item], lot, real), lots, workers)
+    done = 0
+    for lot, clips in zip(lots, decoded, strict=True):
+        known: dict[tuple[str, int], np.ndarray] = {}
+        for (job, pick), clip in zip(lot.picks, clips, strict=True):
+            _extract_clip(job, items[lot.item], clip, pick, real, known)
+        if lot.last:
+            done += 1
+            report(done, num_items)
+
+
+WINDOWS = 4  # of an item, decoded together
+
+
+@dataclass(frozen=True)
+class Lot:
+    """What is decoded together: windows of one item, for all protocols; last: none of the item follows."""
+
+    item: int
+    picks: list[tuple[Job, Pick]]
+    last: bool
+
+
+def _lots(jobs: Sequence[Job]) -> Iterator[Lot]:
     by_item: dict[int, list[tuple[Job, Pick]]] = {}
     for job in jobs:
         for pick in job.picks:
             by_item.setdefault(pick.item, []).append((job, pick))
-    wanted = sorted(by_item)
-    decoded = in_threads(lambda position: items[position].read(), wanted, workers)
-    for done, (position, frames) in enumerate(zip(wanted, decoded, strict=True), start=1):
-        known: dict[tuple[str, int], np.ndarray] = {}
-        for job, pick in by_item[position]:
-            _extract_clip(job, items[position], frames, pick, real, known)
-        report(done, len(wanted))
+    for item in sorted(by_item):
+        # By their first frames: two protocols' same window is in one lot, and a job's windows stay in order.
+        starts = sorted({-1 if pick.start is None else pick.start for _, pick in by_item[item]})
+        for first in range(0, len(starts), WINDOWS):
+            wanted = set(starts[first : first + WINDOWS])
+            picks = [(job, pick) for job, pick in by_item[item] if (-1 if pick.start is None else pick.start) in wanted]
+            yield Lot(item, picks, first + WINDOWS >= len(starts))
+
+
+def _clips(item: ClipItem, lot: Lot, real: bool) -> list[np.ndarray]:
+    """The clips of a lot as they are scored, each uint8 (F, side, side, 3)."""
+    indices = [picked_frames(item, job.protocol, real, pick) for job, pick in lot.picks]
+    needed = sorted({index for one in indices for index in one})
+    frames, place = item.read(needed), {index: number for number, index in enumerate(needed)}
+    return [
+        view(item, frames[[place[index] for index in one]], job.protocol, real)
+        for (job, _), one in zip(lot.picks, indices, strict=True)
+    ]
 
 
 def _extract_clip(
-    job: Job, item: ClipItem, frames: np.ndarray, pick: Pick, real: bool, known: dict[tuple[str, int], np.ndarray]
+    job: Job, item: ClipItem, clip: np.ndarray, pick: Pick, real: bool, known: dict[tuple[str, int], np.ndarray]
 ) -> None:
-    clip = view(item, frames, job.protocol, real, pick)  # (F, side, side, 3)
+    """clip: uint8 (F, side, side, 3)."""
     pixels = hashlib.sha256(clip.tobytes()).hexdigest()
     network = job.networks.real if real else job.networks.generated
 
@@ -106,7 +144,7 @@ def _extract_clip(
         return known[key]
 
     side = job.features
-    cut = "" if pick.start is None or len(frames) == job.protocol.frames else f"@{pick.start}"
+    cut = "" if pick.start is None or item.count() == job.protocol.frames else f"@{pick.start}"
     side.names.append(item.name + cut)
     side.pixels.append(pixels)
     if network is not None:

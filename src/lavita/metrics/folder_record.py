@@ -14,7 +14,7 @@ import numpy as np
 
 from lavita.config.protocol import Protocol
 from lavita.data.catalogue import SPLITS
-from lavita.files import atomic_write_text, require_inside, sha256_of
+from lavita.files import atomic_write_text, check_writable_folder, require_inside, sha256_of
 from lavita.metrics.distances import inception_score
 from lavita.metrics.evaluate import metric_names, networks_of, scores_of
 from lavita.metrics.extract import ExtractedFeatures, Job, Networks, load_arrays, save_arrays
@@ -110,11 +110,77 @@ def side_facts(name: str, side: ExtractedFeatures) -> dict[str, Any]:
     return {"name": name, "num_clips": len(side.names), "clips_sha256": side.fingerprint()}
 
 
-def write_results(folder: Path, results: Sequence[Comparison]) -> None:
+SIDES = ("real", "generated", *SPLITS)
+WRITTEN = {RECORD, ROWS, *(f"{side}.npz" for side in SIDES)}  # of one protocol
+
+
+def check_results_folder(folder: Path, sides: dict[str, Path | np.ndarray], protocols: Sequence[str]) -> None:
+    """Raise ValueError, before anything is decoded, unless results can be written: into a folder that is new or empty,
+    or holds a comparison of the same two names under the same protocols, which is then made anew.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out: {folder} is a file, wanted a folder")
+    there = [path for path in (folder.iterdir() if folder.is_dir() else ()) if not path.name.startswith(".")]
+    records = records_in(folder)
+    own = {path for one in records for path in one.parent.iterdir() if path.name in WRITTEN}
+    places = {one.parent for one in records} | {folder / ROWS if folder / RECORD not in records else folder}
+    foreign = [path for path in there if path not in own | places]
+    if foreign or (there and not records):
+        named = sorted(path.name for path in foreign or there)[0]
+        raise ValueError(f"--out: {folder} holds {named}, which evaluate did not write; give another folder")
+    names = {side: name_of(side, sides[side]) for side in ("real", "generated")}
+    for path in records:
+        earlier = read_record_file(path)
+        known = {side: earlier[side]["name"] for side in names}
+        if known != names or earlier["protocol"]["name"].partition("[")[0] not in protocols:
+            raise ValueError(
+                f"--out: {folder} holds the comparison of {known['generated']} with {known['real']} under "
+                f"{earlier['protocol']['name']}; give another folder"
+            )
+    check_writable_folder(folder, "--out")
+
+
+def records_in(folder: Path) -> list[Path]:
+    """The records of a results folder: its own, or those of its protocols' folders."""
+    own = folder / RECORD
+    return [own] if own.is_file() else sorted(folder.glob(f"*/{RECORD}"))
+
+
+def read_record_file(path: Path) -> dict[str, Any]:
+    """A record as it is stored. Raises ValueError for a file that is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        Protocol.from_dict(record["protocol"])
+        for side in ("real", "generated"):
+            if not all(isinstance(record[side][key], str) for key in ("name", "clips_sha256")):
+                raise TypeError(f"{side} without name and clips_sha256")
+        return record
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; give a folder that evaluate.py --out wrote") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: not a record of evaluate.py ({type(error).__name__}: {error})") from None
+
+
+def same_comparison(record: dict[str, Any], folder: Path) -> bool:
+    """Whether a folder holds no comparison yet, or that of the same clips under the same protocol."""
+    if not (folder / RECORD).is_file():
+        return True
+    earlier = read_record_file(folder / RECORD)
+    sides = all(earlier[side]["clips_sha256"] == record[side]["clips_sha256"] for side in ("real", "generated"))
+    return sides and earlier.get("protocol_hash") == record["protocol_hash"]
+
+
+def write_results(folder: Path, results: Sequence[Comparison]) -> Path:
     """record.json, real.npz, generated.npz and rows.csv: in the folder itself for one protocol, else in one below it
-    for each, with the rows of all in the folder's own rows.csv."""
+    for each, with the rows of all in the folder's own rows.csv. Returns the folder: where another comparison lies in
+    it, of clips with the same names, the first of <folder>.2, <folder>.3, ... that has none.
+    """
+    wanted, number = folder, 1
+    while not all(same_comparison(one.record, place_of(folder, one, len(results))) for one in results):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}.{number}")
     for one in results:
-        place = folder if len(results) == 1 else folder / folder_name(one.record["protocol"]["name"])
+        place = place_of(folder, one, len(results))
         place.mkdir(parents=True, exist_ok=True)
         hashes = {f"{side}.npz": save_arrays(place / f"{side}.npz", arrays) for side, arrays in one.sides.items()}
         atomic_write_text(
@@ -123,6 +189,12 @@ def write_results(folder: Path, results: Sequence[Comparison]) -> None:
         write_rows(place / ROWS, rows_of(one))
     if len(results) > 1:
         write_rows(folder / ROWS, [row for one in results for row in rows_of(one)])
+    return folder
+
+
+def place_of(folder: Path, one: Comparison, number: int) -> Path:
+    """Where one of so many comparisons lies in a results folder."""
+    return folder if number == 1 else folder / folder_name(one.record["protocol"]["name"])
 
 
 def folder_name(protocol: str) -> str:
@@ -152,20 +224,26 @@ def rows_of(one: Comparison) -> list[Row]:
     return [replace(row, **score_columns(score)) for score in one.scores]
 
 
-def recomputed(folder: Path) -> tuple[Comparison, list[str]]:
+def recomputed(folder: Path) -> tuple[list[Comparison], list[str]]:
+    """The comparisons of a folder, one for each protocol, as `recomputed_one` gives them. Raises ValueError."""
+    made = [recomputed_one(path.parent) for path in records_in(folder) or [folder / RECORD]]
+    several = len(made) > 1
+    lines = [f"{one.record['protocol']['name']}: {line}" if several else line for one, each in made for line in each]
+    return [one for one, _ in made], lines
+
+
+def recomputed_one(folder: Path) -> tuple[Comparison, list[str]]:
     """The comparison of a folder with its scores computed anew from its features, and a line for each that differs.
 
     Raises ValueError for a folder without a record, and for a file that is not the one recorded.
     """
     path = folder / RECORD
+    record = read_record_file(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
         files = {name: record["files"][name] for name in (*FILES, *sorted(set(record["files"]) - set(FILES)))}
         protocol = Protocol.from_dict(record["protocol"])
         scores = [Score.from_json(score) for score in record.pop("scores")]
         networks = networks_of(protocol, record.get("frame_encoder"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; give a folder that evaluate.py --out wrote") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: not a record of evaluate.py ({type(error).__name__}: {error})") from None
     sides = {name.removesuffix(".npz"): recorded_arrays(folder, name, wanted) for name, wanted in files.items()}

@@ -19,6 +19,7 @@ from lavita.metrics.features.base import Extractor, FrameExtractor
 from lavita.metrics.features.frame_encoders import load_frame_encoder
 from lavita.metrics.features.load import load_extractor
 from lavita.metrics.folder_record import Comparison, compared
+from lavita.metrics.resampling import FEWEST_CLIPS
 from lavita.metrics.sanity import Sensitivity
 from lavita.metrics.table import METRICS, selectable
 
@@ -59,7 +60,9 @@ def evaluate(options: Options, say: Callable[[str], None]) -> tuple[list[Compari
 
     Raises ValueError for folders, clips or protocols that can't be used.
     """
-    sides = {True: listed(options.real), False: listed(options.generated)}
+    for name in options.protocols:  # a wrong value costs no look at the clips
+        derived_by_clips(name, options.clips, options.changes)
+    sides = {True: listed(options.real, say), False: listed(options.generated, say)}
     reasons, prepared = [], []
     networks = Loader(options)
     for name in options.protocols:
@@ -74,7 +77,7 @@ def evaluate(options: Options, say: Callable[[str], None]) -> tuple[list[Compari
             job.sensitivity = Sensitivity(job.networks.real) if job.networks.real else None
         extract(sides[real], jobs[side], real, options.workers, partial(counted, say, side))
     for split, path in options.splits.items():
-        items = listed(path)
+        items = listed(path, say)
         jobs[split] = [split_job(one, items) for one in prepared]
         extract(items, jobs[split], True, options.workers, partial(counted, say, split))
     paths = {"real": options.real, "generated": options.generated, **options.splits}
@@ -92,10 +95,10 @@ def counted(say: Callable[[str], None], kind: str, done: int, total: int) -> Non
         say(f"{kind} clips {done}/{total}")
 
 
-def listed(path: Clips) -> list[ClipItem]:
+def listed(path: Clips, say: Callable[[str], None]) -> list[ClipItem]:
     if isinstance(path, np.ndarray):
         return array_items(path)
-    items = clip_items(path)
+    items = clip_items(path, say)
     names_are_unique(items, path)
     return items
 
@@ -179,7 +182,14 @@ def derived_by_clips(name: str, clips: int | None, changes: dict[str, Any]) -> P
     if clips is not None:
         splits = changes.get("is_splits", load_yaml("protocols", name)["is_splits"])
         changes = changes | {"n": clips} | ({"is_splits": 1} if clips < splits else {})
-    return read_protocol(name, changes)
+    protocol = read_protocol(name, changes)
+    for side in ("n_real", "n_generated"):
+        if getattr(protocol, side) < FEWEST_CLIPS:
+            raise ConfigError(
+                f"protocol.{side}: got {getattr(protocol, side)}, wanted at least {FEWEST_CLIPS}: a score has an "
+                "interval from halves of the clips"
+            )
+    return protocol
 
 
 def usual(preprocess: str) -> str | None:
@@ -224,16 +234,3 @@ def split_job(one: Prepared, items: Sequence[ClipItem]) -> Job:
     if len(chosen) < 2:
         raise ValueError(f"protocol {one.protocol.name}: a split gives {len(chosen)} clips, wanted at least 2")
     return Job(one.protocol, Networks(one.networks.real, None, None), chosen)
-
-
-def parsed_changes(overrides: Sequence[str]) -> dict[str, Any]:
-    """protocol.key=value overrides as changes. Raises ConfigError."""
-    from omegaconf import OmegaConf
-
-    changes: dict[str, Any] = {}
-    for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals or not key.startswith("protocol."):
-            raise ConfigError(f"override {override!r}: wanted protocol.key=value, for example protocol.real_interval=6")
-        changes |= OmegaConf.to_container(OmegaConf.from_dotlist([override]))["protocol"]
-    return changes

@@ -36,6 +36,7 @@ from lavita.metrics.distances import (
 )
 
 LEAST_CLIPS = 8  # quarters of two
+FEWEST_CLIPS = 4  # halves of two: fewer give no interval at all
 
 
 class ScoreOfSubsets(Protocol):

@@ -10,7 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from lavita.config.compose import load_method, load_yaml
-from lavita.config.registry import CONFIGS, PACKAGE, names_in, read_yaml
+from lavita.config.plain_yaml import read_yaml
+from lavita.config.registry import CONFIGS, PACKAGE, names_in
 from lavita.config.schema import ConfigError, read
 from lavita.metrics.table import parse_key
 from lavita.results.published import SEEN, Known, Reported

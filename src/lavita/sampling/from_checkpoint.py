@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from lavita.config.registry import load_implementation
 from lavita.config.schema import ConfigError, DataConfig, SamplingConfig, nearest, read
 from lavita.data.clips import centre_crop_resize, frame_indices, to_tensor
 from lavita.data.video import read_frames
+from lavita.files import check_new_folder
 from lavita.methods.base import VideoMethod
 from lavita.methods.build import build_method, empty_codec, load_suite_codec
-from lavita.methods.checkpoints import load, load_official
+from lavita.methods.checkpoints import CheckpointRemark, load, load_official, shards_of
 from lavita.sampling.generate import ClipsInParts, generate, save_samples
 from lavita.training.arithmetic import arithmetic
 
@@ -35,7 +37,7 @@ def load_method(
 
 def is_official(paths: Sequence[Path]) -> bool:
     """Whether the files hold weights only: neither a run's folder nor a checkpoint with its configuration."""
-    return all(path.is_file() and not path.with_suffix(".json").is_file() for path in paths)
+    return all(bool(shards_of(path)) or (path.is_file() and not path.with_suffix(".json").is_file()) for path in paths)
 
 
 def load_official_method(
@@ -63,9 +65,12 @@ def load_official_method(
     built = build_method(experiment, num_classes, codec)
     # A method whose official weights are more than one file says how they are read.
     read = getattr(implementation, "load_official", load_one)
-    read(built, list(paths))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read(built, list(paths))
+    remarks = tuple(str(one.message) for one in caught if issubclass(one.category, CheckpointRemark))
     classes = list(range(num_classes)) if num_classes else []
-    return Loaded(built.eval(), experiment, [str(index) for index in classes], classes)
+    return Loaded(built.eval(), experiment, [str(index) for index in classes], classes, remarks)
 
 
 def load_one(method, paths: Sequence[Path]) -> None:
@@ -77,12 +82,15 @@ def load_one(method, paths: Sequence[Path]) -> None:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A method in evaluation mode, the configuration of its run, its classes' names and those it was trained on."""
+    """A method in evaluation mode, the configuration of its run, its classes' names and those it was trained on;
+    remarks: what is to be known of how its files were read.
+    """
 
     method: VideoMethod
     experiment: Experiment
     class_names: list[str]
     classes: list[int]
+    remarks: tuple[str, ...] = ()
 
 
 def load_run(paths: Sequence[Path], suite: str | None, method: str | None, overrides: Sequence[str]) -> Loaded:
@@ -124,8 +132,6 @@ def load_run(paths: Sequence[Path], suite: str | None, method: str | None, overr
 def changed(sampling: SamplingConfig, changes: dict[str, Any]) -> SamplingConfig:
     """The sampling settings with those that were given. Raises ConfigError for a value not allowed."""
     wanted = {key: value for key, value in changes.items() if value is not None}
-    if "steps" in wanted and not wanted["steps"].removeprefix("ddim").replace(",", "").isdigit():
-        raise ConfigError(f"--steps: got {wanted['steps']!r}, wanted a number, ddimN, or numbers separated by commas")
     return read(SamplingConfig, asdict(sampling) | wanted, "sampling")
 
 
@@ -168,8 +174,8 @@ def sample_checkpoint(
     """Clips uint8 (N, F, H, W, 3), 0..255, of seeds seed_start .. seed_start + N - 1; where out is given they are
     written there, and a grid beside it. report is told how many are done. Raises ValueError.
     """
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out: {out} is there and not an empty folder; give another one")
+    if out is not None:
+        check_new_folder(out, "--out")
     method, experiment = loaded.method, loaded.experiment
     sampling = changed(experiment.sampling, changes)
     indices = chosen_classes(classes, loaded)

@@ -18,7 +18,7 @@ from lavita.executors.process import Interrupted, Launcher, disk_error_text, is_
 from lavita.executors.slurm_options import LOCAL, check_executor, read_slurm_options
 from lavita.executors.slurm_queue import FOLDER as SLURM_FOLDER
 from lavita.executors.slurm_queue import Queue
-from lavita.files import atomic_write_text
+from lavita.files import atomic_write_text, check_text, check_writable_folder
 from lavita.lock import FolderLock
 from lavita.report.overview import write_overview
 from lavita.report.page import report_html
@@ -75,6 +75,7 @@ def show_tables(folder: Path, display: Display) -> RunFolder:
     return run
 
 
+COMPARISON = "record.json"  # what evaluate leaves in its folder
 INTERRUPTED = 130  # exit status, as shells have it of a Ctrl-C
 
 
@@ -134,7 +135,10 @@ def work_of(
     folder = (options.out or Path("results") / f"{suite}-{tier}-{source.name}").resolve()
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out: {folder} is a file, wanted a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    check_text(cache, "--cache")
+    if (folder / COMPARISON).is_file() and not (folder / PLAN).is_file():
+        raise ConfigError(f"--out: {folder} holds a comparison of evaluate, not runs; give another folder")
+    check_writable_folder(folder, "--out")
     local = options.executor == LOCAL
     here_at_once = default_workers(threads, experiments[0].compute.devices)
     workers = min(options.workers or (here_at_once if local else len(experiments)), len(experiments))

@@ -20,8 +20,9 @@ import av
 import numpy as np
 from PIL import Image
 
+from lavita.data.decoding.containers import UnreadableVideo
 from lavita.data.small_sets.recorded import RecordedVideo, SmallSet
-from lavita.data.video import UnreadableVideo, decode, each_frame
+from lavita.data.video import decode, each_frame
 
 WEIZMANN_SIDE = 64
 SKY_SIDE, SKY_LINE = 128, 2

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 
-import yaml
-
+from lavita.config.plain_yaml import read_yaml
 from lavita.config.registry import CONFIGS
 from lavita.config.schema import ConfigError, one_of, read
 
@@ -67,7 +66,7 @@ def read_small_set(name: str) -> SmallSet:
     """Read configs/small_sets/<name>.yaml. Raises ValueError for an unknown set, ConfigError for a wrong key."""
     one_of("small set", name, small_set_names())
     path = FOLDER / f"{name}.yaml"
-    found = read(SmallSet, yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
+    found = read(SmallSet, read_yaml(path), path.name)
     if found.name != name:
         raise ConfigError(f"{path.name}.name: got {found.name!r}, wanted {name!r}")
     return found

@@ -36,7 +36,7 @@ def read_config(folder: Path | str, title: str, model_type: str) -> dict[str, An
         if not file.is_file():
             raise ValueError(f"{title}: looked for {file}: it is not there; give a folder with {CONFIG} and {WEIGHTS}")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
         found = config.get("model_type")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{title}: {folder / CONFIG} cannot be read ({error})") from None

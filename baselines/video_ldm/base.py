@@ -157,13 +157,13 @@ class VideoLDM(LatentDiffusion):
         )
 
     def denoiser(
-        self, labels: Tensor | None, sampling: SamplingConfig, network: GuidedNetwork | None = None
+        self, classes: Tensor | None, sampling: SamplingConfig, network: GuidedNetwork | None = None
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """Noise and variance (n, T, 2 C, h, w) as a function of (x, t), by a network of (x, t, y), the video network
         where none is named, guided by classes in a class suite. It predicts no variance: that is the smaller of its
         bounds, the posterior's.
         """
-        predict = guided_noise(network or self.network, labels, self.context.num_classes, sampling.guidance)
+        predict = guided_noise(network or self.network, classes, self.context.num_classes, sampling.guidance)
 
         def with_variance(x: Tensor, t: Tensor) -> Tensor:
             eps = predict(x, t)

@@ -50,6 +50,7 @@ class Interpolation(VideoLDM):
 
     def latents(self, labels: Tensor | None, sampling: SamplingConfig, rng: SampleRNG, real: Tensor | None) -> Tensor:
         """Stretch by stretch; the last one ends with the clip, and begins with a frame that may have been made."""
+        assert real is not None  # check_request has seen to it
         stride, frames = self.stride, self.context.num_frames
         places = key_places(frames, stride)
         z = torch.zeros(len(rng), *self.latent_shape, device=self.device)

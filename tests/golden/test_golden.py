@@ -460,7 +460,7 @@ TWINS = {
     },
     ("video-ldm-temporal", "all_trained"): video_ldm_all_trained,
     ("video-ldm-image", "one_time_a_clip"): constant(
-        video_ldm_stages, "of_every_frame", lambda frames, draw: draw().repeat_interleave(frames)
+        video_ldm_stages, "draws_per_example", lambda frames, draw: draw().repeat_interleave(frames)
     ),
     ("video-ldm-decoder", "codec_trained"): video_ldm_codec_trained,
     ("video-ldm-decoder", "no_perceptual_loss"): constant(video_ldm_losses, "PERCEPTUAL_WEIGHT", 0.0),

@@ -28,7 +28,7 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_dir():
         return read_state(path)
-    state = {}
+    state: dict[str, Tensor] = {}
     for network, files in networks_in(path).items():
         for file in (one for one in files if one.suffix == ".safetensors"):
             state |= {f"{network}.{name}" if network else name: value for name, value in read_safetensors(file).items()}

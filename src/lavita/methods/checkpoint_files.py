@@ -73,8 +73,8 @@ def networks_in(folder: Path) -> dict[str, list[Path]]:
 
 
 def files_of_network(folder: Path) -> list[Path]:
-    """The files of the network in a folder, [] where it holds none: its one file, else its index with the shards that it
-    lists, else the file of its only variant (such as fp16). Raises CheckpointError.
+    """The files of the network in a folder, [] where it holds none: its one file, else its index with the shards that
+    it lists, else the file of its only variant (such as fp16). Raises CheckpointError.
     """
     if (folder / WHOLE).is_file():
         return [folder / WHOLE]

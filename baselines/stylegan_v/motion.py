@@ -103,15 +103,12 @@ class MotionEncoder(nn.Module):
     def neighbours(self, t: Tensor, noise: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """The codes to the left and right of times t (B, T), (B, T, width) each.
 
-        noise: (B, L, noise_dim), of which what lies beyond the trajectory's length is not used. c: (B, c_dim).
-        Raises ValueError for noise that is too short.
+        noise: (B, L, noise_dim), L as `MotionConfig.trajectory` says for the latest time; more is not needed, and
+        changes nothing. c: (B, c_dim).
         """
-        steps = self.config.trajectory(float(t.max()))
-        if noise.shape[1] < steps:
-            raise ValueError(f"motion noise: got {noise.shape[1]} steps, times up to {float(t.max())} need {steps}")
-        x = noise[: len(t), :steps]  # (B, L, noise_dim)
+        x = noise  # (B, L, noise_dim)
         if c is not None:
-            x = torch.cat([x, c[:, None].expand(-1, steps, -1)], dim=2)
+            x = torch.cat([x, c[:, None].expand(-1, x.shape[1], -1)], dim=2)
         x = x.transpose(1, 2)  # (B, noise_dim + c_dim, L)
         for layer in self.conv:
             x = layer(x)

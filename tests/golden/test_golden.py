@@ -6,6 +6,7 @@ Written anew by `PYTHONPATH=src:. python tests/golden/test_golden.py`; see READM
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from lavita.baselines.lvdm.long_video import loss_of
 from lavita.baselines.mcvd import layers as mcvd_layers
 from lavita.baselines.mcvd import module as mcvd
 from lavita.baselines.pvdm import losses, unet
+from lavita.baselines.stylegan_v import generator as stylegan_generator
+from lavita.baselines.stylegan_v.motion import MotionEncoder
+from lavita.baselines.stylegan_v.styles import Path as MotionPath
 from lavita.baselines.vdt import model
 from lavita.baselines.video_ldm import losses as video_ldm_losses
 from lavita.baselines.video_ldm import stages as video_ldm_stages
@@ -39,8 +43,9 @@ from lavita.diffusion.loss import mean_of_clip
 from lavita.methods import discriminators
 from lavita.methods.base import MethodContext
 from lavita.methods.build import class_of, empty_codec
-from lavita.nn import blocks
-from lavita.parity.cases import fill_by_formula, z
+from lavita.nn import blocks, stylegan2
+from lavita.nn.resampling import resample
+from lavita.parity.cases import fill_by_formula, ruled_weight, z
 from lavita.training.stage import TrainedStage
 
 HERE = Path(__file__).parent
@@ -115,6 +120,11 @@ VIDEO_LDM = {
     "depth": 1, "width": 32, "num_heads": 2, "multiples": [1, 2], "attention": [1], "discriminator_width": 4,
     "discriminator_depth": 2,
 }  # fmt: skip
+STYLEGAN_V = {
+    "z_dim": 8, "w_dim": 8, "channel_base": 256, "channel_max": 16, "motion_dim": 8, "motion_frequencies": 6,
+    "motion_distance": 4, "longest_period": 16, "max_frames": 16, "frames": 3, "style_dim": 4, "style_sides": [8, 16],
+    "r1_interval": 2, "r1_gamma": 1.0,
+}  # fmt: skip
 # name: (configuration, changes of its model section, frames, resolution, stage counted from the first)
 SYSTEMS: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
     **{f"lavita-v{variant}": (f"lavita-v{variant}", LAVITA, 4, 8, 0) for variant in (1, 2, 3, 4)},
@@ -134,6 +144,8 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
     "video-ldm-image": ("video-ldm", VIDEO_LDM, 4, 8, 0),
     "video-ldm-decoder": ("video-ldm", VIDEO_LDM, 4, 16, 1),
     "video-ldm-temporal": ("video-ldm", VIDEO_LDM, 4, 8, 1),
+    "stylegan-v": ("stylegan-v", STYLEGAN_V, 8, 32, 0),
+    "mostgan-v": ("mostgan-v", STYLEGAN_V | {"motion_styles": 2, "diversity": 0.1}, 8, 32, 0),
 }
 # Of the systems whose latents are not pixels.
 CODECS = {"video-ldm-decoder": CodecConfig("suite", None, 4, 4, None, 8, 32, 4, 1e-4, 1e-3, BATCH)}
@@ -141,6 +153,8 @@ CODECS = {"video-ldm-decoder": CodecConfig("suite", None, 4, 4, None, 8, 32, 4, 
 
 class FormulaDraws:
     """Stands in for ClipDraws: the k-th draw is a formula over a name and k, so no generator has a part."""
+
+    device = "cpu"
 
     def __init__(self, name: str) -> None:
         self.name, self.count = name, 0
@@ -168,7 +182,23 @@ def build(system: str) -> TrainedStage:
     module = method.stages()[stage].module
     for part in (method, module):
         fill_by_formula(part)
+    if name in ("stylegan-v", "mostgan-v"):
+        fill_at_unit_scale(module)
     return module.train()
+
+
+# Of networks with equalised learning rate: (pattern of a name, scale, shift), the first that is found.
+UNIT_SCALE = [(re.compile(pattern), scale, shift) for pattern, scale, shift in (
+    (r"mapping\.fc\d+\.weight$|motion_encoder\.conv\.\d+\.weight$", 100, 0), (r"affine\.bias$", 0.1, 1),
+    (r"mapping\.fc\d+\.bias$|motion_encoder\.conv\.\d+\.bias$", 10, 0), (r"\.bias$", 0.1, 0), ("", 1, 0),
+)]  # fmt: skip
+
+
+@torch.no_grad()
+def fill_at_unit_scale(module: TrainedStage) -> None:
+    """Formula weights of the scale that equalised layers multiply by their constants."""
+    for name, parameter in module.named_parameters():
+        parameter.copy_(ruled_weight(UNIT_SCALE, name, tuple(parameter.shape)))
 
 
 def codec_of(system: str) -> Codec:
@@ -402,6 +432,24 @@ def video_ldm_no_time(module: Any, patch: Any) -> None:
     patch.setattr(AlphaBlender, "forward", lambda self, x_spatial, x_temporal, image_only_indicator=None: x_spatial)
 
 
+def stylegan_no_penalty(module: Any, patch: Any) -> None:
+    """A discriminator without R1."""
+    module.gamma = 0.0
+
+
+def stylegan_time_swapped(module: Any, patch: Any) -> None:
+    """Motion whose codes before and after a time are in each other's place."""
+    neighbours = MotionEncoder.neighbours
+    patch.setattr(MotionEncoder, "neighbours", lambda self, *given: neighbours(self, *given)[::-1])
+
+
+STYLEGAN_TWINS = {
+    "no_penalty": stylegan_no_penalty,
+    "motion_codes_swapped_in_time": stylegan_time_swapped,
+    "wrong_pads": constant(
+        stylegan_generator, "upsample", lambda x, taps: resample(x, taps, up=2, pads=(1, 2), gain=4.0)
+    ),
+}
 NO_TURN = constant(discriminators, "is_discriminator_update", lambda number: False)
 NO_CROSS = constant(unet.CrossPlaneAttention, "forward", lambda self, planes: planes)
 TWINS = {
@@ -468,6 +516,13 @@ TWINS = {
         video_ldm_stages, "adaptive_weight", lambda reconstruction, *_: reconstruction.new_tensor(0.5)
     ),
     ("video-ldm-decoder", "discriminator_has_no_turn"): NO_TURN,
+    **{(system, twin): break_it for system in ("stylegan-v", "mostgan-v") for twin, break_it in STYLEGAN_TWINS.items()},
+    ("stylegan-v", "no_demodulation"): constant(
+        stylegan2, "demodulation", lambda weight, style: torch.ones(len(style), len(weight))
+    ),
+    ("mostgan-v", "never_normalised"): constant(
+        stylegan_generator, "Path", lambda fused, normalised: MotionPath(fused, False)
+    ),
     ("lvdm-diffusion", "squared_error"): constant(
         lvdm_module, "noise_loss", lambda predicted, noise: mean_of_clip((predicted - noise) ** 2)
     ),

@@ -121,8 +121,7 @@ def test_a_groups_deviation_is_one_number_for_its_members():
         assert torch.allclose(y[[first, first + 2], 3], wanted.expand(2, 2, 2), rtol=0, atol=1e-13)
     assert torch.equal(y[:, :3], x)
     assert minibatch_deviation(x, 16)[:, 3].unique().numel() == 1
-    with pytest.raises(ValueError, match="groups of 3"):
-        minibatch_deviation(x, 3)
+    assert torch.equal(minibatch_deviation(x, 3), y)
 
 
 def test_projection_and_block():

@@ -86,6 +86,11 @@ VIDEO_LDM = {
     "depth": 1, "width": 32, "num_heads": 2, "multiples": [1, 2], "attention": [2], "discriminator_width": 4,
     "discriminator_depth": 2,
 }  # fmt: skip
+STYLEGAN_V = {
+    "z_dim": 8, "w_dim": 8, "channel_base": 256, "channel_max": 8, "motion_dim": 8, "motion_frequencies": 4,
+    "motion_distance": 4, "longest_period": 16, "max_frames": 16, "frames": 3, "style_dim": 4, "style_sides": [8],
+    "r1_interval": 2, "ada_clips": 8,
+}  # fmt: skip
 LONG = {"long_video": True, "num_keys": 2, "key_stride": 2, "interpolation_share": 0.1}
 CODEC = CodecConfig("suite", None, 4, 4, None, 8, 8, 4, 1e-4, 1e-3, BATCH)
 # name: (method, changes of its model section, frames, resolution, stage counted from the first)
@@ -109,6 +114,8 @@ STAGES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
     "video-ldm image": ("video-ldm", VIDEO_LDM, 4, 8, 0),
     "video-ldm decoder": ("video-ldm", VIDEO_LDM, 4, 16, 1),
     "video-ldm temporal": ("video-ldm", VIDEO_LDM, 4, 8, 1),
+    "stylegan-v": ("stylegan-v", STYLEGAN_V, 4, 32, 0),
+    "mostgan-v": ("mostgan-v", STYLEGAN_V | {"motion_styles": 2}, 4, 32, 0),
     "codec": ("", {}, 2, 16, 0),
     "dropout": ("", {}, 2, 8, 0),
 }

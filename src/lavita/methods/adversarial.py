@@ -83,17 +83,17 @@ class AdaptiveProbability(nn.Module):
 
     @torch.no_grad()
     def observe(self, real_logits: Tensor) -> None:
-        """Count the signs of this process's logits of real clips, (B,), as seen in a pass of training."""
+        """Count the signs of logits of real clips, (B,), as seen in a pass of training; each process has its own."""
         signs = real_logits.detach().float().sign()
-        self.signs += torch.stack([signs.sum(), torch.ones_like(signs).sum()])
+        self.signs += distributed.mean(torch.stack([signs.sum(), torch.ones_like(signs).sum()]))
 
     @torch.no_grad()
     def end_update(self) -> None:
-        """Count an update of the discriminator, after which p may move; to be called on all processes."""
+        """Count an update of the discriminator, after which p may move."""
         self.updates += 1
         if int(self.updates) % self.interval:
             return
-        total, count = distributed.mean(self.signs)  # over the processes; their ratio is that of the sums
+        total, count = self.signs  # means over the processes, whose ratio is that of the sums
         if float(count):
             self.p += self.step * (total / count - self.target).sign()
             self.p.clamp_(0, self.most)

@@ -253,13 +253,12 @@ def minibatch_deviation(x: Tensor, group: int) -> Tensor:
     """One more channel, (B, C, H, W) -> (B, C + 1, H, W): how far the members of a group are apart.
 
     A group's members are i, i + B / group, ...: the root of their variance (over the group, biased), mean over channels
-    and pixels, the same at all pixels of all members. group is cut to B. Raises ValueError where it does not divide B.
+    and pixels, the same at all pixels of all members. Groups are as large as `group` where that divides B, else the
+    largest below that does.
     Source: Karras et al. 2018 (progressive GAN), section 3; StyleGAN2's code groups.
     """
     batch, channels, height, width = x.shape
-    group = min(group, batch)
-    if batch % group:
-        raise ValueError(f"minibatch deviation: groups of {group} do not divide a batch of {batch}")
+    group = next(size for size in range(min(group, batch), 0, -1) if batch % size == 0)
     y = x.reshape(group, batch // group, channels, height, width)
     y = (y.var(0, correction=0) + TINY).sqrt()  # (B / group, C, H, W)
     y = y.mean((1, 2, 3)).repeat(group).view(batch, 1, 1, 1)  # (B, 1, 1, 1)

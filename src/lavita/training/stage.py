@@ -125,6 +125,20 @@ class TrainedStage(lightning.LightningModule):
         """The loss of each held-out clip, (B,), by default the one that is minimised."""
         return self.loss(batch, rng)["loss"]
 
+    def update_shares(self) -> dict[int, int]:
+        """The kinds of updates that a stage makes: the number of one of each kind, counted over the run from 0, and how
+        often that kind falls. FLOPs are their mean, memory is the largest of theirs. By default the alternating
+        updates, equally often; a regulariser that falls in every k-th of them makes a kind of its own.
+        """
+        return dict.fromkeys(range(self.alternating_updates), 1)
+
+    @contextmanager
+    def without_batch_statistics(self) -> Iterator[None]:
+        """Inside, the loss of a clip depends on that clip alone, where it else compares the clips of a batch, as a
+        discriminator may; a stage that does so says here how it is switched off, so that the rest can be checked.
+        """
+        yield
+
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         """Parameters that this stage optimises; by default all that need a gradient."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]

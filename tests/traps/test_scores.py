@@ -32,11 +32,12 @@ def root_of_product(s1: np.ndarray, s2: np.ndarray) -> float:
     return float(np.sqrt(np.linalg.eigvals((s1 @ s2).astype(np.float32)).astype(complex)).real.sum())
 
 
-@pytest.mark.parametrize("kind", ["n < d", "n = d", "duplicated rows"])
+@pytest.mark.parametrize("kind", ["n < d", "duplicated rows", "n = d", "n > d"])
 def test_1_a_set_has_no_distance_to_itself_however_singular(kind):
     x = rows_of(kind)
     s = np.cov(x.T, ddof=0)
-    assert abs(2 * np.trace(s) - 2 * root_of_product(s, s)) > 1e-4 * np.trace(s)
+    if kind in ("n < d", "duplicated rows"):  # far from full rank
+        assert abs(2 * np.trace(s) - 2 * root_of_product(s, s)) > 1e-4 * np.trace(s)
     # The documented error: about epsilon times both traces; a thousand of them for 64 terms.
     assert abs(frechet_distance(x, x)) < 1000 * 2.0**-52 * 2 * np.trace(s)
 

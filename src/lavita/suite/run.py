@@ -96,6 +96,8 @@ def run_suite(experiments: Sequence[Experiment], options: Options) -> Finished:
     display = Display()
     try:
         cache = (options.cache or Path("results/cache")).resolve()
+        check_text(cache, "--cache")
+        check_text((options.out or cache).absolute(), "--out")
         groups = found_data(experiments, cache, display)
         work = work_of(experiments, groups[0].source, cache, options, display)
         with FolderLock(work.folder / LOCK, "run.py"):
@@ -135,7 +137,6 @@ def work_of(
     folder = (options.out or Path("results") / f"{suite}-{tier}-{source.name}").resolve()
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out: {folder} is a file, wanted a folder")
-    check_text(cache, "--cache")
     if (folder / COMPARISON).is_file() and not (folder / PLAN).is_file():
         raise ConfigError(f"--out: {folder} holds a comparison of evaluate, not runs; give another folder")
     check_writable_folder(folder, "--out")

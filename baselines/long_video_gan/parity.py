@@ -15,12 +15,13 @@ from scipy.special import erfinv
 from torch import Tensor, nn
 
 from lavita.methods.adversarial import Adam, discriminator_loss, generator_loss, make_finite, r1_penalty
+from lavita.methods.lazy_updates import move_average
 from lavita.nn.augmentation import BGC, SYM6, AugmentConfig, Transforms, augment
 from lavita.nn.resampling import normalised_taps
 from lavita.parity.cases import Z_CALL, Adapter, Case, CaseError, no_network, strip_groups, z
 
 from .augmentation import INPUT, STRENGTH, Changes, at_speed, coloured, cut_out, shifted
-from .averaging import average_decay, move_average
+from .averaging import average_decay
 from .losses import DISCRIMINATOR_ADAM, GENERATOR_ADAM, MAGNITUDE_STAYS, windows
 from .low_resolution import TIME_SCALE, GeneratorConfig, LowResolutionGenerator, TemporalNoise
 from .low_resolution_discriminator import DiscriminatorConfig, LowResolutionDiscriminator

@@ -118,7 +118,7 @@ def check_gradients(subject: Subject) -> None:
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         without = {id(parameter): parameter for parameter in module.trained_parameters()}
         require(bool(without), f"stage {stage.name}: trained_parameters() is empty; nothing would be trained")
-        for step in range(4 * module.alternating_updates):
+        for step in list(module.update_shares()) * 4:  # one update of each kind
             module.num_clips_seen = step * module.train_config.batch_clips
             optimiser.zero_grad()
             loss_parts(subject, stage, 2, module.num_clips_seen)["loss"].mean().backward()
@@ -144,7 +144,7 @@ def has_gradient_far_away(subject: Subject, stage: StagePlan, parameter: Tensor)
     with torch.no_grad():
         parameter += FAR
     found = False
-    for turn in range(module.alternating_updates):
+    for turn in module.update_shares():
         module.zero_grad()
         loss_parts(subject, stage, 2, turn * module.train_config.batch_clips)["loss"].mean().backward()
         found |= parameter.grad is not None and bool(parameter.grad.any())
@@ -194,7 +194,7 @@ def check_loss_of_a_clip_alone(subject: Subject) -> None:
         module = stage.module.train()
         if not isinstance(module, VideoMethod) and any(isinstance(part, _BatchNorm) for part in module.modules()):
             continue
-        for turn in range(module.alternating_updates):
+        for turn in module.update_shares():
             batch = batch_of(subject, module, 3, turn * module.train_config.batch_clips)
             together = module.loss(batch, draws_of(batch))["loss"].detach()
             for k in range(3):

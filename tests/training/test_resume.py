@@ -86,6 +86,11 @@ VIDEO_LDM = {
     "depth": 1, "width": 32, "num_heads": 2, "multiples": [1, 2], "attention": [2], "discriminator_width": 4,
     "discriminator_depth": 2,
 }  # fmt: skip
+LONG_VIDEO_GAN = {
+    "enlargement": 2, "embedding_dim": 8, "latent_dim": 8, "filters": 4, "min_rate": 20.0, "max_rate": 60.0,
+    "channel_divisor": 64, "discriminator_width": 8, "pair_frames": 2, "context": 1, "z_dim": 8, "w_dim": 8,
+    "channel_base": 64, "channel_max": 4, "low_batch_clips": None,
+}  # fmt: skip
 LONG = {"long_video": True, "num_keys": 2, "key_stride": 2, "interpolation_share": 0.1}
 CODEC = CodecConfig("suite", None, 4, 4, None, 8, 8, 4, 1e-4, 1e-3, BATCH)
 # name: (method, changes of its model section, frames, resolution, stage counted from the first)
@@ -109,6 +114,8 @@ STAGES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
     "video-ldm image": ("video-ldm", VIDEO_LDM, 4, 8, 0),
     "video-ldm decoder": ("video-ldm", VIDEO_LDM, 4, 16, 1),
     "video-ldm temporal": ("video-ldm", VIDEO_LDM, 4, 8, 1),
+    "long-video-gan low resolution": ("long-video-gan", LONG_VIDEO_GAN, 4, 16, 0),
+    "long-video-gan super-resolution": ("long-video-gan", LONG_VIDEO_GAN, 4, 16, 1),
     "codec": ("", {}, 2, 16, 0),
     "dropout": ("", {}, 2, 8, 0),
 }

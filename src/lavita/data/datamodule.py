@@ -133,23 +133,28 @@ class TrainClips(Dataset):
 
 
 class RepeatedBatches(Dataset):
-    """Clips start, start + 1, ... of `clips`, each batch of them `repeats` times before the next one, under numbers of
+    """Clips start, start + 1, ... of `clips`, for updates of which some get the same batch of them, under numbers of
     their own: item k >= start has the clip_index k.
+
+    turns: of the updates of one cycle, which batch of the cycle each gets, from 0 on: (0, 0) gives every batch twice.
     """
 
-    def __init__(self, clips: TrainClips, start: int, batch: int, repeats: int) -> None:
-        self.clips, self.start, self.batch, self.repeats = clips, start, batch, repeats
+    def __init__(self, clips: TrainClips, start: int, batch: int, turns: Sequence[int]) -> None:
+        self.clips, self.start, self.batch, self.turns = clips, start, batch, turns
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        number, place = divmod(index - self.start, self.batch)
-        return self.clips[self.start + number // self.repeats * self.batch + place] | {"clip_index": index}
+        update, place = divmod(index - self.start, self.batch)
+        cycle, turn = divmod(update, len(self.turns))
+        number = cycle * (max(self.turns) + 1) + self.turns[turn]
+        return self.clips[self.start + number * self.batch + place] | {"clip_index": index}
 
 
 class ClipDataModule(lightning.LightningDataModule):
     """Loads training clips start .. stop - 1, in this order, in full batches of `batch`, as TrainClips has them.
 
     Of world processes that train together each loads its part of every batch: see ClipShare. repeats: (clips of
-    an update, updates on the same clips), see RepeatedBatches; by default every batch has clips of its own.
+    an update, the batch that each update of a cycle gets), see RepeatedBatches; by default every batch has clips of its
+    own.
     Raises ValueError where stop - start is no multiple of batch, or batch none of world, and for videos shorter than a
     clip.
     """
@@ -174,7 +179,7 @@ class ClipDataModule(lightning.LightningDataModule):
         latents: LatentCache | None = None,
         rank: int = 0,
         world: int = 1,
-        repeats: tuple[int, int] | None = None,
+        repeats: tuple[int, Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         if batch < 1 or start < 0 or stop < start or (stop - start) % batch:

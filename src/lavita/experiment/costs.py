@@ -24,14 +24,15 @@ from lavita.training.stage import TrainedStage, others_frozen
 
 
 def training_flops_per_clip(module: TrainedStage, batch: dict[str, torch.Tensor]) -> int:
-    """FLOPs (2 per multiply-add) of loss and backward for one clip with encoding, mean over alternating updates.
+    """FLOPs (2 per multiply-add) of loss and backward for one clip with encoding, mean over updates as they fall.
 
     Gradients are cleared after. Attention is counted as its two matrix products: the fused CPU kernel is unknown to the
     counter, so the plain one runs here.
     """
     one = {key: value[:1].to(module.device) for key, value in batch.items()}
-    counted = [update_flops(module, one, number) for number in range(module.alternating_updates)]
-    return round(sum(counted) / len(counted))
+    shares = module.update_shares()
+    counted = sum(update_flops(module, one, number) * times for number, times in shares.items())
+    return round(counted / sum(shares.values()))
 
 
 def update_flops(module: TrainedStage, one: dict[str, torch.Tensor], number: int) -> int:

@@ -138,7 +138,7 @@ def training_peak(
 
     try:
         peak = Peak()
-        for update in range(module.alternating_updates):
+        for update in module.update_shares():
             peak |= peak_of(lambda update=update: step(update), blocks)
             if once:
                 module.zero_grad(set_to_none=True)

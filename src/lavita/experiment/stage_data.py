@@ -76,7 +76,7 @@ class StageData:
             latents=self.latents if module.reads_latents else None,
             rank=0 if whole else distributed.rank(),
             world=1 if whole else distributed.world(),
-            repeats=(module.train_config.batch_clips, module.alternating_updates) if module.same_clips else None,
+            repeats=(module.train_config.batch_clips, module.batch_of_update) if module.same_clips else None,
         )
 
     def check_batch(self, module: TrainedStage, start: int) -> None:

@@ -234,7 +234,11 @@ def warped(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def margins(matrix: Tensor, height: int, width: int) -> tuple[int, int, int, int]:
-    """Pixels that all clips together need on the left, right, top and bottom, each less than the size."""
+    """Pixels that all clips together need on the left, right, top and bottom, each less than the size. Of shapes alone
+    (the meta device), whose values nobody knows, the most.
+    """
+    if matrix.is_meta:
+        return width - 1, width - 1, height - 1, height - 1
     x, y = (width - 1) / 2, (height - 1) / 2
     corners = torch.tensor([[-x, x, x, -x], [-y, -y, y, y], [1.0] * 4], dtype=matrix.dtype, device=matrix.device)
     places = (matrix @ corners)[:, :2]  # (B, 2, 4)

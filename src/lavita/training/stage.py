@@ -63,7 +63,8 @@ class TrainedStage(lightning.LightningModule):
     # k // batch modulo this number.
     alternating_updates = 1
     # Whether these updates are made on the same clips, one after the other: each then counts a part of a clip
-    # (clip_cost = 1 / alternating_updates), and a clip has a number of its own in each of them.
+    # (clip_cost = 1 / alternating_updates), and a clip has a number of its own in each of them. Where only some of them
+    # share a batch, batch_of_update says which they get.
     same_clips = False
     # Names of submodules that the stage uses as they are, such as a frozen autoencoder: its checkpoints leave them out.
     unchanged: tuple[str, ...] = ()
@@ -103,6 +104,11 @@ class TrainedStage(lightning.LightningModule):
         others = {key: value for key, value in batch.items() if key != "clip_index"}
         return super().transfer_batch_to_device(others, device, index) | {"clip_index": batch["clip_index"]}
 
+    @property
+    def batch_of_update(self) -> tuple[int, ...]:
+        """Of the updates of a stage with same_clips, in turn, the number of the batch that each is made on, from 0."""
+        return (0,) * self.alternating_updates
+
     @torch.no_grad()
     def heldout_loss(self, batch: dict[str, Tensor]) -> float:
         """Mean loss of a fixed held-out batch at fixed diffusion times and noise: comparable over a whole run.
@@ -124,6 +130,13 @@ class TrainedStage(lightning.LightningModule):
     def heldout_losses(self, batch: dict[str, Tensor], rng: SampleRNG) -> Tensor:
         """The loss of each held-out clip, (B,), by default the one that is minimised."""
         return self.loss(batch, rng)["loss"]
+
+    def update_shares(self) -> dict[int, int]:
+        """The kinds of updates that a stage makes: the number of one of each kind, counted over the run from 0, and how
+        often that kind falls. FLOPs are their mean, memory is the largest of theirs. By default the alternating
+        updates, equally often; a regulariser that falls in every k-th of them makes a kind of its own.
+        """
+        return dict.fromkeys(range(self.alternating_updates), 1)
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         """Parameters that this stage optimises; by default all that need a gradient."""

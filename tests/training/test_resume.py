@@ -88,7 +88,7 @@ VIDEO_LDM = {
 }  # fmt: skip
 LONG_VIDEO_GAN = {
     "enlargement": 2, "embedding_dim": 8, "latent_dim": 8, "filters": 4, "min_rate": 20.0, "max_rate": 60.0,
-    "channel_divisor": 64, "discriminator_width": 8, "pair_frames": 2, "context": 1, "z_dim": 8, "w_dim": 8,
+    "channel_divisor": 32, "discriminator_width": 8, "pair_frames": 2, "context": 1, "z_dim": 8, "w_dim": 8,
     "channel_base": 64, "channel_max": 4, "low_batch_clips": None,
 }  # fmt: skip
 LONG = {"long_video": True, "num_keys": 2, "key_stride": 2, "interpolation_share": 0.1}

@@ -1,6 +1,6 @@
 """Puts a finished demo into README.md: its table, its picture, and its lines of docs/numbers.csv.
 
-python docs/first_run.py results/ucf101-demo-ucf101 [--variation variation.csv]
+python docs/first_run.py results/ucf101-demo-embedded [--variation variation.csv]
 
 The picture is the run's overview.webp. The variation is what `lavita variation --suite ucf101 --full --csv FILE` wrote:
 without it the numbers stand as not measured. README's sentence above the table is written by hand; the commit and the
@@ -43,11 +43,11 @@ def cells_of(rows: pd.DataFrame, allowed: dict[tuple[str, str], str]) -> list[Ce
 
 
 def allowed_by(variation: Path | None) -> dict[tuple[str, str], str]:
-    """Allowed variation by stage and metric; empty where it was not measured."""
+    """Allowed variation by stage and metric, shares of the file in percent; empty where it was not measured."""
     if variation is None:
         return {}
     table = pd.read_csv(variation)
-    return {(row.stage, row.metric): f"{float(row.allowed):g} %" for row in table.itertuples()}
+    return {(row.stage, row.metric): f"{row.allowed:.0%}".replace("%", " %") for row in table.itertuples()}
 
 
 def markdown(table: dict[str, list[Cell]]) -> str:

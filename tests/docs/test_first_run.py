@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lavita.suite.variation import Varied, as_csv
+
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {"FVD (in-domain, 64 clips of 8 frames) ↓": "fvd_in-domain", "IS (in-domain, 64 clips of 8 frames) ↑": "is_x"}
 
@@ -35,7 +37,7 @@ def run(first_run, tmp_path) -> Path:
     with first_run.RECORDED.open(encoding="utf-8", newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["document"] == "README.md"]
     names = {title: method for method, title in first_run.NOTES.items()}
-    rows, variation, metric = [], {}, ""
+    rows, variation, metric = [], [], ""
     for start in range(0, len(lines), 6):
         values = lines[start : start + 6]
         for one in values[:4]:
@@ -56,13 +58,13 @@ def run(first_run, tmp_path) -> Path:
                 }
             )
             if one["allowed"] != "not measured":
-                variation[stage, metric] = one["allowed"].removesuffix(" %")
+                share = float(one["allowed"].removesuffix(" %")) / 100
+                variation.append(Varied("", "", stage, metric, "", 2, 0.0, 0.0, share / 4, share, 1, one["commit"]))
     folder = tmp_path / "run"
     folder.mkdir()
     pd.DataFrame(rows).to_csv(folder / "rows.csv", index=False)
     (folder / "overview.webp").write_bytes(b"picture")
-    table = [{"stage": stage, "metric": metric, "allowed": value} for (stage, metric), value in variation.items()]
-    pd.DataFrame(table, columns=["stage", "metric", "allowed"]).to_csv(tmp_path / "variation.csv", index=False)
+    (tmp_path / "variation.csv").write_text(as_csv(variation), encoding="utf-8")
     return folder
 
 
